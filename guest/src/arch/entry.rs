@@ -1,0 +1,459 @@
+//! Entry and exit: the code that runs before the kernel CR3 is loaded and after it is left.
+//!
+//! All of it lies in the trampoline. Labels that stand at a CR3 load, or where a mark is
+//! consumed, are global symbols: the VMM knows the sites by them.
+//!
+//! The rules (Linux `arch/x86/entry/calling.h`): the entry's load is always NOFLUSH and never
+//! touches the mask; the exit tests the mark, clears it, and loads the user CR3 without NOFLUSH
+//! if it was set, while kernel CR3 and kernel GS are still in use; a paranoid exit does the same
+//! for a user CR3 that it saved, and leaves a kernel CR3 alone.
+
+use super::memory::{symbol, write_word};
+use core::arch::global_asm;
+use stalemate_shared::tlb_state::USER_PCID_FLUSH_MASK;
+
+/// Bits of `trampoline_config`, which the entry code tests.
+const PTI: u64 = 1;
+const PCID: u64 = 2;
+const PARANOID_REWRITE: u64 = 4;
+
+global_asm!(
+    ".section .trampoline.data, \"aw\", @progbits",
+    ".balign 16",
+    "trampoline_config: .quad 0",
+    // User RSP and RAX while the kernel's stack cannot be reached yet.
+    "entry_scratch: .quad 0, 0",
+    ".section .trampoline.stacks, \"aw\", @progbits",
+    ".balign 4096",
+    ".global stacks_start",
+    // The entry stack, then the IST stacks in order.
+    "stacks_start: .skip 4096 * 4",
+    // Clears the user bits of CR3 in \reg, and sets NOFLUSH with PCIDs.
+    ".macro KERNEL_CR3 reg",
+    "and \\reg, -0x1801",
+    "test byte ptr [rip + trampoline_config], {pcid}",
+    "jz 77f",
+    "bts \\reg, 63",
+    "77:",
+    ".endm",
+    // Makes \cr3, a kernel or user CR3, the user CR3 to load: tests and consumes its mark.
+    // Clobbers \index, \state and flags. \consume is the label of the consuming store.
+    ".macro USER_CR3 cr3, index, index32, state, consume",
+    "test byte ptr [rip + trampoline_config], {pcid}",
+    "jz 78f",
+    "mov \\index, \\cr3",
+    "and \\index32, 0x7ff",
+    "mov \\state, gs:[32]",
+    "bt qword ptr [\\state + {mask}], \\index",
+    "jnc 76f",
+    ".global \\consume",
+    "\\consume:",
+    "btr qword ptr [\\state + {mask}], \\index",
+    "or \\cr3, 0x1800",
+    "jmp 79f",
+    "76:",
+    "or \\cr3, 0x1800",
+    "bts \\cr3, 63",
+    "jmp 79f",
+    "78:",
+    "or \\cr3, 0x1000",
+    "79:",
+    ".endm",
+    ".macro PUSH_REGISTERS",
+    "push rax", "push rcx", "push rdx", "push rbx", "push rbp", "push rsi", "push rdi",
+    "push r8", "push r9", "push r10", "push r11", "push r12", "push r13", "push r14", "push r15",
+    "sub rsp, 512",
+    "fxsave64 [rsp]",
+    "cld",
+    ".endm",
+    ".macro POP_REGISTERS",
+    "fxrstor64 [rsp]",
+    "add rsp, 512",
+    "pop r15", "pop r14", "pop r13", "pop r12", "pop r11", "pop r10", "pop r9", "pop r8",
+    "pop rdi", "pop rsi", "pop rbp", "pop rbx", "pop rdx", "pop rcx", "pop rax",
+    // Vector and error code.
+    "add rsp, 16",
+    ".endm",
+    pcid = const PCID,
+    mask = const USER_PCID_FLUSH_MASK,
+);
+
+// Into user mode and back.
+global_asm!(
+    ".section .trampoline.text, \"ax\"",
+    ".global enter_user",
+    ".type enter_user, @function",
+    // RDI: a UserContext. Returns when user mode is left, whichever way.
+    "enter_user:",
+    "push rbx", "push rbp", "push r12", "push r13", "push r14", "push r15",
+    "mov gs:[0], rsp",
+    "mov rcx, [rdi]",
+    "mov r9, [rdi + 8]",
+    "mov rsi, [rdi + 24]",
+    "mov rdx, [rdi + 32]",
+    "mov rdi, [rdi + 16]",
+    "mov r11d, 0x202",
+    "test byte ptr [rip + trampoline_config], {pti}",
+    "jz 2f",
+    "mov rax, cr3",
+    "USER_CR3 rax, r8, r8d, r10, consume_return",
+    ".global cr3_return",
+    "cr3_return:",
+    "mov cr3, rax",
+    "2:",
+    // From here to SYSRETQ no memory is touched: the kernel's is not mapped any more.
+    "mov rsp, r9",
+    "xor eax, eax", "xor ebx, ebx", "xor ebp, ebp", "xor r8d, r8d", "xor r9d, r9d",
+    "xor r10d, r10d", "xor r12d, r12d", "xor r13d, r13d", "xor r14d, r14d", "xor r15d, r15d",
+    "swapgs",
+    ".global sysret_return",
+    "sysret_return:",
+    "sysretq",
+    ".size enter_user, . - enter_user",
+    ".global entry_syscall",
+    ".type entry_syscall, @function",
+    "entry_syscall:",
+    "swapgs",
+    "mov [rip + entry_scratch], rsp",
+    "mov [rip + entry_scratch + 8], rax",
+    "test byte ptr [rip + trampoline_config], {pti}",
+    "jz 2f",
+    "mov rax, cr3",
+    "KERNEL_CR3 rax",
+    ".global cr3_entry",
+    "cr3_entry:",
+    "mov cr3, rax",
+    "2:",
+    "mov rsp, gs:[0]",
+    "mov rax, [rip + entry_scratch + 8]",
+    "mov qword ptr gs:[8], 0",
+    "mov gs:[16], rax",
+    // The other half of `enter_user`: back to its caller.
+    "user_left:",
+    "cld",
+    "pop r15", "pop r14", "pop r13", "pop r12", "pop rbp", "pop rbx",
+    "ret",
+    ".size entry_syscall, . - entry_syscall",
+    pti = const PTI,
+);
+
+// Exceptions. Every vector but NMI and #DF shares one stack and is not expected to nest.
+global_asm!(
+    ".section .trampoline.text, \"ax\"",
+    ".balign 16",
+    ".global vector_stubs",
+    "vector_stubs:",
+    ".set vector, 0",
+    ".rept 32",
+    ".balign 16",
+    // The vectors that push an error code (SDM vol. 3, table 6-1).
+    ".if vector == 8 || (vector >= 10 && vector <= 14) || vector == 17 || vector == 21",
+    ".else",
+    "push 0",
+    ".endif",
+    "push vector",
+    ".if vector == 2 || vector == 8",
+    "jmp entry_paranoid",
+    ".else",
+    "jmp entry_fault",
+    ".endif",
+    ".set vector, vector + 1",
+    ".endr",
+    ".global entry_fault",
+    ".type entry_fault, @function",
+    "entry_fault:",
+    "PUSH_REGISTERS",
+    // CS lies above the registers, vector, error code and RIP.
+    "test byte ptr [rsp + 512 + 15*8 + 3*8], 3",
+    "jz 3f",
+    "swapgs",
+    "test byte ptr [rip + trampoline_config], {pti}",
+    "jz 2f",
+    "mov rax, cr3",
+    "KERNEL_CR3 rax",
+    ".global cr3_fault_entry",
+    "cr3_fault_entry:",
+    "mov cr3, rax",
+    "2:",
+    // The user program is not resumed: its fault is the step's result.
+    "mov rax, [rsp + 512 + 15*8]",
+    "inc rax",
+    "mov gs:[8], rax",
+    "mov rax, [rsp + 512 + 16*8]",
+    "mov gs:[16], rax",
+    "mov rax, cr2",
+    "mov gs:[24], rax",
+    "mov rsp, gs:[0]",
+    "jmp user_left",
+    "3:",
+    "mov rdi, rsp",
+    "call {kernel_fault}",
+    "POP_REGISTERS",
+    ".global iret_fault_exit",
+    "iret_fault_exit:",
+    "iretq",
+    ".size entry_fault, . - entry_fault",
+    pti = const PTI,
+    kernel_fault = sym kernel_fault,
+);
+
+// NMI and #DF: from any state, entry and exit code with kernel CS and user CR3 or GS included.
+global_asm!(
+    ".section .trampoline.text, \"ax\"",
+    ".global entry_paranoid",
+    ".type entry_paranoid, @function",
+    "entry_paranoid:",
+    "PUSH_REGISTERS",
+    // EBX: whether GS was the user's. A kernel GS base is in the upper half.
+    "xor ebx, ebx",
+    "mov ecx, 0xc0000101",
+    "rdmsr",
+    "test edx, edx",
+    "js 2f",
+    "swapgs",
+    "inc ebx",
+    "2:",
+    // R14: CR3 as it was found; 0 without PTI.
+    "xor r14d, r14d",
+    "test byte ptr [rip + trampoline_config], {pti}",
+    "jz 3f",
+    "mov rax, cr3",
+    "mov r14, rax",
+    "bt rax, 12",
+    "jnc 3f",
+    "KERNEL_CR3 rax",
+    ".global cr3_paranoid_entry",
+    "cr3_paranoid_entry:",
+    "mov cr3, rax",
+    "3:",
+    "mov rdi, rsp",
+    "call {handler}",
+    ".global paranoid_exit",
+    "paranoid_exit:",
+    "test byte ptr [rip + trampoline_config], {pti}",
+    "jz 5f",
+    "mov rax, r14",
+    "bt rax, 12",
+    "jc 4f",
+    // A kernel CR3 is still loaded. Linux before 6.9 (bb998361999e) rewrote it all the same.
+    "test byte ptr [rip + trampoline_config], {rewrite}",
+    "jz 5f",
+    "test byte ptr [rip + trampoline_config], {pcid}",
+    "jz 6f",
+    "bts rax, 63",
+    "6:",
+    ".global cr3_paranoid_rewrite",
+    "cr3_paranoid_rewrite:",
+    "mov cr3, rax",
+    "jmp 5f",
+    "4:",
+    "USER_CR3 rax, r8, r8d, r10, consume_paranoid",
+    ".global cr3_paranoid_exit",
+    "cr3_paranoid_exit:",
+    "mov cr3, rax",
+    "5:",
+    "test ebx, ebx",
+    "jz 7f",
+    "swapgs",
+    "7:",
+    "POP_REGISTERS",
+    ".global iret_paranoid_exit",
+    "iret_paranoid_exit:",
+    "iretq",
+    ".size entry_paranoid, . - entry_paranoid",
+    pti = const PTI,
+    pcid = const PCID,
+    rewrite = const PARANOID_REWRITE,
+    handler = sym paranoid_handler,
+);
+
+// The CR3 hop: one user page flushed at once, without INVPCID. Both loads are NOFLUSH.
+global_asm!(
+    ".section .trampoline.text, \"ax\"",
+    ".global hop_invlpg_user",
+    ".type hop_invlpg_user, @function",
+    "hop_invlpg_user:",
+    "mov rcx, cr3",
+    "bts rcx, 63",
+    "mov rax, rcx",
+    "or rax, 0x1800",
+    ".global cr3_hop_out",
+    "cr3_hop_out:",
+    "mov cr3, rax",
+    "invlpg [rdi]",
+    ".global cr3_hop_back",
+    "cr3_hop_back:",
+    "mov cr3, rcx",
+    "ret",
+    ".size hop_invlpg_user, . - hop_invlpg_user",
+);
+
+// Kernel accesses that may fault: RAX the value or error code, RDX 1 if it faulted.
+global_asm!(
+    ".section .text.probe, \"ax\"",
+    ".global probe_read_asm, probe_write_asm",
+    "probe_begin:",
+    "probe_read_asm:",
+    "mov rax, [rdi]",
+    "xor edx, edx",
+    "ret",
+    "probe_write_asm:",
+    "mov [rdi], rsi",
+    "xor eax, eax",
+    "xor edx, edx",
+    "ret",
+    "probe_end:",
+    "probe_faulted:",
+    "mov edx, 1",
+    "ret",
+    ".global probe_begin, probe_end, probe_faulted",
+);
+
+// The page of user code: RDI address, RSI operation, RDX value; ends in SYSCALL.
+global_asm!(
+    ".section .user_code, \"ax\"",
+    ".balign 4096",
+    ".global user_program",
+    "user_program:",
+    "cmp esi, 1",
+    "je 2f",
+    "cmp esi, 2",
+    "je 3f",
+    "syscall",
+    "2:",
+    "mov rax, [rdi]",
+    "syscall",
+    "3:",
+    "mov [rdi], rdx",
+    "syscall",
+    "ud2",
+);
+
+/// What user mode begins with.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct UserContext {
+    /// First instruction.
+    pub rip: u64,
+    /// Stack pointer; the user program uses no stack.
+    pub rsp: u64,
+    /// First argument: an address.
+    pub address: u64,
+    /// Second argument: 0 nothing, 1 load, 2 store.
+    pub operation: u64,
+    /// Third argument: what to store.
+    pub value: u64,
+}
+
+/// How user mode was left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UserExit {
+    /// By SYSCALL, with RAX.
+    Syscall(u64),
+    /// By an exception.
+    Fault {
+        /// Its vector.
+        vector: u64,
+        /// Its error code.
+        error: u64,
+        /// CR2.
+        address: u64,
+    },
+}
+
+/// Tells the entry code what kind of kernel this is.
+pub fn configure(pti: bool, pcid: bool, paranoid_rewrite: bool) {
+    let bit = |set: bool, bit: u64| if set { bit } else { 0 };
+    let config = bit(pti, PTI) | bit(pcid, PCID) | bit(paranoid_rewrite, PARANOID_REWRITE);
+    write_word(symbol!(trampoline_config), config);
+}
+
+/// Enters user mode, and comes back when it is left.
+#[must_use]
+pub fn enter_user(context: &UserContext) -> UserExit {
+    unsafe extern "C" {
+        #[link_name = "enter_user"]
+        fn enter_user_asm(context: *const UserContext);
+    }
+    // SAFETY: the assembly saves what the ABI wants saved, and comes back on this stack; user
+    // code runs at CPL 3 on tables that give it none of the kernel's memory.
+    unsafe { enter_user_asm(context) };
+    let word = |offset| super::memory::read_word(super::percpu::PER_CPU.address() + offset);
+    match word(8) {
+        0 => UserExit::Syscall(word(16)),
+        kind => UserExit::Fault { vector: kind - 1, error: word(16), address: word(24) },
+    }
+}
+
+#[repr(C)]
+struct Probed {
+    value: u64,
+    faulted: u64,
+}
+
+unsafe extern "C" {
+    fn probe_read_asm(va: u64) -> Probed;
+    fn probe_write_asm(va: u64, value: u64) -> Probed;
+}
+
+impl Probed {
+    fn result(self) -> Result<u64, (u64, u64)> {
+        match self.faulted {
+            0 => Ok(self.value),
+            _ => Err((self.value, super::cpu::read_cr2())),
+        }
+    }
+}
+
+/// Loads a word at `va` in kernel mode.
+///
+/// # Errors
+/// The page fault's error code and CR2.
+pub fn probe_read(va: u64) -> Result<u64, (u64, u64)> {
+    // SAFETY: a fault of the load is caught by `kernel_fault`; test pages hold plain words.
+    unsafe { probe_read_asm(va) }.result()
+}
+
+/// Stores a word at `va` in kernel mode.
+///
+/// # Errors
+/// The page fault's error code and CR2.
+pub fn probe_write(va: u64, value: u64) -> Result<u64, (u64, u64)> {
+    // SAFETY: as in `probe_read`; no Rust object lives in a test page.
+    unsafe { probe_write_asm(va, value) }.result()
+}
+
+/// What PUSH_REGISTERS and the processor leave on the stack.
+#[repr(C)]
+struct Frame {
+    fpu: [u64; 64],
+    registers: [u64; 14],
+    rax: u64,
+    vector: u64,
+    error: u64,
+    rip: u64,
+}
+
+const PAGE_FAULT: u64 = 14;
+
+/// An exception in kernel mode: a probe's page fault goes on at its end, anything else is a bug.
+extern "C" fn kernel_fault(frame: &mut Frame) {
+    let in_probe = (symbol!(probe_begin)..symbol!(probe_end)).contains(&frame.rip);
+    if frame.vector == PAGE_FAULT && in_probe {
+        frame.rip = symbol!(probe_faulted);
+        frame.rax = frame.error;
+        return;
+    }
+    super::hypercall::panicked("exception in kernel mode, vector as line", frame.vector as u32);
+}
+
+/// How many NMIs came.
+static NMI_COUNT: super::percpu::Words<u64> = super::percpu::Words::new(0);
+
+extern "C" fn paranoid_handler(frame: &mut Frame) {
+    if frame.vector != 2 {
+        super::hypercall::panicked("double fault", frame.vector as u32);
+    }
+    let at = NMI_COUNT.address();
+    write_word(at, super::memory::read_word(at) + 1);
+}

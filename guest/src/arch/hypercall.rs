@@ -1,0 +1,47 @@
+//! Hypercalls: `out PORT, al` with arguments in registers.
+
+use core::arch::asm;
+use stalemate_shared::hypercall::{self as call, PORT};
+
+/// Makes hypercall `number`; RAX, RDI, RSI, RDX and RCX come back.
+fn hypercall(number: u64, args: [u64; 4]) -> [u64; 5] {
+    let [mut rdi, mut rsi, mut rdx, mut rcx] = args;
+    let mut rax = number;
+    // SAFETY: the VMM reads and writes these registers and touches no memory of the kernel's.
+    unsafe {
+        asm!("out {port}, al", port = const PORT, inout("rax") rax, inout("rdi") rdi,
+             inout("rsi") rsi, inout("rdx") rdx, inout("rcx") rcx,
+             options(nostack, preserves_flags));
+    };
+    [rax, rdi, rsi, rdx, rcx]
+}
+
+/// The kernel has booted.
+pub fn ready() {
+    hypercall(call::READY, [0; 4]);
+}
+
+/// Reports (status, value, second value); returns the next step's opcode and arguments.
+#[must_use]
+pub fn next_step(report: [u64; 3]) -> (u64, [u64; 4]) {
+    let [status, value, second] = report;
+    let [op, a, b, c, d] = hypercall(call::NEXT_STEP, [status, value, second, 0]);
+    (op, [a, b, c, d])
+}
+
+/// A flush primitive begins, over the caller's range.
+pub fn begin(primitive: u64, ctx_id: u64, start: u64, end: u64) {
+    hypercall(call::BEGIN, [primitive, ctx_id, start, end]);
+}
+
+/// It returns.
+pub fn end(primitive: u64) {
+    hypercall(call::END, [primitive, 0, 0, 0]);
+}
+
+/// The kernel cannot go on.
+pub fn panicked(file: &str, line: u32) -> ! {
+    loop {
+        hypercall(call::PANIC, [u64::from(line), file.as_ptr() as u64, file.len() as u64, 0]);
+    }
+}

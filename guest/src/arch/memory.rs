@@ -1,0 +1,132 @@
+//! Raw memory: physical words through the direct map, `TlbState` words, and the compiler's
+//! `memcpy` family.
+//!
+//! Stores to page tables and to `TlbState` are single instructions of known form, which the
+//! compiler can neither merge nor split: each is an event of its own.
+
+use core::arch::asm;
+use stalemate_shared::layout::{DIRECT_MAP_SIZE, KERNEL_BASE};
+
+/// Reads the aligned word at guest-physical `at`.
+#[must_use]
+pub fn read_physical(at: u64) -> u64 {
+    assert!(at < DIRECT_MAP_SIZE);
+    // SAFETY: the direct map is mapped, and `at` lies in it; callers pass aligned addresses of
+    // tables or boot data, to which no Rust reference exists.
+    unsafe { ((KERNEL_BASE + at) as *const u64).read_volatile() }
+}
+
+/// Writes the aligned word at guest-physical `at`, with one MOV.
+pub fn write_physical(at: u64, value: u64) {
+    assert!(at < DIRECT_MAP_SIZE);
+    // SAFETY: as in `read_physical`.
+    unsafe {
+        asm!("mov qword ptr [{}], {}", in(reg) KERNEL_BASE + at, in(reg) value,
+             options(nostack, preserves_flags));
+    };
+}
+
+/// The direct-map address of guest-physical `at`.
+#[must_use]
+pub fn direct_map(at: u64) -> u64 {
+    KERNEL_BASE + at
+}
+
+/// Reads the word at kernel-virtual `va`, of a static that is used as raw words.
+#[must_use]
+pub(super) fn read_word(va: u64) -> u64 {
+    // SAFETY: callers pass aligned words of statics that are only ever used this way.
+    unsafe { (va as *const u64).read_volatile() }
+}
+
+/// Writes such a word, with one MOV.
+#[inline(always)]
+pub(super) fn write_word(va: u64, value: u64) {
+    // SAFETY: as in `read_word`.
+    unsafe {
+        asm!("mov qword ptr [{}], {}", in(reg) va, in(reg) value,
+             options(nostack, preserves_flags));
+    };
+}
+
+/// Sets a bit of such a word, with one BTS.
+#[inline(always)]
+pub(super) fn set_bit(va: u64, bit: u64) {
+    // SAFETY: as in `read_word`; `bit` is below 64, so the store stays in the word.
+    unsafe { asm!("bts qword ptr [{}], {}", in(reg) va, in(reg) bit, options(nostack)) };
+}
+
+macro_rules! symbol {
+    ($name:ident) => {{
+        unsafe extern "C" {
+            static $name: u8;
+        }
+        &raw const $name as u64
+    }};
+}
+pub(crate) use symbol;
+
+/// A range of guest-virtual addresses between two linker symbols.
+macro_rules! range {
+    ($name:ident, $start:ident, $end:ident, $doc:literal) => {
+        #[doc = $doc]
+        #[must_use]
+        pub fn $name() -> core::ops::Range<u64> {
+            symbol!($start)..symbol!($end)
+        }
+    };
+}
+
+range!(text, __text_start, __text_end, "The kernel's code, trampoline and user code included.");
+range!(rodata, __rodata_start, __rodata_end, "The kernel's constants.");
+range!(trampoline_text, __trampoline_text_start, __trampoline_text_end, "Entry and exit code.");
+range!(trampoline_data, __trampoline_data_start, __trampoline_data_end,
+       "GDT, IDT, TSS, entry scratch, and the stacks that the processor switches to.");
+range!(user_code, __user_code_start, __user_code_end, "The page of user code.");
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, len: usize) -> *mut u8 {
+    // SAFETY: the caller upholds memcpy's contract; DF is clear by the ABI.
+    unsafe {
+        asm!("rep movsb", inout("rcx") len => _, inout("rdi") to => _, inout("rsi") from => _,
+             options(nostack, preserves_flags));
+    }
+    to
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn memset(to: *mut u8, byte: i32, len: usize) -> *mut u8 {
+    // SAFETY: as in `memcpy`.
+    unsafe {
+        asm!("rep stosb", inout("rcx") len => _, inout("rdi") to => _, in("al") byte as u8,
+             options(nostack, preserves_flags));
+    }
+    to
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, len: usize) -> *mut u8 {
+    if (to as usize).wrapping_sub(from as usize) >= len {
+        // SAFETY: the destination does not begin inside the source: copying upwards is right.
+        return unsafe { memcpy(to, from, len) };
+    }
+    let mut left = len;
+    while left > 0 {
+        left -= 1;
+        // SAFETY: the caller vouches for `len` bytes at both.
+        unsafe { to.add(left).write_volatile(from.add(left).read_volatile()) };
+    }
+    to
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn memcmp(a: *const u8, b: *const u8, len: usize) -> i32 {
+    for index in 0..len {
+        // SAFETY: the caller vouches for `len` bytes at both.
+        let (a, b) = unsafe { (a.add(index).read_volatile(), b.add(index).read_volatile()) };
+        if a != b {
+            return i32::from(a) - i32::from(b);
+        }
+    }
+    0
+}

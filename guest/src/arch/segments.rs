@@ -1,0 +1,141 @@
+//! GDT, IDT and TSS, in the trampoline: the processor reads them under either root.
+
+use super::cpu::wrmsr;
+use super::memory::{symbol, write_word};
+use super::percpu::{PER_CPU, Words};
+use core::arch::asm;
+use stalemate_shared::layout::{
+    IST_DOUBLE_FAULT, IST_FAULT, IST_NMI, KERNEL_CS, KERNEL_SS, SYSRET_BASE, TSS_SELECTOR,
+    USER_CS, USER_SS,
+};
+
+const VECTORS: usize = 32;
+const GDT_WORDS: usize = (TSS_SELECTOR as usize + 16) / 8;
+const TSS_WORDS: usize = 13;
+/// Bytes of each stack that the processor switches to.
+pub const STACK_SIZE: u64 = 4096;
+
+#[unsafe(link_section = ".trampoline.data")]
+static GDT: Words<[u64; GDT_WORDS]> = Words::new([0; GDT_WORDS]);
+#[unsafe(link_section = ".trampoline.data")]
+static IDT: Words<[u64; VECTORS * 2]> = Words::new([0; VECTORS * 2]);
+#[unsafe(link_section = ".trampoline.data")]
+static TSS: Words<[u64; TSS_WORDS]> = Words::new([0; TSS_WORDS]);
+
+/// Base and limit as LGDT and LIDT read them: the limit in the last two bytes of the first word.
+#[repr(C, align(16))]
+struct Pointer([u64; 2]);
+
+impl Pointer {
+    fn new(base: u64, bytes: usize) -> Self {
+        Self([(bytes as u64 - 1) << 48, base])
+    }
+
+    fn address(&self) -> u64 {
+        self.0.as_ptr() as u64 + 6
+    }
+}
+
+/// Builds the tables and loads GDTR, CS, SS, TR, IDTR and the SYSCALL registers.
+pub fn init() {
+    gdt();
+    tss();
+    idt();
+    load();
+    syscall();
+}
+
+fn gdt() {
+    let set = |selector: u16, descriptor: u64| {
+        write_word(GDT.address() + u64::from(selector & !7), descriptor);
+    };
+    set(KERNEL_CS, 0x00af_9b00_0000_ffff);
+    set(KERNEL_SS, 0x00cf_9300_0000_ffff);
+    set(USER_SS, 0x00cf_f300_0000_ffff);
+    set(USER_CS, 0x00af_fb00_0000_ffff);
+    let base = TSS.address();
+    let limit = (TSS_WORDS * 8 - 1) as u64;
+    let low = limit | (base & 0xff_ffff) << 16 | 0x89 << 40 | (base >> 24 & 0xff) << 56;
+    set(TSS_SELECTOR, low);
+    set(TSS_SELECTOR + 8, base >> 32);
+}
+
+fn tss() {
+    // RSP0 at offset 4, IST1 at 0x24: 8-byte fields at 4-byte alignment.
+    let set = |offset: u64, value: u64| {
+        let at = TSS.address() + offset;
+        // SAFETY: an unaligned word inside the TSS, which nobody else uses yet.
+        unsafe { (at as *mut u64).write_unaligned(value) };
+    };
+    let top = |index: u64| symbol!(stacks_start) + (index + 1) * STACK_SIZE;
+    set(4, top(0));
+    for ist in [IST_DOUBLE_FAULT, IST_NMI, IST_FAULT] {
+        let ist = u64::from(ist);
+        set(0x24 + (ist - 1) * 8, top(ist));
+    }
+}
+
+fn idt() {
+    for vector in 0..VECTORS as u64 {
+        let handler = symbol!(vector_stubs) + vector * 16;
+        let ist = match vector {
+            2 => IST_NMI,
+            8 => IST_DOUBLE_FAULT,
+            _ => IST_FAULT,
+        };
+        // Interrupt gates; DPL 3 for #BP alone.
+        let kind = if vector == 3 { 0xee00 } else { 0x8e00 };
+        let low = handler & 0xffff
+            | u64::from(KERNEL_CS) << 16
+            | (kind | u64::from(ist)) << 32
+            | (handler >> 16 & 0xffff) << 48;
+        write_word(IDT.address() + vector * 16, low);
+        write_word(IDT.address() + vector * 16 + 8, handler >> 32);
+    }
+}
+
+fn load() {
+    let gdt = Pointer::new(GDT.address(), GDT_WORDS * 8);
+    let idt = Pointer::new(IDT.address(), VECTORS * 16);
+    // SAFETY: the tables are complete and never move. IRETQ loads CS and SS, since far returns
+    // and MOV to SS would not trap; it goes to the next instruction on the same stack.
+    unsafe {
+        asm!(
+            "lgdt [{gdt}]",
+            "mov {scratch}, rsp",
+            "push {ss}",
+            "push {scratch}",
+            "push 2",
+            "push {cs}",
+            "lea {scratch}, [rip + 2f]",
+            "push {scratch}",
+            "iretq",
+            "2:",
+            "lidt [{idt}]",
+            "ltr {tss:x}",
+            gdt = in(reg) gdt.address(),
+            idt = in(reg) idt.address(),
+            tss = in(reg) TSS_SELECTOR,
+            ss = const KERNEL_SS,
+            cs = const KERNEL_CS,
+            scratch = out(reg) _,
+        );
+    };
+}
+
+fn syscall() {
+    const EFER: u32 = 0xc000_0080;
+    const STAR: u32 = 0xc000_0081;
+    const LSTAR: u32 = 0xc000_0082;
+    const FMASK: u32 = 0xc000_0084;
+    const GS_BASE: u32 = 0xc000_0101;
+    const KERNEL_GS_BASE: u32 = 0xc000_0102;
+    // LME and LMA stay; SCE and NXE.
+    wrmsr(EFER, 1 | 1 << 8 | 1 << 10 | 1 << 11);
+    wrmsr(STAR, u64::from(SYSRET_BASE) << 48 | u64::from(KERNEL_CS) << 32);
+    wrmsr(LSTAR, symbol!(entry_syscall));
+    // TF, IF, DF, IOPL, NT, AC.
+    wrmsr(FMASK, 0x4_7700);
+    wrmsr(GS_BASE, PER_CPU.address());
+    wrmsr(KERNEL_GS_BASE, 0);
+}

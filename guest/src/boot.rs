@@ -1,0 +1,108 @@
+//! From the first Rust instruction to the step loop.
+
+use crate::arch::{self, cpu, hypercall, memory, percpu, segments};
+use crate::{flush, mm, paging, steps};
+use core::mem::{offset_of, size_of};
+use stalemate_shared::boot::{BootBlock, MAGIC, Policy, features, options};
+use stalemate_shared::layout::BOOT_BLOCK;
+use stalemate_shared::pcid::kernel_pcid;
+use stalemate_shared::{VERSION, layout};
+
+const CR4_PGE: u64 = 1 << 7;
+const CR4_PCIDE: u64 = 1 << 17;
+
+/// What this kernel is, decided at boot and never changed.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// A kernel and a user root per address space.
+    pub pti: bool,
+    /// PCIDs are in use.
+    pub pcid: bool,
+    /// INVPCID exists.
+    pub invpcid: bool,
+    /// Global pages are in use.
+    pub pge: bool,
+    /// Kernel pages outside the trampoline are global.
+    pub kernel_global: bool,
+    /// The flush policy.
+    pub policy: Policy,
+}
+
+fn read(offset: usize) -> u64 {
+    memory::read_physical(BOOT_BLOCK + (offset as u64 & !7))
+}
+
+fn write(offset: usize, value: u64) {
+    memory::write_physical(BOOT_BLOCK + offset as u64, value);
+}
+
+/// The kernel's main function; `block` is the boot block's address in the direct map.
+pub extern "C" fn kernel_main(block: u64) -> ! {
+    assert!(block == layout::KERNEL_BASE + BOOT_BLOCK);
+    let version_and_size = read(offset_of!(BootBlock, version));
+    assert!(read(offset_of!(BootBlock, magic)) == MAGIC, "no boot block");
+    assert!(version_and_size as u32 == VERSION, "another version of the interface");
+    assert!((version_and_size >> 32) as usize == size_of::<BootBlock>());
+    let policy_and_options = read(offset_of!(BootBlock, policy));
+    let option = |bit: u32| (policy_and_options >> 32) as u32 & bit != 0;
+
+    let feature = |bit: u64| read(offset_of!(BootBlock, features)) & bit != 0;
+    let pge = feature(features::PGE);
+    let pti = option(options::PTI);
+    let config = Config {
+        pti,
+        pcid: feature(features::PCID),
+        invpcid: feature(features::INVPCID),
+        pge,
+        kernel_global: pge && (!pti || option(options::GLOBAL_WITH_PTI)),
+        policy: match policy_and_options as u32 {
+            0 => Policy::Split,
+            1 => Policy::Unsplit,
+            2 => Policy::Full,
+            other => panic!("unknown policy {other}"),
+        },
+    };
+    flush::install(config);
+    percpu::init();
+    arch::configure(config.pti, config.pcid, option(options::PARANOID_REWRITE));
+    segments::init();
+    paging::init(&config);
+    load_first_mm(&config);
+    complete_boot_block(&config);
+    hypercall::ready();
+    steps::run()
+}
+
+/// Loads the first address space, and turns on global pages and PCIDs as the manual wants it:
+/// CR4.PCIDE only while CR3[11:0] is 0 (SDM vol. 3, 4.10.1).
+fn load_first_mm(config: &Config) {
+    let root = percpu::mm_state(0).kernel_root;
+    cpu::load_cr3(root);
+    let mut cr4 = cpu::read_cr4();
+    if config.pge {
+        cr4 |= CR4_PGE;
+    }
+    if config.pcid {
+        cr4 |= CR4_PCIDE;
+    }
+    cpu::write_cr4(cr4);
+    percpu::set_cr4(cr4);
+    if config.pcid {
+        cpu::load_cr3(root | u64::from(kernel_pcid(0)));
+    }
+    mm::adopt_first();
+}
+
+fn complete_boot_block(config: &Config) {
+    write(offset_of!(BootBlock, tlb_state), percpu::tlb_state_physical());
+    write(offset_of!(BootBlock, mm_states), percpu::mm_states_physical());
+    write(offset_of!(BootBlock, kernel_global), u64::from(config.kernel_global));
+    let ranges = [memory::trampoline_text(), memory::trampoline_data()];
+    write(offset_of!(BootBlock, trampoline_count), ranges.len() as u64);
+    let mut at = offset_of!(BootBlock, trampoline);
+    for range in ranges {
+        write(at, range.start);
+        write(at + 8, range.end);
+        at += 16;
+    }
+}

@@ -1,0 +1,24 @@
+//! `full`: every flush is the big hammer.
+
+use super::{Policy, split};
+
+/// The policy.
+pub struct Full;
+
+impl Policy for Full {
+    fn flush_tlb_one_user(&self, _: u64) {
+        split::flush_tlb_all();
+    }
+
+    fn flush_tlb_one_kernel(&self, _: u64) {
+        split::flush_tlb_all();
+    }
+
+    fn flush_tlb_mm(&self) {
+        split::flush_tlb_all();
+    }
+
+    fn flush_tlb_all(&self) {
+        split::flush_tlb_all();
+    }
+}

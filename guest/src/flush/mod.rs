@@ -1,0 +1,109 @@
+//! The flush primitives. What callers use is here: it announces begin and return with the
+//! caller's range, keeps generations, and leaves the work to the policy. No policy announces.
+
+mod full;
+mod split;
+mod unsplit;
+
+use crate::arch::{hypercall, percpu};
+use crate::boot::Config;
+use crate::mm::is_loaded;
+use stalemate_shared::boot::Policy as PolicyName;
+use stalemate_shared::hypercall::primitive;
+use stalemate_shared::layout::{LARGE_PAGE_SIZE, PAGE_SIZE, USER_END, USER_LARGE_PAGES};
+use stalemate_shared::tlb_state::Slot;
+
+/// Pages above which a range is flushed as a whole address space.
+const RANGE_CEILING: u64 = 8;
+
+/// One complete design of the flush primitives. Each works on the loaded address space.
+pub trait Policy: Sync {
+    /// Flushes one user page.
+    fn flush_tlb_one_user(&self, va: u64);
+    /// Flushes one kernel page, in every address space of this CPU.
+    fn flush_tlb_one_kernel(&self, va: u64);
+    /// Flushes the user half.
+    fn flush_tlb_mm(&self);
+    /// Flushes everything.
+    fn flush_tlb_all(&self);
+}
+
+static CONFIG: crate::arch::percpu::Once<Config> = crate::arch::percpu::Once::new();
+
+/// Chooses the policy, once, at boot.
+pub fn install(config: Config) {
+    CONFIG.set(config);
+}
+
+/// What this kernel is.
+#[must_use]
+pub fn config() -> &'static Config {
+    CONFIG.get()
+}
+
+fn policy() -> &'static dyn Policy {
+    match config().policy {
+        PolicyName::Split => &split::Split,
+        PolicyName::Unsplit => &unsplit::Unsplit,
+        PolicyName::Full => &full::Full,
+    }
+}
+
+/// One user page of address space `number`.
+pub fn flush_tlb_one_user(number: usize, va: u64) {
+    let end = va + page_size(va);
+    user(number, primitive::ONE_USER, va, end, |policy| policy.flush_tlb_one_user(va));
+}
+
+/// User pages of address space `number`, end exclusive.
+pub fn flush_tlb_range(number: usize, start: u64, end: u64) {
+    user(number, primitive::RANGE, start, end, |policy| {
+        if (end - start) / page_size(start) > RANGE_CEILING {
+            policy.flush_tlb_mm();
+            return;
+        }
+        let mut va = start;
+        while va < end {
+            policy.flush_tlb_one_user(va);
+            va += page_size(va);
+        }
+    });
+}
+
+/// The user half of address space `number`.
+pub fn flush_tlb_mm(number: usize) {
+    user(number, primitive::MM, 0, USER_END, |policy| policy.flush_tlb_mm());
+}
+
+/// One kernel page.
+pub fn flush_tlb_one_kernel(va: u64) {
+    hypercall::begin(primitive::ONE_KERNEL, 0, va, va + PAGE_SIZE);
+    policy().flush_tlb_one_kernel(va);
+    hypercall::end(primitive::ONE_KERNEL);
+}
+
+/// Everything.
+pub fn flush_tlb_all() {
+    hypercall::begin(primitive::ALL, 0, 0, u64::MAX);
+    policy().flush_tlb_all();
+    hypercall::end(primitive::ALL);
+}
+
+/// A flush of an address space: its generation rises; where it is loaded the policy works now,
+/// else its next switch sees the generation and flushes.
+fn user(number: usize, id: u64, start: u64, end: u64, work: impl FnOnce(&dyn Policy)) {
+    let mut mm = percpu::mm_state(number);
+    hypercall::begin(id, mm.ctx_id, start, end);
+    mm.tlb_gen += 1;
+    percpu::set_mm_state(number, mm);
+    if is_loaded(&mm) {
+        work(policy());
+        let asid = percpu::loaded_mm_asid() as u16;
+        percpu::set_slot(asid, Slot { ctx_id: mm.ctx_id, tlb_gen: mm.tlb_gen });
+    }
+    hypercall::end(id);
+}
+
+fn page_size(va: u64) -> u64 {
+    if (USER_LARGE_PAGES..USER_END).contains(&va) { LARGE_PAGE_SIZE } else { PAGE_SIZE }
+}

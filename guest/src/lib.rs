@@ -1,0 +1,23 @@
+//! The guest kernel: split TLB flush primitives, on real instructions.
+//!
+//! Unsafe code lives in `arch` alone. Without the `image` feature the crate holds just what is
+//! pure, for tests on the host.
+#![cfg_attr(not(test), no_std)]
+#![deny(unsafe_code)]
+
+pub mod asid;
+pub mod entry;
+
+#[cfg(feature = "image")]
+#[allow(unsafe_code)]
+pub mod arch;
+#[cfg(feature = "image")]
+pub mod boot;
+#[cfg(feature = "image")]
+pub mod flush;
+#[cfg(feature = "image")]
+pub mod mm;
+#[cfg(feature = "image")]
+pub mod paging;
+#[cfg(feature = "image")]
+pub mod steps;

@@ -1,0 +1,126 @@
+//! The tables as they are at boot.
+
+use crate::arch::memory::{self, write_physical};
+use crate::arch::percpu;
+use crate::boot::Config;
+use crate::entry::{self, Protection};
+use stalemate_shared::layout::{
+    DIRECT_MAP_SIZE, KERNEL_BASE, KERNEL_PAGES, MM_COUNT, PAGE_SIZE, TABLE_FRAMES,
+    TABLE_FRAMES_END, USER_CODE,
+};
+use stalemate_shared::pcid::USER_ROOT_BIT;
+use stalemate_shared::tlb_state::MmState;
+
+/// Hands out zeroed frames for tables.
+struct Frames {
+    next: u64,
+}
+
+impl Frames {
+    fn take(&mut self) -> u64 {
+        assert!(self.next < TABLE_FRAMES_END, "out of table frames");
+        let frame = self.next;
+        self.next += PAGE_SIZE;
+        for word in 0..512 {
+            write_physical(frame + word * 8, 0);
+        }
+        frame
+    }
+
+    /// A kernel root, with its user root 4 KiB above.
+    fn take_pair(&mut self) -> u64 {
+        if self.next & USER_ROOT_BIT != 0 {
+            self.next += PAGE_SIZE;
+        }
+        let kernel = self.take();
+        self.take();
+        kernel
+    }
+}
+
+fn slot(table: u64, va: u64, level: u32) -> u64 {
+    table + (va >> (12 + 9 * (level - 1)) & 0x1ff) * 8
+}
+
+/// Builds the kernel's tables and all address spaces.
+pub fn init(config: &Config) {
+    let mut frames = Frames { next: TABLE_FRAMES };
+    let kernel = kernel_half(&mut frames, config);
+    let trampoline = trampoline(&mut frames, config);
+    for number in 0..MM_COUNT {
+        let root = user_half(&mut frames, config);
+        write_physical(slot(root, KERNEL_BASE, 4), entry::kernel_table(kernel));
+        if config.pti {
+            let user = root | USER_ROOT_BIT;
+            write_physical(slot(user, KERNEL_BASE, 4), entry::kernel_table(trampoline));
+        }
+        let state = MmState { ctx_id: number as u64 + 1, tlb_gen: 1, kernel_root: root };
+        percpu::set_mm_state(number, state);
+    }
+}
+
+/// The PDPT of the kernel half, shared by all kernel roots: direct map and test pages.
+fn kernel_half(frames: &mut Frames, config: &Config) -> u64 {
+    let [pdpt, pd, direct, tests] = core::array::from_fn(|_| frames.take());
+    write_physical(slot(pdpt, KERNEL_BASE, 3), entry::kernel_table(pd));
+    write_physical(slot(pd, KERNEL_BASE, 2), entry::kernel_table(direct));
+    write_physical(slot(pd, KERNEL_PAGES, 2), entry::kernel_table(tests));
+    let mut at = 0;
+    while at < DIRECT_MAP_SIZE {
+        let va = KERNEL_BASE + at;
+        let global = if is_trampoline(va) { config.pge } else { config.kernel_global };
+        write_physical(slot(direct, va, 1), entry::direct(at, protection(va), global));
+        at += PAGE_SIZE;
+    }
+    pdpt
+}
+
+/// The PDPT of the user roots' kernel half: the trampoline and nothing else.
+fn trampoline(frames: &mut Frames, config: &Config) -> u64 {
+    let [pdpt, pd, pt] = core::array::from_fn(|_| frames.take());
+    write_physical(slot(pdpt, KERNEL_BASE, 3), entry::kernel_table(pd));
+    write_physical(slot(pd, KERNEL_BASE, 2), entry::kernel_table(pt));
+    for range in [memory::trampoline_text(), memory::trampoline_data()] {
+        let mut va = range.start;
+        while va < range.end {
+            let bits = entry::direct(va - KERNEL_BASE, protection(va), config.pge);
+            write_physical(slot(pt, va, 1), bits);
+            va += PAGE_SIZE;
+        }
+    }
+    pdpt
+}
+
+/// A pair of roots with an empty user half but for the page of user code.
+fn user_half(frames: &mut Frames, config: &Config) -> u64 {
+    let root = frames.take_pair();
+    let [pdpt, pd, pt] = core::array::from_fn(|_| frames.take());
+    write_physical(slot(pdpt, USER_CODE, 3), entry::table(pd));
+    write_physical(slot(pd, USER_CODE, 2), entry::table(pt));
+    let code = memory::user_code().start - KERNEL_BASE;
+    write_physical(slot(pt, USER_CODE, 1), entry::user_code(code));
+    let top = entry::table(pdpt);
+    if config.pti {
+        write_physical(slot(root, USER_CODE, 4), entry::poisoned(top));
+        write_physical(slot(root | USER_ROOT_BIT, USER_CODE, 4), top);
+    } else {
+        write_physical(slot(root, USER_CODE, 4), top);
+    }
+    root
+}
+
+/// Whether a kernel address is mapped in user roots too.
+#[must_use]
+pub fn is_trampoline(va: u64) -> bool {
+    memory::trampoline_text().contains(&va) || memory::trampoline_data().contains(&va)
+}
+
+fn protection(va: u64) -> Protection {
+    if memory::user_code().contains(&va) || memory::rodata().contains(&va) {
+        Protection::Read
+    } else if memory::text().contains(&va) {
+        Protection::Execute
+    } else {
+        Protection::Write
+    }
+}

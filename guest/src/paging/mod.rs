@@ -1,0 +1,145 @@
+//! Page tables: built at boot, edited by steps. An edit that takes something away returns a
+//! token that only a flush consumes.
+
+mod build;
+
+pub use build::{init, is_trampoline};
+
+use crate::arch::{memory, percpu};
+use crate::entry;
+use stalemate_shared::layout::{
+    KERNEL_PAGE_COUNT, KERNEL_PAGES, LARGE_PAGE_SIZE, MM_COUNT, PAGE_SIZE, USER_END,
+    USER_LARGE_PAGE_COUNT, USER_LARGE_PAGES,
+};
+use stalemate_shared::step::flags;
+
+/// A cached translation may now grant what a walk does not: owed a flush of `page`.
+#[must_use = "a downgrade is owed a flush"]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Downgrade {
+    /// The page's address.
+    pub page: u64,
+    /// The address space; none for a kernel page, which is in all.
+    pub mm: Option<usize>,
+}
+
+impl Downgrade {
+    /// Consumes the token: a flush of `[start, end)` of `mm` (none: of everything) covers it.
+    ///
+    /// # Errors
+    /// Gives the token back where the flush does not cover it.
+    pub fn discharge(self, mm: Option<usize>, start: u64, end: u64) -> Result<(), Self> {
+        let same = mm.is_none() || self.mm.is_none() || mm == self.mm;
+        if same && start <= self.page && self.page < end { Ok(()) } else { Err(self) }
+    }
+}
+
+/// A step asked for what cannot be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused;
+
+/// The leaf slot of a test page.
+#[derive(Clone, Copy, Debug)]
+struct Leaf {
+    slot: u64,
+    user: bool,
+    large: bool,
+    token: Downgrade,
+}
+
+fn leaf(mm: usize, va: u64) -> Result<Leaf, Refused> {
+    if mm >= MM_COUNT {
+        return Err(Refused);
+    }
+    let kernel_end = KERNEL_PAGES + KERNEL_PAGE_COUNT * PAGE_SIZE;
+    let large_end = USER_LARGE_PAGES + USER_LARGE_PAGE_COUNT * LARGE_PAGE_SIZE;
+    let user = va < USER_END;
+    if !user && !(KERNEL_PAGES..kernel_end).contains(&va) {
+        return Err(Refused);
+    }
+    let large = (USER_LARGE_PAGES..large_end).contains(&va);
+    let mut table = percpu::mm_state(mm).kernel_root;
+    let mut level = 4u32;
+    loop {
+        let slot = table + (va >> (12 + 9 * (level - 1)) & 0x1ff) * 8;
+        if level == if large { 2 } else { 1 } {
+            let token = Downgrade { page: va, mm: user.then_some(mm) };
+            return Ok(Leaf { slot, user, large, token });
+        }
+        let bits = memory::read_physical(slot);
+        if !entry::is_present(bits) || entry::is_large(bits) {
+            return Err(Refused);
+        }
+        table = entry::frame(bits);
+        level -= 1;
+    }
+}
+
+impl Leaf {
+    fn get(&self) -> u64 {
+        memory::read_physical(self.slot)
+    }
+
+    /// The one store of an edit.
+    fn set(&self, bits: u64) {
+        memory::write_physical(self.slot, bits);
+    }
+
+    fn bits(&self, frame: u64, step_flags: u64) -> Result<u64, Refused> {
+        let large = step_flags & flags::LARGE != 0;
+        let size = if large { LARGE_PAGE_SIZE } else { PAGE_SIZE };
+        if large != self.large || frame % size != 0 {
+            return Err(Refused);
+        }
+        let global = crate::flush::config().kernel_global;
+        Ok(entry::test_page(frame, step_flags, self.user, global))
+    }
+
+    fn present(self) -> Result<(Self, u64), Refused> {
+        let bits = self.get();
+        if entry::is_present(bits) { Ok((self, bits)) } else { Err(Refused) }
+    }
+}
+
+/// Makes a page present. Nothing can be cached of it: negative results are not.
+///
+/// # Errors
+/// Where it is present already, or there is no such page.
+pub fn map(mm: usize, va: u64, frame: u64, step_flags: u64) -> Result<(), Refused> {
+    let leaf = leaf(mm, va)?;
+    if entry::is_present(leaf.get()) {
+        return Err(Refused);
+    }
+    leaf.set(leaf.bits(frame, step_flags)?);
+    Ok(())
+}
+
+/// Points a present page at another frame.
+///
+/// # Errors
+/// Where it is not present.
+pub fn remap(mm: usize, va: u64, frame: u64, step_flags: u64) -> Result<Downgrade, Refused> {
+    let (leaf, _) = leaf(mm, va)?.present()?;
+    leaf.set(leaf.bits(frame, step_flags)?);
+    Ok(leaf.token)
+}
+
+/// Makes a page not present.
+///
+/// # Errors
+/// Where it is not present.
+pub fn unmap(mm: usize, va: u64) -> Result<Downgrade, Refused> {
+    let (leaf, _) = leaf(mm, va)?.present()?;
+    leaf.set(0);
+    Ok(leaf.token)
+}
+
+/// Changes one present page's entry by `edit`.
+///
+/// # Errors
+/// Where it is not present.
+pub fn change(mm: usize, va: u64, edit: impl FnOnce(u64) -> u64) -> Result<Downgrade, Refused> {
+    let (leaf, bits) = leaf(mm, va)?.present()?;
+    leaf.set(edit(bits));
+    Ok(leaf.token)
+}

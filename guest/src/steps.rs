@@ -1,0 +1,141 @@
+//! The step loop: one step at a time from the VMM, and what it came to.
+
+use crate::arch::{self, UserContext, UserExit, cpu::broken, hypercall, memory};
+use crate::paging::{self, Downgrade, Refused};
+use crate::{entry, flush, mm};
+use stalemate_shared::layout::{
+    KERNEL_PAGE_COUNT, KERNEL_PAGES, MEMORY_SIZE, MM_COUNT, PAGE_SIZE, USER_CODE, USER_END,
+};
+use stalemate_shared::step::{flags, misbehaviour, op, status};
+
+/// Downgrades whose flush is a later step.
+const MAX_PENDING: usize = 32;
+
+/// A step's report: status, value, second value.
+type Report = [u64; 3];
+
+const DONE: Report = [status::DONE, 0, 0];
+
+/// Tokens of edits, until a flush step covers them.
+struct Pending([Option<Downgrade>; MAX_PENDING]);
+
+impl Pending {
+    fn add(&mut self, token: Downgrade) {
+        if let Some(free) = self.0.iter_mut().find(|slot| slot.is_none()) {
+            *free = Some(token);
+        }
+    }
+
+    fn discharge(&mut self, mm: Option<usize>, start: u64, end: u64) {
+        for slot in &mut self.0 {
+            *slot = slot.take().and_then(|token| token.discharge(mm, start, end).err());
+        }
+    }
+}
+
+/// Runs steps for ever.
+pub fn run() -> ! {
+    let mut pending = Pending([None; MAX_PENDING]);
+    let mut report = [status::NONE, 0, 0];
+    loop {
+        let (opcode, args) = hypercall::next_step(report);
+        report = step(&mut pending, opcode, args).unwrap_or([status::REFUSED, 0, 0]);
+    }
+}
+
+fn step(pending: &mut Pending, opcode: u64, args: [u64; 4]) -> Result<Report, Refused> {
+    let [number, va, third, fourth] = args;
+    let number = number as usize;
+    if opcode != op::MISBEHAVE && number >= MM_COUNT {
+        return Err(Refused);
+    }
+    match opcode {
+        op::MAP => paging::map(number, va, third, fourth)?,
+        op::REMAP => pending.add(paging::remap(number, va, third, fourth)?),
+        op::UNMAP => pending.add(paging::unmap(number, va)?),
+        op::PROTECT => {
+            let edit = |bits| entry::protected(bits, third);
+            pending.add(paging::change(number, va, edit)?);
+        }
+        op::CLEAN => pending.add(paging::change(number, va, entry::clean)?),
+        op::AGE => pending.add(paging::change(number, va, entry::aged)?),
+        op::FLUSH_ONE_USER => {
+            flush::flush_tlb_one_user(number, va);
+            pending.discharge(Some(number), va, va + 1);
+        }
+        op::FLUSH_ONE_KERNEL => {
+            flush::flush_tlb_one_kernel(va);
+            pending.discharge(None, va, va + 1);
+        }
+        op::FLUSH_RANGE => {
+            if va >= third {
+                return Err(Refused);
+            }
+            flush::flush_tlb_range(number, va, third);
+            pending.discharge(Some(number), va, third);
+        }
+        op::FLUSH_MM => {
+            flush::flush_tlb_mm(number);
+            pending.discharge(Some(number), 0, USER_END);
+        }
+        op::FLUSH_ALL => {
+            flush::flush_tlb_all();
+            pending.discharge(None, 0, u64::MAX);
+        }
+        op::SWITCH_MM => mm::switch_mm(number),
+        op::USER_NOP => return Ok(user(number, va, 0, third)),
+        op::USER_READ => return Ok(user(number, va, 1, third)),
+        op::USER_WRITE => return Ok(user(number, va, 2, third)),
+        op::KERNEL_READ => {
+            mm::switch_mm(number);
+            return Ok(probed(arch::probe_read(va)));
+        }
+        op::KERNEL_WRITE => {
+            mm::switch_mm(number);
+            return Ok(probed(arch::probe_write(va, third)));
+        }
+        op::MISBEHAVE => misbehave(args[0])?,
+        _ => return Err(Refused),
+    }
+    Ok(DONE)
+}
+
+fn probed(result: Result<u64, (u64, u64)>) -> Report {
+    match result {
+        Ok(value) => [status::DONE, value, 0],
+        Err((error, address)) => [status::FAULT, error, address],
+    }
+}
+
+fn user(number: usize, address: u64, operation: u64, value: u64) -> Report {
+    mm::switch_mm(number);
+    let context = UserContext { rip: USER_CODE, rsp: 0, address, operation, value };
+    match arch::enter_user(&context) {
+        UserExit::Syscall(value) => [status::DONE, value, 0],
+        UserExit::Fault { error, address, .. } => [status::FAULT, error, address],
+    }
+}
+
+fn misbehave(how: u64) -> Result<(), Refused> {
+    match how {
+        misbehaviour::TRIPLE_FAULT => broken::triple_fault(),
+        misbehaviour::LOOP => broken::spin(),
+        misbehaviour::TRAP_LOOP => loop {
+            crate::arch::cpu::invlpg(0);
+        },
+        misbehaviour::BEYOND_MEMORY => {
+            let va = KERNEL_PAGES + (KERNEL_PAGE_COUNT - 1) * PAGE_SIZE;
+            paging::map(0, va, MEMORY_SIZE, flags::WRITABLE)?;
+            // The VMM stops the machine at this access; its result is nobody's.
+            let _ = arch::probe_read(va);
+        }
+        misbehaviour::WBINVD => broken::wbinvd(),
+        misbehaviour::ODD_STORE => {
+            let root = crate::arch::percpu::mm_state(0).kernel_root;
+            broken::odd_store(memory::direct_map(root));
+        }
+        misbehaviour::PANIC => panic!("asked to"),
+        _ => return Err(Refused),
+    }
+    Ok(())
+}

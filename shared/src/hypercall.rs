@@ -1,0 +1,37 @@
+//! The hypercalls: `out PORT, al` at virtual CPL 0, which traps on every host.
+//!
+//! RAX carries the number, RDI, RSI, RDX and RCX the arguments; RAX, RDI, RSI, RDX and RCX carry
+//! what comes back, where something does. No hypercall stands for a CR3 load or an invalidation.
+
+/// The I/O port.
+pub const PORT: u8 = 0x5a;
+
+/// The kernel has booted and completed its boot block; nothing comes back.
+pub const READY: u64 = 1;
+/// Report a step and ask for the next. RDI: a [`crate::step::status`], RSI: its value, RDX: its
+/// second value. Back: RAX a [`crate::step::op`], RDI to RCX its arguments.
+pub const NEXT_STEP: u64 = 2;
+/// A flush primitive begins. RDI: a [`primitive`], RSI: the address space's context id (0 for
+/// kernel ranges), RDX and RCX: the caller's range, end exclusive.
+pub const BEGIN: u64 = 3;
+/// The flush primitive that began last returns. RDI: its [`primitive`].
+pub const END: u64 = 4;
+/// A frame is given back. RDI: its guest-physical address.
+pub const FRAME_FREED: u64 = 5;
+/// The kernel cannot go on. RDI: line number in the source, RSI and RDX: address and length of
+/// the file's name.
+pub const PANIC: u64 = 6;
+
+/// The flush primitives, as announced.
+pub mod primitive {
+    /// `flush_tlb_one_user`
+    pub const ONE_USER: u64 = 1;
+    /// `flush_tlb_one_kernel`
+    pub const ONE_KERNEL: u64 = 2;
+    /// `flush_tlb_range`
+    pub const RANGE: u64 = 3;
+    /// `flush_tlb_mm`
+    pub const MM: u64 = 4;
+    /// `flush_tlb_all`
+    pub const ALL: u64 = 5;
+}

@@ -1,0 +1,318 @@
+//! One modelled processor at work: its registers, its TLB and the memory behind them.
+//!
+//! A [`Core`] is put together for the length of one trap. What it did is in its [`Log`]: the
+//! events in order, and which cached translations changed, so that the executor's projection can
+//! follow.
+
+use super::addr::{Gpa, Gva};
+use super::census::{Census, CensusChange};
+use super::fault::{Exception, Fault, Stop};
+use super::tlb::{Effect, Lookup, Scope, Store, Tlb};
+use super::vcpu::Vcpu;
+use super::walk::{
+    Access, AccessKind, Start, Tables, Translation, Walk, WalkFailure, entry, walk,
+};
+use crate::event::Kind;
+
+/// Guest-physical memory.
+pub trait Memory: Tables {
+    /// The same memory as the walker reads it.
+    fn as_tables(&self) -> &dyn Tables;
+    /// Reads `bytes.len()` bytes at `at`; false where that is beyond memory.
+    fn read(&self, at: Gpa, bytes: &mut [u8]) -> bool;
+    /// Writes `bytes` at `at`; false where that is beyond memory.
+    fn write(&self, at: Gpa, bytes: &[u8]) -> bool;
+}
+
+/// The injector's hand on stores to `TlbState`.
+pub trait StateHook {
+    /// The words that are stored, one after the other, where the guest at `rip` asked for `new`
+    /// over `old` at byte `offset`.
+    fn state_store(&mut self, rip: Gva, offset: u64, old: u64, new: u64) -> Vec<u64>;
+}
+
+/// What an operation left behind.
+#[derive(Debug, Default)]
+pub struct Log {
+    /// Events, in order; whether the injector made them.
+    pub events: Vec<(Kind, bool)>,
+    /// The cached translations that may have gone or changed.
+    pub scopes: Vec<Scope>,
+    /// Frames that became page tables.
+    pub linked: Vec<Gpa>,
+}
+
+/// A processor at work.
+pub struct Core<'a> {
+    /// Its registers.
+    pub vcpu: &'a mut Vcpu,
+    /// Its TLB.
+    pub tlb: &'a mut Tlb,
+    /// Which frames are page tables.
+    pub census: &'a mut Census,
+    /// Guest-physical memory.
+    pub memory: &'a dyn Memory,
+    /// Guest-physical address of the page that holds `TlbState`, once the guest has said it.
+    pub state_page: Option<Gpa>,
+    /// The injector.
+    pub hook: &'a mut dyn StateHook,
+    /// Sequence number that the next event will get.
+    pub seq: u64,
+    /// What was done.
+    pub log: &'a mut Log,
+}
+
+/// An implicit access of the processor itself: always as supervisor (SDM vol. 3, 4.6.1).
+pub const IMPLICIT_READ: Access = Access { kind: AccessKind::Read, user: false };
+/// The same for stores.
+pub const IMPLICIT_WRITE: Access = Access { kind: AccessKind::Write, user: false };
+
+impl Core<'_> {
+    /// Emits an event.
+    pub fn emit(&mut self, kind: Kind) {
+        self.log.events.push((kind, false));
+        self.seq += 1;
+    }
+
+    /// An explicit access of this kind at the current virtual CPL.
+    #[must_use]
+    pub fn access(&self, kind: AccessKind) -> Access {
+        Access { kind, user: self.vcpu.cpl == 3 }
+    }
+
+    /// Whether stores to this frame are carried out by the model.
+    #[must_use]
+    pub fn is_protected(&self, frame: Gpa) -> bool {
+        self.state_page == Some(frame.page()) || self.census.is_table(frame.page())
+    }
+
+    /// Translates `va` for `access` through the TLB; on a miss walks the tables as a processor
+    /// does: sets A and D, and caches what it found.
+    ///
+    /// # Errors
+    /// #PF, #GP for a non-canonical address, or a walk beyond memory.
+    pub fn translate(&mut self, va: Gva, access: Access) -> Result<Gpa, Fault> {
+        if !va.is_canonical() {
+            return Err(Exception::general_protection(0).into());
+        }
+        let paging = self.vcpu.paging();
+        if let Lookup::Hit(translation) = self.tlb.lookup(paging, va, access) {
+            return self.checked(translation.at(va));
+        }
+        let start = self.tlb.walk_start(va).unwrap_or(Start::root(self.vcpu.root()));
+        let walked = walk(self.memory.as_tables(), start, va, paging);
+        let translation = match walked.result {
+            Ok(translation) => translation,
+            Err(WalkFailure::BeyondMemory(at)) => return Err(Stop::BeyondMemory(at).into()),
+            Err(failure) => {
+                let error = failure.error_code(access, paging);
+                return Err(self.page_fault(va, error).into());
+            }
+        };
+        if let Err(error) = translation.check(access, paging) {
+            return Err(self.page_fault(va, error).into());
+        }
+        let write = access.kind == AccessKind::Write;
+        self.set_accessed_dirty(&walked, write);
+        let translation = Translation { dirty: translation.dirty || write, ..translation };
+        if self.tlb.fill(paging, &walked, &translation) {
+            self.emit(Kind::Fill { page: va.page(), translation });
+        }
+        self.checked(translation.at(va))
+    }
+
+    fn checked(&self, at: Gpa) -> Result<Gpa, Fault> {
+        let inside = self.memory.entry(Gpa(at.0 & !7)).is_some();
+        if inside { Ok(at) } else { Err(Stop::BeyondMemory(at).into()) }
+    }
+
+    /// An architectural #PF drops what the TLB holds for its page (SDM vol. 3, 4.10.4.1).
+    fn page_fault(&mut self, va: Gva, error: u32) -> Exception {
+        self.emit(Kind::PageFault { va, error });
+        let paging = self.vcpu.paging();
+        let effect = self.tlb.page_fault(self.memory.as_tables(), paging, va);
+        self.flushed(effect);
+        Exception::page_fault(va, error)
+    }
+
+    /// Sets A along a walk, and D at its leaf for a store, as the processor does before it
+    /// caches the translation (SDM vol. 3, 4.8).
+    fn set_accessed_dirty(&mut self, walked: &Walk, write: bool) {
+        let last = walked.path.len().saturating_sub(1);
+        for (position, step) in walked.path.iter().enumerate() {
+            let dirty = if write && position == last { entry::DIRTY } else { 0 };
+            let new = step.entry | entry::ACCESSED | dirty;
+            if new != step.entry {
+                self.accessed_dirty(step.slot, step.entry, new);
+            }
+        }
+    }
+
+    fn accessed_dirty(&mut self, slot: Gpa, old: u64, new: u64) {
+        self.memory.write(slot, &new.to_le_bytes());
+        self.emit(Kind::AccessedDirty { slot, old, new });
+        self.tlb.accessed_dirty(old, new);
+    }
+
+    /// Lets a speculating processor set A in all that it may reach.
+    pub fn speculate(&mut self) {
+        let paging = self.vcpu.paging();
+        for (slot, old, new) in self.tlb.speculate(self.memory.as_tables(), paging) {
+            self.accessed_dirty(slot, old, new);
+        }
+    }
+
+    /// After an operation that removed entries: tables that only they reached are tables no
+    /// more, and the speculating processor fills again.
+    pub fn flushed(&mut self, effect: Effect) {
+        self.log.scopes.push(effect.scope);
+        if self.census.has_pins() {
+            self.repin();
+        }
+        self.speculate();
+    }
+
+    fn repin(&mut self) {
+        let change = self.census.pin(self.memory.as_tables(), &self.tlb.reached_tables());
+        self.link(change);
+    }
+
+    /// Reads `bytes.len()` bytes at `va`.
+    ///
+    /// # Errors
+    /// The access's fault.
+    pub fn read(&mut self, va: Gva, bytes: &mut [u8], access: Access) -> Result<(), Fault> {
+        let mut done = 0;
+        while done < bytes.len() {
+            let at = Gva(va.0.wrapping_add(done as u64));
+            let len = bytes_in_page(at).min(bytes.len() - done);
+            let gpa = self.translate(at, access)?;
+            if !self.memory.read(gpa, &mut bytes[done..done + len]) {
+                return Err(Stop::BeyondMemory(gpa).into());
+            }
+            done += len;
+        }
+        Ok(())
+    }
+
+    /// Reads a little-endian word at `va`.
+    ///
+    /// # Errors
+    /// The access's fault.
+    pub fn read_u64(&mut self, va: Gva, access: Access) -> Result<u64, Fault> {
+        let mut bytes = [0; 8];
+        self.read(va, &mut bytes, access)?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    /// Writes `bytes` at `va`: all of it or, where a page of it faults, nothing.
+    ///
+    /// # Errors
+    /// The access's fault.
+    pub fn write(&mut self, va: Gva, bytes: &[u8], access: Access) -> Result<(), Fault> {
+        let mut parts = Vec::with_capacity(2);
+        let mut done = 0;
+        while done < bytes.len() {
+            let at = Gva(va.0.wrapping_add(done as u64));
+            let len = bytes_in_page(at).min(bytes.len() - done);
+            parts.push((self.translate(at, access)?, done..done + len));
+            done += len;
+        }
+        for (gpa, range) in parts {
+            self.store_physical(gpa, &bytes[range]);
+        }
+        Ok(())
+    }
+
+    /// Stores within one page that was translated, word by word where the page is watched.
+    fn store_physical(&mut self, at: Gpa, bytes: &[u8]) {
+        if !self.is_protected(at) {
+            self.memory.write(at, bytes);
+            return;
+        }
+        let end = at.0 + bytes.len() as u64;
+        let mut slot = at.0 & !7;
+        while slot < end {
+            let old = self.memory.entry(Gpa(slot)).unwrap_or(0);
+            let mut word = old.to_le_bytes();
+            for (index, byte) in word.iter_mut().enumerate() {
+                let position = (slot + index as u64).wrapping_sub(at.0) as usize;
+                *byte = bytes.get(position).copied().unwrap_or(*byte);
+            }
+            self.store_word(Gpa(slot), old, u64::from_le_bytes(word));
+            slot += 8;
+        }
+    }
+
+    fn store_word(&mut self, slot: Gpa, old: u64, new: u64) {
+        if self.state_page == Some(slot.page()) {
+            let offset = slot.0 & 0xfff;
+            let words = self.hook.state_store(self.vcpu.rip(), offset, old, new);
+            let altered = words != [new];
+            let mut old = old;
+            for new in words {
+                self.state_store(offset, old, new, altered);
+                old = new;
+            }
+        } else {
+            self.table_store(slot, old, new);
+        }
+    }
+
+    /// Stores a word of `TlbState`.
+    pub fn state_store(&mut self, offset: u64, old: u64, new: u64, injected: bool) {
+        let Some(page) = self.state_page else { return };
+        self.memory.write(Gpa(page.0 + offset), &new.to_le_bytes());
+        self.log.events.push((Kind::StateStore { offset, old, new }, injected));
+        self.seq += 1;
+    }
+
+    /// Stores a paging-structure entry.
+    fn table_store(&mut self, slot: Gpa, old: u64, new: u64) {
+        self.memory.write(slot, &new.to_le_bytes());
+        self.tlb.table_store(self.census, Store { slot, old, new });
+        // What a cached entry reaches stays a table although no root does any more.
+        self.repin();
+        // A table's contents are told before the store that links it.
+        let change = self.census.store(self.memory.as_tables(), slot, old, new);
+        self.tell_linked(&change);
+        self.emit(Kind::TableStore { slot, old, new });
+        self.tell_unlinked(&change);
+        self.speculate();
+    }
+
+    /// Tells of frames that became page tables, with their contents, and of those that ceased.
+    pub fn link(&mut self, change: CensusChange) {
+        self.tell_linked(&change);
+        self.tell_unlinked(&change);
+    }
+
+    fn tell_linked(&mut self, change: &CensusChange) {
+        for &table in &change.linked {
+            let entries = table_entries(self.memory, table);
+            self.log.linked.push(table);
+            self.emit(Kind::TableLinked { table, entries });
+        }
+    }
+
+    fn tell_unlinked(&mut self, change: &CensusChange) {
+        for &table in &change.unlinked {
+            self.emit(Kind::TableUnlinked { table });
+        }
+    }
+}
+
+/// The entries of a table that are not 0.
+#[must_use]
+pub fn table_entries(memory: &dyn Memory, table: Gpa) -> Vec<(u16, u64)> {
+    (0..512u16)
+        .filter_map(|index| {
+            let entry = memory.entry(Gpa(table.0 + u64::from(index) * 8))?;
+            (entry != 0).then_some((index, entry))
+        })
+        .collect()
+}
+
+fn bytes_in_page(at: Gva) -> usize {
+    4096 - (at.0 & 0xfff) as usize
+}

@@ -1,0 +1,49 @@
+//! What the modelled processor has, and which of its control bits bear on translation.
+
+use super::vcpu::{cr0, cr4, efer};
+use serde::{Deserialize, Serialize};
+
+/// Physical-address width of the modelled processor, in bits.
+pub const MAX_PHYSICAL_BITS: u32 = 40;
+
+/// The optional features of the modelled processor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct CpuFeatures {
+    /// CR4.PCIDE can be set.
+    pub pcid: bool,
+    /// INVPCID exists.
+    pub invpcid: bool,
+    /// CR4.PGE can be set.
+    pub pge: bool,
+    /// CR4.SMEP can be set.
+    pub smep: bool,
+}
+
+/// The control bits that translation depends on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Paging {
+    /// CR4.PCIDE.
+    pub pcide: bool,
+    /// CR4.PGE: the G bit counts.
+    pub pge: bool,
+    /// CR0.WP: supervisor stores honour R/W.
+    pub wp: bool,
+    /// CR4.SMEP: no supervisor fetch from user pages.
+    pub smep: bool,
+    /// EFER.NXE: the XD bit counts.
+    pub nxe: bool,
+}
+
+impl Paging {
+    /// Picks the bits from the registers.
+    #[must_use]
+    pub const fn from_registers(cr0: u64, cr4: u64, efer: u64) -> Self {
+        Self {
+            pcide: cr4 & cr4::PCIDE != 0,
+            pge: cr4 & cr4::PGE != 0,
+            wp: cr0 & cr0::WP != 0,
+            smep: cr4 & cr4::SMEP != 0,
+            nxe: efer & efer::NXE != 0,
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! What the manuals say: the modelled processor. Pure: no I/O, no unsafe, no executor.
+
+pub mod addr;
+pub mod census;
+pub mod core;
+mod cpuid;
+pub mod deliver;
+pub mod emulate;
+pub mod fault;
+pub mod features;
+pub mod op;
+pub mod privileged;
+pub mod tlb;
+pub mod vcpu;
+pub mod walk;

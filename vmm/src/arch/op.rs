@@ -1,0 +1,209 @@
+//! Decoded privileged operations: what a trapped instruction asks for, with its operands read.
+
+use super::addr::Gva;
+use super::vcpu::{Vcpu, gpr};
+use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
+
+/// The control registers that MOV reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ControlRegister {
+    /// Protection and paging.
+    Cr0,
+    /// Page-fault address.
+    Cr2,
+    /// Root and PCID.
+    Cr3,
+    /// Extensions.
+    Cr4,
+}
+
+/// One operation that traps. Addresses are operands, not yet translated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// MOV r64, CRn.
+    ReadCr {
+        /// Which.
+        register: ControlRegister,
+        /// Destination, a [`Vcpu::gpr`] number.
+        to: usize,
+    },
+    /// MOV CRn, r64.
+    WriteCr {
+        /// Which.
+        register: ControlRegister,
+        /// The source operand.
+        value: u64,
+    },
+    /// INVLPG m.
+    Invlpg(Gva),
+    /// INVPCID r64, m128.
+    Invpcid {
+        /// The type operand.
+        kind: u64,
+        /// Address of the descriptor.
+        descriptor: Gva,
+    },
+    /// SWAPGS.
+    Swapgs,
+    /// SYSCALL.
+    Syscall,
+    /// SYSRETQ.
+    Sysret,
+    /// IRETQ.
+    Iret,
+    /// LGDT m16&64.
+    Lgdt(Gva),
+    /// LIDT m16&64.
+    Lidt(Gva),
+    /// LTR r/m16, register form.
+    Ltr(u16),
+    /// RDMSR of this register.
+    Rdmsr(u32),
+    /// WRMSR.
+    Wrmsr {
+        /// The register.
+        msr: u32,
+        /// EDX:EAX.
+        value: u64,
+    },
+    /// CPUID.
+    Cpuid {
+        /// EAX.
+        leaf: u32,
+        /// ECX.
+        subleaf: u32,
+    },
+    /// OUT imm8, AL.
+    Out(u8),
+    /// CLI.
+    Cli,
+    /// STI.
+    Sti,
+    /// HLT.
+    Hlt,
+}
+
+impl Op {
+    /// Whether the operation needs virtual CPL 0.
+    #[must_use]
+    pub fn is_privileged(&self) -> bool {
+        !matches!(self, Self::Syscall | Self::Cpuid { .. } | Self::Iret)
+    }
+}
+
+/// What stands at RIP.
+#[derive(Clone, Copy, Debug)]
+pub enum Decoded {
+    /// An operation that the model carries out.
+    Op(Op),
+    /// Sensitive, but not among those the model knows: its form is the guest's to avoid.
+    Unknown,
+    /// Anything that runs without the model's help.
+    Ordinary,
+}
+
+/// Decodes one instruction at `rip`.
+#[must_use]
+pub fn decode(bytes: &[u8], rip: u64) -> Instruction {
+    Decoder::with_ip(64, bytes, rip, DecoderOptions::NONE).decode()
+}
+
+/// The number in [`Vcpu::gpr`] of the full register that holds `register`, if it is a
+/// general-purpose one.
+#[must_use]
+pub fn gpr_number(register: Register) -> Option<usize> {
+    register.is_gpr().then(|| register.full_register() as usize - Register::RAX as usize)
+}
+
+/// The value of a register for effective addresses; segments have base 0 but for GS.
+#[must_use]
+pub fn register_value(vcpu: &Vcpu, register: Register) -> Option<u64> {
+    match register {
+        Register::GS => Some(vcpu.gs_base),
+        Register::ES | Register::CS | Register::SS | Register::DS | Register::FS => Some(0),
+        Register::RIP => Some(vcpu.rip),
+        _ => {
+            let value = vcpu.gpr[gpr_number(register)?];
+            Some(if register.is_gpr32() { value & 0xffff_ffff } else { value })
+        }
+    }
+}
+
+/// The linear address of memory operand `operand`.
+#[must_use]
+pub fn effective_address(vcpu: &Vcpu, instruction: &Instruction, operand: u32) -> Option<Gva> {
+    instruction
+        .virtual_address(operand, 0, |register, _, _| register_value(vcpu, register))
+        .map(Gva)
+}
+
+/// What `instruction`, about to execute on `vcpu`, asks of the model.
+#[must_use]
+pub fn classify(vcpu: &Vcpu, instruction: &Instruction) -> Decoded {
+    let memory = || effective_address(vcpu, instruction, 0);
+    let register = |operand: u32| {
+        gpr_number(instruction.op_register(operand)).map(|number| (number, vcpu.gpr[number]))
+    };
+    let low = |number: usize| vcpu.gpr[number] as u32;
+    let op = match instruction.mnemonic() {
+        Mnemonic::Mov => return classify_mov(vcpu, instruction),
+        Mnemonic::Invlpg => memory().map(Op::Invlpg),
+        Mnemonic::Invpcid => register(0).and_then(|(_, kind)| {
+            effective_address(vcpu, instruction, 1)
+                .map(|descriptor| Op::Invpcid { kind, descriptor })
+        }),
+        Mnemonic::Swapgs => Some(Op::Swapgs),
+        Mnemonic::Syscall => Some(Op::Syscall),
+        Mnemonic::Sysretq => Some(Op::Sysret),
+        Mnemonic::Iretq => Some(Op::Iret),
+        Mnemonic::Lgdt => memory().map(Op::Lgdt),
+        Mnemonic::Lidt => memory().map(Op::Lidt),
+        Mnemonic::Ltr if instruction.op0_kind() == OpKind::Register => {
+            register(0).map(|(_, value)| Op::Ltr(value as u16))
+        }
+        Mnemonic::Rdmsr => Some(Op::Rdmsr(low(gpr::RCX))),
+        Mnemonic::Wrmsr => Some(Op::Wrmsr {
+            msr: low(gpr::RCX),
+            value: u64::from(low(gpr::RDX)) << 32 | u64::from(low(gpr::RAX)),
+        }),
+        Mnemonic::Cpuid => Some(Op::Cpuid { leaf: low(gpr::RAX), subleaf: low(gpr::RCX) }),
+        Mnemonic::Out if instruction.code() == Code::Out_imm8_AL => {
+            Some(Op::Out(instruction.immediate8()))
+        }
+        Mnemonic::Cli => Some(Op::Cli),
+        Mnemonic::Sti => Some(Op::Sti),
+        Mnemonic::Hlt => Some(Op::Hlt),
+        Mnemonic::Sysret | Mnemonic::Iret | Mnemonic::Iretd | Mnemonic::Retf
+        | Mnemonic::Sysexit | Mnemonic::Sysexitq | Mnemonic::Sysenter | Mnemonic::In
+        | Mnemonic::Out | Mnemonic::Insb | Mnemonic::Insd | Mnemonic::Insw | Mnemonic::Outsb
+        | Mnemonic::Outsd | Mnemonic::Outsw | Mnemonic::Lmsw | Mnemonic::Clts
+        | Mnemonic::Wbinvd | Mnemonic::Invd | Mnemonic::Rdpmc | Mnemonic::Xsetbv
+        | Mnemonic::Monitor | Mnemonic::Mwait | Mnemonic::Lldt | Mnemonic::Ltr
+        | Mnemonic::Sgdt | Mnemonic::Sidt | Mnemonic::Sldt | Mnemonic::Str | Mnemonic::Smsw
+        | Mnemonic::Stac | Mnemonic::Clac | Mnemonic::Int => None,
+        _ => return Decoded::Ordinary,
+    };
+    op.map_or(Decoded::Unknown, Decoded::Op)
+}
+
+fn classify_mov(vcpu: &Vcpu, instruction: &Instruction) -> Decoded {
+    let control = |register| match register {
+        Register::CR0 => Some(ControlRegister::Cr0),
+        Register::CR2 => Some(ControlRegister::Cr2),
+        Register::CR3 => Some(ControlRegister::Cr3),
+        Register::CR4 => Some(ControlRegister::Cr4),
+        _ => None,
+    };
+    let op = match instruction.code() {
+        Code::Mov_r64_cr => control(instruction.op1_register()).and_then(|register| {
+            gpr_number(instruction.op0_register()).map(|to| Op::ReadCr { register, to })
+        }),
+        Code::Mov_cr_r64 => control(instruction.op0_register()).and_then(|register| {
+            gpr_number(instruction.op1_register())
+                .map(|from| Op::WriteCr { register, value: vcpu.gpr[from] })
+        }),
+        Code::Mov_r64_dr | Code::Mov_dr_r64 => None,
+        _ => return Decoded::Ordinary,
+    };
+    op.map_or(Decoded::Unknown, Decoded::Op)
+}

@@ -1,0 +1,354 @@
+//! The privileged operations: legality, effect on registers and TLB, and their events.
+//!
+//! Legality is the manual's (SDM vol. 2, the instruction's page, and vol. 3, 4.10.4.1); what
+//! must be invalidated is the TLB's business.
+
+use super::addr::{Gpa, Gva, Pcid};
+use super::core::{Core, IMPLICIT_READ};
+use super::deliver;
+use super::fault::{Exception, Fault, Stop};
+use super::features::MAX_PHYSICAL_BITS;
+use super::op::{ControlRegister, Op};
+use super::vcpu::{DescriptorTable, cr0, cr4, efer, gpr};
+use super::walk::AccessKind;
+use crate::event::Kind;
+use stalemate_shared::pcid::{NOFLUSH, PCID_MASK, ROOT_MASK};
+
+/// Model-specific registers that the guest may use.
+mod msr {
+    pub const EFER: u32 = 0xc000_0080;
+    pub const STAR: u32 = 0xc000_0081;
+    pub const LSTAR: u32 = 0xc000_0082;
+    pub const FMASK: u32 = 0xc000_0084;
+    pub const GS_BASE: u32 = 0xc000_0101;
+    pub const KERNEL_GS_BASE: u32 = 0xc000_0102;
+}
+
+const GP: Exception = Exception::general_protection(0);
+
+/// The INVPCID descriptor's operands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InvpcidDescriptor {
+    /// Bits 11:0 of the first word.
+    pub pcid: Pcid,
+    /// The second word.
+    pub va: Gva,
+}
+
+impl Core<'_> {
+    /// Carries out `op`, whose instruction ends at `next`; RIP moves there unless the operation
+    /// itself sets it or faults.
+    ///
+    /// # Errors
+    /// The operation's exceptions, or a stop.
+    pub fn execute(&mut self, op: Op, next: u64) -> Result<(), Fault> {
+        if self.vcpu.cpl != 0 && op.is_privileged() {
+            // INVPCID is #UD first where it does not exist.
+            let missing = matches!(op, Op::Invpcid { .. }) && !self.vcpu.features.invpcid;
+            return Err(if missing { Exception::INVALID_OPCODE } else { GP }.into());
+        }
+        match op {
+            Op::ReadCr { register, to } => self.read_control(register, to),
+            Op::WriteCr { register: ControlRegister::Cr3, value } => self.load_cr3(value)?,
+            Op::WriteCr { register: ControlRegister::Cr4, value } => self.write_cr4(value)?,
+            Op::WriteCr { register: ControlRegister::Cr0, value } => self.write_cr0(value)?,
+            Op::WriteCr { register: ControlRegister::Cr2, value } => {
+                self.vcpu.cr2 = value;
+                self.other("MOV CR2");
+            }
+            Op::Invlpg(va) => self.invlpg(va),
+            Op::Invpcid { kind, descriptor } => {
+                let descriptor = self.invpcid_descriptor(kind, descriptor)?;
+                self.invpcid(kind, descriptor);
+            }
+            Op::Swapgs => {
+                std::mem::swap(&mut self.vcpu.gs_base, &mut self.vcpu.kernel_gs_base);
+                self.other("SWAPGS");
+            }
+            Op::Syscall => {
+                if self.vcpu.efer & efer::SCE == 0 {
+                    return Err(Exception::INVALID_OPCODE.into());
+                }
+                self.other("SYSCALL");
+                deliver::syscall(self, next);
+                return Ok(());
+            }
+            Op::Sysret => {
+                if self.vcpu.efer & efer::SCE == 0 {
+                    return Err(Exception::INVALID_OPCODE.into());
+                }
+                self.other("SYSRETQ");
+                return deliver::sysret(self);
+            }
+            Op::Iret => {
+                self.other("IRETQ");
+                return deliver::iret(self);
+            }
+            Op::Lgdt(at) => {
+                self.vcpu.gdt = self.descriptor_table(at)?;
+                self.other("LGDT");
+            }
+            Op::Lidt(at) => {
+                self.vcpu.idt = self.descriptor_table(at)?;
+                self.other("LIDT");
+            }
+            Op::Ltr(selector) => {
+                deliver::load_task_register(self, selector)?;
+                self.other("LTR");
+            }
+            Op::Rdmsr(register) => self.rdmsr(register)?,
+            Op::Wrmsr { msr, value } => self.wrmsr(msr, value)?,
+            Op::Cpuid { leaf, subleaf } => {
+                let [eax, ebx, ecx, edx] = self.vcpu.features.cpuid(leaf, subleaf);
+                for (number, value) in
+                    [(gpr::RAX, eax), (gpr::RBX, ebx), (gpr::RCX, ecx), (gpr::RDX, edx)]
+                {
+                    self.vcpu.gpr[number] = u64::from(value);
+                }
+                self.other("CPUID");
+            }
+            Op::Cli => {
+                self.vcpu.rflags &= !super::vcpu::flags::IF;
+                self.other("CLI");
+            }
+            Op::Sti => {
+                self.vcpu.rflags |= super::vcpu::flags::IF;
+                self.other("STI");
+            }
+            Op::Hlt if self.vcpu.nmi_pending => self.other("HLT"),
+            Op::Hlt => return Err(Stop::Halted.into()),
+            // The machine takes hypercalls before they get here.
+            Op::Out(port) => {
+                return Err(Stop::Interface(format!("OUT to port {port:#x}")).into());
+            }
+        }
+        self.vcpu.rip = next;
+        Ok(())
+    }
+
+    fn other(&mut self, mnemonic: &str) {
+        self.emit(Kind::Other { mnemonic: mnemonic.to_owned() });
+    }
+
+    fn read_control(&mut self, register: ControlRegister, to: usize) {
+        let (value, name) = match register {
+            ControlRegister::Cr0 => (self.vcpu.cr0, "MOV r, CR0"),
+            ControlRegister::Cr2 => (self.vcpu.cr2, "MOV r, CR2"),
+            ControlRegister::Cr3 => (self.vcpu.cr3, "MOV r, CR3"),
+            ControlRegister::Cr4 => (self.vcpu.cr4, "MOV r, CR4"),
+        };
+        self.vcpu.gpr[to] = value;
+        self.other(name);
+    }
+
+    /// MOV to CR3.
+    ///
+    /// # Errors
+    /// #GP for reserved bits, bit 63 with CR4.PCIDE=0 among them; a stop for a root beyond
+    /// memory.
+    pub fn load_cr3(&mut self, value: u64) -> Result<(), Fault> {
+        let pcide = self.vcpu.cr4 & cr4::PCIDE != 0;
+        let physical = (1u64 << MAX_PHYSICAL_BITS) - 1;
+        let reserved = !physical & !if pcide { NOFLUSH } else { 0 };
+        if value & reserved != 0 {
+            return Err(GP.into());
+        }
+        let root = Gpa(value & ROOT_MASK);
+        if self.memory.entry(root).is_none() {
+            return Err(Stop::BeyondMemory(root).into());
+        }
+        let old = self.vcpu.cr3;
+        self.vcpu.cr3 = value & !NOFLUSH;
+        let linked = self.census.add_root(self.memory.as_tables(), root);
+        self.link(linked);
+        self.emit(Kind::LoadCr3 { old, value });
+        let pcid = if pcide { Pcid::new((value & PCID_MASK) as u16) } else { Pcid::new(0) };
+        let flush = !pcide || value & NOFLUSH == 0;
+        let paging = self.vcpu.paging();
+        let effect = self.tlb.load_cr3(self.memory.as_tables(), paging, pcid, root, flush);
+        self.flushed(effect);
+        Ok(())
+    }
+
+    fn write_cr0(&mut self, value: u64) -> Result<(), Fault> {
+        const DEFINED: u64 = 0xe005_003f;
+        let bad = value >> 32 != 0
+            || value & (cr0::PG | cr0::PE) == cr0::PG
+            || value & (cr0::NW | cr0::CD) == cr0::NW
+            || value & cr0::PG == 0 && self.vcpu.cr4 & cr4::PCIDE != 0;
+        if bad {
+            return Err(GP.into());
+        }
+        if value & cr0::PG == 0 {
+            return Err(Stop::Interface("CR0.PG cleared: long mode only".to_owned()).into());
+        }
+        let old = self.vcpu.cr0;
+        self.vcpu.cr0 = value & DEFINED | cr0::ET;
+        self.emit(Kind::WriteCr0 { old, new: self.vcpu.cr0 });
+        if (old ^ self.vcpu.cr0) & cr0::WP != 0 {
+            self.log.scopes.push(super::tlb::Scope::Everything);
+        }
+        Ok(())
+    }
+
+    /// MOV to CR4.
+    ///
+    /// # Errors
+    /// #GP for a bit the processor lacks, PAE cleared in long mode, or PCIDE set while
+    /// CR3[11:0] is not 0 (SDM vol. 3, 4.10.1).
+    pub fn write_cr4(&mut self, value: u64) -> Result<(), Fault> {
+        let old = self.vcpu.cr4;
+        let features = self.vcpu.features;
+        let mut allowed = cr4::PAE | cr4::OSFXSR | cr4::OSXMMEXCPT;
+        for (has, bit) in
+            [(features.pge, cr4::PGE), (features.pcid, cr4::PCIDE), (features.smep, cr4::SMEP)]
+        {
+            allowed |= if has { bit } else { 0 };
+        }
+        let sets_pcide = value & !old & cr4::PCIDE != 0;
+        let bad_pcide = sets_pcide
+            && (self.vcpu.cr3 & PCID_MASK != 0 || self.vcpu.efer & efer::LMA == 0);
+        if value & !allowed != 0 || value & cr4::PAE == 0 || bad_pcide {
+            return Err(GP.into());
+        }
+        self.vcpu.cr4 = value;
+        self.emit(Kind::WriteCr4 { old, new: value });
+        let paging = self.vcpu.paging();
+        let effect = self.tlb.write_cr4(self.memory.as_tables(), paging, old, value);
+        self.flushed(effect);
+        Ok(())
+    }
+
+    /// INVLPG: never faults at CPL 0; a non-canonical address is a NOP.
+    pub fn invlpg(&mut self, va: Gva) {
+        self.emit(Kind::Invlpg { va });
+        if !va.is_canonical() {
+            return;
+        }
+        let paging = self.vcpu.paging();
+        let effect = self.tlb.invlpg(self.memory.as_tables(), paging, va);
+        self.flushed(effect);
+    }
+
+    /// Reads and checks an INVPCID descriptor.
+    ///
+    /// # Errors
+    /// #UD where the processor lacks INVPCID; #GP for a type above 3, reserved descriptor bits,
+    /// a non-canonical address with type 0, or a PCID with types 0 and 1 while CR4.PCIDE=0.
+    pub fn invpcid_descriptor(&mut self, kind: u64, at: Gva) -> Result<InvpcidDescriptor, Fault> {
+        if !self.vcpu.features.invpcid {
+            return Err(Exception::INVALID_OPCODE.into());
+        }
+        let access = self.access(AccessKind::Read);
+        let first = self.read_u64(at, access)?;
+        let va = Gva(self.read_u64(Gva(at.0.wrapping_add(8)), access)?);
+        let pcide = self.vcpu.cr4 & cr4::PCIDE != 0;
+        let bad = kind > 3
+            || first & !PCID_MASK != 0
+            || kind == 0 && !va.is_canonical()
+            || kind <= 1 && first != 0 && !pcide;
+        if bad {
+            return Err(GP.into());
+        }
+        Ok(InvpcidDescriptor { pcid: Pcid::new(first as u16), va })
+    }
+
+    /// INVPCID with a legal descriptor.
+    pub fn invpcid(&mut self, kind: u64, InvpcidDescriptor { pcid, va }: InvpcidDescriptor) {
+        self.emit(Kind::Invpcid { kind, pcid, va });
+        let paging = self.vcpu.paging();
+        let effect = self.tlb.invpcid(self.memory.as_tables(), paging, kind, pcid, va);
+        self.flushed(effect);
+    }
+
+    fn descriptor_table(&mut self, at: Gva) -> Result<DescriptorTable, Fault> {
+        let access = self.access(AccessKind::Read);
+        let mut bytes = [0u8; 10];
+        self.read(at, &mut bytes, access)?;
+        let [l0, l1, base @ ..] = bytes;
+        let base = u64::from_le_bytes(base);
+        if !Gva(base).is_canonical() {
+            return Err(GP.into());
+        }
+        Ok(DescriptorTable { base, limit: u16::from_le_bytes([l0, l1]) })
+    }
+
+    fn rdmsr(&mut self, register: u32) -> Result<(), Fault> {
+        let vcpu = &mut self.vcpu;
+        let value = match register {
+            msr::EFER => vcpu.efer,
+            msr::STAR => vcpu.star,
+            msr::LSTAR => vcpu.lstar,
+            msr::FMASK => vcpu.sfmask,
+            msr::GS_BASE => vcpu.gs_base,
+            msr::KERNEL_GS_BASE => vcpu.kernel_gs_base,
+            _ => return Err(GP.into()),
+        };
+        vcpu.gpr[gpr::RAX] = value & 0xffff_ffff;
+        vcpu.gpr[gpr::RDX] = value >> 32;
+        self.other("RDMSR");
+        Ok(())
+    }
+
+    fn wrmsr(&mut self, register: u32, value: u64) -> Result<(), Fault> {
+        let canonical = Gva(value).is_canonical();
+        let vcpu = &mut self.vcpu;
+        match register {
+            msr::EFER => return self.write_efer(value),
+            msr::STAR => vcpu.star = value,
+            msr::LSTAR if canonical => vcpu.lstar = value,
+            msr::FMASK if value >> 32 == 0 => vcpu.sfmask = value,
+            msr::GS_BASE if canonical => vcpu.gs_base = value,
+            msr::KERNEL_GS_BASE if canonical => vcpu.kernel_gs_base = value,
+            _ => return Err(GP.into()),
+        }
+        self.other("WRMSR");
+        Ok(())
+    }
+
+    fn write_efer(&mut self, value: u64) -> Result<(), Fault> {
+        let allowed = efer::SCE | efer::LME | efer::LMA | efer::NXE;
+        let old = self.vcpu.efer;
+        // LME cannot change while paging is on (SDM vol. 3, 9.8.5); LMA is read-only.
+        if value & !allowed != 0 || (value ^ old) & efer::LME != 0 {
+            return Err(GP.into());
+        }
+        let new = value & !efer::LMA | old & efer::LMA;
+        self.vcpu.efer = new;
+        self.emit(Kind::WriteEfer { old, new });
+        if (old ^ new) & efer::NXE != 0 {
+            self.log.scopes.push(super::tlb::Scope::Everything);
+        }
+        Ok(())
+    }
+
+    /// Reads 8 bytes as the processor does for itself.
+    ///
+    /// # Errors
+    /// The access's fault.
+    pub fn read_implicit(&mut self, va: Gva) -> Result<u64, Fault> {
+        self.read_u64(va, IMPLICIT_READ)
+    }
+}
+
+/// Operations as the injector alters them.
+impl Core<'_> {
+    /// Carries out an altered INVLPG (of the next page) or INVPCID (of the PCID's other half).
+    ///
+    /// # Errors
+    /// As [`Core::execute`].
+    pub fn execute_altered(&mut self, op: Op, next: u64) -> Result<(), Fault> {
+        match op {
+            Op::Invlpg(va) => self.execute(Op::Invlpg(Gva(va.0.wrapping_add(4096))), next),
+            Op::Invpcid { kind, descriptor } if self.vcpu.cpl == 0 => {
+                let mut descriptor = self.invpcid_descriptor(kind, descriptor)?;
+                let other = descriptor.pcid.value() ^ stalemate_shared::pcid::USER_PCID_BIT as u16;
+                descriptor.pcid = Pcid::new(other);
+                self.invpcid(kind, descriptor);
+                self.vcpu.rip = next;
+                Ok(())
+            }
+            _ => self.execute(op, next),
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! What the caches hold.
+
+use crate::arch::addr::{Gpa, Gva, Pcid};
+use crate::arch::walk::{PageSize, Rights, Start, Translation, shift};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// Identifies an entry among those of one TLB; later fills have higher ids.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct EntryId(pub u64);
+
+/// What an entry is tagged with.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub enum Tag {
+    /// Usable while this PCID is current.
+    Pcid(Pcid),
+    /// Usable in every PCID.
+    Global,
+}
+
+impl fmt::Display for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pcid(pcid) => write!(f, "PCID {pcid}"),
+            Self::Global => f.write_str("global"),
+        }
+    }
+}
+
+/// A cached translation. A large page stands for its entry and for the 4 KiB fractures that the
+/// processor may hold of it (SDM vol. 3, 4.10.2.3).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its id.
+    pub id: EntryId,
+    /// What it translates, and with which rights.
+    pub translation: Translation,
+    /// The root that was loaded when it was filled.
+    pub root: Gpa,
+    /// Execution uses a newer entry since it did not grant an access.
+    pub demoted: bool,
+    /// Of a large page, the fractures that were invalidated.
+    pub missing: Option<Box<[u64; 8]>>,
+}
+
+impl Entry {
+    /// Whether it is of a large page.
+    #[must_use]
+    pub fn is_large(&self) -> bool {
+        self.translation.size != PageSize::Small
+    }
+
+    /// Whether it translates `va`.
+    #[must_use]
+    pub fn covers(&self, va: Gva) -> bool {
+        self.translation.contains(va) && !self.is_missing(va)
+    }
+
+    fn is_missing(&self, va: Gva) -> bool {
+        let fracture = (va.0 >> 12 & 0x1ff) as usize;
+        self.missing.as_ref().is_some_and(|map| map[fracture / 64] >> (fracture % 64) & 1 != 0)
+    }
+
+    /// The 4 KiB pages that it still translates.
+    pub fn pages(&self) -> impl Iterator<Item = Gva> + '_ {
+        let count = self.translation.size.bytes() >> 12;
+        let page = move |index| Gva(self.translation.page.0 + (index << 12));
+        (0..count).map(page).filter(|&page| !self.is_missing(page))
+    }
+
+    /// Drops one fracture; whether any remains.
+    pub(super) fn drop_fracture(&mut self, va: Gva) -> bool {
+        let fracture = (va.0 >> 12 & 0x1ff) as usize;
+        let map = self.missing.get_or_insert_default();
+        map[fracture / 64] |= 1 << (fracture % 64);
+        map.iter().any(|&word| word != u64::MAX)
+    }
+}
+
+/// A cached PML4E, PDPTE or PDE: tagged with a PCID, never global.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StructureEntry {
+    /// Its level: 4 for a PML4E, 2 for a PDE.
+    pub level: u8,
+    /// First address that it translates.
+    pub base: Gva,
+    /// Its id.
+    pub id: EntryId,
+    /// The PCID.
+    pub pcid: Pcid,
+    /// The table it references.
+    pub table: Gpa,
+    /// The rights of the walk down to it.
+    pub rights: Rights,
+}
+
+impl PartialOrd for Rights {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Rights {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        let key = |rights: &Self| (rights.writable, rights.user, rights.no_execute);
+        key(self).cmp(&key(other))
+    }
+}
+
+impl StructureEntry {
+    /// Whether `va` is translated through it.
+    #[must_use]
+    pub fn covers(&self, va: Gva) -> bool {
+        va.0 >> shift(self.level) == self.base.0 >> shift(self.level)
+    }
+
+    /// Where a walk goes on from it.
+    #[must_use]
+    pub fn start(&self) -> Start {
+        Start { table: self.table, level: self.level - 1, rights: self.rights }
+    }
+}

@@ -1,0 +1,156 @@
+//! Filling: what an access brings in, and what a speculating processor may have brought in.
+
+use super::entry::{Entry, EntryId, StructureEntry};
+use super::{Fill, Store, Tlb};
+use crate::arch::addr::{Gpa, Gva};
+use crate::arch::census::Census;
+use crate::arch::features::Paging;
+use crate::arch::walk::{
+    Meaning, PageSize, Rights, Start, Tables, Translation, Walk, entry, leaf, meaning, shift,
+};
+
+/// An A bit that the speculating processor sets: the slot, its entry, and that entry with A.
+pub type AccessedUpdate = (Gpa, u64, u64);
+
+impl Tlb {
+    /// Caches what an access's walk found (A is set along its path). Whether that is news which
+    /// on-demand filling must tell.
+    pub fn fill(&mut self, paging: Paging, walked: &Walk, translation: &Translation) -> bool {
+        if self.model.structure_caches {
+            let va = translation.page;
+            let start = self.walk_start(va);
+            let mut rights = start.map_or(Rights::ALL, |start| start.rights);
+            for step in &walked.path {
+                rights = rights.and(step.entry);
+                if let Meaning::Table(table) = meaning(step.entry, step.level, paging) {
+                    self.hold_structure(step.level, va, table, rights);
+                }
+            }
+        }
+        self.hold(*translation);
+        self.model.fill == Fill::OnDemand
+    }
+
+    /// Caches what a recorded fill says.
+    pub fn fill_recorded(&mut self, tables: &dyn Tables, paging: Paging, translation: &Translation) {
+        let Some(start) = self.walk_start(translation.page) else { return };
+        let walked = crate::arch::walk::walk(tables, start, translation.page, paging);
+        self.fill(paging, &walked, translation);
+    }
+
+    /// Lets a speculating processor fill all that it may reach; returns the A bits that it sets
+    /// on the way. Nothing under other fill choices.
+    pub fn speculate(&mut self, tables: &dyn Tables, paging: Paging) -> Vec<AccessedUpdate> {
+        let mut updates = Vec::new();
+        if self.model.fill != Fill::WorstCase {
+            return updates;
+        }
+        let generation = self.generation;
+        let Some(tagged) = self.tagged.get_mut(&self.current) else { return updates };
+        if tagged.filled == Some(generation) {
+            return updates;
+        }
+        tagged.filled = Some(generation);
+        let start = Start::root(tagged.root);
+        let stale: Vec<StructureEntry> = tagged.structures.iter().copied().collect();
+        self.harvest(tables, paging, start, 0, &mut updates);
+        for structure in stale {
+            // Walks that begin at a fresh entry have just been made from the root.
+            if self.structure_is_stale(tables, paging, &structure) {
+                let start = structure.start();
+                self.harvest(tables, paging, start, structure.base.0, &mut updates);
+            }
+        }
+        updates
+    }
+
+    /// Fills everything below `start`, which translates addresses from `base` on.
+    fn harvest(
+        &mut self,
+        tables: &dyn Tables,
+        paging: Paging,
+        start: Start,
+        base: u64,
+        updates: &mut Vec<AccessedUpdate>,
+    ) {
+        for index in 0..512u64 {
+            let slot = Gpa(start.table.0 + index * 8);
+            let Some(bits) = tables.entry(slot) else { return };
+            if bits & entry::PRESENT == 0 {
+                continue;
+            }
+            let raw = base | index << shift(start.level);
+            let va = Gva(((raw << 16) as i64 >> 16) as u64);
+            let found = meaning(bits, start.level, paging);
+            let table = match found {
+                Meaning::NotPresent | Meaning::Reserved => continue,
+                Meaning::Leaf(size) => {
+                    let translation = leaf(bits, size, va, start.rights, paging);
+                    self.hold(translation);
+                    None
+                }
+                Meaning::Table(table) => Some(table),
+            };
+            if bits & entry::ACCESSED == 0 {
+                updates.push((slot, bits, bits | entry::ACCESSED));
+            }
+            if let Some(table) = table {
+                let rights = start.rights.and(bits);
+                if self.model.structure_caches {
+                    self.hold_structure(start.level, va, table, rights);
+                }
+                let next = Start { table, level: start.level - 1, rights };
+                self.harvest(tables, paging, next, va.0, updates);
+            }
+        }
+    }
+
+    /// A paging-structure entry was changed by software; memory already holds the new one.
+    pub fn table_store(&mut self, census: &Census, store: Store) {
+        if store.old != store.new && !census.reaches(store.slot).is_empty()
+            || census.is_table(store.slot.page())
+        {
+            self.generation += 1;
+        }
+    }
+
+    /// The processor set A or D in an entry: nothing becomes stale, and D may be cached now.
+    pub fn accessed_dirty(&mut self, old: u64, new: u64) {
+        if (old ^ new) & entry::DIRTY != 0 {
+            self.generation += 1;
+        }
+    }
+
+    fn hold(&mut self, translation: Translation) {
+        // A 1 GiB page may be cached fractured, and is held so.
+        if translation.size == PageSize::Huge {
+            for part in 0..512u64 {
+                let offset = part * PageSize::Large.bytes();
+                self.hold(Translation {
+                    page: Gva(translation.page.0 + offset),
+                    frame: Gpa(translation.frame.0 + offset),
+                    size: PageSize::Large,
+                    ..translation
+                });
+            }
+            return;
+        }
+        let id = EntryId(self.next_id);
+        let Some(tagged) = self.tagged.get_mut(&self.current) else { return };
+        // Globals belong to no root.
+        let root = if translation.global { Gpa(0) } else { tagged.root };
+        let new = Entry { id, translation, root, demoted: false, missing: None };
+        let set = if translation.global { &mut self.globals } else { &mut tagged.entries };
+        self.next_id += u64::from(set.insert(new));
+    }
+
+    fn hold_structure(&mut self, level: u8, va: Gva, table: Gpa, rights: Rights) {
+        let id = EntryId(self.next_id);
+        let pcid = self.current;
+        let base = Gva(va.0 & !((1 << shift(level)) - 1));
+        if let Some(tagged) = self.tagged.get_mut(&pcid) {
+            let new = StructureEntry { level, base, id, pcid, table, rights };
+            self.next_id += u64::from(tagged.structures.insert(new));
+        }
+    }
+}

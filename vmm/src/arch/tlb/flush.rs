@@ -1,0 +1,227 @@
+//! What each operation must invalidate (SDM vol. 3, 4.10.4.1; vol. 2, INVLPG and INVPCID).
+//! Everything else stays: a processor may drop more at any time, the model never does.
+
+use super::entry::{Entry, Tag};
+use super::set::{EntrySet, StructureSet};
+use super::{Fill, Tagged, Tlb};
+use crate::arch::addr::{Gpa, Gva, Pcid};
+use crate::arch::features::Paging;
+use crate::arch::vcpu::cr4;
+use crate::arch::walk::{PageSize, Start, Tables, Translation, walk};
+use std::collections::BTreeSet;
+
+/// Which cached translations an operation may have taken away or changed the selection of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Scope {
+    /// None.
+    #[default]
+    Nothing,
+    /// Those of these pages, under any tag.
+    Pages(Vec<Gva>),
+    /// Everything under one PCID.
+    Pcid(Pcid),
+    /// Everything.
+    Everything,
+}
+
+/// What an operation did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Effect {
+    /// What to revalidate.
+    pub scope: Scope,
+    /// Entries removed that a walk would bring back the same: live ones.
+    pub live_lost: Vec<(Tag, Gva)>,
+    /// Entries removed.
+    pub removed: usize,
+}
+
+impl Tlb {
+    /// MOV to CR3. With CR4.PCIDE=0 the caller passes PCID 0 and `flush`.
+    pub fn load_cr3(
+        &mut self,
+        tables: &dyn Tables,
+        paging: Paging,
+        pcid: Pcid,
+        root: Gpa,
+        flush: bool,
+    ) -> Effect {
+        let mut effect = Effect::default();
+        if flush {
+            effect = self.clear(tables, paging, &[pcid], false);
+        }
+        let tagged = self.tagged.entry(pcid).or_insert_with(|| Tagged {
+            root,
+            entries: EntrySet::default(),
+            structures: StructureSet::default(),
+            filled: None,
+        });
+        if tagged.root != root {
+            tagged.root = root;
+            tagged.filled = None;
+        }
+        self.current = pcid;
+        effect
+    }
+
+    /// INVLPG: the page in the current PCID and among globals, and every paging-structure entry
+    /// of the current PCID.
+    pub fn invlpg(&mut self, tables: &dyn Tables, paging: Paging, va: Gva) -> Effect {
+        let mut removed = self.remove_page(tables, paging, Tag::Pcid(self.current), va);
+        removed.extend(self.remove_page(tables, paging, Tag::Global, va));
+        if let Some(tagged) = self.tagged.get_mut(&self.current) {
+            tagged.structures.clear();
+            tagged.filled = None;
+        }
+        self.effect(tables, paging, removed)
+    }
+
+    /// INVPCID: 0 an address in a PCID, 1 a PCID, 2 everything, 3 everything but globals.
+    pub fn invpcid(
+        &mut self,
+        tables: &dyn Tables,
+        paging: Paging,
+        kind: u64,
+        pcid: Pcid,
+        va: Gva,
+    ) -> Effect {
+        match kind {
+            0 => {
+                let removed = self.remove_page(tables, paging, Tag::Pcid(pcid), va);
+                if let Some(tagged) = self.tagged.get_mut(&pcid) {
+                    tagged.structures.remove(va);
+                    tagged.filled = None;
+                }
+                self.effect(tables, paging, removed)
+            }
+            1 => self.clear(tables, paging, &[pcid], false),
+            kind => {
+                let all: Vec<Pcid> = self.tagged.keys().copied().collect();
+                self.clear(tables, paging, &all, kind == 2)
+            }
+        }
+    }
+
+    /// MOV to CR4: a change of PGE, or PCIDE 1→0, removes everything; a change of PAE, or SMEP
+    /// 0→1, what the current PCID may use.
+    pub fn write_cr4(
+        &mut self,
+        tables: &dyn Tables,
+        paging: Paging,
+        old: u64,
+        new: u64,
+    ) -> Effect {
+        let changed = old ^ new;
+        if changed & cr4::PGE != 0 || old & !new & cr4::PCIDE != 0 {
+            let all: Vec<Pcid> = self.tagged.keys().copied().collect();
+            return self.clear(tables, paging, &all, true);
+        }
+        if changed & cr4::PAE != 0 || new & !old & cr4::SMEP != 0 {
+            let mut effect = self.clear(tables, paging, &[self.current], true);
+            effect.scope = Scope::Everything;
+            return effect;
+        }
+        Effect::default()
+    }
+
+    /// An architectural page fault: the page in the current PCID, and the paging-structure
+    /// entries used for it.
+    pub fn page_fault(&mut self, tables: &dyn Tables, paging: Paging, va: Gva) -> Effect {
+        let removed = self.remove_page(tables, paging, Tag::Pcid(self.current), va);
+        if let Some(tagged) = self.tagged.get_mut(&self.current) {
+            tagged.structures.remove(va);
+            tagged.filled = None;
+        }
+        self.effect(tables, paging, removed)
+    }
+
+    fn remove_page(
+        &mut self,
+        tables: &dyn Tables,
+        paging: Paging,
+        tag: Tag,
+        va: Gva,
+    ) -> Vec<(Tag, Entry)> {
+        let today = self.root(tag).map(|root| walk(tables, Start::root(root), va, paging));
+        let small = |today: Translation| today.size == PageSize::Small;
+        let split = today.is_some_and(|walk| walk.result.is_ok_and(small));
+        let set = match tag {
+            Tag::Pcid(pcid) => self.tagged.get_mut(&pcid).map(|tagged| &mut tagged.entries),
+            Tag::Global => Some(&mut self.globals),
+        };
+        let removed = set.map_or_else(Vec::new, |set| set.remove_page(va, split));
+        removed.into_iter().map(|entry| (tag, entry)).collect()
+    }
+
+    /// The effect of removing entries of single pages.
+    fn effect(
+        &mut self,
+        tables: &dyn Tables,
+        paging: Paging,
+        removed: Vec<(Tag, Entry)>,
+    ) -> Effect {
+        let pages: BTreeSet<Gva> = removed.iter().flat_map(|(_, entry)| entry.pages()).collect();
+        Effect {
+            live_lost: self.live(tables, paging, &removed),
+            removed: removed.len(),
+            scope: Scope::Pages(pages.into_iter().collect()),
+        }
+    }
+
+    /// Of removed entries, those that were not stale. Only on-demand fills make a number of it
+    /// that means something.
+    fn live(
+        &self,
+        tables: &dyn Tables,
+        paging: Paging,
+        removed: &[(Tag, Entry)],
+    ) -> Vec<(Tag, Gva)> {
+        if self.model.fill != Fill::OnDemand {
+            return Vec::new();
+        }
+        removed
+            .iter()
+            .filter(|(tag, entry)| self.stale_at(tables, paging, *tag, entry).is_none())
+            .map(|(tag, entry)| (*tag, entry.translation.page))
+            .collect()
+    }
+
+    /// Removes everything under `pcids`, and globals if asked.
+    fn clear(
+        &mut self,
+        tables: &dyn Tables,
+        paging: Paging,
+        pcids: &[Pcid],
+        globals: bool,
+    ) -> Effect {
+        let on_demand = self.model.fill == Fill::OnDemand;
+        let mut effect = Effect::default();
+        let tags = pcids.iter().map(|&pcid| Tag::Pcid(pcid));
+        let tags: Vec<Tag> = tags.chain(globals.then_some(Tag::Global)).collect();
+        for &tag in &tags {
+            if on_demand {
+                let entries = self.entries(tag).cloned().map(|entry| (tag, entry));
+                let entries: Vec<_> = entries.collect();
+                effect.live_lost.extend(self.live(tables, paging, &entries));
+            }
+            effect.removed += self.set(tag).map_or(0, EntrySet::len);
+        }
+        effect.scope = match tags[..] {
+            [] => Scope::Nothing,
+            [Tag::Pcid(pcid)] => Scope::Pcid(pcid),
+            _ => Scope::Everything,
+        };
+        for pcid in pcids {
+            if let Some(tagged) = self.tagged.get_mut(pcid) {
+                tagged.entries.clear();
+                tagged.structures.clear();
+                tagged.filled = None;
+            }
+        }
+        if globals {
+            self.globals.clear();
+            // Whatever was filled, its global part has gone.
+            self.tagged.values_mut().for_each(|tagged| tagged.filled = None);
+        }
+        effect
+    }
+}

@@ -1,0 +1,262 @@
+//! The TLB as the set of translations that a processor *may* hold.
+//!
+//! The model never forgets on its own: an entry stays until an operation that *must* remove it
+//! (SDM vol. 3, 4.10.4.1). With [`Fill::WorstCase`] it also holds whatever a speculating
+//! processor may have filled: everything that the current root, and the cached paging-structure
+//! entries of the current PCID, reach. Entries are explicit, each with the root it came from.
+
+mod entry;
+mod fill;
+mod flush;
+mod set;
+#[cfg(test)]
+mod tests;
+
+pub use entry::{Entry, EntryId, StructureEntry, Tag};
+pub use flush::{Effect, Scope};
+
+use super::addr::{Gpa, Gva, Pcid};
+use super::features::Paging;
+use super::walk::{Access, Start, Tables, Translation, walk};
+use serde::{Deserialize, Serialize};
+use set::{EntrySet, StructureSet};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Which translations are filled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fill {
+    /// What was accessed.
+    OnDemand,
+    /// Everything that a speculating processor may reach; it sets A as it goes, never D.
+    WorstCase,
+}
+
+/// How the TLB chooses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct TlbModel {
+    /// The fill choice.
+    pub fill: Fill,
+    /// Paging-structure caches are modelled.
+    pub structure_caches: bool,
+}
+
+/// A store to a paging-structure entry that has just been made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Store {
+    /// Where.
+    pub slot: Gpa,
+    /// The entry before.
+    pub old: u64,
+    /// The entry after.
+    pub new: u64,
+}
+
+/// What is tagged with one PCID.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Tagged {
+    root: Gpa,
+    entries: EntrySet,
+    structures: StructureSet,
+    /// The table generation up to which everything reachable has been filled.
+    filled: Option<u64>,
+}
+
+/// One CPU's TLB and paging-structure caches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tlb {
+    model: TlbModel,
+    current: Pcid,
+    tagged: BTreeMap<Pcid, Tagged>,
+    globals: EntrySet,
+    next_id: u64,
+    /// Rises with every change of a paging-structure entry.
+    generation: u64,
+}
+
+/// What a look-up finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lookup {
+    /// A cached translation grants the access.
+    Hit(Translation),
+    /// None does: the processor walks.
+    Miss,
+}
+
+impl Tlb {
+    /// An empty TLB; no root is loaded before the first [`Tlb::load_cr3`].
+    #[must_use]
+    pub fn new(model: TlbModel) -> Self {
+        Self {
+            model,
+            current: Pcid::new(0),
+            tagged: BTreeMap::new(),
+            globals: EntrySet::default(),
+            next_id: 0,
+            generation: 0,
+        }
+    }
+
+    /// How it chooses.
+    #[must_use]
+    pub fn model(&self) -> TlbModel {
+        self.model
+    }
+
+    /// The PCID that is current.
+    #[must_use]
+    pub fn current(&self) -> Pcid {
+        self.current
+    }
+
+    /// The root last loaded under `tag`; for globals that of the current PCID.
+    #[must_use]
+    pub fn root(&self, tag: Tag) -> Option<Gpa> {
+        let pcid = match tag {
+            Tag::Pcid(pcid) => pcid,
+            Tag::Global => self.current,
+        };
+        self.tagged.get(&pcid).map(|tagged| tagged.root)
+    }
+
+    /// Every tag there is.
+    pub fn tags(&self) -> impl Iterator<Item = Tag> + '_ {
+        self.tagged.keys().map(|&pcid| Tag::Pcid(pcid)).chain([Tag::Global])
+    }
+
+    /// The entries under `tag`, by page and age.
+    pub fn entries(&self, tag: Tag) -> impl Iterator<Item = &Entry> {
+        self.set(tag).into_iter().flat_map(EntrySet::iter)
+    }
+
+    /// The entries under `tag` that translate some address of `[start, end]`.
+    pub fn entries_in(&self, tag: Tag, start: Gva, end: Gva) -> impl Iterator<Item = &Entry> {
+        self.set(tag).into_iter().flat_map(move |set| set.range(start, end))
+    }
+
+    /// The entry with this id, if it is still held.
+    #[must_use]
+    pub fn entry(&self, tag: Tag, page: Gva, id: EntryId) -> Option<&Entry> {
+        self.set(tag)?.get(page, id)
+    }
+
+    /// The cached paging-structure entries of `pcid`.
+    pub fn structures(&self, pcid: Pcid) -> impl Iterator<Item = &StructureEntry> {
+        self.tagged.get(&pcid).into_iter().flat_map(|tagged| tagged.structures.iter())
+    }
+
+    fn set(&self, tag: Tag) -> Option<&EntrySet> {
+        match tag {
+            Tag::Pcid(pcid) => self.tagged.get(&pcid).map(|tagged| &tagged.entries),
+            Tag::Global => Some(&self.globals),
+        }
+    }
+
+    /// The first address at which `entry`, held under `tag`, grants more than a walk of the
+    /// tag's root does today; none if it is not stale.
+    #[must_use]
+    pub fn stale_at(
+        &self,
+        tables: &dyn Tables,
+        paging: Paging,
+        tag: Tag,
+        entry: &Entry,
+    ) -> Option<Gva> {
+        let root = self.root(tag)?;
+        let today = |va| walk(tables, Start::root(root), va, paging).result.ok();
+        let stale = |va: Gva| entry.translation.grants_more(va, today(va).as_ref());
+        let base = entry.translation.page;
+        let first = entry.pages().next()?;
+        // A large page that is still one needs a single look.
+        let whole = today(base).is_some_and(|today| today.size == entry.translation.size);
+        if whole || !entry.is_large() {
+            return stale(first).then_some(first);
+        }
+        entry.pages().find(|&page| stale(page))
+    }
+
+    /// Whether a cached paging-structure entry gives another table, or more rights, than a walk
+    /// of its PCID's root today.
+    #[must_use]
+    pub fn structure_is_stale(
+        &self,
+        tables: &dyn Tables,
+        paging: Paging,
+        structure: &StructureEntry,
+    ) -> bool {
+        let Some(root) = self.root(Tag::Pcid(structure.pcid)) else { return false };
+        let walked = walk(tables, Start::root(root), structure.base, paging);
+        let mut rights = super::walk::Rights::ALL;
+        for step in &walked.path {
+            rights = rights.and(step.entry);
+            if step.level == structure.level {
+                let table = match super::walk::meaning(step.entry, step.level, paging) {
+                    super::walk::Meaning::Table(table) => Some(table),
+                    _ => None,
+                };
+                return table != Some(structure.table) || structure.rights.exceed(&rights);
+            }
+        }
+        true
+    }
+
+    /// The tables that cached paging-structure entries reach, with their levels.
+    #[must_use]
+    pub fn reached_tables(&self) -> BTreeSet<(Gpa, u8)> {
+        self.tagged
+            .values()
+            .flat_map(|tagged| tagged.structures.iter())
+            .map(|structure| (structure.table, structure.level - 1))
+            .collect()
+    }
+
+    /// Looks `va` up for an access in the current PCID. Execution uses the oldest entry; one that
+    /// does not grant the access is used no more, but stays in the set for the rules.
+    pub fn lookup(&mut self, paging: Paging, va: Gva, access: Access) -> Lookup {
+        loop {
+            let Some((tag, page, id)) = self.selected(self.current, va) else {
+                return Lookup::Miss;
+            };
+            let Some(entry) = self.entry_mut(tag, page, id) else { return Lookup::Miss };
+            let translation = entry.translation;
+            let needs_dirty = access.kind == super::walk::AccessKind::Write && !translation.dirty;
+            if translation.check(access, paging).is_ok() && !needs_dirty {
+                return Lookup::Hit(translation);
+            }
+            entry.demoted = true;
+        }
+    }
+
+    /// What execution under `pcid` uses for `va` now, if something is cached.
+    #[must_use]
+    pub fn peek(&self, pcid: Pcid, va: Gva) -> Option<Translation> {
+        let (tag, page, id) = self.selected(pcid, va)?;
+        self.entry(tag, page, id).map(|entry| entry.translation)
+    }
+
+    fn selected(&self, pcid: Pcid, va: Gva) -> Option<(Tag, Gva, EntryId)> {
+        let oldest = |tag| {
+            let found = self.set(tag)?.at(va).filter(|entry| !entry.demoted);
+            found.map(|entry| (entry.id, entry.translation.page, tag)).min()
+        };
+        let own = oldest(Tag::Pcid(pcid));
+        let (id, page, tag) = own.into_iter().chain(oldest(Tag::Global)).min()?;
+        Some((tag, page, id))
+    }
+
+    fn entry_mut(&mut self, tag: Tag, page: Gva, id: EntryId) -> Option<&mut Entry> {
+        match tag {
+            Tag::Pcid(pcid) => self.tagged.get_mut(&pcid)?.entries.get_mut(page, id),
+            Tag::Global => self.globals.get_mut(page, id),
+        }
+    }
+
+    /// Where the walk for a miss of `va` begins: the deepest cached paging-structure entry, the
+    /// oldest of them, or the root.
+    #[must_use]
+    pub fn walk_start(&self, va: Gva) -> Option<Start> {
+        let tagged = self.tagged.get(&self.current)?;
+        let cached = tagged.structures.deepest(va);
+        Some(cached.map_or(Start::root(tagged.root), StructureEntry::start))
+    }
+}

@@ -1,0 +1,163 @@
+//! The kernel image: checked, then loaded by linux-loader.
+
+use super::memory::GuestMemory;
+use linux_loader::loader::{Elf, KernelLoader};
+use object::read::elf::{FileHeader, ProgramHeader};
+use object::{Endianness, elf};
+use std::io::Cursor;
+
+/// Why an ELF file is no kernel for this VMM.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// The file is not ELF, or its headers are cut short.
+    #[error("not a readable 64-bit ELF file: {0}")]
+    Header(String),
+    /// Another machine's.
+    #[error("an ELF file for machine {0}, but this VMM runs x86-64 (62)")]
+    Machine(u16),
+    /// Not an executable.
+    #[error("an ELF file of type {0}, but an executable (2) is needed: link with -no-pie")]
+    Type(u16),
+    /// Nothing to load.
+    #[error("no PT_LOAD segment")]
+    Empty,
+    /// A segment's contents lie beyond the end of the file.
+    #[error("segment {index} is truncated: it ends at byte {end:#x} of a file of {len:#x}")]
+    Truncated {
+        /// Program header number.
+        index: usize,
+        /// End of the segment in the file.
+        end: u64,
+        /// Length of the file.
+        len: u64,
+    },
+    /// A segment does not fit into memory.
+    #[error("segment {index} ends at guest-physical {end:#x}, beyond {limit:#x}")]
+    TooLarge {
+        /// Program header number.
+        index: usize,
+        /// Its end.
+        end: u64,
+        /// Where images must end.
+        limit: u64,
+    },
+    /// A segment lies where the VMM puts something else.
+    #[error("segment {index} begins at guest-physical {start:#x}, below {limit:#x}")]
+    TooLow {
+        /// Program header number.
+        index: usize,
+        /// Its begin.
+        start: u64,
+        /// Where images may begin.
+        limit: u64,
+    },
+    /// Two segments share memory.
+    #[error("segments {first} and {second} overlap in guest-physical memory")]
+    Overlap {
+        /// Program header number.
+        first: usize,
+        /// Another.
+        second: usize,
+    },
+    /// The entry point is in no segment.
+    #[error("entry point {0:#x} is in no executable segment")]
+    Entry(u64),
+    /// linux-loader refused.
+    #[error("loading failed: {0}")]
+    Load(String),
+}
+
+/// A checked kernel image.
+#[derive(Clone, Debug)]
+pub struct Image<'a> {
+    bytes: &'a [u8],
+    entry: u64,
+    end: u64,
+}
+
+impl<'a> Image<'a> {
+    /// Checks `bytes`.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, ImageError> {
+        use stalemate_shared::layout::{IMAGE, IMAGE_END};
+        let header = |error: object::Error| ImageError::Header(error.to_string());
+        let file = elf::FileHeader64::<Endianness>::parse(bytes).map_err(header)?;
+        let endian = file.endian().map_err(header)?;
+        let machine = file.e_machine.get(endian);
+        if machine != elf::EM_X86_64 {
+            return Err(ImageError::Machine(machine.0));
+        }
+        let type_ = file.e_type.get(endian);
+        if type_ != elf::ET_EXEC {
+            return Err(ImageError::Type(type_.0));
+        }
+        let entry = file.e_entry.get(endian);
+        let mut segments = Vec::new();
+        let mut entry_found = false;
+        for (index, segment) in file.program_headers(endian, bytes).map_err(header)?.iter().enumerate()
+        {
+            if segment.p_type(endian) != elf::PT_LOAD {
+                continue;
+            }
+            let end_in_file = segment.p_offset(endian).saturating_add(segment.p_filesz(endian));
+            if end_in_file > bytes.len() as u64 || segment.p_filesz(endian) > segment.p_memsz(endian)
+            {
+                let len = bytes.len() as u64;
+                return Err(ImageError::Truncated { index, end: end_in_file, len });
+            }
+            let start = segment.p_paddr(endian);
+            let end = start.saturating_add(segment.p_memsz(endian));
+            if start < IMAGE {
+                return Err(ImageError::TooLow { index, start, limit: IMAGE });
+            }
+            if end > IMAGE_END {
+                return Err(ImageError::TooLarge { index, end, limit: IMAGE_END });
+            }
+            let virtual_ = segment.p_vaddr(endian);
+            entry_found |= entry >= virtual_ && entry - virtual_ < segment.p_memsz(endian);
+            segments.push((index, start, end));
+        }
+        for (position, &(first, start, end)) in segments.iter().enumerate() {
+            for &(second, other_start, other_end) in &segments[position + 1..] {
+                if start < other_end && other_start < end {
+                    return Err(ImageError::Overlap { first, second });
+                }
+            }
+        }
+        let end = segments.iter().map(|segment| segment.2).max().ok_or(ImageError::Empty)?;
+        if !entry_found {
+            return Err(ImageError::Entry(entry));
+        }
+        Ok(Self { bytes, entry, end })
+    }
+
+    /// Guest-virtual address of the first instruction.
+    #[must_use]
+    pub fn entry(&self) -> u64 {
+        self.entry
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// Bytes of memory from the load address to the image's end.
+    #[must_use]
+    pub fn loaded_size(&self) -> u64 {
+        self.end - stalemate_shared::layout::IMAGE
+    }
+
+    /// Loads the segments at their physical addresses.
+    ///
+    /// # Errors
+    /// What linux-loader says.
+    pub fn load(&self, memory: &GuestMemory) -> Result<(), ImageError> {
+        Elf::load(memory.mmap(), None, &mut Cursor::new(self.bytes), None)
+            .map(|_| ())
+            .map_err(|error| ImageError::Load(error.to_string()))
+    }
+}

@@ -1,0 +1,107 @@
+//! Guest-physical memory: one region from address 0, in vm-memory's hands.
+
+use crate::arch::addr::Gpa;
+use crate::arch::core::Memory;
+use crate::arch::walk::Tables;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use vm_memory::{VolatileMemory, VolatileSlice};
+
+/// Guest-physical memory.
+#[derive(Debug)]
+pub struct GuestMemory {
+    mmap: GuestMemoryMmap<()>,
+    len: u64,
+}
+
+impl GuestMemory {
+    /// `len` zeroed bytes, a multiple of the page size.
+    ///
+    /// # Errors
+    /// When the host has no memory to map.
+    pub fn new(len: u64) -> Result<Self, vm_memory::mmap::FromRangesError> {
+        let mmap = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), len as usize)])?;
+        Ok(Self { mmap, len })
+    }
+
+    /// The memory as vm-memory has it, for the loader.
+    #[must_use]
+    pub fn mmap(&self) -> &GuestMemoryMmap<()> {
+        &self.mmap
+    }
+
+    /// Bytes of memory.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The host address of guest-physical address 0.
+    #[must_use]
+    pub fn host_address(&self) -> u64 {
+        self.mmap.get_host_address(GuestAddress(0)).map_or(0, |at| at as u64)
+    }
+
+    /// The aligned word at `at`; 0 beyond memory.
+    #[must_use]
+    pub fn read_word(&self, at: Gpa) -> u64 {
+        self.entry(at).unwrap_or(0)
+    }
+
+    /// Writes the aligned word at `at`, if it is in memory.
+    pub fn write_word(&self, at: Gpa, value: u64) {
+        self.write(at, &value.to_le_bytes());
+    }
+
+    /// A copy of all of it.
+    #[must_use]
+    pub fn image(&self) -> Vec<u8> {
+        let mut image = vec![0; self.len as usize];
+        self.read(Gpa(0), &mut image);
+        image
+    }
+
+    /// Writes back those pages of `image` that differ from what is in memory.
+    pub fn restore(&self, image: &[u8]) {
+        let mut page = [0u8; 4096];
+        for (index, saved) in image.chunks_exact(4096).enumerate() {
+            let at = Gpa(index as u64 * 4096);
+            self.read(at, &mut page);
+            if page != saved {
+                self.write(at, saved);
+            }
+        }
+    }
+
+    fn slice(&self) -> Option<VolatileSlice<'_>> {
+        let region = self.mmap.find_region(GuestAddress(0))?;
+        region.as_volatile_slice().ok()
+    }
+}
+
+impl Tables for GuestMemory {
+    fn entry(&self, slot: Gpa) -> Option<u64> {
+        let slice = self.slice()?;
+        let word = slice.get_ref::<u64>(usize::try_from(slot.0).ok()?).ok()?;
+        Some(word.load())
+    }
+}
+
+impl Memory for GuestMemory {
+    fn as_tables(&self) -> &dyn Tables {
+        self
+    }
+
+    fn read(&self, at: Gpa, bytes: &mut [u8]) -> bool {
+        self.mmap.read_slice(bytes, GuestAddress(at.0)).is_ok()
+    }
+
+    fn write(&self, at: Gpa, bytes: &[u8]) -> bool {
+        self.mmap.write_slice(bytes, GuestAddress(at.0)).is_ok()
+    }
+}

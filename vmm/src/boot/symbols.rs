@@ -1,0 +1,120 @@
+//! Names and source lines of guest addresses.
+
+use crate::arch::addr::Gva;
+use addr2line::Context;
+use object::{Object, ObjectSymbol};
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// A guest address as a person reads it.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Location {
+    /// The address.
+    pub address: Gva,
+    /// Demangled symbol and offset, where there is one.
+    pub symbol: Option<String>,
+    /// Source file and line, where known.
+    pub line: Option<String>,
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.symbol {
+            Some(symbol) => write!(f, "{symbol}")?,
+            None => write!(f, "{}", self.address)?,
+        }
+        match &self.line {
+            Some(line) => write!(f, " at {line}"),
+            None => Ok(()),
+        }
+    }
+}
+
+type Reader = addr2line::gimli::EndianSlice<'static, addr2line::gimli::RunTimeEndian>;
+
+/// The symbols of one image.
+pub struct Symbols {
+    by_address: BTreeMap<u64, (String, u64)>,
+    by_name: BTreeMap<String, u64>,
+    lines: Option<Context<Reader>>,
+}
+
+impl fmt::Debug for Symbols {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Symbols").field("count", &self.by_name.len()).finish_non_exhaustive()
+    }
+}
+
+impl Symbols {
+    /// Reads an image's symbols and line table; what cannot be read is left out.
+    #[must_use]
+    pub fn new(image: &'static [u8]) -> Self {
+        let mut symbols = Self {
+            by_address: BTreeMap::new(),
+            by_name: BTreeMap::new(),
+            lines: None,
+        };
+        let Ok(file) = object::File::parse(image) else { return symbols };
+        for symbol in file.symbols() {
+            let Ok(name) = symbol.name() else { continue };
+            if name.is_empty() || symbol.is_undefined() {
+                continue;
+            }
+            let name = format!("{:#}", rustc_demangle::demangle(name));
+            symbols.by_name.insert(name.clone(), symbol.address());
+            if symbol.kind() == object::SymbolKind::Text {
+                let entry = symbols.by_address.entry(symbol.address());
+                // A label inside a function never hides the function that begins there.
+                let known = entry.or_insert_with(|| (name.clone(), symbol.size()));
+                if symbol.size() > known.1 {
+                    *known = (name, symbol.size());
+                }
+            }
+        }
+        symbols.lines = Self::context(&file);
+        symbols
+    }
+
+    fn context(file: &object::File<'static>) -> Option<Context<Reader>> {
+        use addr2line::gimli::{Dwarf, EndianSlice, RunTimeEndian, SectionId};
+        use object::ObjectSection;
+        let load = |id: SectionId| -> Result<Reader, addr2line::gimli::Error> {
+            let data = file.section_by_name(id.name()).and_then(|section| section.data().ok());
+            Ok(EndianSlice::new(data.unwrap_or_default(), RunTimeEndian::Little))
+        };
+        Context::from_dwarf(Dwarf::load(load).ok()?).ok()
+    }
+
+    /// The address of the symbol named `name`.
+    #[must_use]
+    pub fn address(&self, name: &str) -> Option<Gva> {
+        self.by_name.get(name).copied().map(Gva)
+    }
+
+    /// Begin and end of each function whose path contains `part`.
+    pub fn functions<'s>(&'s self, part: &'s str) -> impl Iterator<Item = (Gva, Gva)> + 's {
+        self.by_address
+            .iter()
+            .filter(move |(_, (name, size))| *size > 0 && name.contains(part))
+            .map(|(&start, &(_, size))| (Gva(start), Gva(start + size)))
+    }
+
+    /// Where `address` is.
+    #[must_use]
+    pub fn locate(&self, address: Gva) -> Location {
+        let at = address.0;
+        let symbol = self.by_address.range(..=at).next_back().map(|(&start, (name, _))| {
+            match at - start {
+                0 => name.clone(),
+                offset => format!("{name}+{offset:#x}"),
+            }
+        });
+        let line = self.lines.as_ref().and_then(|lines| {
+            let location = lines.find_location(at).ok()??;
+            Some(format!("{}:{}", location.file?, location.line?))
+        });
+        // Only the image's own half has symbols.
+        let symbol = symbol.filter(|_| at >= stalemate_shared::layout::KERNEL_BASE);
+        Location { address, symbol, line }
+    }
+}

@@ -1,0 +1,250 @@
+//! What happened: one event for each operation of the modelled processor that the rules may see.
+//!
+//! An event is about the model, never about the executor: a projection refill that hits the
+//! modelled TLB is none. Events carry all that the oracle needs, so that a recorded trace gets
+//! the same verdict as the live run.
+
+use crate::arch::addr::{CpuId, Gpa, Gva, Pcid};
+use crate::arch::walk::Translation;
+use serde::{Deserialize, Serialize};
+
+/// One event of one virtual CPU.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Position in the trace, from 0.
+    pub seq: u64,
+    /// The virtual CPU.
+    pub cpu: CpuId,
+    /// Guest RIP of the instruction, or of the one interrupted.
+    pub rip: Gva,
+    /// Whether the injector made or altered it.
+    pub injected: bool,
+    /// What happened.
+    pub kind: Kind,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kind {
+    /// A step of the scenario begins.
+    StepBegin {
+        /// Index into the scenario's steps.
+        index: usize,
+        /// What kind of step it is; decides how long an edit's step lasts.
+        class: StepClass,
+    },
+    /// A step has ended.
+    StepEnd {
+        /// Index into the scenario's steps.
+        index: usize,
+        /// What the guest reported: a `shared::step::status`.
+        status: u64,
+        /// The value reported, where there is one.
+        value: u64,
+    },
+    /// A frame became a page table: a walk from a loadable root reaches it.
+    TableLinked {
+        /// The frame.
+        table: Gpa,
+        /// Its entries that are not 0, by index.
+        entries: Vec<(u16, u64)>,
+    },
+    /// A root became loadable (it was loaded for the first time).
+    RootLinked {
+        /// The root.
+        root: Gpa,
+    },
+    /// No walk reaches the frame any more.
+    TableUnlinked {
+        /// The frame.
+        table: Gpa,
+    },
+    /// The guest stored to a paging-structure entry.
+    TableStore {
+        /// Guest-physical address of the 8-byte entry.
+        slot: Gpa,
+        /// The entry before.
+        old: u64,
+        /// The entry after.
+        new: u64,
+    },
+    /// The processor set A or D in a paging-structure entry.
+    AccessedDirty {
+        /// Guest-physical address of the entry.
+        slot: Gpa,
+        /// The entry before.
+        old: u64,
+        /// The entry after.
+        new: u64,
+    },
+    /// The guest stored to its `TlbState`.
+    StateStore {
+        /// Byte offset of the aligned 8-byte word.
+        offset: u64,
+        /// The word before.
+        old: u64,
+        /// The word after.
+        new: u64,
+    },
+    /// MOV to CR3.
+    LoadCr3 {
+        /// CR3 before.
+        old: u64,
+        /// The source operand, NOFLUSH bit included.
+        value: u64,
+    },
+    /// MOV to CR0.
+    WriteCr0 {
+        /// CR0 before.
+        old: u64,
+        /// CR0 after.
+        new: u64,
+    },
+    /// MOV to CR4.
+    WriteCr4 {
+        /// CR4 before.
+        old: u64,
+        /// CR4 after.
+        new: u64,
+    },
+    /// WRMSR to EFER.
+    WriteEfer {
+        /// EFER before.
+        old: u64,
+        /// EFER after.
+        new: u64,
+    },
+    /// INVLPG.
+    Invlpg {
+        /// The operand's address.
+        va: Gva,
+    },
+    /// INVPCID.
+    Invpcid {
+        /// 0 address, 1 PCID, 2 everything, 3 everything but globals.
+        kind: u64,
+        /// The descriptor's PCID.
+        pcid: Pcid,
+        /// The descriptor's address.
+        va: Gva,
+    },
+    /// Another operation that traps, by its mnemonic; the rules do not look at it.
+    Other {
+        /// The mnemonic.
+        mnemonic: String,
+    },
+    /// A translation was cached on an access (on-demand fills only).
+    Fill {
+        /// The page's address.
+        page: Gva,
+        /// What was cached.
+        translation: Translation,
+    },
+    /// An architectural page fault.
+    PageFault {
+        /// CR2.
+        va: Gva,
+        /// The error code.
+        error: u32,
+    },
+    /// An exception or interrupt was delivered.
+    Delivered {
+        /// The vector.
+        vector: u8,
+        /// The virtual CPL it came from.
+        from_cpl: u8,
+    },
+    /// User mode is entered: the virtual CPL becomes 3.
+    UserEntry,
+    /// A flush primitive begins.
+    PrimitiveBegin(Primitive),
+    /// The primitive that began last returns.
+    PrimitiveEnd(Primitive),
+    /// The guest gave a frame back.
+    FrameFreed {
+        /// The frame.
+        frame: Gpa,
+    },
+    /// The guest reached a named place of the image, where something was injected.
+    Note {
+        /// What the injector did, in its own grammar.
+        what: String,
+    },
+    /// The run is over.
+    End,
+}
+
+/// The classes of steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StepClass {
+    /// A page-table edit.
+    Edit,
+    /// A flush primitive.
+    Flush,
+    /// Anything else.
+    Other,
+}
+
+/// A flush primitive as announced by the wrapper that all policies share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Primitive {
+    /// A `shared::hypercall::primitive`.
+    pub id: u64,
+    /// Context id of the address space; 0 for kernel ranges.
+    pub ctx_id: u64,
+    /// First address of the caller's range.
+    pub start: Gva,
+    /// End, exclusive.
+    pub end: Gva,
+}
+
+impl Primitive {
+    /// The primitive's name in the guest and in scenarios.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        use stalemate_shared::hypercall::primitive as p;
+        match self.id {
+            p::ONE_USER => "flush_tlb_one_user",
+            p::ONE_KERNEL => "flush_tlb_one_kernel",
+            p::RANGE => "flush_tlb_range",
+            p::MM => "flush_tlb_mm",
+            p::ALL => "flush_tlb_all",
+            _ => "unknown primitive",
+        }
+    }
+
+    /// Whether the caller's range contains `va`.
+    #[must_use]
+    pub fn covers(&self, va: Gva) -> bool {
+        self.start <= va && va < self.end
+    }
+}
+
+/// What a trace must say before its first event, for the rules to judge it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TraceHeader {
+    /// Page-table isolation is on.
+    pub pti: bool,
+    /// Fill choice and structure caches of the modelled TLB.
+    pub model: crate::arch::tlb::TlbModel,
+    /// Control registers at the first event.
+    pub cr0: u64,
+    /// CR3 at the first event.
+    pub cr3: u64,
+    /// CR4 at the first event.
+    pub cr4: u64,
+    /// EFER at the first event.
+    pub efer: u64,
+    /// What the user root maps of the kernel half.
+    pub trampoline: Vec<(Gva, Gva)>,
+    /// `user_pcid_flush_mask` at the first event.
+    pub user_pcid_flush_mask: u64,
+}
+
+/// Receives the events of a run, in order.
+pub trait Observer {
+    /// The state that the first event meets.
+    fn begin(&mut self, header: &TraceHeader);
+    /// One event.
+    fn event(&mut self, event: &Event);
+}

@@ -1,0 +1,347 @@
+//! The `kvm` executor: guest code at CPL 3 on KVM, every trap through the monitor's stub.
+//!
+//! Both virtual CPL 0 and 3 run at CPL 3. An exception enters the stub at CPL 0, whose `out`
+//! exits; registers travel through KVM_CAP_SYNC_REGS, the interrupted RIP, RFLAGS and RSP through
+//! the frame on the monitor's stack. The same on VMX, SVM and software-only hosts.
+
+mod host;
+mod monitor;
+mod pages;
+mod projection;
+mod watchdog;
+
+pub use host::{Host, HostError};
+
+use super::{Executor, ExecutorError, Leaf, Space, Trap};
+use crate::arch::addr::Gva;
+use crate::arch::vcpu::{Vcpu, cr0, cr4, efer, flags, gpr};
+use crate::boot::GuestMemory;
+use kvm_bindings::{
+    Msrs, kvm_dtable, kvm_msr_entry, kvm_regs, kvm_segment, kvm_userspace_memory_region, kvm_xsave,
+};
+use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd, VmFd};
+use projection::Projections;
+use std::time::{Duration, Instant};
+use vm_memory::GuestMemoryMmap;
+use watchdog::Watchdog;
+
+/// CR4.UMIP: SGDT, SIDT, SLDT, STR and SMSW fault at CPL 3.
+const CR4_UMIP: u64 = 1 << 11;
+const MSR_LSTAR: u32 = 0xc000_0082;
+const PAGE_FAULT: u8 = 14;
+
+/// One virtual machine with one real virtual CPU, which serves all the modelled ones.
+#[derive(Debug)]
+pub struct KvmExecutor {
+    // Dropped first: its slots point into the memories below.
+    vcpu: VcpuFd,
+    _vm: VmFd,
+    projections: Projections,
+    /// Keeps the guest's memory mapped for as long as the VM has it.
+    _memory: GuestMemoryMmap<()>,
+    watchdog: Watchdog,
+    space: Option<Space>,
+    gs_base: u64,
+    time_in_kvm: Duration,
+}
+
+fn host(what: &'static str) -> impl Fn(kvm_ioctls::Error) -> ExecutorError {
+    move |error| ExecutorError::Host {
+        what,
+        source: std::io::Error::from_raw_os_error(error.errno()),
+    }
+}
+
+impl KvmExecutor {
+    /// A virtual machine with this guest-physical memory, which gives each KVM_RUN `limit`.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn new(kvm: &Host, guest: &GuestMemory, limit: Duration) -> Result<Self, ExecutorError> {
+        let (memory, len) = (guest.host_address(), guest.len() as usize);
+        let vm = kvm.kvm.create_vm().map_err(host("KVM_CREATE_VM"))?;
+        let projections = Projections::new(memory)?;
+        pages::no_huge_pages(memory, len);
+        let monitor = projections.memory();
+        let slots = [
+            (0, 0, memory, len as u64),
+            (1, monitor::PHYS, monitor.host_address(), monitor.len() as u64),
+        ];
+        for (slot, guest_phys_addr, userspace_addr, memory_size) in slots {
+            let region = kvm_userspace_memory_region {
+                slot,
+                flags: 0,
+                guest_phys_addr,
+                memory_size,
+                userspace_addr,
+            };
+            // SAFETY: both memories outlive the VM: `_memory` keeps the first mapped, the second
+            // is in `projections`, and both fields are dropped after the VM.
+            unsafe { vm.set_user_memory_region(region) }
+                .map_err(host("KVM_SET_USER_MEMORY_REGION"))?;
+        }
+        let mut vcpu = vm.create_vcpu(0).map_err(host("KVM_CREATE_VCPU"))?;
+        vcpu.set_cpuid2(&kvm.cpuid).map_err(host("KVM_SET_CPUID2"))?;
+        set_msrs(&vcpu)?;
+        vcpu.set_sync_valid_reg(SyncReg::Register);
+        vcpu.set_sync_valid_reg(SyncReg::SystemRegister);
+        let mut sregs = vcpu.get_sregs().map_err(host("KVM_GET_SREGS"))?;
+        set_sregs(&mut sregs, kvm.umip());
+        vcpu.sync_regs_mut().sregs = sregs;
+        let watchdog = Watchdog::new(limit).map_err(|source| ExecutorError::Host {
+            what: "installing the watchdog's signal handler",
+            source,
+        })?;
+        Ok(Self {
+            vcpu,
+            _vm: vm,
+            projections,
+            _memory: guest.mmap().clone(),
+            watchdog,
+            space: None,
+            gs_base: 0,
+            time_in_kvm: Duration::ZERO,
+        })
+    }
+
+    /// Time spent inside KVM_RUN so far.
+    #[must_use]
+    pub fn time_in_kvm(&self) -> Duration {
+        self.time_in_kvm
+    }
+
+    /// Puts `vcpu`'s state where the stub's IRETQ and KVM find it.
+    fn load(&mut self, vcpu: &Vcpu) -> Result<(), ExecutorError> {
+        let space = Space { pcid: vcpu.pcid(), user: vcpu.cpl == 3 };
+        let rflags = flags::FIXED
+            | flags::IF
+            | vcpu.rflags & (flags::ARITHMETIC | flags::DF)
+            | if vcpu.cpl == 3 { vcpu.rflags & flags::AC } else { 0 };
+        let frame = [
+            vcpu.rip,
+            u64::from(monitor::GUEST_CS),
+            rflags,
+            vcpu.gpr[gpr::RSP],
+            u64::from(monitor::GUEST_SS),
+        ];
+        for (index, word) in frame.into_iter().enumerate() {
+            let at = monitor::FRAME - monitor::BASE + index as u64 * 8;
+            self.projections.memory().write(at, word);
+        }
+        let root = self.projections.root(space)?;
+        let stale = self.space != Some(space) || self.gs_base != vcpu.gs_base;
+        let regs = self.vcpu.sync_regs_mut();
+        let g = &vcpu.gpr;
+        regs.regs = kvm_regs {
+            rax: g[0],
+            rcx: g[1],
+            rdx: g[2],
+            rbx: g[3],
+            rsp: monitor::FRAME,
+            rbp: g[5],
+            rsi: g[6],
+            rdi: g[7],
+            r8: g[8],
+            r9: g[9],
+            r10: g[10],
+            r11: g[11],
+            r12: g[12],
+            r13: g[13],
+            r14: g[14],
+            r15: g[15],
+            rip: monitor::IRET,
+            rflags: flags::FIXED,
+        };
+        if stale {
+            regs.sregs.cr3 = root;
+            regs.sregs.gs.base = vcpu.gs_base;
+            // The stub was left at CPL 0, and resumes there.
+            self.vcpu.set_sync_dirty_reg(SyncReg::SystemRegister);
+            self.space = Some(space);
+            self.gs_base = vcpu.gs_base;
+        }
+        self.vcpu.set_sync_dirty_reg(SyncReg::Register);
+        Ok(())
+    }
+
+    /// Takes the state at a trap through `vector`'s stub.
+    fn store(&mut self, vcpu: &mut Vcpu, vector: u8) -> Trap {
+        let regs = self.vcpu.sync_regs();
+        let r = regs.regs;
+        let memory = self.projections.memory();
+        let word = |index: u64| memory.read(monitor::FRAME - monitor::BASE + index * 8);
+        vcpu.gpr = [
+            r.rax,
+            r.rcx,
+            r.rdx,
+            r.rbx,
+            word(3),
+            r.rbp,
+            r.rsi,
+            r.rdi,
+            r.r8,
+            r.r9,
+            r.r10,
+            r.r11,
+            r.r12,
+            r.r13,
+            r.r14,
+            r.r15,
+        ];
+        vcpu.rip = word(0);
+        let kept = flags::ARITHMETIC | flags::DF;
+        vcpu.rflags = vcpu.rflags & !kept | word(2) & kept;
+        let error = match monitor::has_error_code(vector) {
+            true => memory.read(monitor::FRAME - monitor::BASE - 8) as u32,
+            false => 0,
+        };
+        let address = if vector == PAGE_FAULT { regs.sregs.cr2 } else { 0 };
+        // SYSCALL with an LSTAR that is not mapped: the fetch fault after the transfer.
+        if vector == PAGE_FAULT && address == monitor::LSTAR && vcpu.rip == monitor::LSTAR {
+            vcpu.rip = vcpu.gpr[gpr::RCX].wrapping_sub(2);
+            return Trap::Syscall;
+        }
+        Trap::Exception { vector, error, address }
+    }
+}
+
+impl Executor for KvmExecutor {
+    fn run(&mut self, vcpu: &mut Vcpu) -> Result<Trap, ExecutorError> {
+        self.load(vcpu)?;
+        loop {
+            self.watchdog.enter();
+            let start = Instant::now();
+            let exit = match self.vcpu.run() {
+                Ok(VcpuExit::IoOut(port, _)) => Ok(port),
+                Ok(exit) => Err(format!("{exit:?}")),
+                Err(error) if error.errno() == libc::EINTR => Err(String::new()),
+                Err(error) => return Err(host("KVM_RUN")(error)),
+            };
+            self.time_in_kvm += start.elapsed();
+            self.watchdog.leave();
+            match exit {
+                // An OUT at CPL 3 would be the guest's own; the TSS makes that a #GP, and the
+                // check makes it certain.
+                Ok(port)
+                    if self.vcpu.sync_regs().sregs.cs.dpl == 0
+                        && (monitor::PORT..monitor::PORT + monitor::VECTORS).contains(&port) =>
+                {
+                    return Ok(self.store(vcpu, (port - monitor::PORT) as u8));
+                }
+                Err(exit) if exit.is_empty() => {
+                    if self.watchdog.expired() {
+                        // The interrupted RIP varies from run to run: it is not reported. The
+                        // executor is used no further.
+                        return Ok(Trap::Timeout);
+                    }
+                }
+                other => {
+                    return Err(ExecutorError::UnexpectedExit {
+                        exit: other.map_or_else(|exit| exit, |port| format!("OUT {port:#x}")),
+                        rip: self.vcpu.sync_regs().regs.rip,
+                    });
+                }
+            }
+        }
+    }
+
+    fn map(&mut self, space: Space, page: Gva, leaf: Leaf) -> Result<(), ExecutorError> {
+        self.projections.map(space, page, leaf)
+    }
+
+    fn leaf(&self, space: Space, page: Gva) -> Option<Leaf> {
+        self.projections.leaf(space, page)
+    }
+
+    fn revalidate(
+        &mut self,
+        select: &dyn Fn(Space) -> bool,
+        keep: &mut dyn FnMut(Space, Gva, Leaf) -> Option<Leaf>,
+    ) -> Result<(), ExecutorError> {
+        self.projections.revalidate(select, None, keep)
+    }
+
+    fn revalidate_page(
+        &mut self,
+        select: &dyn Fn(Space) -> bool,
+        page: Gva,
+        keep: &mut dyn FnMut(Space, Gva, Leaf) -> Option<Leaf>,
+    ) -> Result<(), ExecutorError> {
+        self.projections.revalidate(select, Some(page), keep)
+    }
+
+    fn save_fpu(&mut self) -> Result<Vec<u32>, ExecutorError> {
+        let xsave = self.vcpu.get_xsave().map_err(host("KVM_GET_XSAVE"))?;
+        Ok(xsave.region.to_vec())
+    }
+
+    fn restore_fpu(&mut self, image: &[u32]) -> Result<(), ExecutorError> {
+        let mut xsave = kvm_xsave::default();
+        for (to, from) in xsave.region.iter_mut().zip(image) {
+            *to = *from;
+        }
+        // SAFETY: no feature with state beyond `kvm_xsave`'s 4096 bytes was enabled, since
+        // KVM_CAP_XSAVE2's dynamic features are never asked for.
+        unsafe { self.vcpu.set_xsave(&xsave) }.map_err(host("KVM_SET_XSAVE"))
+    }
+}
+
+/// SYSCALL leads to an address that is never mapped.
+fn set_msrs(vcpu: &VcpuFd) -> Result<(), ExecutorError> {
+    let entry = |index, data| kvm_msr_entry { index, data, ..Default::default() };
+    let msrs = [entry(MSR_LSTAR, monitor::LSTAR)];
+    let list = Msrs::from_entries(&msrs).map_err(|_| ExecutorError::Host {
+        what: "building the MSR list",
+        source: std::io::ErrorKind::OutOfMemory.into(),
+    })?;
+    let set = vcpu.set_msrs(&list).map_err(host("KVM_SET_MSRS"))?;
+    if set != msrs.len() {
+        return Err(ExecutorError::Host {
+            what: "setting LSTAR",
+            source: std::io::ErrorKind::Unsupported.into(),
+        });
+    }
+    Ok(())
+}
+
+/// Long mode at CPL 0 in the monitor; EFER.SCE stays clear, so that SYSCALL is #UD where it
+/// does not lead to LSTAR.
+fn set_sregs(sregs: &mut kvm_bindings::kvm_sregs, umip: bool) {
+    let segment = |selector: u16, type_: u8, l: u8| kvm_segment {
+        base: 0,
+        limit: 0xffff_ffff,
+        selector,
+        type_,
+        present: 1,
+        dpl: 0,
+        db: 1 - l,
+        s: 1,
+        l,
+        g: 1,
+        avl: 0,
+        unusable: 0,
+        padding: 0,
+    };
+    sregs.cs = segment(monitor::MONITOR_CS, 0xb, 1);
+    sregs.ss = segment(monitor::MONITOR_SS, 3, 0);
+    let data = segment(monitor::GUEST_SS, 3, 0);
+    for register in [&mut sregs.ds, &mut sregs.es, &mut sregs.fs, &mut sregs.gs] {
+        *register = kvm_segment { dpl: 3, ..data };
+    }
+    sregs.tr = kvm_segment {
+        base: monitor::TSS_BASE,
+        limit: monitor::TSS_LIMIT,
+        selector: monitor::TSS,
+        type_: 0xb,
+        s: 0,
+        db: 0,
+        g: 0,
+        ..segment(monitor::TSS, 0xb, 1)
+    };
+    sregs.gdt = kvm_dtable { base: monitor::GDT, limit: monitor::GDT_LIMIT, padding: [0; 3] };
+    let limit = monitor::VECTORS * 16 - 1;
+    sregs.idt = kvm_dtable { base: monitor::IDT, limit, padding: [0; 3] };
+    sregs.cr0 = cr0::PE | cr0::ET | cr0::NE | cr0::WP | cr0::PG;
+    sregs.cr4 = cr4::PAE | cr4::OSFXSR | cr4::OSXMMEXCPT | if umip { CR4_UMIP } else { 0 };
+    sregs.efer = efer::LME | efer::LMA | efer::NXE;
+}

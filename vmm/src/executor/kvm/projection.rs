@@ -1,0 +1,204 @@
+//! The projections: host-visible page tables that map what the modelled TLB holds, and no more.
+//!
+//! Leaves are 4 KiB. A non-leaf entry is written once and never changed, and a page once used as
+//! a table is never used again: a software KVM sees upgrades at once, but of downgrades only
+//! those of leaves whose frame is [`revoke`]d (both measured; right on VMX and SVM too).
+
+use super::monitor;
+use super::pages::{HostPages, revoke};
+use crate::arch::addr::{Gpa, Gva};
+use crate::executor::{ExecutorError, Leaf, Space};
+use std::collections::BTreeMap;
+
+/// Pages in the pool for projection tables.
+const POOL_PAGES: usize = 4096;
+
+const PRESENT: u64 = 1;
+const WRITABLE: u64 = 1 << 1;
+const USER: u64 = 1 << 2;
+const ACCESSED: u64 = 1 << 5;
+const DIRTY: u64 = 1 << 6;
+const NO_EXECUTE: u64 = 1 << 63;
+const FRAME: u64 = 0x000f_ffff_ffff_f000;
+const TABLE: u64 = PRESENT | WRITABLE | USER | ACCESSED;
+
+#[derive(Debug)]
+struct Tables {
+    root: u64,
+    leaves: BTreeMap<Gva, Leaf>,
+}
+
+/// All projections of one virtual machine, with the monitor.
+#[derive(Debug)]
+pub struct Projections {
+    pages: HostPages,
+    used: usize,
+    monitor_pdpt: u64,
+    spaces: BTreeMap<Space, Tables>,
+    guest_memory: u64,
+}
+
+impl Projections {
+    /// The monitor, and no projection yet. `guest_memory` is the host address of guest-physical
+    /// address 0.
+    pub fn new(guest_memory: u64) -> Result<Self, ExecutorError> {
+        let monitor_pages = monitor::PAGES as usize;
+        let pages = HostPages::new((monitor_pages + POOL_PAGES) * 4096)?;
+        for (index, word) in monitor::image().chunks_exact(8).enumerate() {
+            let word = u64::from_le_bytes(word.try_into().unwrap_or_default());
+            pages.write(index as u64 * 8, word);
+        }
+        let mut projections = Self {
+            pages,
+            used: monitor_pages,
+            monitor_pdpt: 0,
+            spaces: BTreeMap::new(),
+            guest_memory,
+        };
+        // The monitor's own tables carry no USER bit: code at CPL 3 cannot touch it.
+        let supervisor = PRESENT | WRITABLE | ACCESSED;
+        let (pdpt, pd, pt) = (projections.page()?, projections.page()?, projections.page()?);
+        projections.set(pdpt, 0, pd | supervisor);
+        projections.set(pd, 0, pt | supervisor);
+        for page in 0..monitor::PAGES {
+            let frame = monitor::PHYS + page * 4096;
+            projections.set(pt, page as usize, frame | supervisor | DIRTY);
+        }
+        projections.monitor_pdpt = pdpt;
+        Ok(projections)
+    }
+
+    /// The memory that KVM must show at [`monitor::PHYS`].
+    pub fn memory(&self) -> &HostPages {
+        &self.pages
+    }
+
+    /// The root of `space`'s projection, made empty where there is none yet.
+    pub fn root(&mut self, space: Space) -> Result<u64, ExecutorError> {
+        if let Some(tables) = self.spaces.get(&space) {
+            return Ok(tables.root);
+        }
+        let root = self.page()?;
+        let monitor = self.monitor_pdpt | PRESENT | WRITABLE | ACCESSED;
+        self.set(root, monitor::PML4_SLOT, monitor);
+        self.spaces.insert(space, Tables { root, leaves: BTreeMap::new() });
+        Ok(root)
+    }
+
+    /// The leaf of `page` in `space`.
+    pub fn leaf(&self, space: Space, page: Gva) -> Option<Leaf> {
+        self.spaces.get(&space)?.leaves.get(&page.page()).copied()
+    }
+
+    /// Maps `page` in `space`; what was there grants less, or was revoked.
+    pub fn map(&mut self, space: Space, page: Gva, leaf: Leaf) -> Result<(), ExecutorError> {
+        let mut table = self.root(space)?;
+        for level in [3u32, 2, 1] {
+            let index = index(page, level);
+            let entry = self.get(table, index);
+            table = if entry & PRESENT == 0 {
+                let next = self.page()?;
+                self.set(table, index, next | TABLE);
+                next
+            } else {
+                entry & FRAME
+            };
+        }
+        self.set(table, index(page, 0), encode(leaf));
+        if let Some(tables) = self.spaces.get_mut(&space) {
+            tables.leaves.insert(page.page(), leaf);
+        }
+        Ok(())
+    }
+
+    /// Revokes or narrows, in the selected spaces, each leaf for which `keep` grants less.
+    /// With `only`, just the leaf of that page.
+    pub fn revalidate(
+        &mut self,
+        select: &dyn Fn(Space) -> bool,
+        only: Option<Gva>,
+        keep: &mut dyn FnMut(Space, Gva, Leaf) -> Option<Leaf>,
+    ) -> Result<(), ExecutorError> {
+        let mut frames = Vec::new();
+        let mut changes = Vec::new();
+        for (&space, tables) in self.spaces.iter().filter(|(space, _)| select(**space)) {
+            let mut check = |page: Gva, leaf: Leaf| {
+                let kept = keep(space, page, leaf).filter(|kept| kept.frame == leaf.frame);
+                if kept.is_none_or(|kept| !leaf.within(&kept)) {
+                    frames.push(leaf.frame.0);
+                    changes.push((space, tables.root, page, kept.map(|kept| Leaf {
+                        writable: leaf.writable && kept.writable,
+                        executable: leaf.executable && kept.executable,
+                        ..leaf
+                    })));
+                }
+            };
+            match only {
+                Some(page) => {
+                    if let Some(&leaf) = tables.leaves.get(&page.page()) {
+                        check(page.page(), leaf);
+                    }
+                }
+                None => tables.leaves.iter().for_each(|(&page, &leaf)| check(page, leaf)),
+            }
+        }
+        for (space, root, page, leaf) in changes {
+            let mut table = root;
+            for level in [3u32, 2, 1] {
+                table = self.get(table, index(page, level)) & FRAME;
+            }
+            self.set(table, index(page, 0), leaf.map_or(0, encode));
+            if let Some(tables) = self.spaces.get_mut(&space) {
+                match leaf {
+                    Some(leaf) => tables.leaves.insert(page, leaf),
+                    None => tables.leaves.remove(&page),
+                };
+            }
+        }
+        self.revoke_frames(frames)
+    }
+
+    /// Revokes frames, neighbours by one call.
+    fn revoke_frames(&self, mut frames: Vec<u64>) -> Result<(), ExecutorError> {
+        frames.sort_unstable();
+        frames.dedup();
+        for run in frames.chunk_by(|a, b| a + 4096 == *b) {
+            revoke(self.guest_memory + run[0], run.len() * 4096)?;
+        }
+        Ok(())
+    }
+
+    /// Takes a zeroed page from the pool; its guest-physical address.
+    fn page(&mut self) -> Result<u64, ExecutorError> {
+        if (self.used + 1) * 4096 > self.pages.len() {
+            return Err(ExecutorError::OutOfTables { pages: POOL_PAGES });
+        }
+        self.used += 1;
+        Ok(monitor::PHYS + (self.used as u64 - 1) * 4096)
+    }
+
+    fn get(&self, table: u64, index: usize) -> u64 {
+        self.pages.read(table - monitor::PHYS + index as u64 * 8)
+    }
+
+    fn set(&self, table: u64, index: usize, entry: u64) {
+        self.pages.write(table - monitor::PHYS + index as u64 * 8, entry);
+    }
+}
+
+fn index(page: Gva, level: u32) -> usize {
+    (page.0 >> (12 + 9 * level) & 0x1ff) as usize
+}
+
+/// A and D are set from the start, so that KVM never has to write to a projection.
+fn encode(leaf: Leaf) -> u64 {
+    let Gpa(frame) = leaf.frame;
+    let mut entry = frame | PRESENT | USER | ACCESSED;
+    if leaf.writable {
+        entry |= WRITABLE | DIRTY;
+    }
+    if !leaf.executable {
+        entry |= NO_EXECUTE;
+    }
+    entry
+}

@@ -1,0 +1,138 @@
+//! Executors run unprivileged instructions until one traps.
+//!
+//! An executor knows nothing of TLB semantics: it is told which pages each [`Space`] may use
+//! (the *projection* of the modelled TLB) and reports the first instruction that needs more.
+
+use crate::arch::addr::{Gpa, Gva, Pcid};
+use crate::arch::vcpu::Vcpu;
+
+#[cfg(feature = "kvm")]
+pub mod kvm;
+
+/// What one projection is for: a PCID as seen from a virtual privilege level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Space {
+    /// The PCID that is current.
+    pub pcid: Pcid,
+    /// Virtual CPL 3.
+    pub user: bool,
+}
+
+/// What a projection grants for one 4 KiB page. Everything in it is readable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leaf {
+    /// The 4 KiB frame.
+    pub frame: Gpa,
+    /// Stores run natively.
+    pub writable: bool,
+    /// Instructions run natively.
+    pub executable: bool,
+}
+
+impl Leaf {
+    /// Whether everything that `self` grants, `other` grants too.
+    #[must_use]
+    pub fn within(&self, other: &Leaf) -> bool {
+        self.frame == other.frame
+            && (!self.writable || other.writable)
+            && (!self.executable || other.executable)
+    }
+}
+
+/// Why an executor came back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trap {
+    /// An exception; RIP is the processor's (after INT3, at the instruction for faults).
+    Exception {
+        /// The vector.
+        vector: u8,
+        /// The error code, 0 for vectors without.
+        error: u32,
+        /// The faulting address for vector 14.
+        address: u64,
+    },
+    /// SYSCALL, reported with RIP at the instruction; RCX and R11 may already be overwritten.
+    Syscall,
+    /// No trap for the watchdog's time: a loop that never leaves the processor.
+    Timeout,
+}
+
+/// An executor of unprivileged x86-64 code for one virtual CPU at a time.
+pub trait Executor {
+    /// Runs from the state in `vcpu` until a trap; leaves the state of that moment in `vcpu`.
+    ///
+    /// # Errors
+    /// When the host fails; never for anything that the guest does.
+    fn run(&mut self, vcpu: &mut Vcpu) -> Result<Trap, ExecutorError>;
+
+    /// Lets `space` use `page` as `leaf` says. What was mapped there before grants less.
+    ///
+    /// # Errors
+    /// When the host has no room for another table.
+    fn map(&mut self, space: Space, page: Gva, leaf: Leaf) -> Result<(), ExecutorError>;
+
+    /// The leaf through which `space` may use `page`.
+    fn leaf(&self, space: Space, page: Gva) -> Option<Leaf>;
+
+    /// Calls `keep` for every leaf in every space that `select`s, and revokes or narrows those
+    /// for which it returns less than they grant.
+    ///
+    /// # Errors
+    /// When the host cannot revoke.
+    fn revalidate(
+        &mut self,
+        select: &dyn Fn(Space) -> bool,
+        keep: &mut dyn FnMut(Space, Gva, Leaf) -> Option<Leaf>,
+    ) -> Result<(), ExecutorError>;
+
+    /// As [`Executor::revalidate`], for one page of the selected spaces.
+    ///
+    /// # Errors
+    /// When the host cannot revoke.
+    fn revalidate_page(
+        &mut self,
+        select: &dyn Fn(Space) -> bool,
+        page: Gva,
+        keep: &mut dyn FnMut(Space, Gva, Leaf) -> Option<Leaf>,
+    ) -> Result<(), ExecutorError>;
+
+    /// The x87 and SSE state as an opaque image.
+    ///
+    /// # Errors
+    /// When the host fails.
+    fn save_fpu(&mut self) -> Result<Vec<u32>, ExecutorError>;
+
+    /// Puts back what [`Executor::save_fpu`] gave.
+    ///
+    /// # Errors
+    /// When the host fails.
+    fn restore_fpu(&mut self, image: &[u32]) -> Result<(), ExecutorError>;
+}
+
+/// The host failed; nothing that a guest does ends here.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecutorError {
+    /// An ioctl or system call failed.
+    #[error("{what} failed")]
+    Host {
+        /// The call.
+        what: &'static str,
+        /// Its error.
+        #[source]
+        source: std::io::Error,
+    },
+    /// KVM came back with something that the monitor never asks for.
+    #[error("KVM_RUN returned {exit} at rip {rip:#x}")]
+    UnexpectedExit {
+        /// The exit, as text.
+        exit: String,
+        /// RIP at the exit.
+        rip: u64,
+    },
+    /// The pool of projection tables is used up.
+    #[error("no page left for projection tables ({pages} in use)")]
+    OutOfTables {
+        /// Pages in the pool.
+        pages: usize,
+    },
+}

@@ -1,0 +1,323 @@
+//! The fault grammar: the same text in a scenario file and on the command line.
+//!
+//! ```text
+//! drop mark#1    set noflush@return    alter pcid@entry#2    nmi@after-mark
+//! ```
+
+use std::fmt;
+use std::str::FromStr;
+
+/// What is done to the operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// It does not happen.
+    Drop,
+    /// It happens twice.
+    Repeat,
+    /// It happens with a wrong operand.
+    Alter,
+    /// A bit of its operand is set.
+    Set,
+    /// A bit of its operand is cleared.
+    Clear,
+    /// The marks are cleared as if they had been consumed.
+    ClearMark,
+    /// An NMI arrives.
+    Nmi,
+}
+
+/// What it is done to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Target {
+    /// A store that sets a bit of `user_pcid_flush_mask`.
+    Mark,
+    /// A store that clears one.
+    Consume,
+    /// INVLPG.
+    Invlpg,
+    /// INVPCID.
+    Invpcid,
+    /// A CR3 load.
+    Cr3,
+    /// The NOFLUSH bit of a CR3 load.
+    Noflush,
+    /// The PCID of a CR3 load.
+    Pcid,
+    /// A point in time.
+    Point(Point),
+}
+
+/// Named points at which an NMI can arrive, or marks can be cleared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Point {
+    /// Right after a mark was made.
+    AfterMark,
+    /// Before a user CR3 load.
+    BeforeUserCr3,
+    /// After a user CR3 load.
+    AfterUserCr3,
+    /// At the IRETQ that ends the paranoid exit.
+    ParanoidExit,
+}
+
+/// Where a CR3 load stands in the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Site {
+    /// The return to user mode.
+    Return,
+    /// The entry from user mode.
+    Entry,
+    /// `switch_mm`.
+    Switch,
+    /// The flush primitives.
+    Flush,
+    /// The paranoid entry.
+    ParanoidEntry,
+    /// The paranoid exit.
+    ParanoidExit,
+}
+
+/// Which occurrences, counted from the first step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Occurrence {
+    /// Each.
+    All,
+    /// The nth, from 1.
+    Nth(u32),
+}
+
+/// One fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Fault {
+    /// What is done.
+    pub action: Action,
+    /// To what.
+    pub target: Target,
+    /// For CR3 loads, where.
+    pub site: Option<Site>,
+    /// How often.
+    pub occurrence: Occurrence,
+}
+
+/// Every form of a fault but for site and occurrence, with one line of help.
+pub const FORMS: [(&str, &str); 19] = [
+    ("drop mark", "the store that marks a user PCID does not happen"),
+    ("repeat mark", "the store that marks a user PCID happens twice"),
+    ("alter mark", "the mark goes to the ASID's bit where the kernel PCID's belongs"),
+    ("drop consume", "the store that clears a mark on the return path does not happen"),
+    ("drop invlpg", "an INVLPG does not happen"),
+    ("repeat invlpg", "an INVLPG happens twice"),
+    ("alter invlpg", "an INVLPG is of the next page"),
+    ("drop invpcid", "an INVPCID does not happen"),
+    ("repeat invpcid", "an INVPCID happens twice"),
+    ("alter invpcid", "an INVPCID is of the other PCID of the pair"),
+    ("drop cr3@SITE", "a CR3 load does not happen"),
+    ("repeat cr3@SITE", "a CR3 load happens twice"),
+    ("set noflush@SITE", "a CR3 load keeps what it should flush"),
+    ("clear noflush@SITE", "a CR3 load flushes what it could keep"),
+    ("alter pcid@SITE", "bit 11 of a CR3 load is flipped"),
+    ("clear-mark@paranoid-exit", "the paranoid exit clears the marks that it finds"),
+    ("nmi@after-mark", "an NMI arrives right after a mark was made"),
+    ("nmi@before-user-cr3", "an NMI arrives before the user CR3 is loaded"),
+    ("nmi@after-user-cr3", "an NMI arrives after the user CR3 was loaded"),
+];
+
+/// The names of sites.
+pub const SITES: [(&str, Site); 6] = [
+    ("return", Site::Return),
+    ("entry", Site::Entry),
+    ("switch", Site::Switch),
+    ("flush", Site::Flush),
+    ("paranoid-entry", Site::ParanoidEntry),
+    ("paranoid-exit", Site::ParanoidExit),
+];
+
+const POINTS: [(&str, Point); 3] = [
+    ("after-mark", Point::AfterMark),
+    ("before-user-cr3", Point::BeforeUserCr3),
+    ("after-user-cr3", Point::AfterUserCr3),
+];
+
+const ACTIONS: [(&str, Action); 5] = [
+    ("drop", Action::Drop),
+    ("repeat", Action::Repeat),
+    ("alter", Action::Alter),
+    ("set", Action::Set),
+    ("clear", Action::Clear),
+];
+
+const TARGETS: [(&str, Target); 7] = [
+    ("mark", Target::Mark),
+    ("consume", Target::Consume),
+    ("invlpg", Target::Invlpg),
+    ("invpcid", Target::Invpcid),
+    ("cr3", Target::Cr3),
+    ("noflush", Target::Noflush),
+    ("pcid", Target::Pcid),
+];
+
+/// A text that is no fault.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is no fault: {why}; {help}")]
+pub struct FaultError {
+    /// The text.
+    pub text: String,
+    /// What is wrong with it.
+    pub why: String,
+    /// What would be right.
+    pub help: String,
+}
+
+fn find<T: Copy>(table: &[(&str, T)], name: &str) -> Option<T> {
+    table.iter().find(|(known, _)| *known == name).map(|&(_, value)| value)
+}
+
+fn name_of<T: Copy + PartialEq>(table: &[(&'static str, T)], value: T) -> &'static str {
+    table.iter().find(|(_, known)| *known == value).map_or("?", |(name, _)| name)
+}
+
+fn names<T>(table: &[(&str, T)]) -> String {
+    table.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+}
+
+impl FromStr for Fault {
+    type Err = FaultError;
+
+    fn from_str(text: &str) -> Result<Self, FaultError> {
+        let error = |why: String, help: String| FaultError { text: text.to_owned(), why, help };
+        let (head, occurrence) = match text.trim().split_once('#') {
+            None => (text.trim(), Occurrence::All),
+            Some((head, number)) => match number.trim().parse() {
+                Ok(n) if n > 0 => (head.trim(), Occurrence::Nth(n)),
+                _ => {
+                    let why = format!("`{number}` is no occurrence");
+                    return Err(error(why, "use a number from 1, as in `drop mark#1`".into()));
+                }
+            },
+        };
+        let (head, place) = match head.split_once('@') {
+            None => (head, None),
+            Some((head, place)) => (head.trim(), Some(place.trim())),
+        };
+        let words: Vec<&str> = head.split_whitespace().collect();
+        let fault = |action, target, site| Self { action, target, site, occurrence };
+        match words[..] {
+            ["nmi"] => {
+                let found = place.and_then(|place| find(&POINTS, place));
+                let point = found.ok_or_else(|| {
+                    let why = format!("`{}` is no point", place.unwrap_or_default());
+                    error(why, format!("use `nmi@` with one of {}", names(&POINTS)))
+                })?;
+                Ok(fault(Action::Nmi, Target::Point(point), None))
+            }
+            ["clear-mark"] if place == Some("paranoid-exit") => {
+                Ok(fault(Action::ClearMark, Target::Point(Point::ParanoidExit), None))
+            }
+            ["clear-mark"] => Err(error(
+                "a mark is cleared at a point".into(),
+                "use `clear-mark@paranoid-exit`".into(),
+            )),
+            [action, target] => {
+                let action = find(&ACTIONS, action).ok_or_else(|| {
+                    let why = format!("`{action}` is no action");
+                    error(why, format!("use one of {}, nmi, clear-mark", names(&ACTIONS)))
+                })?;
+                let target = find(&TARGETS, target).ok_or_else(|| {
+                    let why = format!("`{target}` is no operation");
+                    error(why, format!("use one of {}", names(&TARGETS)))
+                })?;
+                let site = checked_site(place, target).map_err(|(why, help)| error(why, help))?;
+                check_pair(action, target).map_err(|(why, help)| error(why, help))?;
+                Ok(fault(action, target, site))
+            }
+            _ => Err(error(
+                "a fault is an action and an operation".into(),
+                "as in `drop mark#1`, `set noflush@return` or `nmi@after-mark`".into(),
+            )),
+        }
+    }
+}
+
+fn checked_site(place: Option<&str>, target: Target) -> Result<Option<Site>, (String, String)> {
+    let sited = matches!(target, Target::Cr3 | Target::Noflush | Target::Pcid);
+    let known = || format!("one of {}", names(&SITES));
+    match place {
+        None if sited => Err((
+            "a CR3 load is named by its site".into(),
+            format!("add `@` and {}", known()),
+        )),
+        None => Ok(None),
+        Some(place) if sited => find(&SITES, place)
+            .map(Some)
+            .ok_or_else(|| (format!("`{place}` is no site"), format!("use {}", known()))),
+        Some(_) => Err(("this operation has no site".into(), "leave `@…` out".into())),
+    }
+}
+
+fn check_pair(action: Action, target: Target) -> Result<(), (String, String)> {
+    let fits = match action {
+        Action::Drop | Action::Repeat => !matches!(target, Target::Noflush | Target::Pcid),
+        Action::Set | Action::Clear => target == Target::Noflush,
+        Action::Alter => !matches!(target, Target::Noflush | Target::Cr3 | Target::Consume),
+        Action::Nmi | Action::ClearMark => false,
+    };
+    if fits {
+        return Ok(());
+    }
+    let forms: Vec<&str> = FORMS.iter().map(|(form, _)| *form).collect();
+    let why = "this action does not fit this operation".to_owned();
+    Err((why, format!("the forms are {}", forms.join(", "))))
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.action, self.target) {
+            (Action::Nmi, Target::Point(point)) => write!(f, "nmi@{}", name_of(&POINTS, point))?,
+            (Action::ClearMark, _) => f.write_str("clear-mark@paranoid-exit")?,
+            (action, target) => {
+                write!(f, "{} {}", name_of(&ACTIONS, action), name_of(&TARGETS, target))?;
+            }
+        }
+        if let Some(site) = self.site {
+            write!(f, "@{}", name_of(&SITES, site))?;
+        }
+        match self.occurrence {
+            Occurrence::All => Ok(()),
+            Occurrence::Nth(n) => write!(f, "#{n}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_fault_reads_back_as_written() {
+        for text in [
+            "drop mark#1",
+            "set noflush@return",
+            "alter pcid@paranoid-exit#3",
+            "nmi@after-mark",
+            "clear-mark@paranoid-exit",
+            "repeat invlpg#2",
+        ] {
+            assert_eq!(text.parse::<Fault>().map(|fault| fault.to_string()), Ok(text.to_owned()));
+        }
+    }
+
+    #[test]
+    fn what_is_no_fault_says_what_would_be_right() {
+        for (text, help) in [
+            ("drop mrk", "one of mark"),
+            ("drop cr3", "return, entry"),
+            ("drop mark#0", "from 1"),
+            ("set mark", "the forms are"),
+            ("nmi@sometime", "after-mark"),
+            ("", "as in"),
+        ] {
+            let error = text.parse::<Fault>().expect_err(text);
+            assert!(error.to_string().contains(help), "{error}");
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! The injector: the one place that may alter an operation, before it takes effect.
+
+pub mod fault;
+mod site;
+
+pub use fault::Fault;
+pub use site::Sites;
+
+use crate::arch::addr::Gva;
+use crate::arch::core::StateHook;
+use crate::arch::op::{ControlRegister, Op};
+use fault::{Action, Occurrence, Point, Site, Target};
+use stalemate_shared::pcid::{NOFLUSH, USER_PCID_BIT, USER_ROOT_BIT};
+use stalemate_shared::tlb_state::USER_PCID_FLUSH_MASK;
+
+/// What the machine does instead of one operation.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Deliver an NMI first; the operation is met again afterwards.
+    pub nmi_before: bool,
+    /// An NMI becomes pending when the operations are done.
+    pub nmi_after: bool,
+    /// Clear the marks in `TlbState` first.
+    pub clear_marks: bool,
+    /// The operations, in order; empty where it is dropped.
+    pub ops: Vec<InjectedOp>,
+}
+
+/// One operation, and what the injector did to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InjectedOp {
+    /// The operation.
+    pub op: Op,
+    /// For INVPCID and INVLPG: alter the descriptor or the address.
+    pub alter: bool,
+    /// Whether it is other than what the guest asked for.
+    pub injected: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Armed {
+    fault: Fault,
+    seen: u32,
+    fired: u32,
+}
+
+impl Armed {
+    /// Counts one occurrence, and says whether it is to be perturbed.
+    fn hit(&mut self) -> bool {
+        self.seen += 1;
+        let hit = match self.fault.occurrence {
+            Occurrence::All => true,
+            Occurrence::Nth(n) => self.seen == n,
+        };
+        self.fired += u32::from(hit);
+        hit
+    }
+}
+
+/// The faults of one run, counting from its first step.
+#[derive(Clone, Debug, Default)]
+pub struct Injector {
+    armed: Vec<Armed>,
+    sites: Sites,
+    /// An NMI has just been delivered before the operation at this RIP: not once more.
+    resumed: Option<Gva>,
+    nmi_wanted: bool,
+}
+
+impl Injector {
+    /// An injector of `faults` into an image with these `sites`.
+    #[must_use]
+    pub fn new(faults: &[Fault], sites: Sites) -> Self {
+        let arm = |fault: &Fault| Armed { fault: fault.clone(), seen: 0, fired: 0 };
+        Self { armed: faults.iter().map(arm).collect(), sites, resumed: None, nmi_wanted: false }
+    }
+
+    /// The faults that never fired.
+    pub fn not_fired(&self) -> impl Iterator<Item = &Fault> {
+        self.armed.iter().filter(|armed| armed.fired == 0).map(|armed| &armed.fault)
+    }
+
+    /// Whether an NMI became due since the last call.
+    pub fn take_nmi(&mut self) -> bool {
+        std::mem::take(&mut self.nmi_wanted)
+    }
+
+    /// What to do in place of `op`, about to execute at `rip`; `marks` is the mask in
+    /// `TlbState`.
+    pub fn plan(&mut self, rip: Gva, op: Op, marks: u64) -> Plan {
+        let resumed = self.resumed.take() == Some(rip);
+        let site = self.sites.at(rip);
+        let user_load = is_user_load(op);
+        let mut plan = Plan {
+            ops: vec![InjectedOp { op, alter: false, injected: false }],
+            ..Plan::default()
+        };
+        for armed in &mut self.armed {
+            let target = armed.fault.target;
+            match (armed.fault.action, target) {
+                (Action::Nmi, Target::Point(Point::BeforeUserCr3)) if user_load && !resumed => {
+                    plan.nmi_before |= armed.hit();
+                }
+                (Action::Nmi, Target::Point(Point::AfterUserCr3)) if user_load => {
+                    plan.nmi_after |= armed.hit();
+                }
+                (Action::ClearMark, _) if site == Some(SiteAt::ParanoidIret) && marks != 0 => {
+                    plan.clear_marks |= armed.hit();
+                }
+                (action, target) if concerns(target, op, site, armed.fault.site) => {
+                    // Met again after an NMI, an occurrence is not counted twice.
+                    if !resumed && armed.hit() {
+                        perturb(&mut plan.ops, action, target);
+                    }
+                }
+                _ => {}
+            }
+        }
+        if plan.nmi_before {
+            self.resumed = Some(rip);
+        }
+        plan
+    }
+}
+
+impl StateHook for Injector {
+    fn state_store(&mut self, _: Gva, offset: u64, old: u64, new: u64) -> Vec<u64> {
+        let mut words = vec![new];
+        if offset != USER_PCID_FLUSH_MASK {
+            return words;
+        }
+        let (set, cleared) = (new & !old, old & !new);
+        for armed in &mut self.armed {
+            let concerned = match armed.fault.target {
+                Target::Mark => set != 0,
+                Target::Consume => cleared != 0,
+                Target::Point(Point::AfterMark) => set != 0,
+                _ => false,
+            };
+            if !concerned || !armed.hit() {
+                continue;
+            }
+            match armed.fault.action {
+                Action::Drop => words.clear(),
+                Action::Repeat => words.push(new),
+                // The ASID's bit where the kernel PCID's belongs: one too low.
+                Action::Alter => words = vec![old | set >> 1],
+                Action::Nmi => self.nmi_wanted = true,
+                Action::Set | Action::Clear | Action::ClearMark => {}
+            }
+        }
+        words
+    }
+}
+
+/// A place in the image, as the injector tells them apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SiteAt {
+    /// A CR3 load at one of the named sites.
+    Cr3(Site),
+    /// The IRETQ of the paranoid exit.
+    ParanoidIret,
+}
+
+fn is_user_load(op: Op) -> bool {
+    let cr3 = ControlRegister::Cr3;
+    matches!(op, Op::WriteCr { register, value } if register == cr3 && value & USER_ROOT_BIT != 0)
+}
+
+fn concerns(target: Target, op: Op, at: Option<SiteAt>, site: Option<Site>) -> bool {
+    match (target, op) {
+        (Target::Invlpg, Op::Invlpg(_)) | (Target::Invpcid, Op::Invpcid { .. }) => true,
+        (
+            Target::Noflush | Target::Pcid | Target::Cr3,
+            Op::WriteCr { register: ControlRegister::Cr3, .. },
+        ) => site.is_some_and(|site| at == Some(SiteAt::Cr3(site))),
+        _ => false,
+    }
+}
+
+fn perturb(ops: &mut Vec<InjectedOp>, action: Action, target: Target) {
+    match action {
+        Action::Drop => ops.clear(),
+        Action::Repeat => {
+            if let Some(&first) = ops.first() {
+                ops.push(InjectedOp { injected: true, ..first });
+            }
+        }
+        Action::Set | Action::Clear | Action::Alter => {
+            for planned in ops {
+                planned.injected = true;
+                match &mut planned.op {
+                    Op::WriteCr { value, .. } => match (action, target) {
+                        (Action::Set, Target::Noflush) => *value |= NOFLUSH,
+                        (Action::Clear, Target::Noflush) => *value &= !NOFLUSH,
+                        _ => *value ^= USER_PCID_BIT,
+                    },
+                    _ => planned.alter = true,
+                }
+            }
+        }
+        Action::Nmi | Action::ClearMark => {}
+    }
+}

@@ -1,0 +1,62 @@
+//! Where in the image the injector's sites are: labels of the guest, found in its symbol table.
+
+use super::SiteAt;
+use super::fault::Site;
+use crate::arch::addr::Gva;
+use crate::boot::Symbols;
+use std::collections::BTreeMap;
+
+/// The labels that stand at a CR3 load, by site. A label is at the instruction itself.
+const LABELS: [(&str, Site); 6] = [
+    ("cr3_return", Site::Return),
+    ("cr3_entry", Site::Entry),
+    ("cr3_fault_entry", Site::Entry),
+    ("cr3_paranoid_entry", Site::ParanoidEntry),
+    ("cr3_paranoid_exit", Site::ParanoidExit),
+    ("cr3_paranoid_rewrite", Site::ParanoidExit),
+];
+
+/// The functions whose every CR3 load belongs to a site, by a part of their path.
+const FUNCTIONS: [(&str, Site); 2] = [("switch_mm", Site::Switch), ("::flush", Site::Flush)];
+
+/// The IRETQ that ends the paranoid path.
+const PARANOID_IRET: &str = "iret_paranoid_exit";
+
+/// The sites of one image.
+#[derive(Clone, Debug, Default)]
+pub struct Sites {
+    labels: BTreeMap<Gva, SiteAt>,
+    functions: Vec<(Gva, Gva, Site)>,
+}
+
+impl Sites {
+    /// Finds the sites in an image's symbols.
+    #[must_use]
+    pub fn new(symbols: &Symbols) -> Self {
+        let mut labels = BTreeMap::new();
+        for (label, site) in LABELS {
+            if let Some(at) = symbols.address(label) {
+                labels.insert(at, SiteAt::Cr3(site));
+            }
+        }
+        if let Some(at) = symbols.address(PARANOID_IRET) {
+            labels.insert(at, SiteAt::ParanoidIret);
+        }
+        let functions = FUNCTIONS
+            .iter()
+            .flat_map(|&(part, site)| {
+                symbols.functions(part).map(move |(start, end)| (start, end, site))
+            })
+            .collect();
+        Self { labels, functions }
+    }
+
+    /// The site at `rip`.
+    #[must_use]
+    pub fn at(&self, rip: Gva) -> Option<SiteAt> {
+        let inside = |&&(start, end, _): &&(Gva, Gva, Site)| start <= rip && rip < end;
+        self.labels.get(&rip).copied().or_else(|| {
+            self.functions.iter().find(inside).map(|&(_, _, site)| SiteAt::Cr3(site))
+        })
+    }
+}

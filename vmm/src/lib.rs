@@ -1,0 +1,11 @@
+//! Stalemate proves, on the machine code that ran, that a guest kernel's TLB flushes are
+//! sufficient.
+#![deny(unsafe_code)]
+
+pub mod arch;
+pub mod boot;
+pub mod event;
+#[allow(unsafe_code)]
+pub mod executor;
+pub mod inject;
+pub mod machine;

@@ -1,0 +1,290 @@
+//! A booted guest from which runs start: booted once for each configuration, then put back.
+
+use super::{Flow, Halt, Machine};
+use crate::arch::addr::{CpuId, Gpa, Gva};
+use crate::arch::census::Census;
+use crate::arch::core::table_entries;
+use crate::arch::fault::Stop;
+use crate::arch::features::CpuFeatures;
+use crate::arch::tlb::TlbModel;
+use crate::arch::vcpu::Vcpu;
+use crate::boot::{self, GuestMemory, Image, ImageError, KernelInfo};
+use crate::event::{Event, Kind, Observer, StepClass, TraceHeader};
+use crate::executor::{Executor, ExecutorError};
+use crate::inject::Injector;
+use stalemate_shared::step::{op, status};
+use stalemate_shared::{boot::Policy, layout};
+use std::time::Duration;
+
+/// How long a guest may run without a trap.
+pub const WATCHDOG: Duration = Duration::from_secs(10);
+/// Traps from entry to the first step, at most.
+const BOOT_TRAP_BUDGET: u64 = 20_000;
+/// Traps within one step, at most.
+const STEP_TRAP_BUDGET: u64 = 5_000;
+
+/// What a guest is booted with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionConfig {
+    /// What the processor has.
+    pub features: CpuFeatures,
+    /// The flush policy.
+    pub policy: Policy,
+    /// Bits of `shared::boot::options`.
+    pub options: u32,
+    /// Fill choice and structure caches.
+    pub model: TlbModel,
+}
+
+/// One step for the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StepInput {
+    /// A `shared::step::op`.
+    pub op: u64,
+    /// Its arguments.
+    pub args: [u64; 4],
+    /// Edit, flush or other.
+    pub class: StepClass,
+}
+
+/// What the guest reported of one step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StepReport {
+    /// A `shared::step::status`.
+    pub status: u64,
+    /// What was read, or a page fault's error code.
+    pub value: u64,
+    /// CR2 after a page fault.
+    pub second: u64,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug)]
+pub struct RunEnd {
+    /// One for each step that completed.
+    pub reports: Vec<StepReport>,
+    /// Why the guest could not go on, and its state then.
+    pub stop: Option<(Stop, Box<Vcpu>)>,
+    /// Traps taken.
+    pub traps: u64,
+    /// The faults that never fired, as text.
+    pub not_fired: Vec<String>,
+}
+
+/// Why there is no session.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// The image cannot be loaded.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// The host failed.
+    #[error(transparent)]
+    Executor(#[from] ExecutorError),
+    /// No memory.
+    #[error("mapping {0} bytes of guest memory failed")]
+    Memory(u64),
+    /// The guest did not come to its first step.
+    #[error("the guest stopped while booting: {stop}")]
+    Guest {
+        /// Why.
+        stop: Stop,
+        /// Its state.
+        vcpu: Box<Vcpu>,
+    },
+}
+
+struct Snapshot {
+    vcpu: Vcpu,
+    census: Census,
+    memory: Vec<u8>,
+    fpu: Vec<u32>,
+}
+
+/// A booted guest.
+pub struct Session {
+    machine: Machine,
+    snapshot: Snapshot,
+    config: SessionConfig,
+    /// Traps that booting took.
+    pub boot_traps: u64,
+    /// The executor was kicked out of a loop and cannot be used again.
+    pub spent: bool,
+}
+
+/// For events that nobody wants: those of booting.
+struct Nobody;
+
+impl Observer for Nobody {
+    fn begin(&mut self, _: &TraceHeader) {}
+    fn event(&mut self, _: &Event) {}
+}
+
+impl Session {
+    /// Boots `image` on an executor made by `make` for the guest's memory.
+    ///
+    /// # Errors
+    /// When the image cannot be loaded, the host fails, or the guest does not boot.
+    pub fn boot(
+        config: SessionConfig,
+        image: &Image<'_>,
+        make: impl FnOnce(&GuestMemory) -> Result<Box<dyn Executor>, ExecutorError>,
+    ) -> Result<Self, BootError> {
+        let memory = GuestMemory::new(layout::MEMORY_SIZE)
+            .map_err(|_| BootError::Memory(layout::MEMORY_SIZE))?;
+        image.load(&memory)?;
+        boot::prepare(&memory, config.features, config.policy, config.options);
+        let mut vcpu =
+            Vcpu::long_mode(CpuId(0), config.features, image.entry(), layout::BOOT_TABLES);
+        vcpu.gpr[crate::arch::vcpu::gpr::RDI] = layout::KERNEL_BASE + layout::BOOT_BLOCK;
+        let executor = make(&memory)?;
+        let mut machine = Machine::new(vcpu, config.model, executor, memory);
+        let booted = boot_to_first_step(&mut machine);
+        match booted {
+            Ok(()) => {}
+            Err(Halt::Executor(error)) => return Err(error.into()),
+            Err(Halt::Stop(stop)) => {
+                return Err(BootError::Guest { stop, vcpu: Box::new(machine.vcpu.clone()) });
+            }
+        }
+        let boot_traps = machine.traps;
+        let snapshot = Snapshot {
+            vcpu: machine.vcpu.clone(),
+            census: machine.census.clone(),
+            memory: machine.memory.image(),
+            fpu: machine.executor.save_fpu()?,
+        };
+        Ok(Self { machine, snapshot, config, boot_traps, spent: false })
+    }
+
+    /// What it was booted with.
+    #[must_use]
+    pub fn config(&self) -> &SessionConfig {
+        &self.config
+    }
+
+    /// What the kernel said of itself.
+    #[must_use]
+    pub fn info(&self) -> Option<&KernelInfo> {
+        self.machine.info.as_ref()
+    }
+
+    /// Runs `steps` from the booted state.
+    ///
+    /// # Errors
+    /// When the host fails.
+    pub fn run(
+        &mut self,
+        steps: &[StepInput],
+        injector: Injector,
+        observer: &mut dyn Observer,
+    ) -> Result<RunEnd, ExecutorError> {
+        self.restore(injector)?;
+        self.describe(observer);
+        let mut reports = Vec::with_capacity(steps.len());
+        let mut stop = None;
+        for (index, step) in steps.iter().enumerate() {
+            match self.machine.run_step(observer, index, step) {
+                Ok(report) => reports.push(report),
+                Err(Halt::Executor(error)) => return Err(error),
+                Err(Halt::Stop(why)) => {
+                    self.spent |= matches!(why, Stop::Timeout { .. });
+                    stop = Some((why, Box::new(self.machine.vcpu.clone())));
+                    break;
+                }
+            }
+        }
+        let rip = self.machine.vcpu.rip();
+        self.machine.publish(observer, rip, false, Kind::End);
+        Ok(RunEnd {
+            reports,
+            stop,
+            traps: self.machine.traps,
+            not_fired: self.machine.injector.not_fired().map(ToString::to_string).collect(),
+        })
+    }
+
+    fn restore(&mut self, injector: Injector) -> Result<(), ExecutorError> {
+        let machine = &mut self.machine;
+        machine.memory.restore(&self.snapshot.memory);
+        machine.vcpu = self.snapshot.vcpu.clone();
+        machine.census = self.snapshot.census.clone();
+        machine.injector = injector;
+        machine.primitive = None;
+        machine.seq = 0;
+        machine.traps = 0;
+        machine.reset_tlb();
+        machine.executor.restore_fpu(&self.snapshot.fpu)?;
+        match machine.revalidate_all() {
+            Ok(()) | Err(Halt::Stop(_)) => Ok(()),
+            Err(Halt::Executor(error)) => Err(error),
+        }
+    }
+
+    /// Tells the observer what the first event meets: control registers, and every page table.
+    fn describe(&mut self, observer: &mut dyn Observer) {
+        let machine = &mut self.machine;
+        let vcpu = &machine.vcpu;
+        let trampoline = machine.info.iter().flat_map(|info| &info.trampoline);
+        observer.begin(&TraceHeader {
+            pti: self.config.options & stalemate_shared::boot::options::PTI != 0,
+            model: self.config.model,
+            cr0: vcpu.cr0,
+            cr3: vcpu.cr3,
+            cr4: vcpu.cr4,
+            efer: vcpu.efer,
+            trampoline: trampoline.map(|&(start, end)| (Gva(start), Gva(end))).collect(),
+            user_pcid_flush_mask: machine.marks(),
+        });
+        let rip = machine.vcpu.rip();
+        let tables: Vec<Gpa> = machine.census.tables().collect();
+        for table in tables {
+            let entries = table_entries(&machine.memory, table);
+            machine.publish(observer, rip, false, Kind::TableLinked { table, entries });
+        }
+        let roots: Vec<Gpa> = machine.census.roots().collect();
+        for root in roots {
+            machine.publish(observer, rip, false, Kind::RootLinked { root });
+        }
+    }
+}
+
+fn boot_to_first_step(machine: &mut Machine) -> Result<(), Halt> {
+    loop {
+        match machine.step(&mut Nobody)? {
+            Flow::NextStep([status::NONE, ..]) if machine.info.is_some() => return Ok(()),
+            Flow::NextStep(_) => {
+                let what = "a step was asked for before READY".to_owned();
+                return Err(Stop::Interface(what).into());
+            }
+            Flow::Continue | Flow::Ready => {}
+        }
+        if machine.traps > BOOT_TRAP_BUDGET {
+            return Err(Stop::TrapBudget { budget: BOOT_TRAP_BUDGET }.into());
+        }
+    }
+}
+
+impl Machine {
+    fn run_step(
+        &mut self,
+        observer: &mut dyn Observer,
+        index: usize,
+        step: &StepInput,
+    ) -> Result<StepReport, Halt> {
+        debug_assert!(step.op != op::STOP, "a scenario cannot ask for STOP");
+        let rip = self.vcpu.rip();
+        self.publish(observer, rip, false, Kind::StepBegin { index, class: step.class });
+        self.answer(step.op, step.args);
+        let limit = self.traps + STEP_TRAP_BUDGET;
+        loop {
+            if let Flow::NextStep([status, value, second]) = self.step(observer)? {
+                let rip = self.vcpu.rip();
+                self.publish(observer, rip, false, Kind::StepEnd { index, status, value });
+                return Ok(StepReport { status, value, second });
+            }
+            if self.traps > limit {
+                return Err(Stop::TrapBudget { budget: STEP_TRAP_BUDGET }.into());
+            }
+        }
+    }
+}

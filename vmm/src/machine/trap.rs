@@ -1,0 +1,200 @@
+//! One trap: decoded, carried out against `arch/`, and the guest resumed.
+
+use super::{Flow, Halt, Machine};
+use crate::arch::addr::Gva;
+use crate::arch::emulate::emulate_store;
+use crate::arch::fault::{Exception, Fault, Stop, vector};
+use crate::arch::op::{Decoded, Op, classify, decode};
+use crate::arch::walk::AccessKind;
+use crate::event::{Kind, Observer};
+use crate::executor::Trap;
+use crate::inject::InjectedOp;
+use iced_x86::Instruction;
+use stalemate_shared::hypercall;
+use stalemate_shared::tlb_state::USER_PCID_FLUSH_MASK;
+
+/// Bits of a page-fault error code.
+const ERROR_WRITE: u32 = 1 << 1;
+const ERROR_FETCH: u32 = 1 << 4;
+/// The longest instruction, in bytes.
+const MAX_INSTRUCTION: usize = 15;
+
+impl Machine {
+    /// Runs the guest to its next trap and carries that out.
+    pub(crate) fn step(&mut self, observer: &mut dyn Observer) -> Result<Flow, Halt> {
+        if self.vcpu.nmi_pending && !self.vcpu.nmi_blocked {
+            self.deliver_nmi(observer)?;
+        }
+        let trap = self.executor.run(&mut self.vcpu)?;
+        self.traps += 1;
+        match trap {
+            Trap::Timeout => {
+                Err(Stop::Timeout { seconds: super::session::WATCHDOG.as_secs() }.into())
+            }
+            Trap::Exception { vector: vector::PAGE_FAULT, error, address } => {
+                self.page_fault(observer, Gva(address), error)?;
+                Ok(Flow::Continue)
+            }
+            Trap::Syscall => self.instruction(observer, Exception::INVALID_OPCODE),
+            Trap::Exception { vector, error, .. }
+                if matches!(vector, vector::GENERAL_PROTECTION | vector::INVALID_OPCODE) =>
+            {
+                let error = (vector == vector::GENERAL_PROTECTION).then_some(error);
+                self.instruction(observer, Exception { vector, error, address: None })
+            }
+            Trap::Exception { vector, error, .. } => {
+                let has_error = matches!(vector, 8 | 10..=14 | 17);
+                let error = has_error.then_some(error);
+                let exception = Exception { vector, error, address: None };
+                self.resolve(observer, Err(exception.into()))?;
+                Ok(Flow::Continue)
+            }
+        }
+    }
+
+    fn deliver_nmi(&mut self, observer: &mut dyn Observer) -> Result<(), Halt> {
+        self.vcpu.nmi_pending = false;
+        self.resolve(observer, Err(Exception::NMI.into()))
+    }
+
+    /// A fault of the projection: a TLB miss, a store to a watched frame, or an architectural
+    /// page fault.
+    fn page_fault(
+        &mut self,
+        observer: &mut dyn Observer,
+        va: Gva,
+        error: u32,
+    ) -> Result<(), Halt> {
+        let kind = match error {
+            error if error & ERROR_FETCH != 0 => AccessKind::Execute,
+            error if error & ERROR_WRITE != 0 => AccessKind::Write,
+            _ => AccessKind::Read,
+        };
+        let translated = self.with_core(observer, |core| {
+            let access = core.access(kind);
+            core.translate(va, access)
+        })?;
+        match translated {
+            Ok(gpa) if kind == AccessKind::Write && self.is_protected(gpa) => {
+                self.watched_store(observer)
+            }
+            Ok(_) => {
+                let page = va.page();
+                if let Some(leaf) = self.current_leaf(page) {
+                    let space = self.space();
+                    self.executor.map(space, page, leaf)?;
+                }
+                Ok(())
+            }
+            Err(fault) => self.resolve(observer, Err(fault)),
+        }
+    }
+
+    fn watched_store(&mut self, observer: &mut dyn Observer) -> Result<(), Halt> {
+        let result = match self.fetch(observer)? {
+            Ok((instruction, _)) => {
+                self.with_core(observer, |core| emulate_store(core, &instruction))?
+            }
+            Err(fault) => Err(fault),
+        };
+        self.resolve(observer, result)
+    }
+
+    /// Fetches and decodes the instruction at RIP, through the TLB of this moment.
+    fn fetch(
+        &mut self,
+        observer: &mut dyn Observer,
+    ) -> Result<Result<(Instruction, Vec<u8>), Fault>, Halt> {
+        let rip = self.vcpu.rip;
+        self.with_core(observer, |core| {
+            let access = core.access(AccessKind::Execute);
+            let in_page = (4096 - (rip & 0xfff) as usize).min(MAX_INSTRUCTION);
+            let mut bytes = [0u8; MAX_INSTRUCTION];
+            core.read(Gva(rip), &mut bytes[..in_page], access)?;
+            let mut instruction = decode(&bytes[..in_page], rip);
+            if instruction.is_invalid() && in_page < MAX_INSTRUCTION {
+                core.read(Gva(rip), &mut bytes, access)?;
+                instruction = decode(&bytes, rip);
+            }
+            Ok((instruction, bytes[..instruction.len().max(1)].to_vec()))
+        })
+    }
+
+    /// An instruction that trapped: carried out if it is privileged, else the guest's own
+    /// `genuine` exception.
+    fn instruction(
+        &mut self,
+        observer: &mut dyn Observer,
+        genuine: Exception,
+    ) -> Result<Flow, Halt> {
+        let (instruction, bytes) = match self.fetch(observer)? {
+            Ok(fetched) => fetched,
+            Err(fault) => {
+                self.resolve(observer, Err(fault))?;
+                return Ok(Flow::Continue);
+            }
+        };
+        match classify(&self.vcpu, &instruction) {
+            Decoded::Op(Op::Out(hypercall::PORT)) if self.vcpu.cpl == 0 => {
+                self.hypercall(observer, instruction.next_ip())
+            }
+            Decoded::Op(op) => {
+                self.operation(observer, op, instruction.next_ip())?;
+                Ok(Flow::Continue)
+            }
+            // At virtual CPL 3 a privileged instruction is the guest user's own #GP or #UD.
+            Decoded::Unknown if self.vcpu.cpl == 0 => {
+                let why = "the model does not know this operation";
+                Err(Stop::unsupported(&bytes, &instruction, why).into())
+            }
+            Decoded::Unknown | Decoded::Ordinary => {
+                self.resolve(observer, Err(genuine.into()))?;
+                Ok(Flow::Continue)
+            }
+        }
+    }
+
+    /// Carries out one operation, or what the injector makes of it.
+    fn operation(&mut self, observer: &mut dyn Observer, op: Op, next: u64) -> Result<(), Halt> {
+        let rip = self.vcpu.rip();
+        let plan = self.injector.plan(rip, op, self.marks());
+        if plan.nmi_before {
+            return self.deliver_nmi(observer);
+        }
+        if plan.clear_marks {
+            let old = self.marks();
+            self.with_core(observer, |core| {
+                core.state_store(USER_PCID_FLUSH_MASK, old, 0, true);
+            })?;
+        }
+        if plan.ops.is_empty() {
+            let what = format!("dropped {op:x?}");
+            self.publish(observer, rip, true, Kind::Note { what });
+            self.vcpu.rip = next;
+        }
+        for InjectedOp { op, alter, injected } in plan.ops {
+            let result = self.with_core(observer, |core| {
+                let first = core.log.events.len();
+                let result = if alter { core.execute_altered(op, next) } else { core.execute(op, next) };
+                for event in &mut core.log.events[first..] {
+                    event.1 |= injected;
+                }
+                result
+            })?;
+            let failed = result.is_err();
+            self.resolve(observer, result)?;
+            if failed {
+                break;
+            }
+        }
+        self.vcpu.nmi_pending |= plan.nmi_after;
+        Ok(())
+    }
+
+    /// `user_pcid_flush_mask` as it is in guest memory.
+    pub(crate) fn marks(&self) -> u64 {
+        self.info.as_ref().map_or(0, |info| {
+            self.memory.read_word(crate::arch::addr::Gpa(info.tlb_state.0 + USER_PCID_FLUSH_MASK))
+        })
+    }
+}
