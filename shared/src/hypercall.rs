@@ -11,8 +11,8 @@ pub const READY: u64 = 1;
 /// Report a step and ask for the next. RDI: a [`crate::step::status`], RSI: its value, RDX: its
 /// second value. Back: RAX a [`crate::step::op`], RDI to RCX its arguments.
 pub const NEXT_STEP: u64 = 2;
-/// A flush primitive begins. RDI: a [`primitive`], RSI: the address space's context id (0 for
-/// kernel ranges), RDX and RCX: the caller's range, end exclusive.
+/// A flush primitive begins. RDI: a [`primitive`], RSI: guest-physical address of the address space's kernel
+/// root (0 for kernel ranges), RDX and RCX: the caller's range, end exclusive.
 pub const BEGIN: u64 = 3;
 /// The flush primitive that began last returns. RDI: its [`primitive`].
 pub const END: u64 = 4;

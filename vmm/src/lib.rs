@@ -9,3 +9,4 @@ pub mod event;
 pub mod executor;
 pub mod inject;
 pub mod machine;
+pub mod oracle;

@@ -18,8 +18,9 @@ fn main() {
     let st=|op,args,class| machine::StepInput{op,args,class};
     let steps=[st(MAP,[0,u0,red,1],StepClass::Edit), st(USER_READ,[0,u0,0,0],StepClass::Other), st(REMAP,[0,u0,red+4096,1],StepClass::Edit), st(FLUSH_ONE_USER,[0,u0,0,0],StepClass::Flush), st(USER_READ,[0,u0,0,0],StepClass::Other)];
     for faults in [vec![], vec!["drop mark#1".parse().unwrap()]] {
-    let t=std::time::Instant::now();
-    let r=s.run(&steps, inject::Injector::new(&faults, inject::Sites::new(&sy)), &mut P).unwrap();
+    let t=std::time::Instant::now(); let mut o=oracle::Oracle::default();
+    let r=s.run(&steps, inject::Injector::new(&faults, inject::Sites::new(&sy)), &mut o).unwrap();
+    println!("{:#?}", o.violations()); for ob in o.obligations(){println!("{} {} {:?} {:?}", ob.tag, ob.page, ob.state, ob.covered.is_some());} println!("{:?}", o.hammers());
     println!("{:?} {:x?} traps {} not fired {:?}", t.elapsed(), r.reports, r.traps, r.not_fired);
     if let Some((w,v))=r.stop { println!("{w} {:x?} {}", v, sy.locate(v.rip())); }
     }

@@ -30,8 +30,8 @@ pub fn next_step(report: [u64; 3]) -> (u64, [u64; 4]) {
 }
 
 /// A flush primitive begins, over the caller's range.
-pub fn begin(primitive: u64, ctx_id: u64, start: u64, end: u64) {
-    hypercall(call::BEGIN, [primitive, ctx_id, start, end]);
+pub fn begin(primitive: u64, root: u64, start: u64, end: u64) {
+    hypercall(call::BEGIN, [primitive, root, start, end]);
 }
 
 /// It returns.

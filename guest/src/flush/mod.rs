@@ -93,7 +93,7 @@ pub fn flush_tlb_all() {
 /// else its next switch sees the generation and flushes.
 fn user(number: usize, id: u64, start: u64, end: u64, work: impl FnOnce(&dyn Policy)) {
     let mut mm = percpu::mm_state(number);
-    hypercall::begin(id, mm.ctx_id, start, end);
+    hypercall::begin(id, mm.kernel_root, start, end);
     mm.tlb_gen += 1;
     percpu::set_mm_state(number, mm);
     if is_loaded(&mm) {

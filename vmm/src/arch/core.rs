@@ -249,6 +249,11 @@ impl Core<'_> {
             let offset = slot.0 & 0xfff;
             let words = self.hook.state_store(self.vcpu.rip(), offset, old, new);
             let altered = words != [new];
+            if words.is_empty() {
+                let what = format!("dropped the store to TlbState+{offset:#x}");
+                self.log.events.push((Kind::Note { what }, true));
+                self.seq += 1;
+            }
             let mut old = old;
             for new in words {
                 self.state_store(offset, old, new, altered);

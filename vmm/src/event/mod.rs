@@ -190,8 +190,8 @@ pub enum StepClass {
 pub struct Primitive {
     /// A `shared::hypercall::primitive`.
     pub id: u64,
-    /// Context id of the address space; 0 for kernel ranges.
-    pub ctx_id: u64,
+    /// Kernel root of the address space; 0 for kernel ranges.
+    pub root: Gpa,
     /// First address of the caller's range.
     pub start: Gva,
     /// End, exclusive.

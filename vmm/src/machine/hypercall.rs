@@ -31,7 +31,7 @@ impl Machine {
             }
             hypercall::NEXT_STEP => return Ok(Flow::NextStep([a, b, c])),
             hypercall::BEGIN => {
-                let begun = Primitive { id: a, ctx_id: b, start: Gva(c), end: Gva(d) };
+                let begun = Primitive { id: a, root: Gpa(b), start: Gva(c), end: Gva(d) };
                 self.primitive = Some(begun);
                 self.publish(observer, rip, false, Kind::PrimitiveBegin(begun));
             }

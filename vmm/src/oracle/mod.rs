@@ -1,0 +1,136 @@
+//! The oracle: judges a run from its events alone, live or recorded.
+
+mod ledger;
+pub mod rule;
+pub mod rules;
+mod shadow;
+mod witness;
+
+pub use ledger::{Discharger, Downgrade, Ledger, Obligation, State};
+pub use rule::{About, RULES, RuleId};
+pub use rules::big_hammer::BigHammer;
+pub use witness::{Contradiction, Missed, Violation};
+
+use crate::arch::tlb::Effect;
+use crate::event::{Event, Kind, Observer, TraceHeader};
+use rule::{Context, Rule};
+use shadow::Shadow;
+use std::collections::BTreeSet;
+use witness::Invalidation;
+
+/// Judges one run.
+pub struct Oracle {
+    header: Option<TraceHeader>,
+    shadow: Option<Shadow>,
+    ledger: Ledger,
+    rules: Vec<Box<dyn Rule>>,
+    history: Vec<Invalidation>,
+    violations: Vec<Violation>,
+    hammers: Vec<BigHammer>,
+    told: BTreeSet<(RuleId, String)>,
+}
+
+impl Default for Oracle {
+    fn default() -> Self {
+        Self {
+            header: None,
+            shadow: None,
+            ledger: Ledger::default(),
+            rules: rule::all(),
+            history: Vec::new(),
+            violations: Vec::new(),
+            hammers: Vec::new(),
+            told: BTreeSet::new(),
+        }
+    }
+}
+
+impl Oracle {
+    /// The violations, in order.
+    #[must_use]
+    pub fn violations(&self) -> &[Violation] {
+        &self.violations
+    }
+
+    /// The obligations and how they stand.
+    #[must_use]
+    pub fn obligations(&self) -> &[Obligation] {
+        self.ledger.obligations()
+    }
+
+    /// The big hammers.
+    #[must_use]
+    pub fn hammers(&self) -> &[BigHammer] {
+        &self.hammers
+    }
+
+    fn judge(&mut self, header: &TraceHeader, shadow: &Shadow, event: &Event, effect: &Effect) {
+        for rule in &mut self.rules {
+            let context = Context { header, event, shadow, ledger: &self.ledger, effect };
+            let id = rule.id();
+            for finding in rule.observe(&context) {
+                let number = finding.obligation;
+                let obligation = number.and_then(|number| self.ledger.obligations().get(number));
+                let violation = witness::violation(
+                    id,
+                    finding,
+                    event,
+                    obligation,
+                    shadow,
+                    &self.history,
+                );
+                if let Some(number) = number {
+                    self.ledger.violate(number, id, event.seq);
+                }
+                // A leak that lasts is told once.
+                if self.told.insert((id, violation.message.clone())) {
+                    self.violations.push(violation);
+                }
+            }
+        }
+    }
+}
+
+impl Observer for Oracle {
+    fn begin(&mut self, header: &TraceHeader) {
+        *self = Self::default();
+        self.shadow = Some(Shadow::new(header));
+        self.header = Some(header.clone());
+    }
+
+    fn event(&mut self, event: &Event) {
+        let (Some(header), Some(mut shadow)) = (self.header.take(), self.shadow.take()) else {
+            return;
+        };
+        let consuming = match event.kind {
+            Kind::LoadCr3 { value, .. } => shadow.is_consuming(value),
+            _ => false,
+        };
+        let effect = shadow.apply(event);
+        self.ledger.apply(event, &shadow, consuming);
+        if could_invalidate(&event.kind) {
+            self.history.push(Invalidation { event: event.clone(), pcid: shadow.pcid() });
+        }
+        self.judge(&header, &shadow, event, &effect);
+        let context =
+            Context { header: &header, event, shadow: &shadow, ledger: &self.ledger, effect: &effect };
+        self.hammers.extend(rules::big_hammer::observe(&context, consuming));
+        if let Kind::LoadCr3 { value, .. } = event.kind {
+            shadow.loaded(value);
+        }
+        self.header = Some(header);
+        self.shadow = Some(shadow);
+    }
+}
+
+fn could_invalidate(kind: &Kind) -> bool {
+    matches!(
+        kind,
+        Kind::Invlpg { .. }
+            | Kind::Invpcid { .. }
+            | Kind::LoadCr3 { .. }
+            | Kind::WriteCr4 { .. }
+            | Kind::PageFault { .. }
+            | Kind::Note { .. }
+    )
+}

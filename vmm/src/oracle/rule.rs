@@ -1,0 +1,165 @@
+//! The rules' names, statements and sources, and what a rule is.
+
+use super::ledger::Ledger;
+use super::shadow::Shadow;
+use crate::arch::addr::Gva;
+use crate::arch::tlb::{Effect, Entry, Tag};
+use crate::event::{Event, TraceHeader};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+
+/// The stable ids of the rules.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs)]
+pub enum RuleId {
+    StaleUserEntry,
+    StaleKernelEntry,
+    StaleOtherAsid,
+    NeverFlushed,
+    PcidReuse,
+    LostMark,
+    Cr3Pairing,
+    PtiLeak,
+    BigHammer,
+}
+
+/// What a rule says of itself.
+#[derive(Clone, Copy, Debug)]
+pub struct About {
+    /// Its id.
+    pub id: RuleId,
+    /// The id as text.
+    pub name: &'static str,
+    /// The rule, in one or two sentences.
+    pub statement: &'static str,
+    /// What it rests on.
+    pub source: &'static str,
+    /// A built-in scenario, and the fault or policy, that violates it.
+    pub violated_by: &'static str,
+    /// Whether it counts costs instead of failing runs.
+    pub is_cost: bool,
+}
+
+/// Every rule.
+pub const RULES: [About; 9] = [
+    super::rules::stale_user_entry::ABOUT,
+    super::rules::stale_kernel_entry::ABOUT,
+    super::rules::stale_other_asid::ABOUT,
+    super::rules::never_flushed::ABOUT,
+    super::rules::pcid_reuse::ABOUT,
+    super::rules::lost_mark::ABOUT,
+    super::rules::cr3_pairing::ABOUT,
+    super::rules::pti_leak::ABOUT,
+    super::rules::big_hammer::ABOUT,
+];
+
+impl RuleId {
+    /// What the rule says of itself.
+    #[must_use]
+    pub fn about(self) -> &'static About {
+        // Every id is in the table; a test says so.
+        RULES.iter().find(|about| about.id == self).unwrap_or(&RULES[0])
+    }
+}
+
+impl fmt::Display for RuleId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.about().name)
+    }
+}
+
+impl FromStr for RuleId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        RULES.iter().find(|about| about.name == text).map(|about| about.id).ok_or_else(|| {
+            let names: Vec<&str> = RULES.iter().map(|about| about.name).collect();
+            format!("use one of {}", names.join(", "))
+        })
+    }
+}
+
+/// What a rule looks at: the event that has just taken effect, and the state after it.
+pub struct Context<'a> {
+    /// What the trace began with.
+    pub header: &'a TraceHeader,
+    /// The event.
+    pub event: &'a Event,
+    /// Tables, TLB and registers after it.
+    pub shadow: &'a Shadow,
+    /// The obligations.
+    pub ledger: &'a Ledger,
+    /// What the event did to the TLB.
+    pub effect: &'a Effect,
+}
+
+/// A cached entry as a finding shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Its tag.
+    pub tag: Tag,
+    /// The entry.
+    pub entry: Entry,
+}
+
+/// A rule is violated.
+#[derive(Clone, Debug, Default)]
+pub struct Finding {
+    /// The obligation that was not met, if it is about one.
+    pub obligation: Option<usize>,
+    /// The entry that should not be there.
+    pub held: Option<Held>,
+    /// What happened, in one sentence.
+    pub message: String,
+    /// Where the guest did it, if not at the event itself.
+    pub at: Option<(u64, Gva)>,
+    /// An earlier place that the finding names: position, RIP and what happened there.
+    pub because: Option<(u64, Gva, &'static str)>,
+}
+
+/// One rule; it sees every event in order.
+pub trait Rule {
+    /// Its id.
+    fn id(&self) -> RuleId;
+    /// Looks at one event.
+    fn observe(&mut self, context: &Context<'_>) -> Vec<Finding>;
+}
+
+/// All rules that fail runs, fresh.
+#[must_use]
+pub fn all() -> Vec<Box<dyn Rule>> {
+    use super::rules::{
+        cr3_pairing, lost_mark, never_flushed, pcid_reuse, pti_leak, stale_kernel_entry,
+        stale_other_asid, stale_user_entry,
+    };
+    vec![
+        Box::new(never_flushed::NeverFlushed),
+        Box::new(stale_kernel_entry::StaleKernelEntry),
+        Box::new(pcid_reuse::PcidReuse::default()),
+        Box::new(stale_other_asid::StaleOtherAsid),
+        Box::new(cr3_pairing::Cr3Pairing),
+        Box::new(lost_mark::LostMark::default()),
+        Box::new(stale_user_entry::StaleUserEntry),
+        Box::new(pti_leak::PtiLeak),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_rule_is_in_the_table_under_its_own_name() {
+        for about in RULES {
+            assert_eq!(about.name.parse(), Ok(about.id));
+            assert_eq!(about.id.to_string(), about.name);
+        }
+        for rule in all() {
+            assert!(!rule.id().about().is_cost);
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! The rules, one a file.
+
+pub mod big_hammer;
+pub mod cr3_pairing;
+pub mod lost_mark;
+pub mod never_flushed;
+pub mod pcid_reuse;
+pub mod pti_leak;
+pub mod stale_kernel_entry;
+pub mod stale_other_asid;
+pub mod stale_user_entry;

@@ -1,0 +1,52 @@
+//! `never-flushed`: somebody asks for the flush.
+
+use crate::event::{Kind, StepClass};
+use crate::oracle::rule::{About, Context, Finding, Rule, RuleId};
+
+/// About the rule.
+pub const ABOUT: About = About {
+    id: RuleId::NeverFlushed,
+    name: "never-flushed",
+    statement: "A downgrade that no primitive covers, and that was not announced as deferred, \
+                is flushed by the end of its step or before its frame is freed. An edit's step \
+                lasts until the first step that is neither an edit nor a flush.",
+    source: "SDM vol. 3, 4.10.5: the old frame must not be reused before the flush",
+    violated_by: "forgotten-flush",
+    is_cost: false,
+};
+
+/// The rule.
+pub struct NeverFlushed;
+
+impl Rule for NeverFlushed {
+    fn id(&self) -> RuleId {
+        ABOUT.id
+    }
+
+    fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {
+        let frame = match context.event.kind {
+            Kind::StepBegin { class: StepClass::Other, .. } | Kind::End => None,
+            Kind::FrameFreed { frame } => Some(frame),
+            _ => return Vec::new(),
+        };
+        let concerned = |held: Option<&crate::arch::tlb::Entry>| match (frame, held) {
+            (None, _) => true,
+            (Some(frame), Some(entry)) => entry.translation.frame == frame,
+            (Some(_), None) => false,
+        };
+        context
+            .ledger
+            .open()
+            .filter(|(_, obligation)| obligation.covered.is_none())
+            .filter(|(_, obligation)| concerned(obligation.entry.as_ref()))
+            .map(|(number, obligation)| Finding {
+                obligation: Some(number),
+                message: format!(
+                    "nobody has asked for a flush of {}, and {} still holds it",
+                    obligation.page, obligation.tag
+                ),
+                ..Finding::default()
+            })
+            .collect()
+    }
+}

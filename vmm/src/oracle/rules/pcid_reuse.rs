@@ -1,0 +1,52 @@
+//! `pcid-reuse`: a PCID is emptied before it serves another root.
+
+use crate::arch::addr::{Gpa, Pcid};
+use crate::arch::tlb::Tag;
+use crate::event::Kind;
+use crate::oracle::rule::{About, Context, Finding, Held, Rule, RuleId};
+use std::collections::BTreeSet;
+
+/// About the rule.
+pub const ABOUT: About = About {
+    id: RuleId::PcidReuse,
+    name: "pcid-reuse",
+    statement: "A PCID never becomes current for a root while it holds entries of another root.",
+    source: "SDM vol. 3, 4.10.4.2: reusing a PCID needs bit 63 clear or INVPCID",
+    violated_by: "six-slots with `drop mark`",
+    is_cost: false,
+};
+
+/// The rule.
+#[derive(Default)]
+pub struct PcidReuse {
+    told: BTreeSet<(Pcid, Gpa)>,
+}
+
+impl Rule for PcidReuse {
+    fn id(&self) -> RuleId {
+        ABOUT.id
+    }
+
+    fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {
+        let Kind::LoadCr3 { .. } = context.event.kind else { return Vec::new() };
+        let pcid = context.shadow.pcid();
+        let tag = Tag::Pcid(pcid);
+        let Some(root) = context.shadow.tlb.root(tag) else { return Vec::new() };
+        let foreign = context.shadow.tlb.entries(tag).find(|entry| entry.root != root);
+        let Some(entry) = foreign else {
+            self.told.retain(|(told, _)| *told != pcid);
+            return Vec::new();
+        };
+        if !self.told.insert((pcid, entry.root)) {
+            return Vec::new();
+        }
+        vec![Finding {
+            held: Some(Held { tag, entry: entry.clone() }),
+            message: format!(
+                "{tag} becomes current for root {root} while it holds entries of root {}",
+                entry.root
+            ),
+            ..Finding::default()
+        }]
+    }
+}

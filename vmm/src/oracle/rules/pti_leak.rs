@@ -1,0 +1,51 @@
+//! `pti-leak`: user mode cannot reach the kernel's translations.
+
+use crate::arch::addr::Gva;
+use crate::arch::tlb::Tag;
+use crate::event::Kind;
+use crate::oracle::rule::{About, Context, Finding, Held, Rule, RuleId};
+
+/// About the rule.
+pub const ABOUT: About = About {
+    id: RuleId::PtiLeak,
+    name: "pti-leak",
+    statement: "In user mode no entry of the active PCID, and no global entry, translates a \
+                kernel address outside the trampoline.",
+    source: "CVE-2017-5754; Linux aa8c6248f8c7 (PTI infrastructure)",
+    violated_by: "global-under-pti",
+    is_cost: false,
+};
+
+/// The rule.
+pub struct PtiLeak;
+
+impl Rule for PtiLeak {
+    fn id(&self) -> RuleId {
+        ABOUT.id
+    }
+
+    fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {
+        if context.event.kind != Kind::UserEntry || !context.header.pti {
+            return Vec::new();
+        }
+        let allowed = |page: Gva| {
+            let inside = |&(start, end): &(Gva, Gva)| start <= page && page < end;
+            context.header.trampoline.iter().any(inside)
+        };
+        let kernel = (Gva(0xffff_8000_0000_0000), Gva(u64::MAX));
+        for tag in [Tag::Pcid(context.shadow.pcid()), Tag::Global] {
+            let mut held = context.shadow.tlb.entries_in(tag, kernel.0, kernel.1);
+            if let Some(entry) = held.find(|entry| !allowed(entry.translation.page)) {
+                return vec![Finding {
+                    held: Some(Held { tag, entry: entry.clone() }),
+                    message: format!(
+                        "user mode is entered while {tag} translates kernel address {}",
+                        entry.translation.page
+                    ),
+                    ..Finding::default()
+                }];
+            }
+        }
+        Vec::new()
+    }
+}

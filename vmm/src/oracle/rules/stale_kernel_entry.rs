@@ -1,0 +1,46 @@
+//! `stale-kernel-entry`: a flush primitive does what it was called for before it returns.
+
+use crate::arch::tlb::Tag;
+use crate::event::Kind;
+use crate::oracle::rule::{About, Context, Finding, Rule, RuleId};
+
+/// About the rule.
+pub const ABOUT: About = About {
+    id: RuleId::StaleKernelEntry,
+    name: "stale-kernel-entry",
+    statement: "When a flush primitive returns, no entry it covers is stale in the current \
+                kernel PCID or among globals.",
+    source: "SDM vol. 3, 4.10.4.2; Linux flush_tlb_one_user, flush_tlb_one_kernel",
+    violated_by: "unmap with `drop invlpg#1`",
+    is_cost: false,
+};
+
+/// The rule.
+pub struct StaleKernelEntry;
+
+impl Rule for StaleKernelEntry {
+    fn id(&self) -> RuleId {
+        ABOUT.id
+    }
+
+    fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {
+        let Kind::PrimitiveEnd(primitive) = &context.event.kind else { return Vec::new() };
+        let current = Tag::Pcid(context.shadow.pcid());
+        context
+            .ledger
+            .open()
+            .filter(|(_, obligation)| obligation.tag == current || obligation.tag == Tag::Global)
+            .filter(|(_, obligation)| obligation.is_asked_of(primitive))
+            .map(|(number, obligation)| Finding {
+                obligation: Some(number),
+                message: format!(
+                    "{} returns while {} still holds a stale entry for {}",
+                    primitive.name(),
+                    obligation.tag,
+                    obligation.page
+                ),
+                ..Finding::default()
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,50 @@
+//! `stale-other-asid`: what one ASID's flush could not reach is flushed before another ASID runs.
+
+use crate::arch::tlb::Tag;
+use crate::event::Kind;
+use crate::oracle::rule::{About, Context, Finding, Rule, RuleId};
+use stalemate_shared::pcid::{PCID_MASK, USER_ROOT_BIT};
+
+/// About the rule.
+pub const ABOUT: About = About {
+    id: RuleId::StaleOtherAsid,
+    name: "stale-other-asid",
+    statement: "No CR3 load makes current a PCID that, after the load took effect, holds a \
+                due-stale entry.",
+    source: "Zijlstra's audit of 30 Nov 2017 \
+             (20171130124319.ovyierac7ywxzhjy); Linux 2ea907c4fe7b",
+    violated_by: "parked-kernel with policy unsplit",
+    is_cost: false,
+};
+
+/// The rule.
+pub struct StaleOtherAsid;
+
+impl Rule for StaleOtherAsid {
+    fn id(&self) -> RuleId {
+        ABOUT.id
+    }
+
+    fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {
+        let Kind::LoadCr3 { old, value } = context.event.kind else { return Vec::new() };
+        // A user CR3's deadline is the entry to user mode.
+        let user = context.header.pti && value & USER_ROOT_BIT != 0;
+        if user || old & PCID_MASK == value & PCID_MASK {
+            return Vec::new();
+        }
+        let current = Tag::Pcid(context.shadow.pcid());
+        context
+            .ledger
+            .open()
+            .filter(|(_, obligation)| obligation.tag == current)
+            .map(|(number, obligation)| Finding {
+                obligation: Some(number),
+                message: format!(
+                    "a CR3 load makes {} current, which still holds a stale entry for {}",
+                    obligation.tag, obligation.page
+                ),
+                ..Finding::default()
+            })
+            .collect()
+    }
+}
