@@ -4,9 +4,13 @@
 
 pub mod arch;
 pub mod boot;
+pub mod cli;
 pub mod event;
 #[allow(unsafe_code)]
 pub mod executor;
 pub mod inject;
 pub mod machine;
 pub mod oracle;
+pub mod report;
+pub mod runner;
+pub mod scenario;

@@ -6,9 +6,11 @@ mod project;
 mod session;
 mod trap;
 
-pub use session::{BootError, RunEnd, Session, SessionConfig, StepInput, StepReport};
+pub use session::{
+    BootError, RunEnd, Session, SessionConfig, StepInput, StepReport, WATCHDOG,
+};
 
-use crate::arch::addr::{CpuId, Gpa, Gva};
+use crate::arch::addr::{Gpa, Gva};
 use crate::arch::census::Census;
 use crate::arch::core::{Core, Log};
 use crate::arch::fault::{Fault, Stop};
@@ -176,11 +178,6 @@ impl Machine {
             event.seq = first + index as u64;
             observer.event(event);
         }
-    }
-
-    /// The virtual CPU's number.
-    pub(crate) fn cpu(&self) -> CpuId {
-        self.vcpu.id
     }
 
     /// The frame at `gpa` holds page tables or `TlbState`.

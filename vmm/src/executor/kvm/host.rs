@@ -134,4 +134,38 @@ impl Host {
     pub fn umip(&self) -> bool {
         self.cpuid(7, |entry| entry.ecx) & (1 << 2) != 0
     }
+
+    /// Features of a guest's processor, and whether this KVM offers them.
+    #[must_use]
+    pub fn offers(&self) -> [(&'static str, bool); 7] {
+        let leaf1 = |bit: u32| self.cpuid(1, |entry| entry.ecx) >> bit & 1 != 0;
+        let leaf7 = |bit: u32| self.cpuid(7, |entry| entry.ebx) >> bit & 1 != 0;
+        let pge = self.cpuid(1, |entry| entry.edx) >> 13 & 1 != 0;
+        [
+            ("PCID", leaf1(17)),
+            ("INVPCID", leaf7(10)),
+            ("PGE", pge),
+            ("SMEP", leaf7(7)),
+            ("UMIP", self.umip()),
+            ("read-only memory", self.kvm.check_extension(Cap::ReadonlyMem)),
+            ("guest debugging", self.kvm.check_extension(Cap::SetGuestDebug)),
+        ]
+    }
+
+    /// How this KVM runs guests, as far as the host's own flags tell.
+    #[must_use]
+    pub fn hardware(&self) -> &'static str {
+        let flags = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let has = |flag: &str| {
+            flags
+                .lines()
+                .find(|line| line.starts_with("flags"))
+                .is_some_and(|line| line.split_whitespace().any(|word| word == flag))
+        };
+        match (has("vmx"), has("svm")) {
+            (true, _) => "Intel VMX",
+            (_, true) => "AMD SVM",
+            _ => "neither VMX nor SVM: a software KVM",
+        }
+    }
 }

@@ -1,0 +1,78 @@
+//! `stalemate list` and `stalemate explain`.
+
+use super::{Failure, ListWhat};
+use crate::inject::fault::{FORMS, SITES};
+use crate::oracle::RULES;
+use crate::scenario::{self, CPUS, POLICIES};
+use std::fmt::Write;
+
+/// What `list` prints.
+pub fn list(what: ListWhat) -> Result<String, Failure> {
+    let rows: Vec<(String, String)> = match what {
+        ListWhat::Scenarios => scenario::builtin()
+            .map_err(|error| Failure::usage(error.to_string()))?
+            .into_iter()
+            .map(|scenario| (scenario.name, scenario.summary))
+            .collect(),
+        ListWhat::Rules => RULES
+            .iter()
+            .map(|rule| (rule.name.to_owned(), rule.statement.to_owned()))
+            .collect(),
+        ListWhat::Faults => {
+            FORMS.iter().map(|(form, help)| ((*form).to_owned(), (*help).to_owned())).collect()
+        }
+        ListWhat::Policies => POLICIES
+            .iter()
+            .map(|(_, name, help)| ((*name).to_owned(), (*help).to_owned()))
+            .collect(),
+        ListWhat::Cpus => CPUS
+            .iter()
+            .map(|cpu| {
+                let has = |has: bool, name: &str| if has { format!(" {name}") } else { String::new() };
+                let features = cpu.features;
+                let mut what = has(features.pcid, "PCID");
+                what += &has(features.invpcid, "INVPCID");
+                what += &has(features.pge, "PGE");
+                what += if cpu.default { " (in the default suite)" } else { "" };
+                (cpu.name.to_owned(), what.trim_start().to_owned())
+            })
+            .collect(),
+    };
+    let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    let mut out = String::new();
+    for (name, what) in rows {
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "{name:width$}  {what}");
+    }
+    if what == ListWhat::Faults {
+        let sites: Vec<&str> = SITES.iter().map(|(name, _)| *name).collect();
+        let _ = writeln!(out, "\nSITE is one of {}.", sites.join(", "));
+        let _ = writeln!(out, "`#n` after a fault means its nth occurrence; without, all of them.");
+    }
+    Ok(out)
+}
+
+/// What `explain` prints.
+pub fn explain(name: &str) -> Result<String, Failure> {
+    if let Some(rule) = RULES.iter().find(|rule| rule.name == name) {
+        return Ok(format!(
+            "{}\n\n{}\n\nsource: {}\nviolated by: {}\n",
+            rule.name, rule.statement, rule.source, rule.violated_by
+        ));
+    }
+    if let Some((_, name, help)) = POLICIES.iter().find(|(_, known, _)| *known == name) {
+        return Ok(format!("{name}\n\n{help}\n"));
+    }
+    let form = name.split(['#']).next().unwrap_or_default();
+    let matches = |known: &str| match known.split_once("@SITE") {
+        Some((head, _)) => form.split('@').next() == Some(head),
+        None => known == form,
+    };
+    if let Some((form, help)) = FORMS.iter().find(|(known, _)| matches(known)) {
+        return Ok(format!("{form}\n\n{help}\n"));
+    }
+    Err(Failure::usage(format!(
+        "`{name}` is no rule, fault or policy; see `stalemate list rules`, `list faults` and \
+         `list policies`"
+    )))
+}

@@ -1,0 +1,109 @@
+//! From names on the command line to typed values.
+
+use super::Failure;
+use crate::inject::Fault;
+use crate::scenario::{self, BUILTIN, CPUS, CpuModel, POLICIES, Policy, Scenario, nearest};
+use std::path::Path;
+
+/// The scenarios that `names` mean; the built-in ones if there is none.
+pub fn scenarios(names: &[String]) -> Result<Vec<Scenario>, Failure> {
+    let diagnostic = |error: scenario::Diagnostic| Failure::usage(error.to_string());
+    if names.is_empty() {
+        return scenario::builtin().map_err(diagnostic);
+    }
+    let mut found = Vec::new();
+    for name in names {
+        if let Some((name, text)) = BUILTIN.iter().find(|(known, _)| known == name) {
+            let file = format!("scenarios/{name}.toml");
+            found.push(scenario::parse(name, &file, text).map_err(diagnostic)?);
+            continue;
+        }
+        let path = Path::new(name);
+        if path.is_dir() {
+            let before = found.len();
+            for path in toml_files(path)? {
+                found.push(file(&path)?);
+            }
+            if found.len() == before {
+                return Err(Failure::usage(format!("{name}: no .toml file in this directory")));
+            }
+        } else if path.exists() {
+            found.push(file(path)?);
+        } else {
+            let near = nearest(name, BUILTIN.iter().map(|(known, _)| *known));
+            let help = near.map_or_else(
+                || "see `stalemate list scenarios`".to_owned(),
+                |near| format!("did you mean `{near}`?"),
+            );
+            let message = format!("`{name}` is no built-in scenario and no file; {help}");
+            return Err(Failure::usage(message));
+        }
+    }
+    Ok(found)
+}
+
+fn toml_files(directory: &Path) -> Result<Vec<std::path::PathBuf>, Failure> {
+    let error = |error| Failure::usage(format!("{}: {error}", directory.display()));
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(directory).map_err(error)? {
+        let path = entry.map_err(error)?.path();
+        if path.extension().is_some_and(|extension| extension == "toml") {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+fn file(path: &Path) -> Result<Scenario, Failure> {
+    let shown = path.display().to_string();
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Failure::usage(format!("{shown}: {error}")))?;
+    let name = path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into());
+    scenario::parse(&name, &shown, &text).map_err(|error| Failure::usage(error.to_string()))
+}
+
+/// The processors of `--cpu`.
+pub fn cpus(list: Option<&str>) -> Result<Vec<CpuModel>, Failure> {
+    let Some(list) = list else {
+        return Ok(CPUS.into_iter().filter(|cpu| cpu.default).collect());
+    };
+    if list == "all" {
+        return Ok(CPUS.to_vec());
+    }
+    let mut cpus = Vec::new();
+    for name in list.split(',').map(str::trim) {
+        match CPUS.iter().find(|cpu| cpu.name == name) {
+            Some(cpu) if cpus.contains(cpu) => {}
+            Some(cpu) => cpus.push(*cpu),
+            None => {
+                let names: Vec<&str> = CPUS.iter().map(|cpu| cpu.name).collect();
+                return Err(Failure::usage(format!(
+                    "`{name}` is no CPU; use `all` or some of {}",
+                    names.join(", ")
+                )));
+            }
+        }
+    }
+    Ok(cpus)
+}
+
+/// The policy of `--policy`.
+pub fn policy(name: Option<&str>) -> Result<Option<Policy>, Failure> {
+    let Some(name) = name else { return Ok(None) };
+    let found = POLICIES.iter().find(|(_, known, _)| *known == name);
+    found.map(|&(policy, ..)| Some(policy)).ok_or_else(|| {
+        let names: Vec<&str> = POLICIES.iter().map(|(_, name, _)| *name).collect();
+        Failure::usage(format!("`{name}` is no policy; use one of {}", names.join(", ")))
+    })
+}
+
+/// The faults of `--inject`.
+pub fn faults(texts: &[String]) -> Result<Vec<Fault>, Failure> {
+    let parse = |text: &String| {
+        text.parse().map_err(|error: crate::inject::fault::FaultError| {
+            Failure::usage(error.to_string())
+        })
+    };
+    texts.iter().map(parse).collect()
+}

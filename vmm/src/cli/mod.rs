@@ -1,0 +1,159 @@
+//! The command line.
+//!
+//! Exit codes: 0 all as expected, 1 an outcome was not as expected, 2 bad usage or bad input,
+//! 3 the host cannot run what was asked.
+
+mod describe;
+mod doctor;
+mod input;
+mod run;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// All as expected.
+pub const EXIT_OK: u8 = 0;
+/// An outcome was not as expected.
+pub const EXIT_UNEXPECTED: u8 = 1;
+/// Bad usage or bad input.
+pub const EXIT_USAGE: u8 = 2;
+/// The host cannot run what was asked.
+pub const EXIT_HOST: u8 = 3;
+
+/// Proves, on the machine code that ran, that a kernel's TLB flushes are sufficient.
+///
+/// Without a command it runs the built-in suite.
+#[derive(Debug, Parser)]
+#[command(version, name = "stalemate")]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// The KVM device to use
+    #[arg(long, global = true, value_name = "PATH", default_value = "/dev/kvm")]
+    kvm_device: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run scenarios: built-in ones by name, files by path, all files of a directory
+    Run(RunArgs),
+    /// List what there is
+    List {
+        /// What to list
+        #[arg(value_enum, default_value_t = ListWhat::Scenarios)]
+        what: ListWhat,
+    },
+    /// Explain a rule, a fault or a policy
+    Explain {
+        /// Its name, as `list` prints it
+        name: String,
+    },
+    /// Say what this host offers, and what will be used
+    Doctor,
+}
+
+/// Arguments of `run`.
+#[derive(Debug, Default, clap::Args)]
+pub struct RunArgs {
+    /// Scenarios by name or path; none means the built-in suite
+    #[arg(value_name = "PATH|NAME")]
+    scenarios: Vec<String>,
+    /// What runs unprivileged instructions
+    #[arg(long, value_enum, default_value_t = ExecutorKind::Kvm)]
+    executor: ExecutorKind,
+    /// Use this flush policy instead of those that the scenarios name
+    #[arg(long, value_name = "POLICY")]
+    policy: Option<String>,
+    /// Processors, separated by commas, or `all`
+    #[arg(long, value_name = "LIST")]
+    cpu: Option<String>,
+    /// Inject this fault instead of those that the scenarios name; may be given again
+    #[arg(long, value_name = "FAULT")]
+    inject: Vec<String>,
+    /// How to report
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+    /// Run this kernel (ELF) instead of the built-in guest
+    #[arg(long, value_name = "FILE")]
+    guest: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum ExecutorKind {
+    /// Natively on KVM, deprivileged
+    #[default]
+    Kvm,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people
+    #[default]
+    Text,
+    /// For programs; docs/report.schema.json
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ListWhat {
+    /// The built-in scenarios
+    Scenarios,
+    /// The rules
+    Rules,
+    /// The faults that can be injected
+    Faults,
+    /// The flush policies
+    Policies,
+    /// The named processors
+    Cpus,
+}
+
+/// An error with the exit code it ends in.
+#[derive(Debug)]
+pub struct Failure {
+    /// The code.
+    pub code: u8,
+    /// What to print to standard error.
+    pub message: String,
+}
+
+impl Failure {
+    fn usage(message: impl Into<String>) -> Self {
+        Self { code: EXIT_USAGE, message: message.into() }
+    }
+
+    fn host(error: &(dyn std::error::Error + 'static)) -> Self {
+        Self { code: EXIT_HOST, message: chain(error) }
+    }
+}
+
+/// An error and its sources in one line.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let sources = std::iter::successors(Some(error), |error| error.source());
+    sources.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// Does what the command line asks, writing to `out`; the exit code.
+///
+/// # Errors
+/// What could not be done, with its exit code.
+pub fn main(cli: Cli, out: &mut dyn std::io::Write) -> Result<u8, Failure> {
+    let text = match cli.command {
+        None => return run::run(&RunArgs::default(), &cli.kvm_device, out),
+        Some(Command::Run(args)) => return run::run(&args, &cli.kvm_device, out),
+        Some(Command::List { what }) => describe::list(what)?,
+        Some(Command::Explain { name }) => describe::explain(&name)?,
+        Some(Command::Doctor) => doctor::report(&cli.kvm_device),
+    };
+    write(out, &text)?;
+    Ok(EXIT_OK)
+}
+
+fn write(out: &mut dyn std::io::Write, text: &str) -> Result<(), Failure> {
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // Whoever reads us has read enough.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        Err(error) => Err(Failure { code: EXIT_HOST, message: format!("writing: {error}") }),
+        Ok(()) => Ok(()),
+    }
+}

@@ -1,0 +1,130 @@
+//! `stalemate` and `stalemate run`.
+
+use super::{EXIT_OK, EXIT_UNEXPECTED, Failure, Format, RunArgs, input, write};
+use crate::boot::{self, GuestMemory, Image, Symbols};
+use crate::executor::{Executor, ExecutorError};
+use crate::machine::BootError;
+use crate::report::{Results, details, json, summary};
+use crate::runner::{RunResult, Runner};
+use crate::scenario::{CPUS, Run, Scenario, Selection};
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+
+/// Above this many runs only the table is printed, and what is not as expected.
+const DETAILED_RUNS: usize = 12;
+
+/// Runs what `args` select.
+pub fn run(args: &RunArgs, device: &Path, out: &mut dyn Write) -> Result<u8, Failure> {
+    let scenarios = input::scenarios(&args.scenarios)?;
+    let selection = Selection {
+        cpus: input::cpus(args.cpu.as_deref())?,
+        policy: input::policy(args.policy.as_deref())?,
+        inject: input::faults(&args.inject)?,
+    };
+    let all = Selection { cpus: CPUS.to_vec(), ..selection.clone() };
+    let runs = expand(&scenarios, &selection);
+    let possible = expand(&scenarios, &all).len();
+    if runs.is_empty() {
+        let message = "no selected CPU fits any selected scenario; see the `cpu` line of the \
+                       scenario and `stalemate list cpus`";
+        return Err(Failure::usage(message));
+    }
+    let own = match &args.guest {
+        Some(path) => Some(own_guest(path)?),
+        None => None,
+    };
+    let bytes = own.unwrap_or_else(boot::guest_image);
+    let image = Image::parse(bytes).map_err(|error| image_failure(args, &error))?;
+    let symbols = Symbols::new(bytes);
+    let (results, executor) = on_kvm(device, &image, &symbols, &scenarios, &runs)?;
+    let results = Results {
+        scenarios: &scenarios,
+        results: &results,
+        possible,
+        executor: &executor,
+        symbols: &symbols,
+    };
+    let text = match args.format {
+        Format::Json => {
+            let text = serde_json::to_string_pretty(&json(&results)).unwrap_or_default();
+            text + "\n"
+        }
+        Format::Text => text(&results, !args.scenarios.is_empty()),
+    };
+    write(out, &text)?;
+    Ok(if results.all_as_expected() { EXIT_OK } else { EXIT_UNEXPECTED })
+}
+
+fn expand(scenarios: &[Scenario], selection: &Selection) -> Vec<Run> {
+    let each = scenarios.iter().enumerate();
+    each.flat_map(|(index, scenario)| scenario.runs(index, selection)).collect()
+}
+
+/// The symbols of a kernel live as long as the process: there is one.
+fn own_guest(path: &Path) -> Result<&'static [u8], Failure> {
+    let bytes = std::fs::read(path)
+        .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
+    Ok(bytes.leak())
+}
+
+fn image_failure(args: &RunArgs, error: &boot::ImageError) -> Failure {
+    let name = args.guest.as_deref().map_or("the built-in guest".into(), Path::to_string_lossy);
+    Failure::usage(format!("{name}: {error}"))
+}
+
+fn text(results: &Results<'_>, named: bool) -> String {
+    let verbose = named && results.results.len() <= DETAILED_RUNS;
+    let shown: Vec<String> = results
+        .results
+        .iter()
+        .filter(|result| verbose || !result.as_expected)
+        .map(|result| details(results, result))
+        .collect();
+    let table = summary(results);
+    if shown.is_empty() { table } else { format!("{}\n{table}", shown.join("\n")) }
+}
+
+/// Progress on standard error, on a terminal only.
+fn progress(total: usize) -> impl FnMut(usize) {
+    let terminal = std::io::stderr().is_terminal();
+    move |done| {
+        if terminal && total > DETAILED_RUNS {
+            let end = if done == total { "\r\x1b[K" } else { "" };
+            eprint!("\r{done} of {total} runs{end}");
+        }
+    }
+}
+
+#[cfg(feature = "kvm")]
+fn on_kvm(
+    device: &Path,
+    image: &Image<'_>,
+    symbols: &Symbols,
+    scenarios: &[Scenario],
+    runs: &[Run],
+) -> Result<(Vec<RunResult>, String), Failure> {
+    use crate::executor::kvm::{Host, KvmExecutor};
+    let host = Host::open(device).map_err(|error| Failure::host(&error))?;
+    let make = |memory: &GuestMemory| -> Result<Box<dyn Executor>, ExecutorError> {
+        Ok(Box::new(KvmExecutor::new(&host, memory, crate::machine::WATCHDOG)?))
+    };
+    let mut runner = Runner::new(image, symbols, &make);
+    let results = runner.run_all(scenarios, runs, &mut progress(runs.len()));
+    let results = results.map_err(|error| match &error {
+        BootError::Image(error) => Failure::usage(error.to_string()),
+        error => Failure::host(error),
+    })?;
+    Ok((results, "kvm".to_owned()))
+}
+
+#[cfg(not(feature = "kvm"))]
+fn on_kvm(
+    _: &Path,
+    _: &Image<'_>,
+    _: &Symbols,
+    _: &[Scenario],
+    _: &[Run],
+) -> Result<(Vec<RunResult>, String), Failure> {
+    let message = "built without the `kvm` feature; build with default features".to_owned();
+    Err(Failure { code: super::EXIT_HOST, message })
+}

@@ -1,0 +1,126 @@
+//! The report as JSON; its schema is docs/report.schema.json.
+
+use super::{Results, command};
+use crate::arch::addr::Gva;
+use crate::arch::tlb::Fill;
+use crate::oracle::{Obligation, State, Violation};
+use crate::runner::RunResult;
+use crate::scenario::{Expected, Scenario};
+use serde_json::{Value, json as value};
+
+/// Version of the schema. Rises when a field changes its meaning or goes.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// The whole report.
+#[must_use]
+pub fn json(results: &Results<'_>) -> Value {
+    let runs: Vec<Value> = results.results.iter().map(|result| run(results, result)).collect();
+    value!({
+        "schema": SCHEMA_VERSION,
+        "stalemate": env!("CARGO_PKG_VERSION"),
+        "executor": results.executor,
+        "possible_runs": results.possible,
+        "as_expected": results.all_as_expected(),
+        "runs": runs,
+    })
+}
+
+fn run(results: &Results<'_>, result: &RunResult) -> Value {
+    let scenario = results.scenario(result);
+    let config = &result.run.config;
+    let expected = match &result.run.expected {
+        Expected::Clean => value!([]),
+        Expected::Violates(rules) => value!(rules),
+        Expected::Unstated => Value::Null,
+    };
+    let faults: Vec<String> = result.run.faults.iter().map(ToString::to_string).collect();
+    let fill = match config.fill {
+        Fill::OnDemand => "on-demand",
+        Fill::WorstCase => "worst-case",
+    };
+    value!({
+        "scenario": scenario.name,
+        "cpu": config.cpu.name,
+        "policy": config.policy,
+        "pti": config.pti,
+        "kernel_global": config.kernel_global(),
+        "fill": fill,
+        "faults": faults,
+        "expected_violations": expected,
+        "outcome": result.outcome,
+        "as_expected": result.as_expected,
+        "violations": result.violations.iter()
+            .map(|violation| self::violation(results, violation)).collect::<Vec<_>>(),
+        "obligations": result.obligations.iter()
+            .map(|owed| obligation(results, scenario, owed)).collect::<Vec<_>>(),
+        "mismatches": result.mismatches,
+        "faults_not_fired": result.not_fired,
+        "stop": result.stop.as_ref().map(|(stop, vcpu)| value!({
+            "why": stop.to_string(),
+            "at": results.symbols.locate(vcpu.rip()),
+        })),
+        "big_hammers": result.hammers.0,
+        "live_entries_lost": if config.fill == Fill::OnDemand {
+            value!(result.hammers.1)
+        } else {
+            Value::Null
+        },
+        "events": result.counts,
+        "command": command(scenario, result),
+    })
+}
+
+fn violation(results: &Results<'_>, violation: &Violation) -> Value {
+    let at = |rip: Gva| results.symbols.locate(rip);
+    value!({
+        "rule": violation.rule,
+        "message": violation.message,
+        "event": violation.seq,
+        "step": violation.step,
+        "at": at(violation.rip),
+        "entry": violation.entry.as_ref().map(|(tag, entry)| value!({
+            "tag": tag.to_string(),
+            "translation": entry.translation,
+        })),
+        "walk": violation.walk.as_ref().map(|walk| value!({
+            "root": walk.root,
+            "levels": walk.path.iter().map(|step| value!({
+                "level": step.level, "slot": step.slot, "entry": step.entry,
+            })).collect::<Vec<_>>(),
+            "result": walk.result,
+        })),
+        "store": violation.downgrade.map(|store| value!({
+            "event": store.seq,
+            "step": store.step,
+            "slot": store.slot,
+            "old": store.old,
+            "new": store.new,
+            "at": at(store.rip),
+        })),
+        "deadline": violation.deadline,
+        "missed": violation.missed.iter().map(|missed| value!({
+            "event": missed.seq, "what": missed.what, "why": missed.why, "at": at(missed.rip),
+        })).collect::<Vec<_>>(),
+        "because": violation.because.map(|(seq, rip, what)| value!({
+            "event": seq, "what": what, "at": at(rip),
+        })),
+    })
+}
+
+fn obligation(results: &Results<'_>, _: &Scenario, owed: &Obligation) -> Value {
+    let (state, by, event) = match owed.state {
+        State::Open => ("open", Value::Null, Value::Null),
+        State::Discharged { by, seq } => ("discharged", value!(by), value!(seq)),
+        State::Violated { rule, seq } => ("violated", value!(rule), value!(seq)),
+    };
+    value!({
+        "page": owed.page,
+        "tag": owed.tag.to_string(),
+        "made_by_event": owed.downgrade.seq,
+        "made_in_step": owed.downgrade.step,
+        "made_at": results.symbols.locate(owed.downgrade.rip),
+        "state": state,
+        "by": by,
+        "event": event,
+    })
+}

@@ -1,0 +1,55 @@
+//! Reports: what a person reads, and what a program reads.
+
+mod json;
+mod text;
+
+pub use json::{SCHEMA_VERSION, json};
+pub use text::{details, summary};
+
+use crate::boot::Symbols;
+use crate::runner::RunResult;
+use crate::scenario::Scenario;
+
+/// Everything that a report is made of.
+pub struct Results<'a> {
+    /// The scenarios.
+    pub scenarios: &'a [Scenario],
+    /// The runs' results, in the order of the runs.
+    pub results: &'a [RunResult],
+    /// How many runs every named CPU would make.
+    pub possible: usize,
+    /// The executor's name.
+    pub executor: &'a str,
+    /// The guest's symbols.
+    pub symbols: &'a Symbols,
+}
+
+impl Results<'_> {
+    /// The scenario of a result.
+    #[must_use]
+    pub fn scenario(&self, result: &RunResult) -> &Scenario {
+        &self.scenarios[result.run.scenario]
+    }
+
+    /// Whether every outcome was as expected.
+    #[must_use]
+    pub fn all_as_expected(&self) -> bool {
+        self.results.iter().all(|result| result.as_expected)
+    }
+}
+
+/// The one command that reproduces a run.
+#[must_use]
+pub fn command(scenario: &Scenario, result: &RunResult) -> String {
+    use std::fmt::Write;
+    let builtin = scenario.file == format!("scenarios/{}.toml", scenario.name);
+    let name = if builtin { &scenario.name } else { &scenario.file };
+    let config = &result.run.config;
+    let mut command =
+        format!("stalemate run {name} --cpu {} --policy {}", config.cpu.name, config.policy);
+    for fault in &result.run.faults {
+        // Writing to a String cannot fail.
+        let _ = write!(command, " --inject \"{fault}\"");
+    }
+    command
+}

@@ -1,0 +1,286 @@
+//! The table and the witness.
+
+use super::{Results, command};
+use crate::arch::addr::Gva;
+use crate::arch::tlb::{Entry, Tag};
+use crate::arch::walk::Translation;
+use crate::oracle::{Discharger, Obligation, State, Violation};
+use crate::runner::{Outcome, RunResult};
+use crate::scenario::{CPUS, Expected, Scenario};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+
+/// What is real and what is modelled on any host with this executor.
+const HONESTY: &str = "real: the guest's instructions and what its loads and stores saw; modelled: \
+                       the TLB, CR3, PCID, INVPCID, PGE and privilege, as the manual allows a \
+                       processor to behave";
+
+/// The table: a row for each scenario, a column for each CPU.
+#[must_use]
+pub fn summary(results: &Results<'_>) -> String {
+    let mut out = String::new();
+    let runs = results.results.len();
+    let _ = writeln!(
+        out,
+        "stalemate {}, executor {}: {runs} of {} possible runs",
+        env!("CARGO_PKG_VERSION"),
+        results.executor,
+        results.possible
+    );
+    let cpus: Vec<&str> = CPUS
+        .iter()
+        .map(|cpu| cpu.name)
+        .filter(|name| results.results.iter().any(|result| result.run.config.cpu.name == *name))
+        .collect();
+    let width = results.scenarios.iter().map(|scenario| scenario.name.len()).max().unwrap_or(8);
+    let _ = write!(out, "\n{:width$} ", "scenario");
+    for cpu in &cpus {
+        let _ = write!(out, " {cpu:>12}");
+    }
+    let _ = writeln!(out, "  caught  lost  obligations by discharger");
+    for (index, scenario) in results.scenarios.iter().enumerate() {
+        let of: Vec<&RunResult> =
+            results.results.iter().filter(|result| result.run.scenario == index).collect();
+        if !of.is_empty() {
+            row(&mut out, scenario, &of, &cpus, width);
+        }
+    }
+    let failed = results.results.iter().filter(|result| !result.as_expected).count();
+    let caught = results
+        .results
+        .iter()
+        .filter(|result| result.as_expected && result.outcome == Outcome::Violation)
+        .count();
+    let _ = writeln!(
+        out,
+        "\n{} runs as expected ({caught} of them violations caught), {failed} not",
+        runs - failed
+    );
+    let _ = writeln!(out, "{HONESTY}");
+    out
+}
+
+fn row(out: &mut String, scenario: &Scenario, of: &[&RunResult], cpus: &[&str], width: usize) {
+    let _ = write!(out, "{:width$} ", scenario.name);
+    for cpu in cpus {
+        let here: Vec<_> =
+            of.iter().filter(|result| result.run.config.cpu.name == *cpu).collect();
+        let bad: BTreeSet<Outcome> =
+            here.iter().filter(|result| !result.as_expected).map(|result| result.outcome).collect();
+        let cell = match bad.first() {
+            _ if here.is_empty() => "-".to_owned(),
+            None => format!("ok {}", here.len()),
+            // One word says enough; the details follow.
+            Some(outcome) => outcome.to_string().to_uppercase(),
+        };
+        let _ = write!(out, " {cell:>12}");
+    }
+    let caught = of
+        .iter()
+        .filter(|result| result.as_expected && result.outcome == Outcome::Violation)
+        .count();
+    let lost: usize = of.iter().map(|result| result.hammers.1).sum();
+    let mut discharged: BTreeMap<Discharger, usize> = BTreeMap::new();
+    for result in of.iter().filter(|result| result.outcome == Outcome::Clean) {
+        for (by, count) in result.discharged() {
+            *discharged.entry(by).or_default() += count;
+        }
+    }
+    let discharged: Vec<String> =
+        discharged.iter().map(|(by, count)| format!("{} {count}", by.name())).collect();
+    let _ = writeln!(out, "  {caught:>6}  {lost:>4}  {}", discharged.join(", "));
+}
+
+/// One run in full: what was owed and what became of it, and for a violation its witness.
+#[must_use]
+pub fn details(results: &Results<'_>, result: &RunResult) -> String {
+    let scenario = results.scenario(result);
+    let mut out = String::new();
+    let _ = write!(out, "{} on {}", scenario.name, result.run.config);
+    for fault in &result.run.faults {
+        let _ = write!(out, ", {fault}");
+    }
+    let _ = write!(out, ": {}", result.outcome);
+    if result.as_expected {
+        let _ = writeln!(out, ", as expected");
+    } else {
+        let _ = writeln!(out, "{}", but_expected(&result.run.expected));
+    }
+    for violation in &result.violations {
+        witness(&mut out, results, scenario, result, violation);
+    }
+    for obligation in &result.obligations {
+        self::obligation(&mut out, results, scenario, obligation);
+    }
+    for mismatch in &result.mismatches {
+        let _ = writeln!(
+            out,
+            "  step {} `{}` (line {}): got {}",
+            mismatch.step + 1,
+            mismatch.text,
+            scenario.steps[mismatch.step].line,
+            mismatch.got
+        );
+    }
+    for fault in &result.not_fired {
+        let _ = writeln!(out, "  fault `{fault}` never fired");
+    }
+    if let Some((stop, vcpu)) = &result.stop {
+        let _ = writeln!(out, "  {stop}");
+        // After a time-out the registers are those of the last trap.
+        let _ = writeln!(out, "  at {}", results.symbols.locate(vcpu.rip()));
+        let _ = writeln!(
+            out,
+            "  rip {:#x} rsp {:#x} rflags {:#x} cpl {} cr0 {:#x} cr2 {:#x} cr3 {:#x} cr4 {:#x}",
+            vcpu.rip, vcpu.gpr[4], vcpu.rflags, vcpu.cpl, vcpu.cr0, vcpu.cr2, vcpu.cr3, vcpu.cr4
+        );
+        let names = ["rax", "rcx", "rdx", "rbx", "rbp", "rsi", "rdi"];
+        let numbers = [0, 1, 2, 3, 5, 6, 7];
+        let registers = names.iter().zip(numbers).map(|(name, number)| {
+            format!("{name} {:#x}", vcpu.gpr[number])
+        });
+        let _ = writeln!(out, "  {}", registers.collect::<Vec<_>>().join(" "));
+    }
+    if result.outcome == Outcome::Vacuous {
+        let _ = writeln!(
+            out,
+            "  nothing was ever stale: the scenario proves nothing about flushes; change a page \
+             that was mapped before"
+        );
+    }
+    if result.hammers.0 > 0 {
+        let _ = write!(out, "  {} big hammers", result.hammers.0);
+        let _ = match result.run.config.fill {
+            crate::arch::tlb::Fill::OnDemand => writeln!(out, ", {} live entries lost", result.hammers.1),
+            crate::arch::tlb::Fill::WorstCase => writeln!(out),
+        };
+    }
+    if !result.as_expected {
+        let _ = writeln!(out, "  again: {}", command(scenario, result));
+    }
+    out
+}
+
+fn but_expected(expected: &Expected) -> String {
+    match expected {
+        Expected::Clean => ", but clean was expected".to_owned(),
+        Expected::Unstated => " (the scenario says nothing of this run)".to_owned(),
+        Expected::Violates(rules) if rules.is_empty() => ", but clean was expected".to_owned(),
+        Expected::Violates(rules) => {
+            let names: Vec<String> = rules.iter().map(ToString::to_string).collect();
+            format!(", but {} was expected", names.join(" and "))
+        }
+    }
+}
+
+fn step_text(scenario: &Scenario, step: Option<usize>) -> String {
+    let text = step.and_then(|step| Some((step, scenario.steps.get(step)?)));
+    text.map_or_else(
+        || "before the first step".to_owned(),
+        |(index, step)| format!("step {} `{}`", index + 1, step.text),
+    )
+}
+
+fn rights(translation: &Translation) -> String {
+    let bit = |set: bool, letter: char| if set { letter } else { '-' };
+    [
+        bit(translation.writable, 'w'),
+        bit(!translation.no_execute, 'x'),
+        bit(translation.user, 'u'),
+        bit(translation.dirty, 'd'),
+        bit(translation.global, 'g'),
+    ]
+    .iter()
+    .collect()
+}
+
+fn entry_text(tag: Tag, entry: &Entry) -> String {
+    let translation = &entry.translation;
+    format!("{tag}: {} -> {} {}", translation.page, translation.frame, rights(translation))
+}
+
+fn witness(
+    out: &mut String,
+    results: &Results<'_>,
+    scenario: &Scenario,
+    result: &RunResult,
+    violation: &Violation,
+) {
+    let at = |rip: Gva| results.symbols.locate(rip);
+    let _ = writeln!(out, "  violated: {}", violation.rule);
+    let _ = writeln!(out, "    {}", violation.message);
+    let _ = writeln!(
+        out,
+        "    event {} in {}, {}",
+        violation.seq,
+        step_text(scenario, violation.step),
+        at(violation.rip)
+    );
+    if let Some((seq, rip, what)) = violation.because {
+        let _ = writeln!(out, "    because: {what} at event {seq}, {}", at(rip));
+    }
+    if let Some((tag, entry)) = &violation.entry {
+        let _ = writeln!(out, "    entry:    {}", entry_text(*tag, entry));
+    }
+    if let Some(walk) = &violation.walk {
+        let levels: Vec<String> = walk
+            .path
+            .iter()
+            .map(|step| format!("L{} {}={:#x}", step.level, step.slot, step.entry))
+            .collect();
+        let _ = writeln!(out, "    walk:     from root {}: {}", walk.root, levels.join(", "));
+        let _ = writeln!(out, "              gives {}", walk.result);
+    }
+    if let Some(downgrade) = &violation.downgrade {
+        let _ = writeln!(
+            out,
+            "    store:    {} {:#x} -> {:#x}, event {} in {}",
+            downgrade.slot,
+            downgrade.old,
+            downgrade.new,
+            downgrade.seq,
+            step_text(scenario, downgrade.step)
+        );
+        let _ = writeln!(out, "              by {}", at(downgrade.rip));
+    }
+    if let Some(deadline) = &violation.deadline {
+        let _ = writeln!(out, "    deadline: {deadline}");
+    }
+    for missed in &violation.missed {
+        let _ = writeln!(out, "    missed:   event {} {}: {}", missed.seq, missed.what, missed.why);
+        let _ = writeln!(out, "              by {}", at(missed.rip));
+    }
+    let after = |step: usize| violation.step.is_none_or(|violated| step >= violated);
+    if let Some(read) = result.mismatches.iter().find(|mismatch| after(mismatch.step)) {
+        let _ = writeln!(
+            out,
+            "    then read: step {} `{}` got {}, the old value",
+            read.step + 1,
+            read.text,
+            read.got
+        );
+    }
+}
+
+fn obligation(out: &mut String, results: &Results<'_>, scenario: &Scenario, owed: &Obligation) {
+    let half = match owed.tag {
+        Tag::Pcid(pcid) if pcid.is_user() => "user half",
+        Tag::Pcid(_) => "kernel half",
+        Tag::Global => "every half",
+    };
+    let _ = write!(
+        out,
+        "  owed for {} under {} ({half}) since {}: ",
+        owed.page,
+        owed.tag,
+        step_text(scenario, owed.downgrade.step)
+    );
+    let _ = match owed.state {
+        State::Open => writeln!(out, "still open, not due"),
+        State::Discharged { by, seq } => {
+            writeln!(out, "discharged by {} at event {seq}", by.name())
+        }
+        State::Violated { rule, seq } => writeln!(out, "violated ({rule}) at event {seq}"),
+    };
+    let _ = results;
+}

@@ -1,0 +1,219 @@
+//! What a run came to.
+
+use super::EventCounts;
+use crate::arch::fault::Stop;
+use crate::arch::vcpu::Vcpu;
+use crate::machine::{RunEnd, StepReport};
+use crate::oracle::{Discharger, Obligation, Oracle, RuleId, State, Violation};
+use crate::scenario::{Expect, Expected, Run, Scenario};
+use serde::Serialize;
+use stalemate_shared::layout::{COLOURS, colour_word};
+use stalemate_shared::step::status;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+/// The outcomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// Something was stale, everything was flushed in time, every step saw what it should.
+    Clean,
+    /// A rule was violated.
+    Violation,
+    /// A step saw another value and no rule spoke: a hole in the oracle.
+    Mismatch,
+    /// Nothing was ever stale.
+    Vacuous,
+    /// A fault never fired.
+    NotApplied,
+    /// The guest did what the VMM cannot carry out.
+    Unsupported,
+    /// The guest could not go on.
+    Crash,
+    /// It went on for ever.
+    Hang,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Clean => "clean",
+            Self::Violation => "violation",
+            Self::Mismatch => "mismatch",
+            Self::Vacuous => "vacuous",
+            Self::NotApplied => "not-applied",
+            Self::Unsupported => "unsupported",
+            Self::Crash => "crash",
+            Self::Hang => "hang",
+        })
+    }
+}
+
+/// A step that came to something else than the scenario says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Mismatch {
+    /// Index of the step.
+    pub step: usize,
+    /// The step as written.
+    pub text: String,
+    /// What it came to.
+    pub got: String,
+}
+
+/// One run's result.
+#[derive(Clone, Debug)]
+pub struct RunResult {
+    /// The run.
+    pub run: Run,
+    /// What it came to.
+    pub outcome: Outcome,
+    /// Whether that is what the scenario says.
+    pub as_expected: bool,
+    /// The violations.
+    pub violations: Vec<Violation>,
+    /// The obligations.
+    pub obligations: Vec<Obligation>,
+    /// Big hammers, and the live entries that they lost (on-demand runs).
+    pub hammers: (usize, usize),
+    /// Steps that came to something else.
+    pub mismatches: Vec<Mismatch>,
+    /// Why the guest could not go on.
+    pub stop: Option<(Stop, Box<Vcpu>)>,
+    /// Faults that never fired.
+    pub not_fired: Vec<String>,
+    /// Traps after boot. Depends on the executor and on what ran before: not part of reports.
+    pub traps: u64,
+    /// Events by kind.
+    pub counts: EventCounts,
+}
+
+impl RunResult {
+    pub(super) fn judge(
+        scenario: &Scenario,
+        run: &Run,
+        end: RunEnd,
+        oracle: &Oracle,
+        counts: EventCounts,
+    ) -> Self {
+        let mismatches = mismatches(scenario, &end.reports);
+        let violations = oracle.violations().to_vec();
+        let outcome = match &end.stop {
+            _ if !violations.is_empty() => Outcome::Violation,
+            Some((stop, _)) => stop_outcome(stop),
+            None if !end.not_fired.is_empty() => Outcome::NotApplied,
+            None if !mismatches.is_empty() => Outcome::Mismatch,
+            None if oracle.obligations().is_empty() => Outcome::Vacuous,
+            None => Outcome::Clean,
+        };
+        let lost = oracle.hammers().iter().map(|hammer| hammer.live_lost).sum();
+        let mut result = Self {
+            run: run.clone(),
+            outcome,
+            as_expected: false,
+            violations,
+            obligations: oracle.obligations().to_vec(),
+            hammers: (oracle.hammers().len(), lost),
+            mismatches,
+            stop: end.stop,
+            not_fired: end.not_fired,
+            traps: end.traps,
+            counts,
+        };
+        result.as_expected = match &run.expected {
+            Expected::Clean | Expected::Unstated => outcome == Outcome::Clean,
+            Expected::Violates(rules) if rules.is_empty() => outcome == Outcome::Clean,
+            Expected::Violates(rules) => {
+                outcome == Outcome::Violation && *rules == result.rules()
+            }
+        };
+        result
+    }
+
+    pub(super) fn did_not_boot(_: &Scenario, run: &Run, stop: Stop, vcpu: Box<Vcpu>) -> Self {
+        Self {
+            run: run.clone(),
+            outcome: stop_outcome(&stop),
+            as_expected: false,
+            violations: Vec::new(),
+            obligations: Vec::new(),
+            hammers: (0, 0),
+            mismatches: Vec::new(),
+            stop: Some((stop, vcpu)),
+            not_fired: Vec::new(),
+            traps: 0,
+            counts: EventCounts::default(),
+        }
+    }
+
+    /// The rules that were violated.
+    #[must_use]
+    pub fn rules(&self) -> BTreeSet<RuleId> {
+        self.violations.iter().map(|violation| violation.rule).collect()
+    }
+
+    /// How many obligations each discharger discharged.
+    #[must_use]
+    pub fn discharged(&self) -> BTreeMap<Discharger, usize> {
+        let mut counts = BTreeMap::new();
+        for obligation in &self.obligations {
+            if let State::Discharged { by, .. } = obligation.state {
+                *counts.entry(by).or_default() += 1;
+            }
+        }
+        counts
+    }
+}
+
+fn stop_outcome(stop: &Stop) -> Outcome {
+    match stop {
+        Stop::Unsupported { .. } => Outcome::Unsupported,
+        Stop::TrapBudget { .. } | Stop::Timeout { .. } => Outcome::Hang,
+        Stop::BeyondMemory(_)
+        | Stop::TripleFault { .. }
+        | Stop::Halted
+        | Stop::Panic { .. }
+        | Stop::Interface(_) => Outcome::Crash,
+    }
+}
+
+fn mismatches(scenario: &Scenario, reports: &[StepReport]) -> Vec<Mismatch> {
+    scenario
+        .steps
+        .iter()
+        .zip(reports)
+        .enumerate()
+        .filter(|(_, (step, report))| !matches_report(step.expect, report))
+        .map(|(index, (step, report))| Mismatch {
+            step: index,
+            text: step.text.clone(),
+            got: describe(report),
+        })
+        .collect()
+}
+
+fn matches_report(expect: Expect, report: &StepReport) -> bool {
+    match expect {
+        Expect::Done => report.status == status::DONE,
+        Expect::Value(value) => report.status == status::DONE && report.value == value,
+        Expect::Fault => report.status == status::FAULT,
+        Expect::Stop => false,
+    }
+}
+
+/// A report as a person reads it: values of coloured frames by their colour.
+fn describe(report: &StepReport) -> String {
+    match report.status {
+        status::DONE => {
+            let colour = (0..COLOURS.len()).find(|&index| colour_word(index) == report.value);
+            colour.map_or_else(
+                || format!("{:#x}", report.value),
+                |index| COLOURS[index].to_owned(),
+            )
+        }
+        status::FAULT => {
+            format!("page fault at {:#x}, error code {:#x}", report.second, report.value)
+        }
+        status::REFUSED => "refused by the kernel".to_owned(),
+        other => format!("status {other}"),
+    }
+}

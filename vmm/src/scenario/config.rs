@@ -1,0 +1,179 @@
+//! What varies from run to run: the processor, the kernel, the model.
+
+use crate::arch::features::CpuFeatures;
+use crate::arch::tlb::Fill;
+use serde::{Deserialize, Serialize};
+use stalemate_shared::boot::{self, options};
+use std::fmt;
+
+/// A processor by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CpuModel {
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// What it has.
+    pub features: CpuFeatures,
+    /// Whether the default suite uses it.
+    pub default: bool,
+}
+
+const fn cpu(name: &'static str, pcid: bool, invpcid: bool, pge: bool, default: bool) -> CpuModel {
+    CpuModel { name, features: CpuFeatures { pcid, invpcid, pge, smep: false }, default }
+}
+
+/// Every named processor.
+pub const CPUS: [CpuModel; 8] = [
+    cpu("nopcid", false, false, true, true),
+    cpu("pcid", true, false, true, true),
+    cpu("pcid-invpcid", true, true, true, true),
+    cpu("pcid-nopge", true, false, false, true),
+    cpu("nopcid-nopge", false, false, false, false),
+    cpu("nopcid-invpcid", false, true, true, false),
+    cpu("nopcid-invpcid-nopge", false, true, false, false),
+    cpu("pcid-invpcid-nopge", true, true, false, false),
+];
+
+/// A flush policy.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs)]
+pub enum Policy {
+    Split,
+    Unsplit,
+    Full,
+}
+
+/// Every policy, with what it does.
+pub const POLICIES: [(Policy, &str, &str); 3] = [
+    (
+        Policy::Split,
+        "split",
+        "the little hammer in the kernel PCID now; the user PCID marked and flushed on its next \
+         load, or INVPCID of the one address; a kernel page makes other ASIDs flush at their \
+         next switch",
+    ),
+    (
+        Policy::Unsplit,
+        "unsplit",
+        "the user half as split, but one function for user and kernel pages, so that \
+         invalidate_other is never set: as it was before the split; caught by stale-other-asid \
+         if and only if PCID is on and kernel pages are not global",
+    ),
+    (Policy::Full, "full", "every flush is the big hammer"),
+];
+
+impl Policy {
+    /// Its number in the boot block.
+    #[must_use]
+    pub fn boot(self) -> boot::Policy {
+        match self {
+            Self::Split => boot::Policy::Split,
+            Self::Unsplit => boot::Policy::Unsplit,
+            Self::Full => boot::Policy::Full,
+        }
+    }
+}
+
+impl fmt::Display for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = POLICIES.iter().find(|(policy, ..)| policy == self).map_or("?", |row| row.1);
+        f.pad(name)
+    }
+}
+
+/// One point of the matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RunConfig {
+    /// The processor.
+    pub cpu: CpuModel,
+    /// The flush policy.
+    pub policy: Policy,
+    /// Page-table isolation.
+    pub pti: bool,
+    /// Kernel pages global under PTI: the broken variant.
+    pub global_with_pti: bool,
+    /// The paranoid exit rewrites a kernel CR3.
+    pub paranoid_rewrite: bool,
+    /// The fill choice.
+    pub fill: Fill,
+    /// Paging-structure caches are modelled.
+    pub structure_caches: bool,
+}
+
+impl RunConfig {
+    /// Whether kernel pages outside the trampoline are global.
+    #[must_use]
+    pub fn kernel_global(&self) -> bool {
+        self.cpu.features.pge && (!self.pti || self.global_with_pti)
+    }
+
+    /// Bits of `shared::boot::options`.
+    #[must_use]
+    pub fn options(&self) -> u32 {
+        let bits = [
+            (self.pti, options::PTI),
+            (self.global_with_pti, options::GLOBAL_WITH_PTI),
+            (self.paranoid_rewrite, options::PARANOID_REWRITE),
+        ];
+        bits.iter().filter(|(set, _)| *set).map(|(_, bit)| bit).sum()
+    }
+}
+
+impl fmt::Display for RunConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let pti = if self.pti { "pti" } else { "nopti" };
+        write!(f, "{} {} {pti}", self.cpu.name, self.policy)?;
+        if self.global_with_pti {
+            f.write_str(" global")?;
+        }
+        if self.paranoid_rewrite {
+            f.write_str(" paranoid-rewrite")?;
+        }
+        if self.fill == Fill::OnDemand {
+            f.write_str(" on-demand")?;
+        }
+        if !self.structure_caches {
+            f.write_str(" no-structure-caches")?;
+        }
+        Ok(())
+    }
+}
+
+/// Conditions on a configuration; an absent one holds always.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct When {
+    /// One of these policies.
+    pub policy: Vec<Policy>,
+    /// The processor has PCID.
+    pub pcid: Vec<bool>,
+    /// The processor has INVPCID.
+    pub invpcid: Vec<bool>,
+    /// The processor has global pages.
+    pub pge: Vec<bool>,
+    /// Page-table isolation is on.
+    pub pti: Vec<bool>,
+    /// Kernel pages are global.
+    pub global: Vec<bool>,
+    /// One of these fill choices.
+    pub fill: Vec<Fill>,
+}
+
+impl When {
+    /// Whether they all hold.
+    #[must_use]
+    pub fn holds(&self, config: &RunConfig) -> bool {
+        fn one<T: PartialEq>(of: &[T], value: T) -> bool {
+            of.is_empty() || of.contains(&value)
+        }
+        let features = config.cpu.features;
+        one(&self.policy, config.policy)
+            && one(&self.pcid, features.pcid)
+            && one(&self.invpcid, features.invpcid)
+            && one(&self.pge, features.pge)
+            && one(&self.pti, config.pti)
+            && one(&self.global, config.kernel_global())
+            && one(&self.fill, config.fill)
+    }
+}

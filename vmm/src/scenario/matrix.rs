@@ -1,0 +1,136 @@
+//! From a scenario to its runs.
+
+use super::config::{CpuModel, Policy, RunConfig};
+use super::{FaultCase, Scenario};
+use crate::arch::tlb::Fill;
+use crate::inject::Fault;
+use crate::oracle::RuleId;
+use std::collections::BTreeSet;
+
+/// What a run must come to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Expected {
+    /// No rule speaks.
+    Clean,
+    /// Exactly these rules speak.
+    Violates(BTreeSet<RuleId>),
+    /// The file says nothing: reported, and not as expected if a rule speaks.
+    Unstated,
+}
+
+/// What the command line selects.
+#[derive(Clone, Debug)]
+pub struct Selection {
+    /// The processors.
+    pub cpus: Vec<CpuModel>,
+    /// The policy, instead of those of the file.
+    pub policy: Option<Policy>,
+    /// The faults, instead of those of the file.
+    pub inject: Vec<Fault>,
+}
+
+/// One run of one scenario.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// Index of the scenario.
+    pub scenario: usize,
+    /// Where in the matrix.
+    pub config: RunConfig,
+    /// What is injected.
+    pub faults: Vec<Fault>,
+    /// What it must come to.
+    pub expected: Expected,
+    /// The run is there for its costs: `on-demand`, beside the one that gives the verdict.
+    pub cost: bool,
+}
+
+impl Scenario {
+    /// The configurations that the selected processors give.
+    #[must_use]
+    pub fn configs(&self, selection: &Selection) -> Vec<RunConfig> {
+        let policies = selection.policy.map_or(self.policy.clone(), |policy| vec![policy]);
+        let mut configs = Vec::new();
+        for &cpu in &selection.cpus {
+            for &policy in &policies {
+                for &pti in &self.pti {
+                    for &paranoid_rewrite in &self.paranoid_rewrite {
+                        for &fill in &self.fill {
+                            for &structure_caches in &self.structure_caches {
+                                configs.push(RunConfig {
+                                    cpu,
+                                    policy,
+                                    pti,
+                                    global_with_pti: self.global == Some(true) && pti,
+                                    paranoid_rewrite,
+                                    fill,
+                                    structure_caches,
+                                });
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        configs.retain(|config| self.allows(config));
+        configs
+    }
+
+    fn allows(&self, config: &RunConfig) -> bool {
+        let one = |of: &[bool], value| of.is_empty() || of.contains(&value);
+        let features = config.cpu.features;
+        one(&self.pcid, features.pcid)
+            && one(&self.invpcid, features.invpcid)
+            && one(&self.pge, features.pge)
+            && self.global.is_none_or(|global| global == config.kernel_global())
+    }
+
+    /// What the run without faults must come to.
+    fn expected(&self, config: &RunConfig, selection: &Selection) -> Expected {
+        if let Some(verdict) = self.verdicts.iter().find(|verdict| verdict.when.holds(config)) {
+            return Expected::Violates(verdict.violates.clone());
+        }
+        let named = |policy| {
+            self.policy.contains(&policy)
+                || self.verdicts.iter().any(|verdict| verdict.when.policy.contains(&policy))
+        };
+        match selection.policy {
+            Some(policy) if !named(policy) => Expected::Unstated,
+            _ => Expected::Clean,
+        }
+    }
+
+    /// All runs of this scenario, the `index`th of the suite.
+    #[must_use]
+    pub fn runs(&self, index: usize, selection: &Selection) -> Vec<Run> {
+        let mut runs = Vec::new();
+        for config in self.configs(selection) {
+            let run = |faults: &[Fault], expected, config, cost| Run {
+                scenario: index,
+                config,
+                faults: faults.to_vec(),
+                expected,
+                cost,
+            };
+            if !selection.inject.is_empty() {
+                runs.push(run(&selection.inject, Expected::Unstated, config, false));
+                continue;
+            }
+            let expected = self.expected(&config, selection);
+            runs.push(run(&[], expected.clone(), config, false));
+            if config.fill == Fill::WorstCase && expected == Expected::Clean && config.pti {
+                let config = RunConfig { fill: Fill::OnDemand, ..config };
+                runs.push(run(&[], Expected::Clean, config, true));
+            }
+            for FaultCase { inject, violates, .. } in
+                self.faults.iter().filter(|fault| fault.when.holds(&config))
+            {
+                let expected = match violates.is_empty() {
+                    true => Expected::Clean,
+                    false => Expected::Violates(violates.clone()),
+                };
+                runs.push(run(inject, expected, config, false));
+            }
+        }
+        runs
+    }
+}

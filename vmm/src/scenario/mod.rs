@@ -1,0 +1,87 @@
+//! Scenarios: what a guest is asked to do, on which configurations, and what must come of it.
+
+mod builtin;
+mod config;
+mod diagnostic;
+mod file;
+mod matrix;
+mod step;
+
+pub use builtin::BUILTIN;
+pub use config::{CPUS, CpuModel, POLICIES, Policy, RunConfig, When};
+pub use diagnostic::{Diagnostic, nearest};
+pub use file::parse;
+pub use matrix::{Expected, Run, Selection};
+pub use step::{Expect, Page, Step};
+
+use crate::arch::tlb::Fill;
+use crate::inject::Fault;
+use crate::oracle::RuleId;
+use std::collections::BTreeSet;
+
+/// One scenario, checked.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// Its name: the file's, without extension.
+    pub name: String,
+    /// The file.
+    pub file: String,
+    /// One line on what it is about.
+    pub summary: String,
+    /// Whether the processor may have PCID; empty for any.
+    pub pcid: Vec<bool>,
+    /// The same for INVPCID.
+    pub invpcid: Vec<bool>,
+    /// The same for global pages.
+    pub pge: Vec<bool>,
+    /// The policies.
+    pub policy: Vec<Policy>,
+    /// With and without page-table isolation.
+    pub pti: Vec<bool>,
+    /// Only where kernel pages are global, or are not; `true` with PTI asks for the broken
+    /// variant that leaks them.
+    pub global: Option<bool>,
+    /// With the older paranoid exit.
+    pub paranoid_rewrite: Vec<bool>,
+    /// The fill choices.
+    pub fill: Vec<Fill>,
+    /// With and without paging-structure caches.
+    pub structure_caches: Vec<bool>,
+    /// The steps.
+    pub steps: Vec<Step>,
+    /// Runs with faults.
+    pub faults: Vec<FaultCase>,
+    /// Where the run without faults is not clean.
+    pub verdicts: Vec<Verdict>,
+}
+
+/// One or more faults, and what must come of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FaultCase {
+    /// The faults, injected together.
+    pub inject: Vec<Fault>,
+    /// On these configurations.
+    pub when: When,
+    /// The exact set of violated rules; empty where the fault must do no harm.
+    pub violates: BTreeSet<RuleId>,
+}
+
+/// What must come of a configuration without faults.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// On these configurations.
+    pub when: When,
+    /// The exact set of violated rules.
+    pub violates: BTreeSet<RuleId>,
+}
+
+/// The built-in scenarios, parsed.
+///
+/// # Errors
+/// The first error in one of them; a test says that there is none.
+pub fn builtin() -> Result<Vec<Scenario>, Diagnostic> {
+    BUILTIN
+        .iter()
+        .map(|(name, text)| parse(name, &format!("scenarios/{name}.toml"), text))
+        .collect()
+}

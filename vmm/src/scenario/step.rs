@@ -1,0 +1,368 @@
+//! Step lines: `[mm] verb …`.
+
+use super::diagnostic::nearest;
+use crate::event::StepClass;
+use crate::machine::StepInput;
+use stalemate_shared::layout::{
+    COLOUR_FRAMES, COLOURS, KERNEL_PAGE_COUNT, KERNEL_PAGES, LARGE_COLOUR_FRAMES, LARGE_COLOURS,
+    LARGE_PAGE_SIZE, MM_COUNT, PAGE_SIZE, USER_LARGE_PAGE_COUNT, USER_LARGE_PAGES,
+    USER_PAGE_COUNT, USER_PAGES, colour_word,
+};
+use stalemate_shared::step::{flags, misbehaviour, op};
+
+/// What a step's report must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expect {
+    /// Done; no value matters.
+    Done,
+    /// Done, with this value read.
+    Value(u64),
+    /// A page fault.
+    Fault,
+    /// The run does not get that far.
+    Stop,
+}
+
+/// A test page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Page {
+    /// u0, u1, …
+    User(u64),
+    /// h0, h1: 2 MiB.
+    Large(u64),
+    /// k0, k1, …
+    Kernel(u64),
+}
+
+impl Page {
+    /// Its address.
+    #[must_use]
+    pub fn address(self) -> u64 {
+        match self {
+            Self::User(number) => USER_PAGES + number * PAGE_SIZE,
+            Self::Large(number) => USER_LARGE_PAGES + number * LARGE_PAGE_SIZE,
+            Self::Kernel(number) => KERNEL_PAGES + number * PAGE_SIZE,
+        }
+    }
+
+    fn size(self) -> u64 {
+        if matches!(self, Self::Large(_)) { LARGE_PAGE_SIZE } else { PAGE_SIZE }
+    }
+}
+
+/// What a step changes of the page tables, for checking the order of steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// None.
+    None,
+    /// A page is mapped that must not be.
+    Map(Page),
+    /// A mapped page is changed.
+    Change(Page),
+    /// A mapped page is unmapped.
+    Unmap(Page),
+}
+
+/// One step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// The line as written, trimmed.
+    pub text: String,
+    /// Its line in the file, from 1.
+    pub line: usize,
+    /// The address space's number.
+    pub mm: usize,
+    /// For the guest.
+    pub input: StepInput,
+    /// What must come back.
+    pub expect: Expect,
+    /// What it changes.
+    pub change: Change,
+}
+
+/// An error in a step line: the word's number, what is wrong, what would be right.
+pub type StepError = (usize, String, String);
+
+const VERBS: [&str; 17] = [
+    "map", "remap", "unmap", "protect", "clean", "age", "flush_tlb_one_user",
+    "flush_tlb_one_kernel", "flush_tlb_range", "flush_tlb_mm", "flush_tlb_all", "switch_mm",
+    "user", "kernel", "misbehave", "read", "write",
+];
+
+const MISBEHAVIOURS: [(&str, u64); 7] = [
+    ("triple-fault", misbehaviour::TRIPLE_FAULT),
+    ("loop", misbehaviour::LOOP),
+    ("trap-loop", misbehaviour::TRAP_LOOP),
+    ("beyond-memory", misbehaviour::BEYOND_MEMORY),
+    ("wbinvd", misbehaviour::WBINVD),
+    ("odd-store", misbehaviour::ODD_STORE),
+    ("panic", misbehaviour::PANIC),
+];
+
+struct Words<'t> {
+    words: Vec<&'t str>,
+    at: usize,
+}
+
+impl<'t> Words<'t> {
+    fn next(&mut self, what: &str) -> Result<&'t str, StepError> {
+        let word = self.words.get(self.at).copied();
+        self.at += 1;
+        word.ok_or_else(|| {
+            let last = self.words.len().saturating_sub(1);
+            (last, format!("{what} is missing"), format!("add {what} here"))
+        })
+    }
+
+    fn error<T>(&self, message: String, help: String) -> Result<T, StepError> {
+        Err((self.at.saturating_sub(1), message, help))
+    }
+
+    fn optional(&mut self, word: &str) -> bool {
+        let found = self.words.get(self.at) == Some(&word);
+        self.at += usize::from(found);
+        found
+    }
+
+    fn page(&mut self) -> Result<Page, StepError> {
+        let word = self.next("a page")?;
+        match parse_page(word) {
+            Some(page) => Ok(page),
+            None => self.error(
+                format!("`{word}` is no page"),
+                format!(
+                    "use u0..u{}, h0..h{} (2 MiB) or k0..k{}",
+                    USER_PAGE_COUNT - 1,
+                    USER_LARGE_PAGE_COUNT - 1,
+                    KERNEL_PAGE_COUNT - 1
+                ),
+            ),
+        }
+    }
+
+    fn frame(&mut self, page: Page) -> Result<u64, StepError> {
+        let word = self.next("a colour")?;
+        let large = matches!(page, Page::Large(_));
+        let known = if large { &COLOURS[..LARGE_COLOURS] } else { &COLOURS[..] };
+        match known.iter().position(|colour| *colour == word) {
+            Some(index) if large => Ok(LARGE_COLOUR_FRAMES + index as u64 * LARGE_PAGE_SIZE),
+            Some(index) => Ok(COLOUR_FRAMES + index as u64 * PAGE_SIZE),
+            None => self.error(
+                format!("`{word}` is no frame"),
+                format!("use one of {}", known.join(", ")),
+            ),
+        }
+    }
+
+    fn end(&mut self) -> Result<(), StepError> {
+        match self.words.get(self.at) {
+            None => Ok(()),
+            Some(word) => {
+                let message = format!("`{word}` is one word too many");
+                Err((self.at, message, "leave it out".to_owned()))
+            }
+        }
+    }
+}
+
+fn parse_page(word: &str) -> Option<Page> {
+    let (kind, number) = word.split_at_checked(1)?;
+    let plain = number.bytes().all(|byte| byte.is_ascii_digit());
+    let number: u64 = number.parse().ok().filter(|_| plain)?;
+    match kind {
+        "u" if number < USER_PAGE_COUNT => Some(Page::User(number)),
+        "h" if number < USER_LARGE_PAGE_COUNT => Some(Page::Large(number)),
+        "k" if number < KERNEL_PAGE_COUNT => Some(Page::Kernel(number)),
+        _ => None,
+    }
+}
+
+fn parse_value(word: &str) -> Option<u64> {
+    match word.strip_prefix("0x") {
+        Some(hex) => u64::from_str_radix(hex, 16).ok(),
+        None => word.parse().ok(),
+    }
+}
+
+fn parse_mm(word: &str) -> Option<usize> {
+    let &[letter] = word.as_bytes() else { return None };
+    let number = usize::from(letter.wrapping_sub(b'A'));
+    (number < MM_COUNT).then_some(number)
+}
+
+/// Parses one line, which is not empty.
+///
+/// # Errors
+/// The offending word's number, what is wrong with it, and what would be right.
+pub fn parse(text: &str, line: usize) -> Result<Step, StepError> {
+    let mut words = Words { words: text.split_whitespace().collect(), at: 0 };
+    let mm = words.words.first().and_then(|word| parse_mm(word));
+    words.at = usize::from(mm.is_some());
+    let mm = mm.unwrap_or(0);
+    let (op, rest, class, expect, change) = verb(&mut words)?;
+    words.end()?;
+    // MISBEHAVE takes no address space.
+    let args = if op == op::MISBEHAVE {
+        [rest[0], 0, 0, 0]
+    } else {
+        [mm as u64, rest[0], rest[1], rest[2]]
+    };
+    let input = StepInput { op, args, class };
+    Ok(Step { text: text.trim().to_owned(), line, mm, input, expect, change })
+}
+
+type Parsed = (u64, [u64; 3], StepClass, Expect, Change);
+
+fn verb(words: &mut Words<'_>) -> Result<Parsed, StepError> {
+    let verb = words.next("a verb")?;
+    let edit = |op, rest, change| Ok((op, rest, StepClass::Edit, Expect::Done, change));
+    let flush = |op, rest| Ok((op, rest, StepClass::Flush, Expect::Done, Change::None));
+    match verb {
+        "map" | "remap" => {
+            let page = words.page()?;
+            let frame = words.frame(page)?;
+            let mut bits = if matches!(page, Page::Large(_)) { flags::LARGE } else { 0 };
+            bits |= if words.optional("ro") { 0 } else { flags::WRITABLE };
+            bits |= if words.optional("dirty") { flags::DIRTY } else { 0 };
+            let rest = [page.address(), frame, bits];
+            match verb {
+                "map" => edit(op::MAP, rest, Change::Map(page)),
+                _ => edit(op::REMAP, rest, Change::Change(page)),
+            }
+        }
+        "unmap" => {
+            let page = words.page()?;
+            edit(op::UNMAP, [page.address(), 0, 0], Change::Unmap(page))
+        }
+        "protect" => {
+            let page = words.page()?;
+            let bits = match words.next("`ro` or `rw`")? {
+                "ro" => 0,
+                "rw" => flags::WRITABLE,
+                other => {
+                    return words.error(
+                        format!("`{other}` is no protection"),
+                        "use `ro` or `rw`".to_owned(),
+                    );
+                }
+            };
+            edit(op::PROTECT, [page.address(), bits, 0], Change::Change(page))
+        }
+        "clean" | "age" => {
+            let page = words.page()?;
+            let opcode = if verb == "clean" { op::CLEAN } else { op::AGE };
+            edit(opcode, [page.address(), 0, 0], Change::Change(page))
+        }
+        "flush_tlb_one_user" => match words.page()? {
+            Page::Kernel(_) => words.error(
+                "a kernel page is not flushed by the user primitive".to_owned(),
+                "use `flush_tlb_one_kernel`, or a page u… or h…".to_owned(),
+            ),
+            page => flush(op::FLUSH_ONE_USER, [page.address(), 0, 0]),
+        },
+        "flush_tlb_one_kernel" => match words.page()? {
+            page @ Page::Kernel(_) => flush(op::FLUSH_ONE_KERNEL, [page.address(), 0, 0]),
+            _ => words.error(
+                "a user page is not flushed by the kernel primitive".to_owned(),
+                "use `flush_tlb_one_user`, or a page k…".to_owned(),
+            ),
+        },
+        "flush_tlb_range" => {
+            let word = words.next("a range of pages")?;
+            let ends = word.split_once("..").map(|(a, b)| (parse_page(a), parse_page(b)));
+            match ends {
+                Some((Some(first), Some(last)))
+                    if first <= last
+                        && std::mem::discriminant(&first) == std::mem::discriminant(&last)
+                        && !matches!(first, Page::Kernel(_)) =>
+                {
+                    let end = last.address() + last.size();
+                    flush(op::FLUSH_RANGE, [first.address(), end, 0])
+                }
+                _ => words.error(
+                    format!("`{word}` is no range of user pages"),
+                    "use the first and the last page, as in `u0..u3`".to_owned(),
+                ),
+            }
+        }
+        "flush_tlb_mm" => flush(op::FLUSH_MM, [0; 3]),
+        "flush_tlb_all" => flush(op::FLUSH_ALL, [0; 3]),
+        "switch_mm" => {
+            Ok((op::SWITCH_MM, [0; 3], StepClass::Other, Expect::Done, Change::None))
+        }
+        "user" | "kernel" => access(words, verb == "user"),
+        "misbehave" => {
+            let how = words.next("a way to misbehave")?;
+            match MISBEHAVIOURS.iter().find(|(name, _)| *name == how) {
+                Some(&(_, how)) => {
+                    let class = StepClass::Other;
+                    Ok((op::MISBEHAVE, [how, 0, 0], class, Expect::Stop, Change::None))
+                }
+                None => {
+                    let names: Vec<&str> = MISBEHAVIOURS.iter().map(|(name, _)| *name).collect();
+                    words.error(
+                        format!("`{how}` is no way to misbehave"),
+                        format!("use one of {}", names.join(", ")),
+                    )
+                }
+            }
+        }
+        other => {
+            let help = nearest(other, VERBS).map_or_else(
+                || format!("use one of {}", VERBS[..15].join(", ")),
+                |verb| format!("did you mean `{verb}`?"),
+            );
+            words.error(format!("`{other}` is no verb"), help)
+        }
+    }
+}
+
+fn access(words: &mut Words<'_>, user: bool) -> Result<Parsed, StepError> {
+    let what = words.next("`read`, `write` or `nop`")?;
+    let class = StepClass::Other;
+    match what {
+        "nop" if user => Ok((op::USER_NOP, [0; 3], class, Expect::Done, Change::None)),
+        "read" => {
+            let page = words.page()?;
+            let expect = expectation(words, true)?.unwrap_or(Expect::Done);
+            let opcode = if user { op::USER_READ } else { op::KERNEL_READ };
+            Ok((opcode, [page.address(), 0, 0], class, expect, Change::None))
+        }
+        "write" => {
+            let page = words.page()?;
+            let given = words.words.get(words.at).and_then(|word| parse_value(word));
+            words.at += usize::from(given.is_some());
+            let value = given.unwrap_or(0x57a1_e000);
+            let expect = expectation(words, false)?.unwrap_or(Expect::Done);
+            let opcode = if user { op::USER_WRITE } else { op::KERNEL_WRITE };
+            Ok((opcode, [page.address(), value, 0], class, expect, Change::None))
+        }
+        other => words.error(
+            format!("`{other}` is no access"),
+            "use `read PAGE -> COLOUR|fault|VALUE`, `write PAGE [VALUE] [-> fault]`, or `user nop`"
+                .to_owned(),
+        ),
+    }
+}
+
+fn expectation(words: &mut Words<'_>, read: bool) -> Result<Option<Expect>, StepError> {
+    if !words.optional("->") {
+        return Ok(None);
+    }
+    let word = words.next("what is expected")?;
+    let colour = COLOURS.iter().position(|colour| *colour == word).map(colour_word);
+    let expect = match word {
+        "fault" => Some(Expect::Fault),
+        "ok" if !read => Some(Expect::Done),
+        _ if read => colour.or_else(|| parse_value(word)).map(Expect::Value),
+        _ => None,
+    };
+    match expect {
+        Some(expect) => Ok(Some(expect)),
+        None if read => words.error(
+            format!("`{word}` is nothing that can be read"),
+            format!("use `fault`, a value, or one of {}", COLOURS.join(", ")),
+        ),
+        None => words.error(format!("a store cannot give `{word}`"), "use `ok` or `fault`".into()),
+    }
+}
