@@ -20,9 +20,7 @@ pub struct Choice {
 pub fn choose(slots: &[Slot; ASID_SLOTS], next: u64, ctx_id: u64, tlb_gen: u64) -> Choice {
     let held = (0u16..).zip(slots).find(|(_, slot)| slot.ctx_id == ctx_id);
     match held {
-        Some((asid, slot)) => {
-            Choice { asid, need_flush: slot.tlb_gen < tlb_gen, taken: false }
-        }
+        Some((asid, slot)) => Choice { asid, need_flush: slot.tlb_gen < tlb_gen, taken: false },
         None => {
             let asid = (next % ASID_SLOTS as u64) as u16;
             Choice { asid, need_flush: true, taken: true }

@@ -1,8 +1,8 @@
 //! Switching address spaces.
 
 use crate::arch::{cpu, percpu};
-use crate::flush::config;
 use crate::asid;
+use crate::flush::config;
 use stalemate_shared::pcid::{ASID_SLOTS, NOFLUSH, kernel_pcid};
 use stalemate_shared::tlb_state::{MmState, Slot};
 

@@ -49,6 +49,9 @@ impl TlbState {
 /// Byte offset of [`TlbState::user_pcid_flush_mask`], for assembly and for the VMM.
 pub const USER_PCID_FLUSH_MASK: u64 = core::mem::offset_of!(TlbState, user_pcid_flush_mask) as u64;
 
+/// Byte offset of [`TlbState::invalidate_other`].
+pub const INVALIDATE_OTHER: u64 = core::mem::offset_of!(TlbState, invalidate_other) as u64;
+
 /// One address space, as the VMM reads it in guest memory.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -80,8 +80,12 @@ macro_rules! range {
 range!(text, __text_start, __text_end, "The kernel's code, trampoline and user code included.");
 range!(rodata, __rodata_start, __rodata_end, "The kernel's constants.");
 range!(trampoline_text, __trampoline_text_start, __trampoline_text_end, "Entry and exit code.");
-range!(trampoline_data, __trampoline_data_start, __trampoline_data_end,
-       "GDT, IDT, TSS, entry scratch, and the stacks that the processor switches to.");
+range!(
+    trampoline_data,
+    __trampoline_data_start,
+    __trampoline_data_end,
+    "GDT, IDT, TSS, entry scratch, and the stacks that the processor switches to."
+);
 range!(user_code, __user_code_start, __user_code_end, "The page of user code.");
 
 #[unsafe(no_mangle)]

@@ -3,9 +3,9 @@
 use super::memory::{read_word, set_bit, write_word};
 use core::cell::UnsafeCell;
 use core::mem::offset_of;
+use stalemate_shared::layout::{KERNEL_BASE, MM_COUNT};
 use stalemate_shared::pcid::ASID_SLOTS;
 use stalemate_shared::tlb_state::{MmState, Slot, TlbState};
-use stalemate_shared::layout::{KERNEL_BASE, MM_COUNT};
 
 /// A static whose words are read and written one at a time, through its address.
 #[repr(transparent)]
@@ -137,11 +137,7 @@ pub fn set_slot(asid: u16, new: Slot) {
 #[must_use]
 pub fn mm_state(number: usize) -> MmState {
     let at = MM_STATES.address() + (number * size_of::<MmState>()) as u64;
-    MmState {
-        ctx_id: read_word(at),
-        tlb_gen: read_word(at + 8),
-        kernel_root: read_word(at + 16),
-    }
+    MmState { ctx_id: read_word(at), tlb_gen: read_word(at + 8), kernel_root: read_word(at + 16) }
 }
 
 /// Writes it.

@@ -5,8 +5,8 @@ use super::memory::{symbol, write_word};
 use super::percpu::{PER_CPU, Words};
 use core::arch::asm;
 use stalemate_shared::layout::{
-    IST_DOUBLE_FAULT, IST_FAULT, IST_NMI, KERNEL_CS, KERNEL_SS, SYSRET_BASE, TSS_SELECTOR,
-    USER_CS, USER_SS,
+    IST_DOUBLE_FAULT, IST_FAULT, IST_NMI, KERNEL_CS, KERNEL_SS, SYSRET_BASE, TSS_SELECTOR, USER_CS,
+    USER_SS,
 };
 
 const VECTORS: usize = 32;

@@ -77,9 +77,9 @@ impl Census {
     /// All page-table frames.
     pub fn tables(&self) -> impl Iterator<Item = Gpa> + '_ {
         let mut last = None;
-        self.nodes.keys().filter_map(move |&(frame, _)| {
-            (last.replace(frame) != Some(frame)).then_some(frame)
-        })
+        self.nodes
+            .keys()
+            .filter_map(move |&(frame, _)| (last.replace(frame) != Some(frame)).then_some(frame))
     }
 
     /// The loadable roots.
@@ -117,11 +117,7 @@ impl Census {
     }
 
     /// Pins exactly the tables that cached paging-structure entries reach.
-    pub fn pin(
-        &mut self,
-        tables: &dyn Tables,
-        wanted: &BTreeSet<(Gpa, u8)>,
-    ) -> CensusChange {
+    pub fn pin(&mut self, tables: &dyn Tables, wanted: &BTreeSet<(Gpa, u8)>) -> CensusChange {
         let mut change = CensusChange::default();
         let pinned: Vec<Role> =
             self.nodes.iter().filter(|(_, node)| node.pinned).map(|(&role, _)| role).collect();
@@ -145,13 +141,7 @@ impl Census {
     }
 
     /// A store to `slot`; memory already holds `new`.
-    pub fn store(
-        &mut self,
-        tables: &dyn Tables,
-        slot: Gpa,
-        old: u64,
-        new: u64,
-    ) -> CensusChange {
+    pub fn store(&mut self, tables: &dyn Tables, slot: Gpa, old: u64, new: u64) -> CensusChange {
         let mut change = CensusChange::default();
         let levels: Vec<u8> = self.levels(slot).collect();
         for level in levels {

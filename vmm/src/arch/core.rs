@@ -9,9 +9,7 @@ use super::census::{Census, CensusChange};
 use super::fault::{Exception, Fault, Stop};
 use super::tlb::{Effect, Lookup, Scope, Store, Tlb};
 use super::vcpu::Vcpu;
-use super::walk::{
-    Access, AccessKind, Start, Tables, Translation, Walk, WalkFailure, entry, walk,
-};
+use super::walk::{Access, AccessKind, Start, Tables, Translation, Walk, WalkFailure, entry, walk};
 use crate::event::Kind;
 
 /// Guest-physical memory.

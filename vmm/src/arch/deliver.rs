@@ -73,13 +73,7 @@ fn try_deliver(core: &mut Core<'_>, exception: Exception) -> Result<(), Fault> {
     // (SDM vol. 3, 17.3.1.1); traps and interrupts push it as it is.
     let is_fault = !matches!(exception.vector, vector::NMI | vector::BREAKPOINT | 8);
     let image = vcpu.rflags | if is_fault { flags::RF } else { 0 };
-    let frame = [
-        u64::from(vcpu.ss),
-        vcpu.gpr[gpr::RSP],
-        image,
-        u64::from(vcpu.cs),
-        vcpu.rip,
-    ];
+    let frame = [u64::from(vcpu.ss), vcpu.gpr[gpr::RSP], image, u64::from(vcpu.cs), vcpu.rip];
     let mut at = stack & !0xf;
     for word in frame.into_iter().chain(exception.error.map(u64::from)) {
         at = at.wrapping_sub(8);

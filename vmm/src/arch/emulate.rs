@@ -16,8 +16,13 @@ use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 /// A fault of one of its accesses, or [`Stop::Unsupported`] for any form that is not listed.
 pub fn emulate_store(core: &mut Core<'_>, instruction: &Instruction) -> Result<(), Fault> {
     let done = match instruction.mnemonic() {
-        Mnemonic::Stosb | Mnemonic::Stosd | Mnemonic::Stosq | Mnemonic::Stosw
-        | Mnemonic::Movsb | Mnemonic::Movsw | Mnemonic::Movsq => string(core, instruction)?,
+        Mnemonic::Stosb
+        | Mnemonic::Stosd
+        | Mnemonic::Stosq
+        | Mnemonic::Stosw
+        | Mnemonic::Movsb
+        | Mnemonic::Movsw
+        | Mnemonic::Movsq => string(core, instruction)?,
         // MOVSD is also an SSE2 instruction; only the string form has a memory operand 1.
         Mnemonic::Movsd if instruction.is_string_instruction() => string(core, instruction)?,
         _ => {

@@ -173,14 +173,39 @@ pub fn classify(vcpu: &Vcpu, instruction: &Instruction) -> Decoded {
         Mnemonic::Cli => Some(Op::Cli),
         Mnemonic::Sti => Some(Op::Sti),
         Mnemonic::Hlt => Some(Op::Hlt),
-        Mnemonic::Sysret | Mnemonic::Iret | Mnemonic::Iretd | Mnemonic::Retf
-        | Mnemonic::Sysexit | Mnemonic::Sysexitq | Mnemonic::Sysenter | Mnemonic::In
-        | Mnemonic::Out | Mnemonic::Insb | Mnemonic::Insd | Mnemonic::Insw | Mnemonic::Outsb
-        | Mnemonic::Outsd | Mnemonic::Outsw | Mnemonic::Lmsw | Mnemonic::Clts
-        | Mnemonic::Wbinvd | Mnemonic::Invd | Mnemonic::Rdpmc | Mnemonic::Xsetbv
-        | Mnemonic::Monitor | Mnemonic::Mwait | Mnemonic::Lldt | Mnemonic::Ltr
-        | Mnemonic::Sgdt | Mnemonic::Sidt | Mnemonic::Sldt | Mnemonic::Str | Mnemonic::Smsw
-        | Mnemonic::Stac | Mnemonic::Clac | Mnemonic::Int => None,
+        Mnemonic::Sysret
+        | Mnemonic::Iret
+        | Mnemonic::Iretd
+        | Mnemonic::Retf
+        | Mnemonic::Sysexit
+        | Mnemonic::Sysexitq
+        | Mnemonic::Sysenter
+        | Mnemonic::In
+        | Mnemonic::Out
+        | Mnemonic::Insb
+        | Mnemonic::Insd
+        | Mnemonic::Insw
+        | Mnemonic::Outsb
+        | Mnemonic::Outsd
+        | Mnemonic::Outsw
+        | Mnemonic::Lmsw
+        | Mnemonic::Clts
+        | Mnemonic::Wbinvd
+        | Mnemonic::Invd
+        | Mnemonic::Rdpmc
+        | Mnemonic::Xsetbv
+        | Mnemonic::Monitor
+        | Mnemonic::Mwait
+        | Mnemonic::Lldt
+        | Mnemonic::Ltr
+        | Mnemonic::Sgdt
+        | Mnemonic::Sidt
+        | Mnemonic::Sldt
+        | Mnemonic::Str
+        | Mnemonic::Smsw
+        | Mnemonic::Stac
+        | Mnemonic::Clac
+        | Mnemonic::Int => None,
         _ => return Decoded::Ordinary,
     };
     op.map_or(Decoded::Unknown, Decoded::Op)

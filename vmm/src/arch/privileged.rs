@@ -206,8 +206,8 @@ impl Core<'_> {
             allowed |= if has { bit } else { 0 };
         }
         let sets_pcide = value & !old & cr4::PCIDE != 0;
-        let bad_pcide = sets_pcide
-            && (self.vcpu.cr3 & PCID_MASK != 0 || self.vcpu.efer & efer::LMA == 0);
+        let bad_pcide =
+            sets_pcide && (self.vcpu.cr3 & PCID_MASK != 0 || self.vcpu.efer & efer::LMA == 0);
         if value & !allowed != 0 || value & cr4::PAE == 0 || bad_pcide {
             return Err(GP.into());
         }

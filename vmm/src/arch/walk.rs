@@ -25,9 +25,7 @@ pub trait Tables {
 }
 
 /// A page size.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum PageSize {
     /// 4 KiB.
     Small,
@@ -143,9 +141,7 @@ impl Translation {
             _ if access.user && !self.user => true,
             AccessKind::Read => false,
             AccessKind::Write => !self.writable && (access.user || paging.wp),
-            AccessKind::Execute => {
-                self.no_execute || (!access.user && paging.smep && self.user)
-            }
+            AccessKind::Execute => self.no_execute || (!access.user && paging.smep && self.user),
         };
         if forbidden { Err(access.error_code(true, paging)) } else { Ok(()) }
     }

@@ -96,13 +96,15 @@ impl<'a> Image<'a> {
         let entry = file.e_entry.get(endian);
         let mut segments = Vec::new();
         let mut entry_found = false;
-        for (index, segment) in file.program_headers(endian, bytes).map_err(header)?.iter().enumerate()
+        for (index, segment) in
+            file.program_headers(endian, bytes).map_err(header)?.iter().enumerate()
         {
             if segment.p_type(endian) != elf::PT_LOAD {
                 continue;
             }
             let end_in_file = segment.p_offset(endian).saturating_add(segment.p_filesz(endian));
-            if end_in_file > bytes.len() as u64 || segment.p_filesz(endian) > segment.p_memsz(endian)
+            if end_in_file > bytes.len() as u64
+                || segment.p_filesz(endian) > segment.p_memsz(endian)
             {
                 let len = bytes.len() as u64;
                 return Err(ImageError::Truncated { index, end: end_in_file, len });

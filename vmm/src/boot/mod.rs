@@ -37,12 +37,7 @@ pub struct KernelInfo {
 }
 
 /// Writes everything that is in memory at entry but the image: boot block, boot tables, colours.
-pub fn prepare(
-    memory: &GuestMemory,
-    features: CpuFeatures,
-    policy: boot::Policy,
-    options: u32,
-) {
+pub fn prepare(memory: &GuestMemory, features: CpuFeatures, policy: boot::Policy, options: u32) {
     let version_and_size = u64::from(VERSION) | (size_of::<BootBlock>() as u64) << 32;
     let policy_and_options = u64::from(policy as u32) | u64::from(options) << 32;
     let bits = [
@@ -52,8 +47,7 @@ pub fn prepare(
         (features.smep, boot::features::SMEP),
     ];
     let features = bits.iter().filter(|(has, _)| *has).map(|(_, bit)| bit).sum();
-    let block =
-        [boot::MAGIC, version_and_size, layout::MEMORY_SIZE, policy_and_options, features];
+    let block = [boot::MAGIC, version_and_size, layout::MEMORY_SIZE, policy_and_options, features];
     for (index, word) in block.into_iter().enumerate() {
         memory.write_word(Gpa(layout::BOOT_BLOCK + index as u64 * 8), word);
     }

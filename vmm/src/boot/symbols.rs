@@ -49,11 +49,8 @@ impl Symbols {
     /// Reads an image's symbols and line table; what cannot be read is left out.
     #[must_use]
     pub fn new(image: &'static [u8]) -> Self {
-        let mut symbols = Self {
-            by_address: BTreeMap::new(),
-            by_name: BTreeMap::new(),
-            lines: None,
-        };
+        let mut symbols =
+            Self { by_address: BTreeMap::new(), by_name: BTreeMap::new(), lines: None };
         let Ok(file) = object::File::parse(image) else { return symbols };
         for symbol in file.symbols() {
             let Ok(name) = symbol.name() else { continue };
@@ -103,14 +100,19 @@ impl Symbols {
     #[must_use]
     pub fn locate(&self, address: Gva) -> Location {
         let at = address.0;
-        let symbol = self.by_address.range(..=at).next_back().map(|(&start, (name, _))| {
-            match at - start {
+        let symbol =
+            self.by_address.range(..=at).next_back().map(|(&start, (name, _))| match at - start {
                 0 => name.clone(),
                 offset => format!("{name}+{offset:#x}"),
-            }
-        });
+            });
         let line = self.lines.as_ref().and_then(|lines| {
-            let location = lines.find_location(at).ok()??;
+            // Of what was inlined here the outermost is the symbol's own line.
+            let mut frames = lines.find_frames(at).skip_all_loads().ok()?;
+            let mut outermost = None;
+            while let Ok(Some(frame)) = frames.next() {
+                outermost = frame.location.or(outermost);
+            }
+            let location = outermost?;
             Some(format!("{}:{}", location.file?, location.line?))
         });
         // Only the image's own half has symbols.

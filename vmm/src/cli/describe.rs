@@ -14,10 +14,9 @@ pub fn list(what: ListWhat) -> Result<String, Failure> {
             .into_iter()
             .map(|scenario| (scenario.name, scenario.summary))
             .collect(),
-        ListWhat::Rules => RULES
-            .iter()
-            .map(|rule| (rule.name.to_owned(), rule.statement.to_owned()))
-            .collect(),
+        ListWhat::Rules => {
+            RULES.iter().map(|rule| (rule.name.to_owned(), rule.statement.to_owned())).collect()
+        }
         ListWhat::Faults => {
             FORMS.iter().map(|(form, help)| ((*form).to_owned(), (*help).to_owned())).collect()
         }
@@ -28,7 +27,8 @@ pub fn list(what: ListWhat) -> Result<String, Failure> {
         ListWhat::Cpus => CPUS
             .iter()
             .map(|cpu| {
-                let has = |has: bool, name: &str| if has { format!(" {name}") } else { String::new() };
+                let has =
+                    |has: bool, name: &str| if has { format!(" {name}") } else { String::new() };
                 let features = cpu.features;
                 let mut what = has(features.pcid, "PCID");
                 what += &has(features.invpcid, "INVPCID");

@@ -30,7 +30,8 @@ fn host(out: &mut String, device: &Path) {
         }
     };
     let yes = |has: bool| if has { "yes" } else { "no" };
-    let _ = writeln!(out, "  KVM API {}, all needed capabilities present", host.kvm.get_api_version());
+    let _ =
+        writeln!(out, "  KVM API {}, all needed capabilities present", host.kvm.get_api_version());
     let _ = writeln!(out, "  host hardware: {}", host.hardware());
     for (name, has) in host.offers() {
         let _ = writeln!(out, "  offers a guest {name}: {}", yes(has));

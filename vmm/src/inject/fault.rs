@@ -33,6 +33,8 @@ pub enum Target {
     Mark,
     /// A store that clears one.
     Consume,
+    /// A store that sets `invalidate_other`.
+    InvalidateOther,
     /// INVLPG.
     Invlpg,
     /// INVPCID.
@@ -100,7 +102,8 @@ pub struct Fault {
 }
 
 /// Every form of a fault but for site and occurrence, with one line of help.
-pub const FORMS: [(&str, &str); 19] = [
+pub const FORMS: [(&str, &str); 20] = [
+    ("drop invalidate-other", "the store that makes other ASIDs flush does not happen"),
     ("drop mark", "the store that marks a user PCID does not happen"),
     ("repeat mark", "the store that marks a user PCID happens twice"),
     ("alter mark", "the mark goes to the ASID's bit where the kernel PCID's belongs"),
@@ -146,7 +149,8 @@ const ACTIONS: [(&str, Action); 5] = [
     ("clear", Action::Clear),
 ];
 
-const TARGETS: [(&str, Target); 7] = [
+const TARGETS: [(&str, Target); 8] = [
+    ("invalidate-other", Target::InvalidateOther),
     ("mark", Target::Mark),
     ("consume", Target::Consume),
     ("invlpg", Target::Invlpg),
@@ -242,10 +246,9 @@ fn checked_site(place: Option<&str>, target: Target) -> Result<Option<Site>, (St
     let sited = matches!(target, Target::Cr3 | Target::Noflush | Target::Pcid);
     let known = || format!("one of {}", names(&SITES));
     match place {
-        None if sited => Err((
-            "a CR3 load is named by its site".into(),
-            format!("add `@` and {}", known()),
-        )),
+        None if sited => {
+            Err(("a CR3 load is named by its site".into(), format!("add `@` and {}", known())))
+        }
         None => Ok(None),
         Some(place) if sited => find(&SITES, place)
             .map(Some)
@@ -256,9 +259,12 @@ fn checked_site(place: Option<&str>, target: Target) -> Result<Option<Site>, (St
 
 fn check_pair(action: Action, target: Target) -> Result<(), (String, String)> {
     let fits = match action {
+        Action::Repeat if target == Target::InvalidateOther => false,
         Action::Drop | Action::Repeat => !matches!(target, Target::Noflush | Target::Pcid),
         Action::Set | Action::Clear => target == Target::Noflush,
-        Action::Alter => !matches!(target, Target::Noflush | Target::Cr3 | Target::Consume),
+        Action::Alter => {
+            matches!(target, Target::Mark | Target::Invlpg | Target::Invpcid | Target::Pcid)
+        }
         Action::Nmi | Action::ClearMark => false,
     };
     if fits {

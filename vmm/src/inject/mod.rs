@@ -11,7 +11,7 @@ use crate::arch::core::StateHook;
 use crate::arch::op::{ControlRegister, Op};
 use fault::{Action, Occurrence, Point, Site, Target};
 use stalemate_shared::pcid::{NOFLUSH, USER_PCID_BIT, USER_ROOT_BIT};
-use stalemate_shared::tlb_state::USER_PCID_FLUSH_MASK;
+use stalemate_shared::tlb_state::{INVALIDATE_OTHER, USER_PCID_FLUSH_MASK};
 
 /// What the machine does instead of one operation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -88,13 +88,16 @@ impl Injector {
     /// What to do in place of `op`, about to execute at `rip`; `marks` is the mask in
     /// `TlbState`.
     pub fn plan(&mut self, rip: Gva, op: Op, marks: u64) -> Plan {
-        let resumed = self.resumed.take() == Some(rip);
+        // The interrupted operation is met again once the NMI's own have been.
+        let resumed = self.resumed == Some(rip);
+        if resumed {
+            self.resumed = None;
+        }
         let site = self.sites.at(rip);
-        let user_load = is_user_load(op);
-        let mut plan = Plan {
-            ops: vec![InjectedOp { op, alter: false, injected: false }],
-            ..Plan::default()
-        };
+        // The NMI's own exit may load the user CR3 too; that is not the window meant.
+        let user_load = is_user_load(op) && site == Some(SiteAt::Cr3(Site::Return));
+        let mut plan =
+            Plan { ops: vec![InjectedOp { op, alter: false, injected: false }], ..Plan::default() };
         for armed in &mut self.armed {
             let target = armed.fault.target;
             match (armed.fault.action, target) {
@@ -126,15 +129,13 @@ impl Injector {
 impl StateHook for Injector {
     fn state_store(&mut self, _: Gva, offset: u64, old: u64, new: u64) -> Vec<u64> {
         let mut words = vec![new];
-        if offset != USER_PCID_FLUSH_MASK {
-            return words;
-        }
         let (set, cleared) = (new & !old, old & !new);
+        let is_mask = offset == USER_PCID_FLUSH_MASK;
         for armed in &mut self.armed {
             let concerned = match armed.fault.target {
-                Target::Mark => set != 0,
-                Target::Consume => cleared != 0,
-                Target::Point(Point::AfterMark) => set != 0,
+                Target::Mark | Target::Point(Point::AfterMark) => is_mask && set != 0,
+                Target::Consume => is_mask && cleared != 0,
+                Target::InvalidateOther => offset == INVALIDATE_OTHER && set != 0,
                 _ => false,
             };
             if !concerned || !armed.hit() {

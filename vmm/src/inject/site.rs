@@ -55,8 +55,9 @@ impl Sites {
     #[must_use]
     pub fn at(&self, rip: Gva) -> Option<SiteAt> {
         let inside = |&&(start, end, _): &&(Gva, Gva, Site)| start <= rip && rip < end;
-        self.labels.get(&rip).copied().or_else(|| {
-            self.functions.iter().find(inside).map(|&(_, _, site)| SiteAt::Cr3(site))
-        })
+        self.labels
+            .get(&rip)
+            .copied()
+            .or_else(|| self.functions.iter().find(inside).map(|&(_, _, site)| SiteAt::Cr3(site)))
     }
 }

@@ -6,9 +6,7 @@ mod project;
 mod session;
 mod trap;
 
-pub use session::{
-    BootError, RunEnd, Session, SessionConfig, StepInput, StepReport, WATCHDOG,
-};
+pub use session::{BootError, RunEnd, Session, SessionConfig, StepInput, StepReport, WATCHDOG};
 
 use crate::arch::addr::{Gpa, Gva};
 use crate::arch::census::Census;
@@ -196,9 +194,8 @@ impl Machine {
             Ok(()) => Ok(()),
             Err(Fault::Stop(stop)) => Err(stop.into()),
             Err(Fault::Exception(exception)) => {
-                let delivered = self.with_core(observer, |core| {
-                    crate::arch::deliver::deliver(core, exception)
-                })?;
+                let delivered = self
+                    .with_core(observer, |core| crate::arch::deliver::deliver(core, exception))?;
                 Ok(delivered?)
             }
         }

@@ -25,8 +25,8 @@ impl View<'_> {
             return None;
         }
         let frame = found.at(page).page();
-        let watched = self.info.is_some_and(|info| info.tlb_state == frame)
-            || self.census.is_table(frame);
+        let watched =
+            self.info.is_some_and(|info| info.tlb_state == frame) || self.census.is_table(frame);
         let may_write = found.writable || (!space.user && !self.paging.wp);
         let may_execute = !found.no_execute && (space.user || !self.paging.smep || !found.user);
         Some(Leaf {
@@ -93,9 +93,7 @@ impl Machine {
         match scope {
             Scope::Nothing => Ok(()),
             Scope::Everything => self.executor.revalidate(&|_| true, keep),
-            Scope::Pcid(pcid) => {
-                self.executor.revalidate(&|space| space.pcid == *pcid, keep)
-            }
+            Scope::Pcid(pcid) => self.executor.revalidate(&|space| space.pcid == *pcid, keep),
             Scope::Pages(pages) => {
                 for page in pages {
                     self.executor.revalidate_page(&|_| true, *page, keep)?;

@@ -59,12 +59,7 @@ impl Machine {
 
     /// A fault of the projection: a TLB miss, a store to a watched frame, or an architectural
     /// page fault.
-    fn page_fault(
-        &mut self,
-        observer: &mut dyn Observer,
-        va: Gva,
-        error: u32,
-    ) -> Result<(), Halt> {
+    fn page_fault(&mut self, observer: &mut dyn Observer, va: Gva, error: u32) -> Result<(), Halt> {
         let kind = match error {
             error if error & ERROR_FETCH != 0 => AccessKind::Execute,
             error if error & ERROR_WRITE != 0 => AccessKind::Write,
@@ -175,7 +170,8 @@ impl Machine {
         for InjectedOp { op, alter, injected } in plan.ops {
             let result = self.with_core(observer, |core| {
                 let first = core.log.events.len();
-                let result = if alter { core.execute_altered(op, next) } else { core.execute(op, next) };
+                let result =
+                    if alter { core.execute_altered(op, next) } else { core.execute(op, next) };
                 for event in &mut core.log.events[first..] {
                     event.1 |= injected;
                 }

@@ -191,11 +191,7 @@ impl Ledger {
                     shadow.tlb.structures(pcid).any(|structure| {
                         structure.id == id
                             && (!look
-                                || shadow.tlb.structure_is_stale(
-                                    &shadow.tables,
-                                    paging,
-                                    structure,
-                                ))
+                                || shadow.tlb.structure_is_stale(&shadow.tables, paging, structure))
                     })
                 });
             }

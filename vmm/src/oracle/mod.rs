@@ -71,14 +71,8 @@ impl Oracle {
             for finding in rule.observe(&context) {
                 let number = finding.obligation;
                 let obligation = number.and_then(|number| self.ledger.obligations().get(number));
-                let violation = witness::violation(
-                    id,
-                    finding,
-                    event,
-                    obligation,
-                    shadow,
-                    &self.history,
-                );
+                let violation =
+                    witness::violation(id, finding, event, obligation, shadow, &self.history);
                 if let Some(number) = number {
                     self.ledger.violate(number, id, event.seq);
                 }
@@ -112,8 +106,13 @@ impl Observer for Oracle {
             self.history.push(Invalidation { event: event.clone(), pcid: shadow.pcid() });
         }
         self.judge(&header, &shadow, event, &effect);
-        let context =
-            Context { header: &header, event, shadow: &shadow, ledger: &self.ledger, effect: &effect };
+        let context = Context {
+            header: &header,
+            event,
+            shadow: &shadow,
+            ledger: &self.ledger,
+            effect: &effect,
+        };
         self.hammers.extend(rules::big_hammer::observe(&context, consuming));
         if let Kind::LoadCr3 { value, .. } = event.kind {
             shadow.loaded(value);

@@ -92,7 +92,8 @@ impl Shadow {
 
     /// Applies one event.
     pub fn apply(&mut self, event: &Event) -> Effect {
-        if !self.started && !matches!(event.kind, Kind::TableLinked { .. } | Kind::RootLinked { .. })
+        if !self.started
+            && !matches!(event.kind, Kind::TableLinked { .. } | Kind::RootLinked { .. })
         {
             self.started = true;
             let (pcid, root) = (self.pcid(), Gpa(self.cr3 & ROOT_MASK));
@@ -159,9 +160,7 @@ impl Shadow {
                 self.efer = *new;
                 Effect::default()
             }
-            Kind::Invlpg { va } if va.is_canonical() => {
-                self.tlb.invlpg(&self.tables, paging, *va)
-            }
+            Kind::Invlpg { va } if va.is_canonical() => self.tlb.invlpg(&self.tables, paging, *va),
             Kind::Invpcid { kind, pcid, va } => {
                 self.tlb.invpcid(&self.tables, paging, *kind, *pcid, *va)
             }

@@ -8,18 +8,17 @@ pub use counts::EventCounts;
 pub use outcome::{Mismatch, Outcome, RunResult};
 
 use crate::arch::tlb::TlbModel;
+use crate::boot::GuestMemory;
 use crate::boot::{Image, Symbols};
 use crate::event::{Event, Observer, TraceHeader};
 use crate::executor::{Executor, ExecutorError};
-use crate::boot::GuestMemory;
 use crate::inject::{Injector, Sites};
 use crate::machine::{BootError, Session, SessionConfig, StepInput};
 use crate::oracle::Oracle;
 use crate::scenario::{Run, RunConfig, Scenario};
 
 /// Makes an executor for a guest's memory.
-pub type MakeExecutor<'a> =
-    dyn Fn(&GuestMemory) -> Result<Box<dyn Executor>, ExecutorError> + 'a;
+pub type MakeExecutor<'a> = dyn Fn(&GuestMemory) -> Result<Box<dyn Executor>, ExecutorError> + 'a;
 
 /// A trace as an observer keeps it.
 #[derive(Clone, Debug, Default)]

@@ -2,7 +2,10 @@
 
 /// Name and text of each, in the order of the suite.
 pub const BUILTIN: [(&str, &str); 18] = [
-    ("user-flush-on-next-return", include_str!("../../../scenarios/user-flush-on-next-return.toml")),
+    (
+        "user-flush-on-next-return",
+        include_str!("../../../scenarios/user-flush-on-next-return.toml"),
+    ),
     ("unmap", include_str!("../../../scenarios/unmap.toml")),
     ("remap", include_str!("../../../scenarios/remap.toml")),
     ("protect", include_str!("../../../scenarios/protect.toml")),

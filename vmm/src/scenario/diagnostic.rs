@@ -59,11 +59,8 @@ impl fmt::Display for Diagnostic {
         let number = line.to_string();
         let margin = " ".repeat(number.len());
         // Tabs keep their place under the source.
-        let indent: String = source
-            .chars()
-            .take(column - 1)
-            .map(|c| if c == '\t' { '\t' } else { ' ' })
-            .collect();
+        let indent: String =
+            source.chars().take(column - 1).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
         writeln!(f, "{file}:{line}:{column}: {message}")?;
         writeln!(f, "{margin} |")?;
         writeln!(f, "{number} | {source}")?;

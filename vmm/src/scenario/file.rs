@@ -205,16 +205,13 @@ impl Source<'_> {
 
 /// Offset and length of a word of a line.
 fn word_at(line: &str, index: usize) -> (usize, usize) {
-    let words = line.split_whitespace().map(|word| {
-        (word.as_ptr() as usize - line.as_ptr() as usize, word.len())
-    });
+    let words = line
+        .split_whitespace()
+        .map(|word| (word.as_ptr() as usize - line.as_ptr() as usize, word.len()));
     words.clone().nth(index).or_else(|| words.last()).unwrap_or((0, line.len()))
 }
 
-fn check_order(
-    step: &Step,
-    mapped: &mut BTreeSet<(usize, Page)>,
-) -> Result<(), (String, String)> {
+fn check_order(step: &Step, mapped: &mut BTreeSet<(usize, Page)>) -> Result<(), (String, String)> {
     // Kernel pages are in every address space.
     let key = |page| match page {
         Page::Kernel(_) => (0, page),

@@ -121,9 +121,13 @@ impl Scenario {
                 let config = RunConfig { fill: Fill::OnDemand, ..config };
                 runs.push(run(&[], Expected::Clean, config, true));
             }
-            for FaultCase { inject, violates, .. } in
-                self.faults.iter().filter(|fault| fault.when.holds(&config))
-            {
+            let stated = |fault: &&FaultCase| {
+                // What the file says of a fault it says of its own policies.
+                fault.when.holds(&config)
+                    && (self.policy.contains(&config.policy)
+                        || fault.when.policy.contains(&config.policy))
+            };
+            for FaultCase { inject, violates, .. } in self.faults.iter().filter(stated) {
                 let expected = match violates.is_empty() {
                     true => Expected::Clean,
                     false => Expected::Violates(violates.clone()),

@@ -5,8 +5,8 @@ use crate::event::StepClass;
 use crate::machine::StepInput;
 use stalemate_shared::layout::{
     COLOUR_FRAMES, COLOURS, KERNEL_PAGE_COUNT, KERNEL_PAGES, LARGE_COLOUR_FRAMES, LARGE_COLOURS,
-    LARGE_PAGE_SIZE, MM_COUNT, PAGE_SIZE, USER_LARGE_PAGE_COUNT, USER_LARGE_PAGES,
-    USER_PAGE_COUNT, USER_PAGES, colour_word,
+    LARGE_PAGE_SIZE, MM_COUNT, PAGE_SIZE, USER_LARGE_PAGE_COUNT, USER_LARGE_PAGES, USER_PAGE_COUNT,
+    USER_PAGES, colour_word,
 };
 use stalemate_shared::step::{flags, misbehaviour, op};
 
@@ -84,9 +84,23 @@ pub struct Step {
 pub type StepError = (usize, String, String);
 
 const VERBS: [&str; 17] = [
-    "map", "remap", "unmap", "protect", "clean", "age", "flush_tlb_one_user",
-    "flush_tlb_one_kernel", "flush_tlb_range", "flush_tlb_mm", "flush_tlb_all", "switch_mm",
-    "user", "kernel", "misbehave", "read", "write",
+    "map",
+    "remap",
+    "unmap",
+    "protect",
+    "clean",
+    "age",
+    "flush_tlb_one_user",
+    "flush_tlb_one_kernel",
+    "flush_tlb_range",
+    "flush_tlb_mm",
+    "flush_tlb_all",
+    "switch_mm",
+    "user",
+    "kernel",
+    "misbehave",
+    "read",
+    "write",
 ];
 
 const MISBEHAVIOURS: [(&str, u64); 7] = [
@@ -147,10 +161,8 @@ impl<'t> Words<'t> {
         match known.iter().position(|colour| *colour == word) {
             Some(index) if large => Ok(LARGE_COLOUR_FRAMES + index as u64 * LARGE_PAGE_SIZE),
             Some(index) => Ok(COLOUR_FRAMES + index as u64 * PAGE_SIZE),
-            None => self.error(
-                format!("`{word}` is no frame"),
-                format!("use one of {}", known.join(", ")),
-            ),
+            None => self
+                .error(format!("`{word}` is no frame"), format!("use one of {}", known.join(", "))),
         }
     }
 
@@ -287,9 +299,7 @@ fn verb(words: &mut Words<'_>) -> Result<Parsed, StepError> {
         }
         "flush_tlb_mm" => flush(op::FLUSH_MM, [0; 3]),
         "flush_tlb_all" => flush(op::FLUSH_ALL, [0; 3]),
-        "switch_mm" => {
-            Ok((op::SWITCH_MM, [0; 3], StepClass::Other, Expect::Done, Change::None))
-        }
+        "switch_mm" => Ok((op::SWITCH_MM, [0; 3], StepClass::Other, Expect::Done, Change::None)),
         "user" | "kernel" => access(words, verb == "user"),
         "misbehave" => {
             let how = words.next("a way to misbehave")?;

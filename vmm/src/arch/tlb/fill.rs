@@ -32,7 +32,12 @@ impl Tlb {
     }
 
     /// Caches what a recorded fill says.
-    pub fn fill_recorded(&mut self, tables: &dyn Tables, paging: Paging, translation: &Translation) {
+    pub fn fill_recorded(
+        &mut self,
+        tables: &dyn Tables,
+        paging: Paging,
+        translation: &Translation,
+    ) {
         let Some(start) = self.walk_start(translation.page) else { return };
         let walked = crate::arch::walk::walk(tables, start, translation.page, paging);
         self.fill(paging, &walked, translation);

@@ -103,13 +103,7 @@ impl Tlb {
 
     /// MOV to CR4: a change of PGE, or PCIDE 1→0, removes everything; a change of PAE, or SMEP
     /// 0→1, what the current PCID may use.
-    pub fn write_cr4(
-        &mut self,
-        tables: &dyn Tables,
-        paging: Paging,
-        old: u64,
-        new: u64,
-    ) -> Effect {
+    pub fn write_cr4(&mut self, tables: &dyn Tables, paging: Paging, old: u64, new: u64) -> Effect {
         let changed = old ^ new;
         if changed & cr4::PGE != 0 || old & !new & cr4::PCIDE != 0 {
             let all: Vec<Pcid> = self.tagged.keys().copied().collect();

@@ -88,10 +88,7 @@ impl Host {
         let kvm = Kvm::new_with_path(&c_path).map_err(|error| match error.errno() {
             libc::ENOENT | libc::ENXIO | libc::ENODEV => HostError::Missing(owned()),
             libc::EACCES | libc::EPERM => HostError::Permission(owned()),
-            errno => HostError::Open {
-                path: owned(),
-                source: io::Error::from_raw_os_error(errno),
-            },
+            errno => HostError::Open { path: owned(), source: io::Error::from_raw_os_error(errno) },
         })?;
         let found = kvm.get_api_version();
         if found < 0 {
@@ -110,12 +107,9 @@ impl Host {
                 return Err(HostError::Capability { path: owned(), capability });
             }
         }
-        let cpuid = kvm
-            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
-            .map_err(|_| HostError::Capability {
-                path: owned(),
-                capability: "KVM_GET_SUPPORTED_CPUID",
-            })?;
+        let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(|_| {
+            HostError::Capability { path: owned(), capability: "KVM_GET_SUPPORTED_CPUID" }
+        })?;
         Ok(Self { kvm, cpuid, path: owned() })
     }
 

@@ -126,11 +126,16 @@ impl Projections {
                 let kept = keep(space, page, leaf).filter(|kept| kept.frame == leaf.frame);
                 if kept.is_none_or(|kept| !leaf.within(&kept)) {
                     frames.push(leaf.frame.0);
-                    changes.push((space, tables.root, page, kept.map(|kept| Leaf {
-                        writable: leaf.writable && kept.writable,
-                        executable: leaf.executable && kept.executable,
-                        ..leaf
-                    })));
+                    changes.push((
+                        space,
+                        tables.root,
+                        page,
+                        kept.map(|kept| Leaf {
+                            writable: leaf.writable && kept.writable,
+                            executable: leaf.executable && kept.executable,
+                            ..leaf
+                        }),
+                    ));
                 }
             };
             match only {

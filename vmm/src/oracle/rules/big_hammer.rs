@@ -33,9 +33,7 @@ pub fn observe(context: &Context<'_>, consuming: bool) -> Option<BigHammer> {
     let primitive = context.shadow.primitive;
     let big = match context.event.kind {
         Kind::Invpcid { kind, .. } => kind != 0,
-        Kind::LoadCr3 { value, .. } => {
-            consuming || primitive.is_some() && value & NOFLUSH == 0
-        }
+        Kind::LoadCr3 { value, .. } => consuming || primitive.is_some() && value & NOFLUSH == 0,
         Kind::WriteCr4 { .. } => context.effect.removed > 0,
         _ => false,
     };
