@@ -1,0 +1,108 @@
+//! What the integration tests share.
+#![allow(dead_code, missing_docs)]
+
+use stalemate::boot::{GuestMemory, Image, Symbols, guest_image};
+use stalemate::executor::kvm::{Host, KvmExecutor};
+use stalemate::executor::{Executor, ExecutorError};
+use stalemate::runner::{RunResult, Runner, Trace};
+use stalemate::scenario::{self, CPUS, Expected, Policy, Run, RunConfig, Scenario};
+use std::time::Duration;
+
+/// The host's KVM, or why the test is skipped. With STALEMATE_REQUIRE_KVM=1 that is a failure.
+pub fn kvm() -> Result<Host, String> {
+    match Host::open("/dev/kvm".as_ref()) {
+        Ok(host) => Ok(host),
+        Err(error) if std::env::var_os("STALEMATE_REQUIRE_KVM").is_some_and(|v| v == "1") => {
+            panic!("KVM is required here: {error}")
+        }
+        Err(error) => Err(format!("SKIP: {error}")),
+    }
+}
+
+/// Skips the calling test where there is no KVM.
+#[macro_export]
+macro_rules! kvm_or_skip {
+    () => {
+        match common::kvm() {
+            Ok(host) => host,
+            Err(reason) => {
+                eprintln!("{reason}");
+                return;
+            }
+        }
+    };
+}
+
+/// A point of the matrix, by the CPU's name.
+pub fn config(cpu: &str, policy: Policy, pti: bool) -> RunConfig {
+    RunConfig {
+        cpu: *CPUS.iter().find(|model| model.name == cpu).expect("a named CPU"),
+        policy,
+        pti,
+        global_with_pti: false,
+        paranoid_rewrite: false,
+        fill: stalemate::arch::tlb::Fill::WorstCase,
+        structure_caches: true,
+    }
+}
+
+/// A scenario that a test writes itself.
+pub fn scenario(steps: &str) -> Scenario {
+    let text = format!("summary = \"a test\"\nsteps = \"\"\"\n{steps}\n\"\"\"\n");
+    scenario::parse("test", "test.toml", &text).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// A built-in scenario.
+pub fn builtin(name: &str) -> Scenario {
+    let all = scenario::builtin().unwrap_or_else(|error| panic!("{error}"));
+    all.into_iter().find(|scenario| scenario.name == name).expect("a built-in scenario")
+}
+
+/// Runs scenarios on one host, with a watchdog of one second.
+pub struct Bench {
+    host: Host,
+    image: Image<'static>,
+    symbols: Symbols,
+}
+
+impl Bench {
+    pub fn new(host: Host) -> Self {
+        let image = Image::parse(guest_image()).expect("the built-in guest is a kernel");
+        Self { host, image, symbols: Symbols::new(guest_image()) }
+    }
+
+    pub fn run(&self, scenario: &Scenario, config: RunConfig, faults: &[&str]) -> RunResult {
+        self.record(scenario, config, faults).0
+    }
+
+    /// Does a run that a scenario's matrix gave.
+    pub fn judge(&self, scenario: &Scenario, run: &Run) -> RunResult {
+        self.with_trace(scenario, run).0
+    }
+
+    pub fn record(
+        &self,
+        scenario: &Scenario,
+        config: RunConfig,
+        faults: &[&str],
+    ) -> (RunResult, Trace) {
+        let faults = faults.iter().map(|fault| fault.parse().expect("a fault")).collect();
+        let run = Run { scenario: 0, config, faults, expected: Expected::Clean, cost: false };
+        self.with_trace(scenario, &run)
+    }
+
+    fn with_trace(&self, scenario: &Scenario, run: &Run) -> (RunResult, Trace) {
+        let make = |memory: &GuestMemory| -> Result<Box<dyn Executor>, ExecutorError> {
+            Ok(Box::new(KvmExecutor::new(&self.host, memory, Duration::from_secs(1))?))
+        };
+        let mut runner = Runner::new(&self.image, &self.symbols, &make);
+        let mut trace = Trace::default();
+        let result = runner.run(scenario, run, Some(&mut trace)).expect("the host works");
+        (result, trace)
+    }
+}
+
+/// The violated rules as text.
+pub fn rules(result: &RunResult) -> Vec<String> {
+    result.rules().iter().map(ToString::to_string).collect()
+}

@@ -1,0 +1,131 @@
+//! A guest that misbehaves gets an outcome, the VMM neither a panic nor a hang.
+
+mod common;
+
+use common::{Bench, builtin, config, scenario};
+use stalemate::arch::fault::Stop;
+use stalemate::boot::{Image, ImageError, guest_image};
+use stalemate::runner::Outcome;
+use stalemate::scenario::Policy;
+
+fn stops(how: &str) -> Option<(Outcome, Stop)> {
+    let host = match common::kvm() {
+        Ok(host) => host,
+        Err(reason) => {
+            eprintln!("{reason}");
+            return None;
+        }
+    };
+    let scenario = scenario(&format!("misbehave {how}"));
+    let result = Bench::new(host).run(&scenario, config("pcid", Policy::Split, true), &[]);
+    let (stop, _) = result.stop.expect("the guest stops");
+    Some((result.outcome, stop))
+}
+
+#[test]
+fn a_triple_fault_is_a_crash() {
+    let Some((outcome, stop)) = stops("triple-fault") else { return };
+    assert_eq!((outcome, stop), (Outcome::Crash, Stop::TripleFault { vector: 6 }));
+}
+
+#[test]
+fn a_loop_without_traps_is_a_hang() {
+    let Some((outcome, stop)) = stops("loop") else { return };
+    assert!(matches!(stop, Stop::Timeout { .. }), "{stop}");
+    assert_eq!(outcome, Outcome::Hang);
+}
+
+#[test]
+fn a_loop_of_traps_is_a_hang() {
+    let Some((outcome, stop)) = stops("trap-loop") else { return };
+    assert!(matches!(stop, Stop::TrapBudget { .. }), "{stop}");
+    assert_eq!(outcome, Outcome::Hang);
+}
+
+#[test]
+fn memory_beyond_its_own_is_a_crash() {
+    let Some((outcome, stop)) = stops("beyond-memory") else { return };
+    assert!(matches!(stop, Stop::BeyondMemory(_)), "{stop}");
+    assert_eq!(outcome, Outcome::Crash);
+}
+
+#[test]
+fn an_unknown_privileged_instruction_is_unsupported_by_name() {
+    let Some((outcome, stop)) = stops("wbinvd") else { return };
+    assert_eq!(outcome, Outcome::Unsupported);
+    assert!(stop.to_string().starts_with("WBINVD (0f 09)"), "{stop}");
+}
+
+#[test]
+fn an_odd_store_to_a_page_table_is_unsupported_by_name() {
+    let Some((outcome, stop)) = stops("odd-store") else { return };
+    assert_eq!(outcome, Outcome::Unsupported);
+    assert!(stop.to_string().starts_with("ADD ("), "{stop}");
+}
+
+#[test]
+fn a_panic_names_its_place() {
+    let Some((outcome, stop)) = stops("panic") else { return };
+    assert_eq!(outcome, Outcome::Crash);
+    assert!(stop.to_string().contains("guest/src/steps.rs"), "{stop}");
+}
+
+#[test]
+fn the_executor_works_again_after_a_hang() {
+    let bench = Bench::new(kvm_or_skip!());
+    let config = config("pcid", Policy::Split, true);
+    assert_eq!(bench.run(&scenario("misbehave loop"), config, &[]).outcome, Outcome::Hang);
+    let clean = bench.run(&builtin("user-flush-on-next-return"), config, &[]);
+    assert_eq!(clean.outcome, Outcome::Clean);
+}
+
+#[test]
+fn nothing_stale_is_vacuous_and_a_fault_that_cannot_apply_is_not_applied() {
+    let bench = Bench::new(kvm_or_skip!());
+    let config = config("pcid", Policy::Split, true);
+    let idle = scenario("map u0 red\nuser read u0 -> red");
+    assert_eq!(bench.run(&idle, config, &[]).outcome, Outcome::Vacuous);
+    let marked = builtin("user-flush-on-next-return");
+    assert_eq!(bench.run(&marked, config, &["drop invpcid#1"]).outcome, Outcome::NotApplied);
+}
+
+#[test]
+fn clearing_a_alone_makes_nothing_due() {
+    let bench = Bench::new(kvm_or_skip!());
+    let aged = scenario("map u0 red\nuser read u0 -> red\nage u0\nuser read u0 -> red");
+    let config = config("pcid", Policy::Split, true);
+    assert_eq!(bench.run(&aged, config, &[]).outcome, Outcome::Vacuous);
+}
+
+/// The guest with some bytes changed.
+fn patched(offset: usize, bytes: &[u8]) -> Vec<u8> {
+    let mut image = guest_image().to_vec();
+    image[offset..offset + bytes.len()].copy_from_slice(bytes);
+    image
+}
+
+/// Offset in the file of field `field` of program header `index`.
+fn program_header(index: usize, field: usize) -> usize {
+    64 + index * 56 + field
+}
+
+#[test]
+fn an_image_that_is_none_says_why() {
+    let image = guest_image();
+    let error = |bytes: &[u8]| Image::parse(bytes).expect_err("no kernel");
+    assert!(matches!(error(&image[..40]), ImageError::Header(_)));
+    assert!(matches!(error(&image[..0x2000]), ImageError::Truncated { .. }));
+    assert!(matches!(error(b"not an ELF file at all, but long enough to be one........................"),
+        ImageError::Header(_)));
+    // EI_CLASS 1: 32-bit.
+    assert!(matches!(error(&patched(4, &[1])), ImageError::Header(_)));
+    assert!(matches!(error(&patched(18, &[183, 0])), ImageError::Machine(183)));
+    assert!(matches!(error(&patched(16, &[3, 0])), ImageError::Type(3)));
+    let memsz = 0x1000_0000u64.to_le_bytes();
+    assert!(matches!(error(&patched(program_header(2, 40), &memsz)), ImageError::TooLarge { .. }));
+    let low = 0x1000u64.to_le_bytes();
+    assert!(matches!(error(&patched(program_header(1, 24), &low)), ImageError::TooLow { .. }));
+    let first = 0x10_0000u64.to_le_bytes();
+    assert!(matches!(error(&patched(program_header(1, 24), &first)), ImageError::Overlap { .. }));
+    assert!(matches!(error(&patched(24, &low)), ImageError::Entry(0x1000)));
+}
