@@ -90,8 +90,7 @@ fn noflush_on_the_return_is_caught_and_a_cleared_mark_is_lost() {
     let bench = Bench::new(kvm_or_skip!());
     let scenario = builtin("user-flush-on-next-return");
     let config = config("pcid", Policy::Split, true);
-    for faults in
-        [&["set noflush@return"][..], &["nmi@after-mark", "clear-mark@paranoid-exit"][..]]
+    for faults in [&["set noflush@return"][..], &["nmi@after-mark", "clear-mark@paranoid-exit"][..]]
     {
         let result = bench.run(&scenario, config, faults);
         assert_eq!(rules(&result), ["stale-user-entry", "lost-mark"], "{faults:?}");

@@ -115,8 +115,10 @@ fn an_image_that_is_none_says_why() {
     let error = |bytes: &[u8]| Image::parse(bytes).expect_err("no kernel");
     assert!(matches!(error(&image[..40]), ImageError::Header(_)));
     assert!(matches!(error(&image[..0x2000]), ImageError::Truncated { .. }));
-    assert!(matches!(error(b"not an ELF file at all, but long enough to be one........................"),
-        ImageError::Header(_)));
+    assert!(matches!(
+        error(b"not an ELF file at all, but long enough to be one........................"),
+        ImageError::Header(_)
+    ));
     // EI_CLASS 1: 32-bit.
     assert!(matches!(error(&patched(4, &[1])), ImageError::Header(_)));
     assert!(matches!(error(&patched(18, &[183, 0])), ImageError::Machine(183)));

@@ -201,7 +201,7 @@ fn sign_extend(value: u64, size: usize) -> i64 {
 /// ZF, SF and PF of a result.
 fn result_flags(value: u64, size: usize) -> u64 {
     let sign = value >> (size * 8 - 1) & 1;
-    let parity = u64::from((value as u8).count_ones() % 2 == 0);
+    let parity = u64::from((value as u8).count_ones().is_multiple_of(2));
     u64::from(value == 0) << 6 | sign << 7 | parity << 2
 }
 

@@ -80,7 +80,7 @@ fn boot_tables(memory: &GuestMemory) {
     memory.write_word(Gpa(table(1) + index(30)), table(2) | TABLE);
     memory.write_word(Gpa(table(2) + index(21)), table(3) | TABLE);
     for page in 0..512 {
-        memory.write_word(Gpa(table(3) + page * 8), page * layout::PAGE_SIZE | PAGE);
+        memory.write_word(Gpa(table(3) + page * 8), (page * layout::PAGE_SIZE) | PAGE);
     }
 }
 

@@ -71,7 +71,7 @@ impl Injector {
     /// An injector of `faults` into an image with these `sites`.
     #[must_use]
     pub fn new(faults: &[Fault], sites: Sites) -> Self {
-        let arm = |fault: &Fault| Armed { fault: fault.clone(), seen: 0, fired: 0 };
+        let arm = |fault: &Fault| Armed { fault: *fault, seen: 0, fired: 0 };
         Self { armed: faults.iter().map(arm).collect(), sites, resumed: None, nmi_wanted: false }
     }
 
@@ -110,11 +110,11 @@ impl Injector {
                 (Action::ClearMark, _) if site == Some(SiteAt::ParanoidIret) && marks != 0 => {
                     plan.clear_marks |= armed.hit();
                 }
-                (action, target) if concerns(target, op, site, armed.fault.site) => {
-                    // Met again after an NMI, an occurrence is not counted twice.
-                    if !resumed && armed.hit() {
-                        perturb(&mut plan.ops, action, target);
-                    }
+                // Met again after an NMI, an occurrence is not counted twice.
+                (action, target)
+                    if concerns(target, op, site, armed.fault.site) && !resumed && armed.hit() =>
+                {
+                    perturb(&mut plan.ops, action, target);
                 }
                 _ => {}
             }

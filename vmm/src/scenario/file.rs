@@ -208,7 +208,8 @@ fn word_at(line: &str, index: usize) -> (usize, usize) {
     let words = line
         .split_whitespace()
         .map(|word| (word.as_ptr() as usize - line.as_ptr() as usize, word.len()));
-    words.clone().nth(index).or_else(|| words.last()).unwrap_or((0, line.len()))
+    let last = words.clone().next_back();
+    words.clone().nth(index).or(last).unwrap_or((0, line.len()))
 }
 
 fn check_order(step: &Step, mapped: &mut BTreeSet<(usize, Page)>) -> Result<(), (String, String)> {
@@ -228,9 +229,9 @@ fn check_order(step: &Step, mapped: &mut BTreeSet<(usize, Page)>) -> Result<(), 
             let message = "this page is mapped already".to_owned();
             Err((message, "use `remap`, or `unmap` it first".to_owned()))
         }
-        Change::Change(page) if mapped.contains(&key(page)) => Ok(()),
+        Change::Edit(page) if mapped.contains(&key(page)) => Ok(()),
         Change::Unmap(page) if mapped.remove(&key(page)) => Ok(()),
-        Change::Change(_) | Change::Unmap(_) => unmapped(),
+        Change::Edit(_) | Change::Unmap(_) => unmapped(),
     }
 }
 
@@ -254,12 +255,11 @@ pub fn parse(name: &str, file: &str, text: &str) -> Result<Scenario, Diagnostic>
     })?;
     let pti = or(raw.kernel.pti, &[true, false]);
     let global = raw.kernel.global.as_ref().map(|global| *global.get_ref());
-    if let Some(spanned) = raw.kernel.global.as_ref().filter(|global| *global.get_ref()) {
-        if raw.cpu.pge.0 == [false] {
-            let message = "kernel pages cannot be global on a CPU without PGE".to_owned();
-            let help = "drop `global = true`, or allow `pge = true`".to_owned();
-            return Err(source.error(spanned.span(), message, help));
-        }
+    let wants_global = raw.kernel.global.as_ref().filter(|global| *global.get_ref());
+    if let (Some(spanned), [false]) = (wants_global, &raw.cpu.pge.0[..]) {
+        let message = "kernel pages cannot be global on a CPU without PGE".to_owned();
+        let help = "drop `global = true`, or allow `pge = true`".to_owned();
+        return Err(source.error(spanned.span(), message, help));
     }
     let faults = raw.fault.into_iter().map(|fault| {
         Ok(FaultCase {

@@ -58,7 +58,7 @@ pub enum Change {
     /// A page is mapped that must not be.
     Map(Page),
     /// A mapped page is changed.
-    Change(Page),
+    Edit(Page),
     /// A mapped page is unmapped.
     Unmap(Page),
 }
@@ -239,7 +239,7 @@ fn verb(words: &mut Words<'_>) -> Result<Parsed, StepError> {
             let rest = [page.address(), frame, bits];
             match verb {
                 "map" => edit(op::MAP, rest, Change::Map(page)),
-                _ => edit(op::REMAP, rest, Change::Change(page)),
+                _ => edit(op::REMAP, rest, Change::Edit(page)),
             }
         }
         "unmap" => {
@@ -258,12 +258,12 @@ fn verb(words: &mut Words<'_>) -> Result<Parsed, StepError> {
                     );
                 }
             };
-            edit(op::PROTECT, [page.address(), bits, 0], Change::Change(page))
+            edit(op::PROTECT, [page.address(), bits, 0], Change::Edit(page))
         }
         "clean" | "age" => {
             let page = words.page()?;
             let opcode = if verb == "clean" { op::CLEAN } else { op::AGE };
-            edit(opcode, [page.address(), 0, 0], Change::Change(page))
+            edit(opcode, [page.address(), 0, 0], Change::Edit(page))
         }
         "flush_tlb_one_user" => match words.page()? {
             Page::Kernel(_) => words.error(

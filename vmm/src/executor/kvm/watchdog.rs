@@ -67,7 +67,7 @@ fn watch(shared: &Shared, target: libc::pthread_t, limit: Duration) {
     while !shared.stop.load(Ordering::SeqCst) {
         std::thread::park_timeout(TICK.min(limit));
         let runs = shared.runs.load(Ordering::SeqCst);
-        if runs != seen || runs % 2 == 0 {
+        if runs != seen || runs.is_multiple_of(2) {
             seen = runs;
             since = Instant::now();
         } else if since.elapsed() >= limit {
