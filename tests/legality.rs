@@ -1,1 +1,260 @@
-//! x
+//! When MOV CR3, MOV CR4, INVPCID and INVLPG fault, and that exceptions go through the guest's own
+//! tables: on the processor model alone, without an executor.
+#![allow(missing_docs)]
+
+use stalemate::arch::addr::{CpuId, Gpa, Gva};
+use stalemate::arch::census::Census;
+use stalemate::arch::core::{Core, Log, Memory, StateHook};
+use stalemate::arch::deliver::deliver;
+use stalemate::arch::fault::{Exception, Fault, Stop};
+use stalemate::arch::features::CpuFeatures;
+use stalemate::arch::op::{ControlRegister, Op};
+use stalemate::arch::tlb::{Fill, Tlb, TlbModel};
+use stalemate::arch::vcpu::{Vcpu, cr4, gpr};
+use stalemate::arch::walk::Tables;
+use std::cell::RefCell;
+
+const SIZE: usize = 0x2_0000;
+const GDT: u64 = 0x8000;
+const IDT: u64 = 0x9000;
+const TSS: u64 = 0xa000;
+const DESCRIPTOR: u64 = 0xb000;
+
+/// 128 KiB, identity-mapped by a PML4 at 0x1000.
+struct Ram(RefCell<Vec<u8>>);
+
+impl Tables for Ram {
+    fn entry(&self, slot: Gpa) -> Option<u64> {
+        let at = slot.0 as usize;
+        let bytes = self.0.borrow().get(at..at.checked_add(8)?)?.try_into().ok()?;
+        Some(u64::from_le_bytes(bytes))
+    }
+}
+
+impl Memory for Ram {
+    fn as_tables(&self) -> &dyn Tables {
+        self
+    }
+
+    fn read(&self, at: Gpa, bytes: &mut [u8]) -> bool {
+        let ram = self.0.borrow();
+        let range = ram.get(at.0 as usize..).and_then(|rest| rest.get(..bytes.len()));
+        range.map(|range| bytes.copy_from_slice(range)).is_some()
+    }
+
+    fn write(&self, at: Gpa, bytes: &[u8]) -> bool {
+        let mut ram = self.0.borrow_mut();
+        let range = ram.get_mut(at.0 as usize..).and_then(|rest| rest.get_mut(..bytes.len()));
+        range.map(|range| range.copy_from_slice(bytes)).is_some()
+    }
+}
+
+struct NoHook;
+
+impl StateHook for NoHook {
+    fn state_store(&mut self, _: Gva, _: u64, _: u64, new: u64) -> Vec<u64> {
+        vec![new]
+    }
+}
+
+struct World {
+    ram: Ram,
+    vcpu: Vcpu,
+    tlb: Tlb,
+    census: Census,
+    log: Log,
+}
+
+impl World {
+    fn new(pcid: bool, invpcid: bool) -> Self {
+        let ram = Ram(RefCell::new(vec![0; SIZE]));
+        let put = |at: u64, value: u64| assert!(ram.write(Gpa(at), &value.to_le_bytes()));
+        put(0x1000, 0x2063);
+        put(0x2000, 0x3063);
+        put(0x3000, 0x4063);
+        for page in 0..SIZE as u64 / 4096 {
+            put(0x4000 + page * 8, page << 12 | 0x63);
+        }
+        put(GDT + 0x80, 0x00af_9b00_0000_ffff);
+        put(TSS + 0x24, 0x1_0000);
+        let features = CpuFeatures { pcid, invpcid, pge: true, smep: false };
+        let mut vcpu = Vcpu::long_mode(CpuId(0), features, 0x5000, 0x1000);
+        vcpu.gdt.base = GDT;
+        vcpu.gdt.limit = 0xff;
+        vcpu.idt.base = IDT;
+        vcpu.idt.limit = 0xfff;
+        vcpu.tss_base = TSS;
+        vcpu.tss_limit = 0x67;
+        let tlb = Tlb::new(TlbModel { fill: Fill::OnDemand, structure_caches: true });
+        let mut world = Self { ram, vcpu, tlb, census: Census::default(), log: Log::default() };
+        world.with(|core| core.load_cr3(0x1000)).expect("a legal load");
+        world
+    }
+
+    fn with<T>(&mut self, work: impl FnOnce(&mut Core<'_>) -> T) -> T {
+        work(&mut Core {
+            vcpu: &mut self.vcpu,
+            tlb: &mut self.tlb,
+            census: &mut self.census,
+            memory: &self.ram,
+            state_page: None,
+            hook: &mut NoHook,
+            seq: 0,
+            log: &mut self.log,
+        })
+    }
+
+    fn execute(&mut self, op: Op) -> Result<(), Fault> {
+        self.with(|core| core.execute(op, 0x5003))
+    }
+
+    fn write(&mut self, register: ControlRegister, value: u64) -> Result<(), Fault> {
+        self.execute(Op::WriteCr { register, value })
+    }
+
+    /// INVPCID with this descriptor.
+    fn invpcid(&mut self, kind: u64, first: u64, va: u64) -> Result<(), Fault> {
+        self.ram.write(Gpa(DESCRIPTOR), &first.to_le_bytes());
+        self.ram.write(Gpa(DESCRIPTOR + 8), &va.to_le_bytes());
+        self.execute(Op::Invpcid { kind, descriptor: Gva(DESCRIPTOR) })
+    }
+
+    /// A gate for `vector` to 0x5500, on IST 1.
+    fn gate(&self, vector: u64) {
+        self.ram
+            .write(Gpa(IDT + vector * 16), &(0x5500u64 | 0x80 << 16 | 0x8e01 << 32).to_le_bytes());
+    }
+}
+
+fn gp() -> Result<(), Fault> {
+    Err(Exception::general_protection(0).into())
+}
+
+fn ud() -> Result<(), Fault> {
+    Err(Exception::INVALID_OPCODE.into())
+}
+
+const NOFLUSH: u64 = 1 << 63;
+
+#[test]
+fn bit_63_of_cr3_needs_pcide_and_is_never_stored() {
+    let mut world = World::new(true, true);
+    assert_eq!(world.write(ControlRegister::Cr3, 0x1000 | NOFLUSH), gp());
+    world.write(ControlRegister::Cr4, cr4::PAE | cr4::PCIDE).expect("legal");
+    world.write(ControlRegister::Cr3, 0x1001 | NOFLUSH).expect("legal");
+    assert_eq!(world.vcpu.cr3, 0x1001);
+}
+
+#[test]
+fn reserved_bits_of_cr3_fault_and_roots_beyond_memory_stop() {
+    let mut world = World::new(true, true);
+    assert_eq!(world.write(ControlRegister::Cr3, 1 << 52), gp());
+    assert_eq!(world.write(ControlRegister::Cr3, 1 << 40), gp());
+    let beyond = world.write(ControlRegister::Cr3, 0x10_0000);
+    assert_eq!(beyond, Err(Stop::BeyondMemory(Gpa(0x10_0000)).into()));
+}
+
+#[test]
+fn pcide_needs_the_feature_and_a_cr3_whose_low_bits_are_0() {
+    let with = cr4::PAE | cr4::PCIDE;
+    assert_eq!(World::new(false, false).write(ControlRegister::Cr4, with), gp());
+    let mut world = World::new(true, true);
+    world.write(ControlRegister::Cr3, 0x1018).expect("PWT and PCD");
+    assert_eq!(world.write(ControlRegister::Cr4, with), gp());
+    world.write(ControlRegister::Cr3, 0x1000).expect("legal");
+    assert_eq!(world.write(ControlRegister::Cr4, with), Ok(()));
+}
+
+#[test]
+fn cr4_refuses_what_the_processor_lacks_and_long_mode_needs() {
+    let mut world = World::new(true, true);
+    assert_eq!(world.write(ControlRegister::Cr4, cr4::PAE | cr4::SMEP), gp());
+    assert_eq!(world.write(ControlRegister::Cr4, 0), gp());
+    assert_eq!(world.write(ControlRegister::Cr4, cr4::PAE | cr4::PGE), Ok(()));
+}
+
+#[test]
+fn paging_cannot_be_cleared_while_pcide_is_set() {
+    let mut world = World::new(true, true);
+    world.write(ControlRegister::Cr4, cr4::PAE | cr4::PCIDE).expect("legal");
+    assert_eq!(world.write(ControlRegister::Cr0, 0x11), gp());
+}
+
+#[test]
+fn invpcid_is_undefined_where_it_does_not_exist() {
+    assert_eq!(World::new(true, false).invpcid(2, 0, 0), ud());
+    assert_eq!(World::new(true, true).invpcid(2, 0, 0), Ok(()));
+}
+
+#[test]
+fn invpcid_refuses_bad_types_descriptors_and_addresses() {
+    let mut world = World::new(true, true);
+    world.write(ControlRegister::Cr4, cr4::PAE | cr4::PCIDE).expect("legal");
+    assert_eq!(world.invpcid(4, 0, 0), gp());
+    assert_eq!(world.invpcid(1, 0x1000, 0), gp());
+    // XSA-279.
+    assert_eq!(world.invpcid(0, 1, 0x8000_0000_0000_0000), gp());
+    assert_eq!(world.invpcid(1, 1, 0x8000_0000_0000_0000), Ok(()));
+}
+
+#[test]
+fn invpcid_of_a_pcid_needs_pcide() {
+    let mut world = World::new(true, true);
+    assert_eq!(world.invpcid(0, 1, 0x1000), gp());
+    assert_eq!(world.invpcid(1, 1, 0), gp());
+    assert_eq!(world.invpcid(1, 0, 0), Ok(()));
+    assert_eq!(world.invpcid(3, 1, 0), Ok(()));
+}
+
+#[test]
+fn invlpg_never_faults_at_cpl_0_and_always_at_cpl_3() {
+    let mut world = World::new(true, true);
+    assert_eq!(world.execute(Op::Invlpg(Gva(0x8000_0000_0000_0000))), Ok(()));
+    world.vcpu.cpl = 3;
+    assert_eq!(world.execute(Op::Invlpg(Gva(0x1000))), gp());
+    let read = Op::ReadCr { register: ControlRegister::Cr3, to: 0 };
+    assert_eq!(world.execute(read), gp());
+}
+
+#[test]
+fn an_exception_pushes_its_frame_on_its_ist_stack() {
+    let mut world = World::new(true, true);
+    world.gate(14);
+    world.vcpu.gpr[gpr::RSP] = 0x7000;
+    let delivered = world.with(|core| deliver(core, Exception::page_fault(Gva(0xdead000), 2)));
+    assert_eq!(delivered, Ok(()));
+    assert_eq!((world.vcpu.rip, world.vcpu.cr2), (0x5500, 0xdead000));
+    assert_eq!(world.vcpu.gpr[gpr::RSP], 0x1_0000 - 48);
+    let word = |index: u64| world.ram.entry(Gpa(0x1_0000 - 48 + index * 8));
+    assert_eq!((word(0), word(1), word(4)), (Some(2), Some(0x5000), Some(0x7000)));
+}
+
+#[test]
+fn a_stack_that_is_not_mapped_makes_a_double_and_then_a_triple_fault() {
+    let mut world = World::new(true, true);
+    world.gate(14);
+    // The IST stack's page is unmapped.
+    world.ram.write(Gpa(0x4000 + 0xf * 8), &0u64.to_le_bytes());
+    let fault = Exception::page_fault(Gva(0x30_0000), 0);
+    let triple = world.with(|core| deliver(core, fault));
+    assert_eq!(triple, Err(Stop::TripleFault { vector: 14 }));
+    // With a double fault gate on a stack that is mapped, the guest gets vector 8.
+    world.ram.write(Gpa(TSS + 0x2c), &0x1_1000u64.to_le_bytes());
+    world.gate(8);
+    world.ram.write(Gpa(IDT + 8 * 16 + 4), &[2]);
+    assert_eq!(world.with(|core| deliver(core, fault)), Ok(()));
+    assert_eq!(world.vcpu.gpr[gpr::RSP], 0x1_1000 - 48);
+}
+
+#[test]
+fn delivery_goes_through_the_tlb_stale_entries_included() {
+    let mut world = World::new(true, true);
+    world.gate(14);
+    world.with(|core| core.read_implicit(Gva(IDT + 14 * 16))).expect("mapped");
+    // The IDT's page is unmapped in memory; the cached translation still serves.
+    world.ram.write(Gpa(0x4000 + 9 * 8), &0u64.to_le_bytes());
+    let fault = Exception::page_fault(Gva(0x30_0000), 0);
+    assert_eq!(world.with(|core| deliver(core, fault)), Ok(()));
+    world.execute(Op::Invlpg(Gva(IDT))).expect("legal");
+    assert!(world.with(|core| deliver(core, fault)).is_err());
+}

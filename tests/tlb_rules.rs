@@ -1,1 +1,328 @@
-//! x
+//! What each operation must invalidate and what may stay: two tests for each line of the
+//! invalidation table (SDM vol. 3, 4.10.4.1; INVLPG and INVPCID pages).
+#![allow(missing_docs)]
+
+use stalemate::arch::addr::{Gpa, Gva, Pcid};
+use stalemate::arch::features::Paging;
+use stalemate::arch::tlb::{Fill, Tag, Tlb, TlbModel};
+use stalemate::arch::vcpu::cr4;
+use stalemate::arch::walk::{Tables, Walk, walk};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+const PAGING: Paging = Paging { pcide: true, pge: true, wp: true, smep: false, nxe: true };
+const ROOT: Gpa = Gpa(0x1000);
+const OTHER_ROOT: Gpa = Gpa(0x2000);
+const A: Gva = Gva(0x10_0000);
+const B: Gva = Gva(0x10_1000);
+const GLOBAL: Gva = Gva(0x10_2000);
+const LARGE: Gva = Gva(0x20_0000);
+const P1: Pcid = Pcid::new(1);
+const P2: Pcid = Pcid::new(2);
+
+/// Two roots over the same PDPT: 0x3000, PD 0x4000, PT 0x5000.
+#[derive(Default)]
+struct Memory(RefCell<BTreeMap<u64, u64>>);
+
+impl Tables for Memory {
+    fn entry(&self, slot: Gpa) -> Option<u64> {
+        Some(self.0.borrow().get(&slot.0).copied().unwrap_or(0))
+    }
+}
+
+impl Memory {
+    fn set(&self, slot: u64, entry: u64) {
+        self.0.borrow_mut().insert(slot, entry);
+    }
+
+    fn new() -> Self {
+        let memory = Self::default();
+        for root in [ROOT, OTHER_ROOT] {
+            memory.set(root.0, 0x3067);
+        }
+        memory.set(0x3000, 0x4067);
+        memory.set(0x4000, 0x5067);
+        memory.set(0x4008, 0x40_00e7);
+        memory.set(0x5000 + 0x100 * 8, 0xa_0067);
+        memory.set(0x5000 + 0x101 * 8, 0xb_0067);
+        memory.set(0x5000 + 0x102 * 8, 0xc_0167);
+        memory
+    }
+}
+
+struct World {
+    memory: Memory,
+    tlb: Tlb,
+}
+
+impl World {
+    /// Everything is cached under PCIDs 1 and 2; 1 is current.
+    fn new() -> Self {
+        let model = TlbModel { fill: Fill::OnDemand, structure_caches: true };
+        let mut world = Self { memory: Memory::new(), tlb: Tlb::new(model) };
+        for pcid in [P2, P1] {
+            world.load(pcid, ROOT, true);
+            for va in [A, B, GLOBAL, LARGE] {
+                world.access(va);
+            }
+        }
+        world
+    }
+
+    fn load(&mut self, pcid: Pcid, root: Gpa, flush: bool) {
+        self.tlb.load_cr3(&self.memory, PAGING, pcid, root, flush);
+    }
+
+    fn access(&mut self, va: Gva) -> Walk {
+        let start = self.tlb.walk_start(va).expect("a root is loaded");
+        let walked = walk(&self.memory, start, va, PAGING);
+        let translation = walked.result.expect("mapped");
+        self.tlb.fill(PAGING, &walked, &translation);
+        walked
+    }
+
+    fn has(&self, pcid: Pcid, va: Gva) -> bool {
+        self.tlb.entries_in(Tag::Pcid(pcid), va, va).any(|entry| entry.covers(va))
+    }
+
+    fn has_global(&self) -> bool {
+        self.tlb.entries_in(Tag::Global, GLOBAL, GLOBAL).next().is_some()
+    }
+
+    fn structures(&self, pcid: Pcid) -> usize {
+        self.tlb.structures(pcid).count()
+    }
+}
+
+#[test]
+fn everything_is_cached_to_begin_with() {
+    let world = World::new();
+    for pcid in [P1, P2] {
+        for va in [A, B, LARGE] {
+            assert!(world.has(pcid, va), "{pcid} {va}");
+        }
+        assert_eq!(world.structures(pcid), 3);
+    }
+    assert!(world.has_global() && !world.has(P1, GLOBAL));
+}
+
+#[test]
+fn invlpg_removes_the_page_and_all_structures_of_the_current_pcid() {
+    let mut world = World::new();
+    world.tlb.invlpg(&world.memory, PAGING, A);
+    assert!(!world.has(P1, A));
+    assert_eq!(world.structures(P1), 0);
+}
+
+#[test]
+fn invlpg_keeps_other_pages_and_other_pcids() {
+    let mut world = World::new();
+    world.tlb.invlpg(&world.memory, PAGING, A);
+    assert!(world.has(P1, B) && world.has(P2, A) && world.has_global());
+    assert_eq!(world.structures(P2), 3);
+}
+
+#[test]
+fn invlpg_removes_a_global_page() {
+    let mut world = World::new();
+    world.tlb.invlpg(&world.memory, PAGING, GLOBAL);
+    assert!(!world.has_global());
+}
+
+#[test]
+fn invlpg_of_any_address_removes_a_large_page() {
+    let mut world = World::new();
+    world.tlb.invlpg(&world.memory, PAGING, Gva(LARGE.0 + 0x5000));
+    assert!(!world.has(P1, LARGE) && world.has(P2, LARGE));
+}
+
+#[test]
+fn invlpg_of_a_page_that_was_split_may_keep_the_other_fractures() {
+    let mut world = World::new();
+    // The 2 MiB page becomes a table that maps its first page elsewhere.
+    world.memory.set(0x4008, 0x6067);
+    world.memory.set(0x6000, 0xd_0067);
+    world.tlb.invlpg(&world.memory, PAGING, LARGE);
+    assert!(!world.has(P1, LARGE));
+    assert!(world.has(P1, Gva(LARGE.0 + 0x1000)));
+}
+
+#[test]
+fn invpcid_address_removes_the_page_of_that_pcid() {
+    let mut world = World::new();
+    world.tlb.invpcid(&world.memory, PAGING, 0, P2, A);
+    assert!(!world.has(P2, A));
+    assert_eq!(world.structures(P2), 0, "all of them translate A");
+}
+
+#[test]
+fn invpcid_address_keeps_globals_and_other_pcids() {
+    let mut world = World::new();
+    world.tlb.invpcid(&world.memory, PAGING, 0, P2, GLOBAL);
+    world.tlb.invpcid(&world.memory, PAGING, 0, P2, A);
+    assert!(world.has_global() && world.has(P1, A) && world.has(P2, B));
+}
+
+#[test]
+fn invpcid_of_a_pcid_removes_all_that_is_not_global_in_it() {
+    let mut world = World::new();
+    world.tlb.invpcid(&world.memory, PAGING, 1, P2, Gva(0));
+    assert!(!world.has(P2, A) && !world.has(P2, B) && !world.has(P2, LARGE));
+    assert_eq!(world.structures(P2), 0);
+}
+
+#[test]
+fn invpcid_of_a_pcid_keeps_globals_and_other_pcids() {
+    let mut world = World::new();
+    world.tlb.invpcid(&world.memory, PAGING, 1, P2, Gva(0));
+    assert!(world.has_global() && world.has(P1, A));
+}
+
+#[test]
+fn invpcid_all_removes_everything() {
+    let mut world = World::new();
+    world.tlb.invpcid(&world.memory, PAGING, 2, P1, Gva(0));
+    assert!(!world.has(P1, A) && !world.has(P2, A) && !world.has_global());
+    assert_eq!(world.structures(P1) + world.structures(P2), 0);
+}
+
+#[test]
+fn invpcid_all_but_globals_keeps_globals() {
+    let mut world = World::new();
+    world.tlb.invpcid(&world.memory, PAGING, 3, P1, Gva(0));
+    assert!(!world.has(P1, A) && !world.has(P2, A) && world.has_global());
+}
+
+#[test]
+fn a_cr3_load_removes_what_is_tagged_with_the_new_pcid() {
+    let mut world = World::new();
+    world.load(P2, ROOT, true);
+    assert!(!world.has(P2, A));
+    assert_eq!(world.structures(P2), 0);
+}
+
+#[test]
+fn a_cr3_load_keeps_the_old_pcid_and_globals() {
+    let mut world = World::new();
+    world.load(P2, ROOT, true);
+    assert!(world.has(P1, A) && world.has_global());
+}
+
+#[test]
+fn a_noflush_load_keeps_everything() {
+    let mut world = World::new();
+    world.load(P2, OTHER_ROOT, false);
+    assert!(world.has(P1, A) && world.has(P2, A) && world.has_global());
+    let foreign = world.tlb.entries(Tag::Pcid(P2)).all(|entry| entry.root == ROOT);
+    assert!(foreign, "the entries remember the root that they came from");
+}
+
+#[test]
+fn a_noflush_load_makes_the_pcid_current_for_the_new_root() {
+    let mut world = World::new();
+    world.load(P2, OTHER_ROOT, false);
+    assert_eq!(world.tlb.current(), P2);
+    assert_eq!(world.tlb.root(Tag::Pcid(P2)), Some(OTHER_ROOT));
+}
+
+#[test]
+fn without_pcide_a_cr3_load_removes_pcid_0() {
+    let zero = Pcid::new(0);
+    let mut world = World::new();
+    world.load(zero, ROOT, true);
+    world.access(A);
+    world.load(zero, ROOT, true);
+    assert!(!world.has(zero, A));
+}
+
+#[test]
+fn without_pcide_a_cr3_load_keeps_globals() {
+    let mut world = World::new();
+    world.load(Pcid::new(0), ROOT, true);
+    assert!(world.has_global());
+}
+
+#[test]
+fn a_change_of_pge_removes_everything() {
+    for (old, new) in [(0, cr4::PGE), (cr4::PGE, 0)] {
+        let mut world = World::new();
+        world.tlb.write_cr4(&world.memory, PAGING, old, new);
+        assert!(!world.has(P1, A) && !world.has(P2, A) && !world.has_global());
+    }
+}
+
+#[test]
+fn a_write_to_cr4_that_changes_nothing_keeps_everything() {
+    let mut world = World::new();
+    world.tlb.write_cr4(&world.memory, PAGING, cr4::PGE, cr4::PGE | cr4::OSFXSR);
+    assert!(world.has(P1, A) && world.has(P2, A) && world.has_global());
+}
+
+#[test]
+fn clearing_pcide_removes_everything_and_setting_it_nothing() {
+    let mut world = World::new();
+    world.tlb.write_cr4(&world.memory, PAGING, 0, cr4::PCIDE);
+    assert!(world.has(P1, A) && world.has(P2, A));
+    world.tlb.write_cr4(&world.memory, PAGING, cr4::PCIDE, 0);
+    assert!(!world.has(P1, A) && !world.has(P2, A) && !world.has_global());
+}
+
+#[test]
+fn setting_smep_removes_the_current_pcid_and_keeps_others() {
+    let mut world = World::new();
+    world.tlb.write_cr4(&world.memory, PAGING, 0, cr4::SMEP);
+    assert!(!world.has(P1, A) && world.has(P2, A));
+    let mut world = World::new();
+    world.tlb.write_cr4(&world.memory, PAGING, cr4::SMEP, 0);
+    assert!(world.has(P1, A), "clearing it removes nothing");
+}
+
+#[test]
+fn a_page_fault_removes_its_page_in_the_current_pcid() {
+    let mut world = World::new();
+    world.tlb.page_fault(&world.memory, PAGING, A);
+    assert!(!world.has(P1, A));
+    assert_eq!(world.structures(P1), 0, "those used for A");
+}
+
+#[test]
+fn a_page_fault_keeps_other_pages_and_pcids() {
+    let mut world = World::new();
+    world.tlb.page_fault(&world.memory, PAGING, A);
+    assert!(world.has(P1, B) && world.has(P2, A) && world.has_global());
+    assert_eq!(world.structures(P2), 3);
+}
+
+#[test]
+fn a_stale_structure_entry_leads_a_walk_to_the_old_table() {
+    let mut world = World::new();
+    // The PDE points at an empty table; the cached one still reaches the old table.
+    world.memory.set(0x4000, 0x7067);
+    let unseen = Gva(0x10_3000);
+    world.memory.set(0x5000 + 0x103 * 8, 0xe_0067);
+    assert_eq!(world.access(unseen).result.expect("mapped there").frame, Gpa(0xe_0000));
+    world.tlb.invlpg(&world.memory, PAGING, B);
+    let start = world.tlb.walk_start(unseen).expect("a root");
+    assert!(walk(&world.memory, start, unseen, PAGING).result.is_err());
+}
+
+#[test]
+fn without_structure_caches_a_walk_begins_at_the_root() {
+    let mut world = World::new();
+    world.tlb = Tlb::new(TlbModel { fill: Fill::OnDemand, structure_caches: false });
+    world.load(P1, ROOT, true);
+    world.access(A);
+    assert_eq!(world.structures(P1), 0);
+    assert_eq!(world.tlb.walk_start(A).map(|start| start.table), Some(ROOT));
+}
+
+#[test]
+fn the_worst_case_fills_what_nobody_touched_and_sets_a_never_d() {
+    let memory = Memory::new();
+    memory.set(0x5000 + 0x104 * 8, 0xf_0007);
+    let mut tlb = Tlb::new(TlbModel { fill: Fill::WorstCase, structure_caches: true });
+    tlb.load_cr3(&memory, PAGING, P1, ROOT, true);
+    let updates = tlb.speculate(&memory, PAGING);
+    assert_eq!(updates, [(Gpa(0x5000 + 0x104 * 8), 0xf_0007, 0xf_0027)]);
+    assert!(tlb.entries(Tag::Pcid(P1)).any(|entry| entry.translation.page == Gva(0x10_4000)));
+}

@@ -9,8 +9,6 @@ mod entry;
 mod fill;
 mod flush;
 mod set;
-#[cfg(test)]
-mod tests;
 
 pub use entry::{Entry, EntryId, StructureEntry, Tag};
 pub use flush::{Effect, Scope};
