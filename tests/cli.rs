@@ -1,1 +1,188 @@
-//! x
+//! The command as a user runs it: output, exit codes, errors.
+#![allow(missing_docs)]
+
+mod common;
+
+use serde_json::Value;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+const MARK: &str = "user-flush-on-next-return";
+
+fn stalemate(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_stalemate")).args(arguments).output().expect("it runs")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Standard error of a command that must exit with `code`.
+fn fails(arguments: &[&str], code: i32) -> String {
+    let output = stalemate(arguments);
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", text(&output.stderr));
+    text(&output.stderr)
+}
+
+fn temporary(name: &str, contents: &[u8]) -> PathBuf {
+    let path = std::env::temp_dir().join(format!("stalemate-{}-{name}", std::process::id()));
+    std::fs::write(&path, contents).expect("a temporary file");
+    path
+}
+
+#[test]
+fn the_mark_scenario_with_the_mark_dropped_prints_its_witness() {
+    kvm_or_skip!();
+    let output = stalemate(&["run", MARK, "--cpu", "pcid", "--inject", "drop mark#1"]);
+    assert_eq!(output.status.code(), Some(1));
+    let out = text(&output.stdout);
+    for line in [
+        "violated: stale-user-entry",
+        "entry:    PCID 0x801: 0x410000 -> 0x1e0000",
+        "walk:     from root",
+        "by stalemate_guest::paging::remap",
+        "guest/src/paging/mod.rs:",
+        "deadline: the next entry to user mode",
+        "INVLPG 0x410000 under PCID 0x001: the entry is tagged PCID 0x801",
+        "got red, the old value",
+        "(kernel half)",
+        "discharged by invlpg",
+        "again: stalemate run user-flush-on-next-return --cpu pcid",
+    ] {
+        assert!(out.contains(line), "no `{line}` in:\n{out}");
+    }
+}
+
+#[test]
+fn without_the_fault_the_report_shows_consume() {
+    kvm_or_skip!();
+    let output = stalemate(&["run", MARK, "--cpu", "pcid", "--policy", "split"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
+    let out = text(&output.stdout);
+    assert!(out.contains("(user half)") && out.contains("discharged by consume"), "{out}");
+}
+
+#[test]
+fn two_runs_of_the_suite_print_the_same_bytes() {
+    kvm_or_skip!();
+    let (first, second) = (stalemate(&[]), stalemate(&[]));
+    assert_eq!(first.status.code(), Some(0), "{}", text(&first.stdout));
+    assert_eq!(first.stdout, second.stdout);
+    assert!(first.stderr.is_empty(), "nothing but the report outside a terminal");
+}
+
+#[test]
+fn the_json_report_follows_its_schema() {
+    kvm_or_skip!();
+    let schema: Value =
+        serde_json::from_str(include_str!("../docs/report.schema.json")).expect("a schema");
+    let validator = jsonschema::validator_for(&schema).expect("a valid schema");
+    for arguments in [
+        &["run", "--format", "json", "--cpu", "pcid,nopcid"][..],
+        &["run", MARK, "--format", "json", "--inject", "set noflush@return"],
+    ] {
+        let report: Value = serde_json::from_slice(&stalemate(arguments).stdout).expect("JSON");
+        let errors: Vec<String> =
+            validator.iter_errors(&report).map(|error| error.to_string()).collect();
+        assert!(errors.is_empty(), "{errors:?}");
+    }
+    let mut broken: Value = serde_json::from_slice(
+        &stalemate(&["run", MARK, "--cpu", "pcid", "--format", "json"]).stdout,
+    )
+    .expect("JSON");
+    broken["runs"][0]["outcome"] = "fine".into();
+    assert!(!validator.is_valid(&broken), "the schema can refuse");
+}
+
+#[test]
+fn outcomes_that_are_not_as_expected_exit_with_1() {
+    kvm_or_skip!();
+    let idle = temporary("idle.toml", b"summary = \"s\"\nsteps = \"map u0 red\"\n");
+    let output = stalemate(&["run", &idle.to_string_lossy(), "--cpu", "pcid"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stdout).contains("nothing was ever stale"), "{}", text(&output.stdout));
+    let output = stalemate(&["run", MARK, "--cpu", "pcid-invpcid", "--inject", "drop mark#9"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stdout).contains("`drop mark#9` never fired"));
+    std::fs::remove_file(idle).expect("it was written");
+}
+
+#[test]
+fn bad_usage_and_bad_input_exit_with_2_before_anything_boots() {
+    for (arguments, says) in [
+        (&["run", "no-such-scenario"][..], "no built-in scenario and no file"),
+        (&["run", "unmapp"], "did you mean `unmap`?"),
+        (&["run", MARK, "--cpu", "pentium"], "use `all` or some of nopcid"),
+        (&["run", MARK, "--cpu", "nopcid"], "no selected CPU fits"),
+        (&["run", MARK, "--policy", "joint"], "use one of split"),
+        (&["run", MARK, "--inject", "drop mrk"], "`mrk` is no operation; use one of"),
+        (&["run", MARK, "--executor", "bochs"], "possible values: kvm"),
+        (&["run", "--guest", "/dev/null"], "not a readable 64-bit ELF file"),
+        (&["explain", "nothing"], "no rule, fault or policy"),
+        (&["frobnicate"], "unrecognized subcommand"),
+    ] {
+        let error = fails(arguments, 2);
+        assert!(error.contains(says), "{arguments:?}: {error}");
+    }
+    let bad = temporary("bad.toml", b"summary = \"s\"\nsteps = \"\"\"\nmap u0\n\"\"\"\n");
+    let error = fails(&["run", &bad.to_string_lossy()], 2);
+    assert!(error.contains("bad.toml:3:5: a colour is missing"), "{error}");
+    std::fs::remove_file(bad).expect("it was written");
+}
+
+#[test]
+fn a_host_that_cannot_exits_with_3_and_one_sentence() {
+    let missing = fails(&["--kvm-device", "/nonexistent"], 3);
+    assert!(missing.contains("no such device") && missing.contains("--kvm-device"), "{missing}");
+    let null = fails(&["run", "--kvm-device", "/dev/null"], 3);
+    assert!(null.contains("not a KVM device"), "{null}");
+    assert_eq!(missing.lines().count(), 1);
+}
+
+#[test]
+fn a_user_without_permission_is_told_what_to_do() {
+    // Only root can become another user; and a device that all may open forbids nobody.
+    let mode = std::fs::metadata("/dev/kvm").map(|data| data.permissions().mode()).unwrap_or(6);
+    let root = std::fs::read_to_string("/proc/self/status")
+        .is_ok_and(|status| status.lines().any(|line| line.starts_with("Uid:\t0\t")));
+    if !root || mode & 6 != 0 {
+        eprintln!("SKIP: needs root, and a /dev/kvm that others may not open");
+        return;
+    }
+    let copy = temporary("binary", &std::fs::read(env!("CARGO_BIN_EXE_stalemate")).expect("it"));
+    std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755)).expect("ours");
+    let output =
+        Command::new(&copy).current_dir("/").uid(65534).gid(65534).output().expect("it runs");
+    std::fs::remove_file(&copy).expect("it was written");
+    assert_eq!(output.status.code(), Some(3), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("permission denied"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn lists_and_explanations_are_there() {
+    for what in ["scenarios", "rules", "faults", "policies", "cpus"] {
+        let output = stalemate(&["list", what]);
+        assert_eq!(output.status.code(), Some(0));
+        assert!(text(&output.stdout).lines().count() >= 3, "{what}");
+    }
+    for rule in stalemate::oracle::RULES {
+        let output = stalemate(&["explain", rule.name]);
+        assert!(text(&output.stdout).contains("violated by: "), "{}", rule.name);
+    }
+    for (form, _) in stalemate::inject::fault::FORMS {
+        assert_eq!(stalemate(&["explain", form]).status.code(), Some(0), "{form}");
+    }
+    assert_eq!(stalemate(&["explain", "drop mark#1"]).status.code(), Some(0));
+    assert_eq!(stalemate(&["explain", "unsplit"]).status.code(), Some(0));
+}
+
+#[test]
+fn the_doctor_tells_the_truth_on_both_kinds_of_host() {
+    let output = stalemate(&["doctor", "--kvm-device", "/nonexistent"]);
+    assert!(text(&output.stdout).contains("cannot be used"), "{}", text(&output.stdout));
+    kvm_or_skip!();
+    let out = text(&stalemate(&["doctor"]).stdout);
+    assert!(out.contains("KVM API 12") && out.contains("executor: kvm"), "{out}");
+}

@@ -59,8 +59,19 @@ fn link_script(workspace: &Path, out: &Path) -> PathBuf {
     copy
 }
 
+/// Where cargo keeps the sources of dependencies: CARGO_HOME, or its default.
+fn cargo_home() -> Option<PathBuf> {
+    let default = || env::home_dir().map(|home| home.join(".cargo"));
+    env::var_os("CARGO_HOME").map(PathBuf::from).or_else(default)
+}
+
 fn flags(workspace: &Path, script: &Path) -> Vec<String> {
+    // The image names no directory of this machine: equal sources give equal bytes.
     let mut flags = vec![format!("--remap-path-prefix={}=stalemate", workspace.display())];
+    if let Some(home) = cargo_home() {
+        let registry = home.join("registry/src");
+        flags.push(format!("--remap-path-prefix={}=registry", registry.display()));
+    }
     for option in [
         "relocation-model=static",
         "code-model=kernel",
