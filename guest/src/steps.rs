@@ -21,9 +21,8 @@ struct Pending([Option<Downgrade>; MAX_PENDING]);
 
 impl Pending {
     fn add(&mut self, token: Downgrade) {
-        if let Some(free) = self.0.iter_mut().find(|slot| slot.is_none()) {
-            *free = Some(token);
-        }
+        let free = self.0.iter_mut().find(|slot| slot.is_none());
+        *free.expect("too many edits without a flush") = Some(token);
     }
 
     fn discharge(&mut self, mm: Option<usize>, start: u64, end: u64) {
@@ -35,7 +34,7 @@ impl Pending {
 
 /// Runs steps for ever.
 pub fn run() -> ! {
-    let mut pending = Pending([None; MAX_PENDING]);
+    let mut pending = Pending([const { None }; MAX_PENDING]);
     let mut report = [status::NONE, 0, 0];
     loop {
         let (opcode, args) = hypercall::next_step(report);
@@ -68,7 +67,7 @@ fn step(pending: &mut Pending, opcode: u64, args: [u64; 4]) -> Result<Report, Re
             pending.discharge(None, va, va + 1);
         }
         op::FLUSH_RANGE => {
-            if va >= third {
+            if va >= third || third > USER_END {
                 return Err(Refused);
             }
             flush::flush_tlb_range(number, va, third);

@@ -15,7 +15,7 @@ use stalemate_shared::step::flags;
 
 /// A cached translation may now grant what a walk does not: owed a flush of `page`.
 #[must_use = "a downgrade is owed a flush"]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Downgrade {
     /// The page's address.
     pub page: u64,
@@ -39,7 +39,7 @@ impl Downgrade {
 pub struct Refused;
 
 /// The leaf slot of a test page.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Leaf {
     slot: u64,
     user: bool,
@@ -88,7 +88,7 @@ impl Leaf {
     fn bits(&self, frame: u64, step_flags: u64) -> Result<u64, Refused> {
         let large = step_flags & flags::LARGE != 0;
         let size = if large { LARGE_PAGE_SIZE } else { PAGE_SIZE };
-        if large != self.large || frame % size != 0 {
+        if large != self.large || !frame.is_multiple_of(size) {
             return Err(Refused);
         }
         let global = crate::flush::config().kernel_global;

@@ -96,6 +96,9 @@ pub trait Executor {
         keep: &mut dyn FnMut(Space, Gva, Leaf) -> Option<Leaf>,
     ) -> Result<(), ExecutorError>;
 
+    /// Time spent running guest code so far.
+    fn time_running(&self) -> std::time::Duration;
+
     /// The x87 and SSE state as an opaque image.
     ///
     /// # Errors

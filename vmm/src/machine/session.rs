@@ -168,6 +168,12 @@ impl Session {
         self.machine.info.as_ref()
     }
 
+    /// Time that the executor has spent running guest code.
+    #[must_use]
+    pub fn time_in_executor(&self) -> Duration {
+        self.machine.executor.time_running()
+    }
+
     /// Runs `steps` from the booted state.
     ///
     /// # Errors

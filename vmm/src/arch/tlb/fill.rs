@@ -126,7 +126,7 @@ impl Tlb {
         }
     }
 
-    fn hold(&mut self, translation: Translation) {
+    pub(super) fn hold(&mut self, translation: Translation) {
         // A 1 GiB page may be cached fractured, and is held so.
         if translation.size == PageSize::Huge {
             for part in 0..512u64 {

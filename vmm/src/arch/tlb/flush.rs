@@ -1,7 +1,7 @@
 //! What each operation must invalidate (SDM vol. 3, 4.10.4.1; vol. 2, INVLPG and INVPCID).
 //! Everything else stays: a processor may drop more at any time, the model never does.
 
-use super::entry::{Entry, Tag};
+use super::entry::{Entry, EntryId, Tag};
 use super::set::{EntrySet, StructureSet};
 use super::{Fill, Tagged, Tlb};
 use crate::arch::addr::{Gpa, Gva, Pcid};
@@ -68,10 +68,8 @@ impl Tlb {
     pub fn invlpg(&mut self, tables: &dyn Tables, paging: Paging, va: Gva) -> Effect {
         let mut removed = self.remove_page(tables, paging, Tag::Pcid(self.current), va);
         removed.extend(self.remove_page(tables, paging, Tag::Global, va));
-        if let Some(tagged) = self.tagged.get_mut(&self.current) {
-            tagged.structures.clear();
-            tagged.filled = None;
-        }
+        self.remove_structures(tables, paging, self.current, None);
+        self.refill(tables, paging, va);
         self.effect(tables, paging, removed)
     }
 
@@ -87,8 +85,10 @@ impl Tlb {
         match kind {
             0 => {
                 let removed = self.remove_page(tables, paging, Tag::Pcid(pcid), va);
-                if let Some(tagged) = self.tagged.get_mut(&pcid) {
-                    tagged.structures.remove(va);
+                self.remove_structures(tables, paging, pcid, Some(va));
+                if pcid == self.current {
+                    self.refill(tables, paging, va);
+                } else if let Some(tagged) = self.tagged.get_mut(&pcid) {
                     tagged.filled = None;
                 }
                 self.effect(tables, paging, removed)
@@ -121,11 +121,41 @@ impl Tlb {
     /// entries used for it.
     pub fn page_fault(&mut self, tables: &dyn Tables, paging: Paging, va: Gva) -> Effect {
         let removed = self.remove_page(tables, paging, Tag::Pcid(self.current), va);
-        if let Some(tagged) = self.tagged.get_mut(&self.current) {
-            tagged.structures.remove(va);
-            tagged.filled = None;
-        }
+        self.remove_structures(tables, paging, self.current, Some(va));
+        self.refill(tables, paging, va);
         self.effect(tables, paging, removed)
+    }
+
+    /// Removes the paging-structure entries of `pcid` that are used for `va`, or all of them.
+    /// Those that a speculating processor would fill again at once stay.
+    fn remove_structures(
+        &mut self,
+        tables: &dyn Tables,
+        paging: Paging,
+        pcid: Pcid,
+        va: Option<Gva>,
+    ) {
+        let refilled = self.model.fill == Fill::WorstCase && pcid == self.current;
+        let gone: Vec<EntryId> = self
+            .structures(pcid)
+            .filter(|structure| va.is_none_or(|va| structure.covers(va)))
+            .filter(|structure| !refilled || self.structure_is_stale(tables, paging, structure))
+            .map(|structure| structure.id)
+            .collect();
+        if let Some(tagged) = self.tagged.get_mut(&pcid) {
+            tagged.structures.remove(&gone);
+        }
+    }
+
+    /// Fills one page of the current PCID again, as speculation may at once.
+    fn refill(&mut self, tables: &dyn Tables, paging: Paging, va: Gva) {
+        let complete = |tagged: &&Tagged| tagged.filled == Some(self.generation);
+        let root = self.tagged.get(&self.current).filter(complete).map(|tagged| tagged.root);
+        // Where not everything is filled yet, the next speculation does it.
+        let Some(root) = root.filter(|_| self.model.fill == Fill::WorstCase) else { return };
+        if let Ok(translation) = walk(tables, Start::root(root), va, paging).result {
+            self.hold(translation);
+        }
     }
 
     fn remove_page(

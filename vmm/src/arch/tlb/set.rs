@@ -120,9 +120,9 @@ impl StructureSet {
         grows
     }
 
-    /// Removes those used to translate `va`.
-    pub(super) fn remove(&mut self, va: Gva) {
-        self.entries.retain(|entry| !entry.covers(va));
+    /// Removes those with these ids.
+    pub(super) fn remove(&mut self, ids: &[EntryId]) {
+        self.entries.retain(|entry| !ids.contains(&entry.id));
     }
 
     /// The deepest entry for `va`, and of those the oldest.

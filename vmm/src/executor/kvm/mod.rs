@@ -104,12 +104,6 @@ impl KvmExecutor {
         })
     }
 
-    /// Time spent inside KVM_RUN so far.
-    #[must_use]
-    pub fn time_in_kvm(&self) -> Duration {
-        self.time_in_kvm
-    }
-
     /// Puts `vcpu`'s state where the stub's IRETQ and KVM find it.
     fn load(&mut self, vcpu: &Vcpu) -> Result<(), ExecutorError> {
         let space = Space { pcid: vcpu.pcid(), user: vcpu.cpl == 3 };
@@ -268,6 +262,10 @@ impl Executor for KvmExecutor {
         keep: &mut dyn FnMut(Space, Gva, Leaf) -> Option<Leaf>,
     ) -> Result<(), ExecutorError> {
         self.projections.revalidate(select, Some(page), keep)
+    }
+
+    fn time_running(&self) -> Duration {
+        self.time_in_kvm
     }
 
     fn save_fpu(&mut self) -> Result<Vec<u32>, ExecutorError> {
