@@ -315,7 +315,7 @@ mod tests {
     #[test]
     fn what_is_no_fault_says_what_would_be_right() {
         for (text, help) in [
-            ("drop mrk", "one of mark"),
+            ("drop mrk", "use one of"),
             ("drop cr3", "return, entry"),
             ("drop mark#0", "from 1"),
             ("set mark", "the forms are"),
