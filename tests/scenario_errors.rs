@@ -2,7 +2,8 @@
 //! boots.
 #![allow(missing_docs)]
 
-use stalemate::scenario::{builtin, parse};
+use proptest::prelude::*;
+use stalemate::scenario::{BUILTIN, builtin, parse};
 
 fn error(text: &str) -> String {
     parse("s", "s.toml", text).expect_err("an error").to_string()
@@ -66,7 +67,7 @@ fn every_error_has_its_place_and_its_help() {
         ),
         (
             steps("map u0 red") + "[[fault]]\ninject = \"drop mark\"\nviolates = [\"stale\"]",
-            "7:12",
+            "7:13",
             "`stale` is no rule",
             "stale-user-entry",
         ),
@@ -86,5 +87,120 @@ fn the_built_in_scenarios_are_right() {
     assert!(scenarios.len() >= 12);
     for scenario in scenarios {
         assert!(!scenario.summary.is_empty(), "{}", scenario.name);
+    }
+}
+
+/// Lines that a person can write, whose places are not found by counting lines alone.
+#[test]
+fn places_are_right_with_other_line_ends_and_quotes() {
+    let lines = "summary = \"s\"\nsteps = '''\nmap u0 red # é\nfoo u0\n'''\n";
+    for text in [lines.to_owned(), lines.replace('\n', "\r\n"), lines.replace("'''", "\"\"\"")] {
+        assert!(error(&text).starts_with("s.toml:4:1: `foo` is no verb"), "{}", error(&text));
+    }
+    // The string does not begin with a line end.
+    let error = error("summary = \"s\"\nsteps = \"\"\"map u0 red\nfoo u0\"\"\"\n");
+    assert!(error.starts_with("s.toml:3:1: "), "{error}");
+}
+
+#[test]
+fn steps_written_with_escapes_are_named_by_their_text() {
+    for text in [
+        "summary = \"s\"\nsteps = \"\"\"\nmap u0 red # \\\\\\\\ é\nfoo u0\n\"\"\"\n",
+        "summary = \"s\"\nsteps = \"map u0 red\\nfoo u0\"\n",
+    ] {
+        let error = error(text);
+        assert!(error.starts_with("s.toml:2:9: in the step `foo u0`: "), "{error}");
+    }
+}
+
+#[test]
+fn what_can_never_happen_is_an_error() {
+    let fault =
+        |when: &str| format!("[[fault]]\ninject = \"drop mark\"\nwhen = {when}\nviolates = []");
+    for (text, place, message, help) in [
+        (
+            steps("map u0 red") + "cpu = { pcid = false }\n" + &fault("{ pcid = true }"),
+            "8:8",
+            "matches no run",
+            "no run has this `pcid`",
+        ),
+        (
+            steps("map u0 red") + &fault("{ pti = false, pge = true, global = false }"),
+            "7:8",
+            "matches no run",
+            "never hold together",
+        ),
+        (
+            steps("map u0 red") + "[[verdict]]\nwhen = { fill = \"on-demand\" }\nviolates = []",
+            "6:8",
+            "matches no run",
+            "no run has this `fill`",
+        ),
+        (
+            steps("map u0 red") + "cpu = { pge = true }\nkernel = { pti = false, global = false }",
+            "6:34",
+            "no CPU runs this",
+            "agree",
+        ),
+        (
+            steps("map u0 red") + "[[fault]]\ninject = []\nviolates = []",
+            "6:10",
+            "no fault to inject",
+            "drop mark#1",
+        ),
+    ] {
+        let error = error(&text);
+        assert!(error.starts_with(&format!("s.toml:{place}: ")), "{place}: {error}");
+        assert!(error.contains(message) && error.contains(help), "{message}, {help}: {error}");
+    }
+}
+
+#[test]
+fn a_near_miss_is_recognised() {
+    for (text, help) in [
+        (steps("map u0 rde"), "did you mean `red`?"),
+        (steps("map u0 red\nuser read u0 -> fualt"), "did you mean `fault`?"),
+        (steps("misbehave tripple-fault"), "did you mean `triple-fault`?"),
+        (steps("read u0"), "`user read …`"),
+        (steps("b switch_mm"), "a letter from A to H"),
+        (steps("map u0 red").replace("summary", "sumary"), "did you mean `summary`?"),
+        (steps("map u0 red") + "kernel = { policy = \"splt\" }", "did you mean `split`?"),
+        (
+            steps("map u0 red") + "[[fault]]\ninject = \"drop invlgp\"\nviolates = []",
+            "did you mean `invlpg`?",
+        ),
+        (
+            steps("map u0 red") + "[[fault]]\ninject = \"drop mark\"\nviolates = [\"lost-marks\"]",
+            "did you mean `lost-mark`?",
+        ),
+    ] {
+        let error = error(&text);
+        assert!(error.contains(help), "{error}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// A built-in file with a few bytes exchanged is read or refused, never a panic, and what is
+    /// said of it can be shown.
+    #[test]
+    fn no_text_is_a_panic(
+        which in 0..BUILTIN.len(),
+        edits in prop::collection::vec((0.0..1.0, 0..6_usize, "[ -~]|[\"'\\\\#\n\ré→]"), 1..5),
+    ) {
+        let mut text: Vec<char> = BUILTIN[which].1.chars().collect();
+        for (at, removed, inserted) in edits {
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+            let at = (text.len() as f64 * at) as usize;
+            let end = (at + removed).min(text.len());
+            text.splice(at..end, inserted.chars());
+        }
+        let text: String = text.into_iter().collect();
+        if let Err(error) = parse("s", "s.toml", &text) {
+            prop_assert!(error.line >= 1 && error.line <= text.matches('\n').count() + 1);
+            prop_assert!(!error.message.is_empty() && !error.help.is_empty());
+            prop_assert!(error.to_string().starts_with("s.toml:"));
+        }
     }
 }

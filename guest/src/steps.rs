@@ -5,11 +5,13 @@ use crate::paging::{self, Downgrade, Refused};
 use crate::{entry, flush, mm};
 use stalemate_shared::layout::{
     KERNEL_PAGE_COUNT, KERNEL_PAGES, MEMORY_SIZE, MM_COUNT, PAGE_SIZE, USER_CODE, USER_END,
+    USER_LARGE_PAGE_COUNT, USER_PAGE_COUNT,
 };
 use stalemate_shared::step::{flags, misbehaviour, op, status};
 
-/// Downgrades whose flush is a later step.
-const MAX_PENDING: usize = 32;
+/// Downgrades whose flush is a later step: at most one for each test page.
+const MAX_PENDING: usize =
+    MM_COUNT * (USER_PAGE_COUNT + USER_LARGE_PAGE_COUNT) as usize + KERNEL_PAGE_COUNT as usize;
 
 /// A step's report: status, value, second value.
 type Report = [u64; 3];
@@ -21,8 +23,12 @@ struct Pending([Option<Downgrade>; MAX_PENDING]);
 
 impl Pending {
     fn add(&mut self, token: Downgrade) {
+        // What is owed once for a page is not owed twice.
+        if self.0.iter().flatten().any(|owed| *owed == token) {
+            return;
+        }
         let free = self.0.iter_mut().find(|slot| slot.is_none());
-        *free.expect("too many edits without a flush") = Some(token);
+        *free.expect("a place for every page") = Some(token);
     }
 
     fn discharge(&mut self, mm: Option<usize>, start: u64, end: u64) {

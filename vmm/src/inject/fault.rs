@@ -4,6 +4,7 @@
 //! drop mark#1    set noflush@return    alter pcid@entry#2    nmi@after-mark
 //! ```
 
+use crate::scenario::nearest;
 use std::fmt;
 use std::str::FromStr;
 
@@ -180,8 +181,15 @@ fn name_of<T: Copy + PartialEq>(table: &[(&'static str, T)], value: T) -> &'stat
     table.iter().find(|(_, known)| *known == value).map_or("?", |(name, _)| name)
 }
 
-fn names<T>(table: &[(&str, T)]) -> String {
-    table.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+/// Help for a word that is none of `known`.
+fn one_of(word: &str, known: &[&str]) -> String {
+    let meant = nearest(word, known.iter().copied());
+    let meant = meant.map(|meant| format!("; did you mean `{meant}`?")).unwrap_or_default();
+    format!("use one of {}{meant}", known.join(", "))
+}
+
+fn names<T>(table: &[(&'static str, T)]) -> Vec<&'static str> {
+    table.iter().map(|(name, _)| *name).collect()
 }
 
 impl FromStr for Fault {
@@ -210,7 +218,7 @@ impl FromStr for Fault {
                 let found = place.and_then(|place| find(&POINTS, place));
                 let point = found.ok_or_else(|| {
                     let why = format!("`{}` is no point", place.unwrap_or_default());
-                    error(why, format!("use `nmi@` with one of {}", names(&POINTS)))
+                    error(why, one_of(place.unwrap_or_default(), &names(&POINTS)))
                 })?;
                 Ok(fault(Action::Nmi, Target::Point(point), None))
             }
@@ -223,12 +231,12 @@ impl FromStr for Fault {
             )),
             [action, target] => {
                 let action = find(&ACTIONS, action).ok_or_else(|| {
-                    let why = format!("`{action}` is no action");
-                    error(why, format!("use one of {}, nmi, clear-mark", names(&ACTIONS)))
+                    let known = [&names(&ACTIONS)[..], &["nmi", "clear-mark"]].concat();
+                    error(format!("`{action}` is no action"), one_of(action, &known))
                 })?;
                 let target = find(&TARGETS, target).ok_or_else(|| {
-                    let why = format!("`{target}` is no operation");
-                    error(why, format!("use one of {}", names(&TARGETS)))
+                    let help = one_of(target, &names(&TARGETS));
+                    error(format!("`{target}` is no operation"), help)
                 })?;
                 let site = checked_site(place, target).map_err(|(why, help)| error(why, help))?;
                 check_pair(action, target).map_err(|(why, help)| error(why, help))?;
@@ -244,30 +252,23 @@ impl FromStr for Fault {
 
 fn checked_site(place: Option<&str>, target: Target) -> Result<Option<Site>, (String, String)> {
     let sited = matches!(target, Target::Cr3 | Target::Noflush | Target::Pcid);
-    let known = || format!("one of {}", names(&SITES));
     match place {
         None if sited => {
-            Err(("a CR3 load is named by its site".into(), format!("add `@` and {}", known())))
+            let help = format!("add `@` and one of {}", names(&SITES).join(", "));
+            Err(("a CR3 load is named by its site".into(), help))
         }
         None => Ok(None),
         Some(place) if sited => find(&SITES, place)
             .map(Some)
-            .ok_or_else(|| (format!("`{place}` is no site"), format!("use {}", known()))),
+            .ok_or_else(|| (format!("`{place}` is no site"), one_of(place, &names(&SITES)))),
         Some(_) => Err(("this operation has no site".into(), "leave `@…` out".into())),
     }
 }
 
 fn check_pair(action: Action, target: Target) -> Result<(), (String, String)> {
-    let fits = match action {
-        Action::Repeat if target == Target::InvalidateOther => false,
-        Action::Drop | Action::Repeat => !matches!(target, Target::Noflush | Target::Pcid),
-        Action::Set | Action::Clear => target == Target::Noflush,
-        Action::Alter => {
-            matches!(target, Target::Mark | Target::Invlpg | Target::Invpcid | Target::Pcid)
-        }
-        Action::Nmi | Action::ClearMark => false,
-    };
-    if fits {
+    // The table of forms is the grammar: what is not in it is refused.
+    let form = format!("{} {}", name_of(&ACTIONS, action), name_of(&TARGETS, target));
+    if FORMS.iter().any(|(known, _)| known.split('@').next() == Some(&*form)) {
         return Ok(());
     }
     let forms: Vec<&str> = FORMS.iter().map(|(form, _)| *form).collect();
@@ -299,23 +300,49 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_fault_reads_back_as_written() {
-        for text in [
-            "drop mark#1",
-            "set noflush@return",
-            "alter pcid@paranoid-exit#3",
-            "nmi@after-mark",
-            "clear-mark@paranoid-exit",
-            "repeat invlpg#2",
-        ] {
-            assert_eq!(text.parse::<Fault>().map(|fault| fault.to_string()), Ok(text.to_owned()));
+    fn every_form_at_every_site_reads_back_as_written() {
+        for (form, help) in FORMS {
+            assert!(!help.is_empty(), "{form}");
+            for (site, _) in SITES {
+                for occurrence in ["", "#1", "#4294967295"] {
+                    let text = form.replace("SITE", site) + occurrence;
+                    let back = text.parse::<Fault>().map(|fault| fault.to_string());
+                    assert_eq!(back, Ok(text));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_but_the_forms_is_a_fault() {
+        for (action, _) in ACTIONS {
+            for (target, _) in TARGETS {
+                let form = format!("{action} {target}");
+                let listed = FORMS.iter().any(|(known, _)| known.split('@').next() == Some(&*form));
+                let read =
+                    [form.clone(), form + "@return"].iter().any(|t| t.parse::<Fault>().is_ok());
+                assert_eq!(read, listed, "{action} {target}");
+            }
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_a_fault_that_reads_back_or_an_error(text in "[a-z@# 0-9é-]{0,24}|\\PC*") {
+            if let Ok(fault) = text.parse::<Fault>() {
+                proptest::prop_assert_eq!(fault.to_string().parse::<Fault>(), Ok(fault));
+            }
         }
     }
 
     #[test]
     fn what_is_no_fault_says_what_would_be_right() {
         for (text, help) in [
-            ("drop mrk", "use one of"),
+            ("drop mrk", "did you mean `mark`"),
+            ("dorp mark", "did you mean `drop`"),
+            ("drop cr3@retrun", "did you mean `return`"),
+            ("drop wbinvd", "one of"),
+            ("repeat consume", "the forms are"),
             ("drop cr3", "return, entry"),
             ("drop mark#0", "from 1"),
             ("set mark", "the forms are"),

@@ -159,6 +159,21 @@ pub struct When {
 }
 
 impl When {
+    /// Each condition alone, with its key.
+    #[must_use]
+    pub fn parts(&self) -> Vec<(&'static str, Self)> {
+        let none = Self::default;
+        vec![
+            ("policy", Self { policy: self.policy.clone(), ..none() }),
+            ("pcid", Self { pcid: self.pcid.clone(), ..none() }),
+            ("invpcid", Self { invpcid: self.invpcid.clone(), ..none() }),
+            ("pge", Self { pge: self.pge.clone(), ..none() }),
+            ("pti", Self { pti: self.pti.clone(), ..none() }),
+            ("global", Self { global: self.global.clone(), ..none() }),
+            ("fill", Self { fill: self.fill.clone(), ..none() }),
+        ]
+    }
+
     /// Whether they all hold.
     #[must_use]
     pub fn holds(&self, config: &RunConfig) -> bool {

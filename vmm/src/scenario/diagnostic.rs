@@ -74,26 +74,66 @@ impl std::error::Error for Diagnostic {}
 /// The known word nearest to `word`, if one is near.
 #[must_use]
 pub fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
+    let limit = |candidate: &str| 1 + candidate.len() / 4;
     known
         .into_iter()
+        // A word of another length cannot be near; a very long one need not be compared.
+        .filter(|candidate| word.len().abs_diff(candidate.len()) <= 4 * limit(candidate))
         .map(|candidate| (distance(word, candidate), candidate))
-        .filter(|(distance, candidate)| *distance <= 1 + candidate.len() / 4)
+        .filter(|(distance, candidate)| *distance <= limit(candidate))
         .min()
         .map(|(_, candidate)| candidate)
 }
 
-/// Levenshtein's distance.
+/// Help for a word that is none of `known`: the one that was probably meant, else all of them.
+#[must_use]
+pub fn suggest(word: &str, known: &[&str]) -> String {
+    match nearest(word, known.iter().copied()) {
+        Some(meant) => format!("did you mean `{meant}`?"),
+        None => format!("use one of {}", known.join(", ")),
+    }
+}
+
+/// Edits from one word to the other: a letter more, less or other, or two neighbours swapped.
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
+    // The rows before the last, and the last.
+    let mut older: Vec<usize> = Vec::new();
+    let mut old: Vec<usize> = (0..=b.len()).collect();
+    let mut previous = None;
     for (i, from) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, to) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(from != *to);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        let mut row = vec![i + 1; b.len() + 1];
+        for (j, &to) in b.iter().enumerate() {
+            let replaced = old[j] + usize::from(from != to);
+            row[j + 1] = replaced.min(row[j] + 1).min(old[j + 1] + 1);
+            if j > 0 && previous == Some(to) && b[j - 1] == from {
+                row[j + 1] = row[j + 1].min(older[j - 1] + 1);
+            }
+        }
+        previous = Some(from);
+        older = std::mem::replace(&mut old, row);
+    }
+    old[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slip_of_the_finger_is_near() {
+        for (word, near) in [("rde", Some("red")), ("blu", Some("blue")), ("pink", None)] {
+            assert_eq!(nearest(word, ["red", "blue", "green"]), near, "{word}");
+        }
+        assert_eq!(distance("", "abc"), 3);
+        assert_eq!(distance("abc", ""), 3);
+        assert_eq!(distance("invlgp", "invlpg"), 1);
+    }
+
+    #[test]
+    fn a_place_inside_a_character_or_past_the_end_is_no_panic() {
+        for at in 0..9 {
+            let _ = Diagnostic::at("f", "é\né", at, at + 2, "", "").to_string();
         }
     }
-    row[b.len()]
 }

@@ -1,17 +1,19 @@
 //! Scenario files: TOML, typed and checked before anything boots.
 
-use super::config::{Policy, When};
-use super::diagnostic::Diagnostic;
+use super::config::{CPUS, POLICIES, Policy, RunConfig, When};
+use super::diagnostic::{Diagnostic, nearest, suggest};
+use super::matrix::Selection;
 use super::step::{self, Change, Page, Step};
 use super::{FaultCase, Scenario, Verdict};
 use crate::arch::tlb::Fill;
 use crate::inject::Fault;
-use crate::oracle::RuleId;
+use crate::oracle::{RULES, RuleId};
 use serde::de::{DeserializeOwned, IntoDeserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::marker::PhantomData;
+use std::ops::Range;
 use toml::Spanned;
 
 /// A value, or a list of them.
@@ -121,15 +123,14 @@ impl From<RawWhen> for When {
 #[serde(deny_unknown_fields)]
 struct RawFault {
     inject: Spanned<List<String>>,
-    #[serde(default)]
-    when: RawWhen,
+    when: Option<Spanned<RawWhen>>,
     violates: Spanned<Vec<String>>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawVerdict {
-    when: RawWhen,
+    when: Spanned<RawWhen>,
     violates: Spanned<Vec<String>>,
 }
 
@@ -139,7 +140,7 @@ struct Source<'t> {
 }
 
 impl Source<'_> {
-    fn error(&self, span: std::ops::Range<usize>, message: String, help: String) -> Diagnostic {
+    fn error(&self, span: Range<usize>, message: String, help: String) -> Diagnostic {
         Diagnostic::at(self.file, self.text, span.start, span.end, message, help)
     }
 
@@ -147,21 +148,36 @@ impl Source<'_> {
         raw.get_ref()
             .iter()
             .map(|name| {
-                name.parse().map_err(|help: String| {
-                    self.error(raw.span(), format!("`{name}` is no rule"), help)
+                name.parse().map_err(|_: String| {
+                    let known = RULES.map(|about| about.name);
+                    let help = suggest(name, &known);
+                    self.error(self.item(raw.span(), name), format!("`{name}` is no rule"), help)
                 })
             })
             .collect()
     }
 
+    /// Where a string stands, quotes included, within a list; the whole list if it has escapes.
+    fn item(&self, list: Range<usize>, item: &str) -> Range<usize> {
+        let written = self.text.get(list.clone()).unwrap_or_default();
+        ['"', '\'']
+            .iter()
+            .find_map(|quote| written.find(&format!("{quote}{item}{quote}")))
+            .map_or(list.clone(), |at| list.start + at..list.start + at + item.len() + 2)
+    }
+
     fn faults(&self, raw: &Spanned<List<String>>) -> Result<Vec<Fault>, Diagnostic> {
+        if raw.get_ref().0.is_empty() {
+            let help = "name at least one, as in `inject = \"drop mark#1\"`".to_owned();
+            return Err(self.error(raw.span(), "no fault to inject".to_owned(), help));
+        }
         raw.get_ref()
             .0
             .iter()
             .map(|text| {
                 text.parse::<Fault>().map_err(|error| {
                     let message = format!("`{text}` is no fault: {}", error.why);
-                    self.error(raw.span(), message, error.help)
+                    self.error(self.item(raw.span(), text), message, error.help)
                 })
             })
             .collect()
@@ -169,30 +185,29 @@ impl Source<'_> {
 
     fn steps(&self, raw: &Spanned<String>) -> Result<Vec<Step>, Diagnostic> {
         let span = raw.span();
-        let literal = self.text.get(span.clone()).unwrap_or_default();
-        let multi = literal.starts_with("\"\"\"") || literal.starts_with("'''");
-        let mut offset = span.start + if multi { 3 } else { 1 };
-        if multi && self.text[offset..].starts_with('\n') {
-            offset += 1;
-        }
+        let written = self.lines(raw);
+        let literal_line = self.line(span.start);
         let mut steps = Vec::new();
         let mut mapped: BTreeSet<(usize, Page)> = BTreeSet::new();
-        for line in raw.get_ref().split('\n') {
-            let start = offset;
-            offset += line.len() + 1;
+        for (index, line) in raw.get_ref().split('\n').enumerate() {
             let text = line.split('#').next().unwrap_or_default();
             if text.trim().is_empty() {
                 continue;
             }
-            let number = self.text[..start.min(self.text.len())].matches('\n').count() + 1;
-            let word = |index: usize| {
-                let (at, len) = word_at(text, index);
-                start + at..start + at + len
+            let start = written.as_ref().and_then(|starts| starts.get(index)).copied();
+            let fail = |(word, message, help): step::StepError| match start {
+                Some(start) => {
+                    let (at, len) = word_at(text, word);
+                    self.error(start + at..start + at + len, message, help)
+                }
+                None => {
+                    let message = format!("in the step `{}`: {message}", text.trim());
+                    self.error(span.clone(), message, help)
+                }
             };
-            let step = step::parse(text, number)
-                .map_err(|(index, message, help)| self.error(word(index), message, help))?;
-            check_order(&step, &mut mapped)
-                .map_err(|(message, help)| self.error(word(0), message, help))?;
+            let number = start.map_or(literal_line, |start| self.line(start));
+            let step = step::parse(text, number).map_err(fail)?;
+            check_order(&step, &mut mapped).map_err(|(message, help)| fail((0, message, help)))?;
             steps.push(step);
         }
         if steps.is_empty() {
@@ -200,6 +215,58 @@ impl Source<'_> {
             return Err(self.error(span, "no steps".to_owned(), help));
         }
         Ok(steps)
+    }
+
+    /// Line number, from 1, of a byte of the file.
+    fn line(&self, at: usize) -> usize {
+        self.text.bytes().take(at).filter(|&byte| byte == b'\n').count() + 1
+    }
+
+    /// Where each line of a string starts in the file. None where the string was written with
+    /// escapes, so that its lines are not the file's.
+    fn lines(&self, raw: &Spanned<String>) -> Option<Vec<usize>> {
+        let literal = self.text.get(raw.span())?;
+        let (quotes, body) = ["\"\"\"", "'''", "\"", "'"].iter().find_map(|quotes| {
+            Some((quotes, literal.strip_prefix(quotes)?.strip_suffix(quotes)?))
+        })?;
+        let mut start = raw.span().start + quotes.len();
+        // A line end right after three quotes does not belong to the string.
+        let trimmed = body.strip_prefix("\r\n").or_else(|| body.strip_prefix('\n'));
+        let body = trimmed.filter(|_| quotes.len() == 3).unwrap_or(body);
+        start += literal.len() - 2 * quotes.len() - body.len();
+        let mut starts = Vec::new();
+        let mut decoded = raw.get_ref().split('\n');
+        for line in body.split('\n') {
+            if decoded.next()?.trim_end_matches('\r') != line.trim_end_matches('\r') {
+                return None;
+            }
+            starts.push(start);
+            start += line.len() + 1;
+        }
+        decoded.next().is_none().then_some(starts)
+    }
+
+    /// Refuses a condition that no configuration of the scenario can meet.
+    fn reachable(
+        &self,
+        span: Range<usize>,
+        when: &When,
+        configs: &[RunConfig],
+    ) -> Result<(), Diagnostic> {
+        if configs.iter().any(|config| when.holds(config)) {
+            return Ok(());
+        }
+        let alone = when.parts().into_iter().find(|(_, part)| {
+            // One condition that never holds, whatever the others say.
+            !configs.iter().any(|config| part.holds(config))
+        });
+        let help = match alone {
+            Some((key, _)) => format!(
+                "no run has this `{key}`; see the `cpu`, `kernel` and `model` lines of this file"
+            ),
+            None => "these conditions never hold together; leave one out".to_owned(),
+        };
+        Err(self.error(span, "this `when` matches no run of the scenario".to_owned(), help))
     }
 }
 
@@ -261,17 +328,7 @@ pub fn parse(name: &str, file: &str, text: &str) -> Result<Scenario, Diagnostic>
         let help = "drop `global = true`, or allow `pge = true`".to_owned();
         return Err(source.error(spanned.span(), message, help));
     }
-    let faults = raw.fault.into_iter().map(|fault| {
-        Ok(FaultCase {
-            inject: source.faults(&fault.inject)?,
-            when: fault.when.into(),
-            violates: source.rules(&fault.violates)?,
-        })
-    });
-    let verdicts = raw.verdict.into_iter().map(|verdict| {
-        Ok(Verdict { when: verdict.when.into(), violates: source.rules(&verdict.violates)? })
-    });
-    Ok(Scenario {
+    let mut scenario = Scenario {
         name: name.to_owned(),
         file: file.to_owned(),
         summary: raw.summary,
@@ -285,16 +342,54 @@ pub fn parse(name: &str, file: &str, text: &str) -> Result<Scenario, Diagnostic>
         fill: or(raw.model.fill, &[Fill::WorstCase]),
         structure_caches: or(raw.model.structure_caches, &[true]),
         steps: source.steps(&raw.steps)?,
-        faults: faults.collect::<Result<_, _>>()?,
-        verdicts: verdicts.collect::<Result<_, _>>()?,
-    })
+        faults: Vec::new(),
+        verdicts: Vec::new(),
+    };
+    let configs = every_config(&scenario);
+    if let (true, Some(spanned)) = (configs.is_empty(), &raw.kernel.global) {
+        let message = "no CPU runs this: kernel pages are global if PGE is on and PTI is off";
+        let help = "change `global`, `pti` or `pge` so that they agree".to_owned();
+        return Err(source.error(spanned.span(), message.to_owned(), help));
+    }
+    for fault in raw.fault {
+        let inject = source.faults(&fault.inject)?;
+        let violates = source.rules(&fault.violates)?;
+        let span = fault.when.as_ref().map_or(fault.inject.span(), Spanned::span);
+        let when = fault.when.map_or_else(When::default, |when| when.into_inner().into());
+        source.reachable(span, &when, &configs)?;
+        scenario.faults.push(FaultCase { inject, when, violates });
+    }
+    for verdict in raw.verdict {
+        let violates = source.rules(&verdict.violates)?;
+        let span = verdict.when.span();
+        let when = verdict.when.into_inner().into();
+        source.reachable(span, &when, &configs)?;
+        scenario.verdicts.push(Verdict { when, violates });
+    }
+    Ok(scenario)
+}
+
+/// Every configuration that a command line can ask of a scenario.
+fn every_config(scenario: &Scenario) -> Vec<RunConfig> {
+    let configs = |policy| {
+        let selection = Selection { cpus: CPUS.to_vec(), policy, inject: Vec::new() };
+        scenario.configs(&selection)
+    };
+    POLICIES.iter().flat_map(|(policy, ..)| configs(Some(*policy))).collect()
 }
 
 /// Splits a message of the TOML reader into what is wrong and what would be right.
 fn explain(message: &str) -> (String, String) {
     for separator in [", expected ", " expected "] {
         if let Some((wrong, right)) = message.split_once(separator) {
-            return (wrong.to_owned(), format!("expected {right}"));
+            // An unknown word comes in backticks, and so do the known ones.
+            let word = wrong.starts_with("unknown").then(|| wrong.split('`').nth(1)).flatten();
+            let near = word.and_then(|word| nearest(word, right.split('`').skip(1).step_by(2)));
+            let help = match near {
+                Some(meant) => format!("did you mean `{meant}`? expected {right}"),
+                None => format!("expected {right}"),
+            };
+            return (wrong.to_owned(), help);
         }
     }
     let help = match message.strip_prefix("missing field ") {

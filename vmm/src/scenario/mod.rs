@@ -9,7 +9,7 @@ mod step;
 
 pub use builtin::BUILTIN;
 pub use config::{CPUS, CpuModel, POLICIES, Policy, RunConfig, When};
-pub use diagnostic::{Diagnostic, nearest};
+pub use diagnostic::{Diagnostic, nearest, suggest};
 pub use file::parse;
 pub use matrix::{Expected, Run, Selection};
 pub use step::{Expect, Page, Step};

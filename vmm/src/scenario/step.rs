@@ -1,6 +1,9 @@
 //! Step lines: `[mm] verb …`.
+//!
+//! The address space is a letter A..H; a line without one is about A, also in a scenario that
+//! uses several. `#` begins a comment.
 
-use super::diagnostic::nearest;
+use super::diagnostic::{nearest, suggest};
 use crate::event::StepClass;
 use crate::machine::StepInput;
 use stalemate_shared::layout::{
@@ -83,7 +86,7 @@ pub struct Step {
 /// An error in a step line: the word's number, what is wrong, what would be right.
 pub type StepError = (usize, String, String);
 
-const VERBS: [&str; 17] = [
+const VERBS: [&str; 15] = [
     "map",
     "remap",
     "unmap",
@@ -99,8 +102,6 @@ const VERBS: [&str; 17] = [
     "user",
     "kernel",
     "misbehave",
-    "read",
-    "write",
 ];
 
 const MISBEHAVIOURS: [(&str, u64); 7] = [
@@ -161,8 +162,7 @@ impl<'t> Words<'t> {
         match known.iter().position(|colour| *colour == word) {
             Some(index) if large => Ok(LARGE_COLOUR_FRAMES + index as u64 * LARGE_PAGE_SIZE),
             Some(index) => Ok(COLOUR_FRAMES + index as u64 * PAGE_SIZE),
-            None => self
-                .error(format!("`{word}` is no frame"), format!("use one of {}", known.join(", "))),
+            None => self.error(format!("`{word}` is no frame"), suggest(word, known)),
         }
     }
 
@@ -310,18 +310,18 @@ fn verb(words: &mut Words<'_>) -> Result<Parsed, StepError> {
                 }
                 None => {
                     let names: Vec<&str> = MISBEHAVIOURS.iter().map(|(name, _)| *name).collect();
-                    words.error(
-                        format!("`{how}` is no way to misbehave"),
-                        format!("use one of {}", names.join(", ")),
-                    )
+                    words.error(format!("`{how}` is no way to misbehave"), suggest(how, &names))
                 }
             }
         }
         other => {
-            let help = nearest(other, VERBS).map_or_else(
-                || format!("use one of {}", VERBS[..15].join(", ")),
-                |verb| format!("did you mean `{verb}`?"),
-            );
+            let help = match other {
+                "read" | "write" | "nop" => {
+                    format!("say who does it: `user {other} …` or `kernel {other} …`")
+                }
+                _ if other.len() == 1 => "an address space is a letter from A to H".to_owned(),
+                _ => suggest(other, &VERBS),
+            };
             words.error(format!("`{other}` is no verb"), help)
         }
     }
@@ -371,7 +371,10 @@ fn expectation(words: &mut Words<'_>, read: bool) -> Result<Option<Expect>, Step
         Some(expect) => Ok(Some(expect)),
         None if read => words.error(
             format!("`{word}` is nothing that can be read"),
-            format!("use `fault`, a value, or one of {}", COLOURS.join(", ")),
+            nearest(word, COLOURS.into_iter().chain(["fault"])).map_or_else(
+                || format!("use `fault`, a value, or one of {}", COLOURS.join(", ")),
+                |meant| format!("did you mean `{meant}`?"),
+            ),
         ),
         None => words.error(format!("a store cannot give `{word}`"), "use `ok` or `fault`".into()),
     }
