@@ -149,7 +149,7 @@ impl Core<'_> {
     fn accessed_dirty(&mut self, slot: Gpa, old: u64, new: u64) {
         self.memory.write(slot, &new.to_le_bytes());
         self.emit(Kind::AccessedDirty { slot, old, new });
-        self.tlb.accessed_dirty(old, new);
+        self.tlb.accessed_dirty(self.census, slot, old, new);
     }
 
     /// Lets a speculating processor set A in all that it may reach.

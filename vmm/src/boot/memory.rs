@@ -3,6 +3,7 @@
 use crate::arch::addr::Gpa;
 use crate::arch::core::Memory;
 use crate::arch::walk::Tables;
+use std::cell::Cell;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 use vm_memory::{VolatileMemory, VolatileSlice};
 
@@ -11,6 +12,8 @@ use vm_memory::{VolatileMemory, VolatileSlice};
 pub struct GuestMemory {
     mmap: GuestMemoryMmap<()>,
     len: u64,
+    /// A bit for each page that the VMM wrote, or let the guest write natively.
+    touched: Vec<Cell<u64>>,
 }
 
 impl GuestMemory {
@@ -20,7 +23,8 @@ impl GuestMemory {
     /// When the host has no memory to map.
     pub fn new(len: u64) -> Result<Self, vm_memory::mmap::FromRangesError> {
         let mmap = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), len as usize)])?;
-        Ok(Self { mmap, len })
+        let touched = vec![Cell::new(0); (len / 4096).div_ceil(64) as usize];
+        Ok(Self { mmap, len, touched })
     }
 
     /// The memory as vm-memory has it, for the loader.
@@ -66,13 +70,25 @@ impl GuestMemory {
         image
     }
 
-    /// Writes back those pages of `image` that differ from what is in memory.
+    /// Notes that the guest may write the page at `at` without a trap.
+    pub fn touch(&self, at: Gpa) {
+        let page = at.0 / 4096;
+        if let Some(word) = self.touched.get((page / 64) as usize) {
+            word.set(word.get() | 1 << (page % 64));
+        }
+    }
+
+    /// Writes back those pages of `image` that were ever touched and differ from what is in
+    /// memory.
     pub fn restore(&self, image: &[u8]) {
         let mut page = [0u8; 4096];
         for (index, saved) in image.chunks_exact(4096).enumerate() {
+            let touched = self
+                .touched
+                .get(index / 64)
+                .is_some_and(|word| word.get() >> (index % 64) & 1 != 0);
             let at = Gpa(index as u64 * 4096);
-            self.read(at, &mut page);
-            if page != saved {
+            if touched && self.read(at, &mut page) && page != saved {
                 self.write(at, saved);
             }
         }
@@ -102,6 +118,9 @@ impl Memory for GuestMemory {
     }
 
     fn write(&self, at: Gpa, bytes: &[u8]) -> bool {
+        for page in at.0 / 4096..(at.0 + bytes.len() as u64).div_ceil(4096) {
+            self.touch(Gpa(page * 4096));
+        }
         self.mmap.write_slice(bytes, GuestAddress(at.0)).is_ok()
     }
 }

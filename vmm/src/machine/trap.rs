@@ -76,6 +76,9 @@ impl Machine {
             Ok(_) => {
                 let page = va.page();
                 if let Some(leaf) = self.current_leaf(page) {
+                    if leaf.writable {
+                        self.memory.touch(leaf.frame);
+                    }
                     let space = self.space();
                     self.executor.map(space, page, leaf)?;
                 }

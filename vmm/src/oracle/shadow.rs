@@ -140,7 +140,7 @@ impl Shadow {
             }
             Kind::AccessedDirty { slot, old, new } => {
                 self.tables.set(*slot, *new);
-                self.tlb.accessed_dirty(*old, *new);
+                self.tlb.accessed_dirty(&self.census, *slot, *old, *new);
                 return Effect::default();
             }
             Kind::Fill { translation, .. } => {

@@ -3,11 +3,17 @@
 use super::entry::{Entry, EntryId, StructureEntry};
 use super::{Fill, Store, Tlb};
 use crate::arch::addr::{Gpa, Gva};
-use crate::arch::census::Census;
+use crate::arch::census::{Census, Reach};
 use crate::arch::features::Paging;
 use crate::arch::walk::{
     Meaning, PageSize, Rights, Start, Tables, Translation, Walk, entry, leaf, meaning, shift,
+    slot as walk_slot,
 };
+use std::collections::BTreeSet;
+
+/// Table changes that are remembered, so that a PCID which was away for so long is filled by them
+/// alone and not all over.
+const REMEMBERED_CHANGES: usize = 64;
 
 /// An A bit that the speculating processor sets: the slot, its entry, and that entry with A.
 pub type AccessedUpdate = (Gpa, u64, u64);
@@ -50,15 +56,20 @@ impl Tlb {
         if self.model.fill != Fill::WorstCase {
             return updates;
         }
-        let generation = self.generation;
         let Some(tagged) = self.tagged.get_mut(&self.current) else { return updates };
-        if tagged.filled == Some(generation) {
+        let (root, filled) = (tagged.root, tagged.filled.replace(self.generation));
+        if filled == Some(self.generation) {
             return updates;
         }
-        tagged.filled = Some(generation);
-        let start = Start::root(tagged.root);
         let stale: Vec<StructureEntry> = tagged.structures.iter().copied().collect();
-        self.harvest(tables, paging, start, 0, &mut updates);
+        match filled.and_then(|filled| self.changes_since(filled)) {
+            Some(changes) => {
+                for reach in changes.into_iter().filter(|reach| reach.root == root) {
+                    self.harvest_slot(tables, paging, reach, &mut updates);
+                }
+            }
+            None => self.harvest(tables, paging, Start::root(root), 0, &mut updates),
+        }
         for structure in stale {
             // Walks that begin at a fresh entry have just been made from the root.
             if self.structure_is_stale(tables, paging, &structure) {
@@ -67,6 +78,34 @@ impl Tlb {
             }
         }
         updates
+    }
+
+    /// Where tables were changed after `generation`, if that is still known.
+    fn changes_since(&self, generation: u64) -> Option<BTreeSet<Reach>> {
+        let first = self.changes.front().map_or(self.generation, |(number, _)| number - 1);
+        (first <= generation).then(|| {
+            let later = self.changes.iter().filter(|(number, _)| *number > generation);
+            later.flat_map(|(_, reaches)| reaches.iter().copied()).collect()
+        })
+    }
+
+    /// Fills what one slot of the root's tables leads to.
+    fn harvest_slot(
+        &mut self,
+        tables: &dyn Tables,
+        paging: Paging,
+        reach: Reach,
+        updates: &mut Vec<AccessedUpdate>,
+    ) {
+        let mut start = Start::root(reach.root);
+        while start.level > reach.level {
+            let bits = tables.entry(walk_slot(start.table, start.level, reach.base)).unwrap_or(0);
+            let Meaning::Table(table) = meaning(bits, start.level, paging) else { return };
+            start = Start { table, level: start.level - 1, rights: start.rights.and(bits) };
+        }
+        let index = reach.base.0 >> shift(reach.level) & 0x1ff;
+        let base = reach.base.0 & !(0x1ff << shift(reach.level));
+        self.harvest_entry(tables, paging, start, base, index, updates);
     }
 
     /// Fills everything below `start`, which translates addresses from `base` on.
@@ -78,28 +117,37 @@ impl Tlb {
         base: u64,
         updates: &mut Vec<AccessedUpdate>,
     ) {
-        for index in 0..512u64 {
-            let slot = Gpa(start.table.0 + index * 8);
-            let Some(bits) = tables.entry(slot) else { return };
-            if bits & entry::PRESENT == 0 {
-                continue;
-            }
-            let raw = base | index << shift(start.level);
-            let va = Gva(((raw << 16) as i64 >> 16) as u64);
-            let found = meaning(bits, start.level, paging);
-            let table = match found {
-                Meaning::NotPresent | Meaning::Reserved => continue,
-                Meaning::Leaf(size) => {
-                    let translation = leaf(bits, size, va, start.rights, paging);
-                    self.hold(translation);
-                    None
-                }
-                Meaning::Table(table) => Some(table),
-            };
-            if bits & entry::ACCESSED == 0 {
-                updates.push((slot, bits, bits | entry::ACCESSED));
-            }
-            if let Some(table) = table {
+        for index in 0..512 {
+            self.harvest_entry(tables, paging, start, base, index, updates);
+        }
+    }
+
+    fn harvest_entry(
+        &mut self,
+        tables: &dyn Tables,
+        paging: Paging,
+        start: Start,
+        base: u64,
+        index: u64,
+        updates: &mut Vec<AccessedUpdate>,
+    ) {
+        let slot = Gpa(start.table.0 + index * 8);
+        let bits = tables.entry(slot).unwrap_or(0);
+        if bits & entry::PRESENT == 0 {
+            return;
+        }
+        let raw = base | index << shift(start.level);
+        let va = Gva(((raw << 16) as i64 >> 16) as u64);
+        let found = meaning(bits, start.level, paging);
+        if matches!(found, Meaning::NotPresent | Meaning::Reserved) {
+            return;
+        }
+        if bits & entry::ACCESSED == 0 {
+            updates.push((slot, bits, bits | entry::ACCESSED));
+        }
+        match found {
+            Meaning::Leaf(size) => self.hold(leaf(bits, size, va, start.rights, paging)),
+            Meaning::Table(table) => {
                 let rights = start.rights.and(bits);
                 if self.model.structure_caches {
                     self.hold_structure(start.level, va, table, rights);
@@ -107,22 +155,29 @@ impl Tlb {
                 let next = Start { table, level: start.level - 1, rights };
                 self.harvest(tables, paging, next, va.0, updates);
             }
+            Meaning::NotPresent | Meaning::Reserved => {}
         }
     }
 
     /// A paging-structure entry was changed by software; memory already holds the new one.
     pub fn table_store(&mut self, census: &Census, store: Store) {
-        if store.old != store.new && !census.reaches(store.slot).is_empty()
-            || census.is_table(store.slot.page())
-        {
-            self.generation += 1;
+        if store.old != store.new && census.is_table(store.slot.page()) {
+            self.changed(census.reaches(store.slot));
         }
     }
 
     /// The processor set A or D in an entry: nothing becomes stale, and D may be cached now.
-    pub fn accessed_dirty(&mut self, old: u64, new: u64) {
+    pub fn accessed_dirty(&mut self, census: &Census, slot: Gpa, old: u64, new: u64) {
         if (old ^ new) & entry::DIRTY != 0 {
-            self.generation += 1;
+            self.changed(census.reaches(slot));
+        }
+    }
+
+    fn changed(&mut self, reaches: BTreeSet<Reach>) {
+        self.generation += 1;
+        self.changes.push_back((self.generation, reaches));
+        if self.changes.len() > REMEMBERED_CHANGES {
+            self.changes.pop_front();
         }
     }
 

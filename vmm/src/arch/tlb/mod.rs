@@ -14,11 +14,12 @@ pub use entry::{Entry, EntryId, StructureEntry, Tag};
 pub use flush::{Effect, Scope};
 
 use super::addr::{Gpa, Gva, Pcid};
+use super::census::Reach;
 use super::features::Paging;
 use super::walk::{Access, Start, Tables, Translation, walk};
 use serde::{Deserialize, Serialize};
 use set::{EntrySet, StructureSet};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Which translations are filled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -70,6 +71,8 @@ pub struct Tlb {
     next_id: u64,
     /// Rises with every change of a paging-structure entry.
     generation: u64,
+    /// The latest changes by the generation they made, and where they show.
+    changes: VecDeque<(u64, BTreeSet<Reach>)>,
 }
 
 /// What a look-up finds.
@@ -92,6 +95,7 @@ impl Tlb {
             globals: EntrySet::default(),
             next_id: 0,
             generation: 0,
+            changes: VecDeque::new(),
         }
     }
 
