@@ -78,8 +78,13 @@ impl GuestMemory {
         }
     }
 
-    /// Writes back those pages of `image` that were ever touched and differ from what is in
-    /// memory.
+    /// Forgets what was touched: a snapshot is taken.
+    pub fn forget_touched(&self) {
+        self.touched.iter().for_each(|word| word.set(0));
+    }
+
+    /// Writes back those pages of `image` that were touched since the snapshot and differ from
+    /// what is in memory.
     pub fn restore(&self, image: &[u8]) {
         let mut page = [0u8; 4096];
         for (index, saved) in image.chunks_exact(4096).enumerate() {

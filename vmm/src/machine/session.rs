@@ -147,6 +147,15 @@ impl Session {
             }
         }
         let boot_traps = machine.traps;
+        // Pages that the guest may write natively stay touched; they are mapped for good.
+        machine.memory.forget_touched();
+        let memory = &machine.memory;
+        machine.executor.revalidate(&|_| true, &mut |_, _, leaf| {
+            if leaf.writable {
+                memory.touch(leaf.frame);
+            }
+            Some(leaf)
+        })?;
         let snapshot = Snapshot {
             vcpu: machine.vcpu.clone(),
             census: machine.census.clone(),
