@@ -48,7 +48,10 @@ fn unsafe_code_is_in_its_rooms_only() {
             if shown.contains("vmm/src/executor") || shown.contains("guest/src/arch") {
                 continue;
             }
-            assert!(!text.contains("unsafe {") && !text.contains("unsafe fn"), "{shown}");
+            for form in ["{", "fn", "impl", "extern"] {
+                let forbidden = format!("unsafe {form}");
+                assert!(!text.contains(&forbidden), "{shown}: {forbidden}");
+            }
         }
     }
 }
@@ -60,5 +63,20 @@ fn every_rule_has_a_file_a_statement_and_a_source() {
         let file = format!("{}.rs", rule.name.replace('-', "_"));
         assert!(files.iter().any(|(path, _)| path.ends_with(&file)), "{file}");
         assert!(!rule.statement.is_empty() && !rule.source.is_empty());
+    }
+}
+
+#[test]
+fn every_rule_that_fails_runs_is_violated_somewhere_in_the_suite() {
+    let scenarios = stalemate::scenario::builtin().unwrap_or_else(|error| panic!("{error}"));
+    let violated: std::collections::BTreeSet<_> = scenarios
+        .iter()
+        .flat_map(|scenario| {
+            let faults = scenario.faults.iter().flat_map(|fault| &fault.violates);
+            faults.chain(scenario.verdicts.iter().flat_map(|verdict| &verdict.violates))
+        })
+        .collect();
+    for rule in stalemate::oracle::RULES.iter().filter(|rule| !rule.is_cost) {
+        assert!(violated.contains(&rule.id), "no built-in scenario violates {}", rule.name);
     }
 }

@@ -1,11 +1,9 @@
 //! `stalemate` and `stalemate run`.
 
 use super::{EXIT_OK, EXIT_UNEXPECTED, Failure, Format, RunArgs, input, write};
-use crate::boot::{self, GuestMemory, Image, Symbols};
-use crate::executor::{Executor, ExecutorError};
-use crate::machine::BootError;
+use crate::boot::{self, Image, Symbols};
 use crate::report::{Results, details, json, summary};
-use crate::runner::{RunResult, Runner};
+use crate::runner::RunResult;
 use crate::scenario::{CPUS, Run, Scenario, Selection};
 use std::io::{IsTerminal, Write};
 use std::path::Path;
@@ -103,7 +101,11 @@ fn on_kvm(
     scenarios: &[Scenario],
     runs: &[Run],
 ) -> Result<(Vec<RunResult>, String), Failure> {
+    use crate::boot::GuestMemory;
     use crate::executor::kvm::{Host, KvmExecutor};
+    use crate::executor::{Executor, ExecutorError};
+    use crate::machine::BootError;
+    use crate::runner::Runner;
     let host = Host::open(device).map_err(|error| Failure::host(&error))?;
     let make = |memory: &GuestMemory| -> Result<Box<dyn Executor>, ExecutorError> {
         Ok(Box::new(KvmExecutor::new(&host, memory, crate::machine::WATCHDOG)?))

@@ -142,7 +142,7 @@ impl Host {
             ("SMEP", leaf7(7)),
             ("UMIP", self.umip()),
             ("read-only memory", self.kvm.check_extension(Cap::ReadonlyMem)),
-            ("guest debugging", self.kvm.check_extension(Cap::SetGuestDebug)),
+            ("debugging by single step", self.kvm.check_extension(Cap::SetGuestDebug)),
         ]
     }
 
