@@ -219,10 +219,13 @@ fn objection(instruction: &Instruction) -> Option<&'static str> {
     None
 }
 
-/// Whether it names memory below RSP, where an exception's frame or a signal may land.
+/// Whether it names memory below RSP, where an exception's frame or a signal may land. With an
+/// index register the displacement alone says nothing: an array on the stack is walked so, and a
+/// compiler never reaches the red zone that way.
 fn is_below_rsp(instruction: &Instruction) -> bool {
     touches_memory(instruction)
         && instruction.memory_base() == R::RSP
+        && instruction.memory_index() == Register::None
         && (instruction.memory_displacement64() as i64) < 0
 }
 

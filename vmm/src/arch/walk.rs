@@ -3,6 +3,7 @@
 use super::addr::{Gpa, Gva};
 use super::features::{MAX_PHYSICAL_BITS, Paging};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// Bits of a paging-structure entry.
 #[allow(missing_docs)]
@@ -147,6 +148,22 @@ impl Translation {
     }
 }
 
+impl fmt::Display for Translation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} -> {} ", self.page, self.frame)?;
+        for (set, letter) in [
+            (self.writable, 'w'),
+            (!self.no_execute, 'x'),
+            (self.user, 'u'),
+            (self.dirty, 'd'),
+            (self.global, 'g'),
+        ] {
+            write!(f, "{}", if set { letter } else { '-' })?;
+        }
+        Ok(())
+    }
+}
+
 /// The kinds of access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AccessKind {
@@ -191,13 +208,16 @@ pub struct Step {
 }
 
 /// Why a walk ended without a translation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WalkFailure {
     /// An entry with P=0.
+    #[error("not present")]
     NotPresent,
     /// An entry with a reserved bit set.
+    #[error("a reserved bit is set")]
     Reserved,
     /// A table beyond memory.
+    #[error("a table at {0}, beyond memory")]
     BeyondMemory(Gpa),
 }
 

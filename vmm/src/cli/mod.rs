@@ -122,12 +122,14 @@ impl Failure {
         Self { code: EXIT_USAGE, message: message.into() }
     }
 
+    #[cfg(feature = "kvm")]
     fn host(error: &(dyn std::error::Error + 'static)) -> Self {
         Self { code: EXIT_HOST, message: chain(error) }
     }
 }
 
 /// An error and its sources in one line.
+#[cfg(feature = "kvm")]
 fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let sources = std::iter::successors(Some(error), |error| error.source());
     sources.map(ToString::to_string).collect::<Vec<_>>().join(": ")

@@ -5,7 +5,7 @@ use crate::boot::{self, Image, Symbols};
 use crate::report::{Results, details, json, summary};
 use crate::runner::RunResult;
 use crate::scenario::{CPUS, Run, Scenario, Selection};
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::Path;
 
 /// Above this many runs only the table is printed, and what is not as expected.
@@ -83,8 +83,9 @@ fn text(results: &Results<'_>, named: bool) -> String {
 }
 
 /// Progress on standard error, on a terminal only.
+#[cfg(feature = "kvm")]
 fn progress(total: usize) -> impl FnMut(usize) {
-    let terminal = std::io::stderr().is_terminal();
+    let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
     move |done| {
         if terminal && total > DETAILED_RUNS {
             let end = if done == total { "\r\x1b[K" } else { "" };

@@ -89,8 +89,8 @@ pub fn violation(
         let va = obligation.map_or(entry.translation.page, |obligation| obligation.page);
         let walked = shadow.walk_today(root, va);
         let result = match walked.result {
-            Ok(today) => format!("{today:?}"),
-            Err(failure) => format!("{failure:?}"),
+            Ok(today) => today.to_string(),
+            Err(failure) => failure.to_string(),
         };
         Some(Contradiction { root, path: walked.path, result })
     });

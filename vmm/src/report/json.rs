@@ -5,7 +5,7 @@ use crate::arch::addr::Gva;
 use crate::arch::tlb::Fill;
 use crate::oracle::{Obligation, State, Violation};
 use crate::runner::RunResult;
-use crate::scenario::{Expected, Scenario};
+use crate::scenario::Expected;
 use serde_json::{Value, json as value};
 
 /// Version of the schema. Rises when a field changes its meaning or goes.
@@ -52,7 +52,7 @@ fn run(results: &Results<'_>, result: &RunResult) -> Value {
         "violations": result.violations.iter()
             .map(|violation| self::violation(results, violation)).collect::<Vec<_>>(),
         "obligations": result.obligations.iter()
-            .map(|owed| obligation(results, scenario, owed)).collect::<Vec<_>>(),
+            .map(|owed| obligation(results, owed)).collect::<Vec<_>>(),
         "mismatches": result.mismatches,
         "faults_not_fired": result.not_fired,
         "stop": result.stop.as_ref().map(|(stop, vcpu)| value!({
@@ -107,7 +107,7 @@ fn violation(results: &Results<'_>, violation: &Violation) -> Value {
     })
 }
 
-fn obligation(results: &Results<'_>, _: &Scenario, owed: &Obligation) -> Value {
+fn obligation(results: &Results<'_>, owed: &Obligation) -> Value {
     let (state, by, event) = match owed.state {
         State::Open => ("open", Value::Null, Value::Null),
         State::Discharged { by, seq } => ("discharged", value!(by), value!(seq)),

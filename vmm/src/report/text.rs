@@ -3,7 +3,6 @@
 use super::{Results, command};
 use crate::arch::addr::Gva;
 use crate::arch::tlb::{Entry, Tag};
-use crate::arch::walk::Translation;
 use crate::oracle::{Discharger, Obligation, State, Violation};
 use crate::runner::{Outcome, RunResult};
 use crate::scenario::{CPUS, Expected, Scenario};
@@ -134,7 +133,7 @@ pub fn details(results: &Results<'_>, result: &RunResult) -> String {
         witness(&mut out, results, scenario, result, violation);
     }
     for obligation in &result.obligations {
-        self::obligation(&mut out, results, scenario, obligation);
+        self::obligation(&mut out, scenario, obligation);
     }
     for mismatch in &result.mismatches {
         let _ = writeln!(
@@ -208,22 +207,8 @@ fn step_text(scenario: &Scenario, step: Option<usize>) -> String {
     )
 }
 
-fn rights(translation: &Translation) -> String {
-    let bit = |set: bool, letter: char| if set { letter } else { '-' };
-    [
-        bit(translation.writable, 'w'),
-        bit(!translation.no_execute, 'x'),
-        bit(translation.user, 'u'),
-        bit(translation.dirty, 'd'),
-        bit(translation.global, 'g'),
-    ]
-    .iter()
-    .collect()
-}
-
 fn entry_text(tag: Tag, entry: &Entry) -> String {
-    let translation = &entry.translation;
-    format!("{tag}: {} -> {} {}", translation.page, translation.frame, rights(translation))
+    format!("{tag}: {}", entry.translation)
 }
 
 fn witness(
@@ -289,7 +274,7 @@ fn witness(
     }
 }
 
-fn obligation(out: &mut String, results: &Results<'_>, scenario: &Scenario, owed: &Obligation) {
+fn obligation(out: &mut String, scenario: &Scenario, owed: &Obligation) {
     let half = match owed.tag {
         Tag::Pcid(pcid) if pcid.is_user() => "user half",
         Tag::Pcid(_) => "kernel half",
@@ -309,5 +294,4 @@ fn obligation(out: &mut String, results: &Results<'_>, scenario: &Scenario, owed
         }
         State::Violated { rule, seq } => writeln!(out, "violated ({rule}) at event {seq}"),
     };
-    let _ = results;
 }

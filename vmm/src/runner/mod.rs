@@ -120,7 +120,7 @@ impl<'a> Runner<'a> {
         let session = match self.session(&run.config) {
             Ok(session) => session,
             Err(BootError::Guest { stop, vcpu }) => {
-                return Ok(RunResult::did_not_boot(scenario, run, stop, vcpu));
+                return Ok(RunResult::did_not_boot(run, stop, vcpu));
             }
             Err(error) => return Err(error),
         };

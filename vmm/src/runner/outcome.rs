@@ -129,7 +129,7 @@ impl RunResult {
         result
     }
 
-    pub(super) fn did_not_boot(_: &Scenario, run: &Run, stop: Stop, vcpu: Box<Vcpu>) -> Self {
+    pub(super) fn did_not_boot(run: &Run, stop: Stop, vcpu: Box<Vcpu>) -> Self {
         Self {
             run: run.clone(),
             outcome: stop_outcome(&stop),
