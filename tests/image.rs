@@ -225,7 +225,7 @@ fn objection(instruction: &Instruction) -> Option<&'static str> {
 fn is_below_rsp(instruction: &Instruction) -> bool {
     touches_memory(instruction)
         && instruction.memory_base() == R::RSP
-        && instruction.memory_index() == Register::None
+        && instruction.memory_index() == iced_x86::Register::None
         && (instruction.memory_displacement64() as i64) < 0
 }
 
