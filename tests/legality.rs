@@ -258,3 +258,43 @@ fn delivery_goes_through_the_tlb_stale_entries_included() {
     world.execute(Op::Invlpg(Gva(IDT))).expect("legal");
     assert!(world.with(|core| deliver(core, fault)).is_err());
 }
+
+#[test]
+fn clearing_paging_is_refused_by_name_where_it_is_legal() {
+    // It would remove everything; but it leaves long mode, which the model does not follow.
+    let mut world = World::new(true, true);
+    let stop = world.write(ControlRegister::Cr0, 0x11).expect_err("long mode only");
+    assert!(matches!(stop, Fault::Stop(Stop::Interface(_))), "{stop:?}");
+}
+
+#[test]
+fn wrmsr_and_swapgs_invalidate_nothing() {
+    const EFER: u32 = 0xc000_0080;
+    let mut world = World::new(true, true);
+    world.with(|core| core.read_implicit(Gva(IDT))).expect("mapped");
+    let held =
+        |world: &World| world.tlb.tags().map(|tag| world.tlb.entries(tag).count()).sum::<usize>();
+    let before = held(&world);
+    assert!(before > 0);
+    let value = world.vcpu.efer | 1;
+    world.execute(Op::Wrmsr { msr: EFER, value }).expect("SCE may be set");
+    world.execute(Op::Swapgs).expect("legal");
+    assert_eq!(held(&world), before);
+}
+
+#[test]
+fn an_unknown_msr_and_a_user_mode_return_to_the_kernel_fault() {
+    let mut world = World::new(true, true);
+    assert_eq!(world.execute(Op::Rdmsr(0x1234_5678)), gp());
+    world.vcpu.cpl = 3;
+    world.vcpu.gpr[gpr::RSP] = 0xc000;
+    // CS 0x80 has RPL 0.
+    world.ram.write(Gpa(0xc008), &0x80u64.to_le_bytes());
+    world.ram.write(Gpa(0x4000 + 0xc * 8), &0xc067u64.to_le_bytes());
+    for table in [0x1000, 0x2000, 0x3000] {
+        let entry = world.ram.entry(Gpa(table)).expect("in memory") | 4;
+        world.ram.write(Gpa(table), &entry.to_le_bytes());
+    }
+    let expected = Exception::general_protection(0x80);
+    assert_eq!(world.execute(Op::Iret), Err(expected.into()));
+}

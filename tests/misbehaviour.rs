@@ -7,6 +7,10 @@ use stalemate::arch::fault::Stop;
 use stalemate::boot::{Image, ImageError, guest_image};
 use stalemate::runner::Outcome;
 use stalemate::scenario::Policy;
+use std::time::Duration;
+
+/// Long enough for any trap, short enough to wait for.
+const SOON: Duration = Duration::from_secs(2);
 
 fn stops(how: &str) -> Option<(Outcome, Stop)> {
     let host = match common::kvm() {
@@ -17,7 +21,9 @@ fn stops(how: &str) -> Option<(Outcome, Stop)> {
         }
     };
     let scenario = scenario(&format!("misbehave {how}"));
-    let result = Bench::new(host).run(&scenario, config("pcid", Policy::Split, true), &[]);
+    let mut bench = Bench::new(host);
+    bench.limit = SOON;
+    let result = bench.run(&scenario, config("pcid", Policy::Split, true), &[]);
     let (stop, _) = result.stop.expect("the guest stops");
     Some((result.outcome, stop))
 }
@@ -72,7 +78,8 @@ fn a_panic_names_its_place() {
 
 #[test]
 fn the_executor_works_again_after_a_hang() {
-    let bench = Bench::new(kvm_or_skip!());
+    let mut bench = Bench::new(kvm_or_skip!());
+    bench.limit = SOON;
     let config = config("pcid", Policy::Split, true);
     assert_eq!(bench.run(&scenario("misbehave loop"), config, &[]).outcome, Outcome::Hang);
     let clean = bench.run(&builtin("user-flush-on-next-return"), config, &[]);

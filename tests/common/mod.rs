@@ -58,17 +58,20 @@ pub fn builtin(name: &str) -> Scenario {
     all.into_iter().find(|scenario| scenario.name == name).expect("a built-in scenario")
 }
 
-/// Runs scenarios on one host, with a watchdog of one second.
+/// Runs scenarios on one host.
 pub struct Bench {
     host: Host,
     image: Image<'static>,
     symbols: Symbols,
+    /// How long the guest may run without a trap.
+    pub limit: Duration,
 }
 
 impl Bench {
     pub fn new(host: Host) -> Self {
         let image = Image::parse(guest_image()).expect("the built-in guest is a kernel");
-        Self { host, image, symbols: Symbols::new(guest_image()) }
+        let symbols = Symbols::new(guest_image());
+        Self { host, image, symbols, limit: stalemate::machine::WATCHDOG }
     }
 
     pub fn run(&self, scenario: &Scenario, config: RunConfig, faults: &[&str]) -> RunResult {
@@ -93,7 +96,7 @@ impl Bench {
 
     fn with_trace(&self, scenario: &Scenario, run: &Run) -> (RunResult, Trace) {
         let make = |memory: &GuestMemory| -> Result<Box<dyn Executor>, ExecutorError> {
-            Ok(Box::new(KvmExecutor::new(&self.host, memory, Duration::from_secs(1))?))
+            Ok(Box::new(KvmExecutor::new(&self.host, memory, self.limit)?))
         };
         let mut runner = Runner::new(&self.image, &self.symbols, &make);
         let mut trace = Trace::default();
