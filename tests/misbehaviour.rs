@@ -87,6 +87,17 @@ fn the_executor_works_again_after_a_hang() {
 }
 
 #[test]
+fn a_kernel_that_faults_on_the_user_cr3_crashes_and_says_so() {
+    let bench = Bench::new(kvm_or_skip!());
+    let marked = builtin("user-flush-on-next-return");
+    let config = config("pcid", Policy::Split, true);
+    let result = bench.run(&marked, config, &["drop cr3@entry#1"]);
+    assert_eq!(result.outcome, Outcome::Crash);
+    let (stop, _) = result.stop.expect("the guest stops");
+    assert!(stop.to_string().contains("exception in kernel mode"), "{stop}");
+}
+
+#[test]
 fn nothing_stale_is_vacuous_and_a_fault_that_cannot_apply_is_not_applied() {
     let bench = Bench::new(kvm_or_skip!());
     let config = config("pcid", Policy::Split, true);
