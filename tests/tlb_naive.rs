@@ -11,8 +11,9 @@ use stalemate::arch::walk::{Tables, walk};
 use std::collections::BTreeMap;
 
 const PAGING: Paging = Paging { pcide: true, pge: true, wp: true, smep: false, nxe: true };
-/// Roots 0x1000 and 0x2000 share PDPT 0x3000 and PD 0x4000. The PD's first entry references one
-/// of the tables 0x5000 and 0x6000; its second is a 2 MiB page or not present.
+/// Root 0x1000 has PDPT 0x3000 and PD 0x4000. The PD's first entry references one of the tables
+/// 0x5000 and 0x6000; its second is a 2 MiB page or not present. Root 0x2000 has tables of its
+/// own down to 0x6000, which is always its first, and no 2 MiB page.
 const ROOTS: [u64; 2] = [0x1000, 0x2000];
 const PDE: u64 = 0x4000;
 const PDE_LARGE: u64 = 0x4008;
@@ -67,9 +68,10 @@ impl Tables for Ram {
 
 fn initial() -> World {
     let mut world = World::new();
-    for root in ROOTS {
-        world.insert(root, 0x3067);
-    }
+    world.insert(ROOTS[0], 0x3067);
+    world.insert(ROOTS[1], 0x7067);
+    world.insert(0x7000, 0x8067);
+    world.insert(0x8000, 0x6067);
     world.insert(0x3000, 0x4067);
     world.insert(PDE, 0x5067);
     world
@@ -92,12 +94,15 @@ fn store(world: &mut World, op: Op) {
 }
 
 /// The naive walk: (frame, global) of a page, via the PDE as it is.
-fn naive_walk(world: &World, va: u64) -> Option<(u64, bool)> {
+fn naive_walk(world: &World, root: usize, va: u64) -> Option<(u64, bool)> {
+    if va >= LARGE && root == 1 {
+        return None;
+    }
     if va >= LARGE {
         let entry = world.get(&PDE_LARGE).copied().unwrap_or(0);
         return (entry & 1 != 0).then_some((entry & !0xfff & !(1 << 63), false));
     }
-    let table = world[&PDE] & !0xfff;
+    let table = if root == 1 { 0x6000 } else { world[&PDE] & !0xfff };
     let entry = world.get(&(table + (va >> 12) * 8)).copied().unwrap_or(0);
     (entry & 1 != 0).then_some((entry & !0xfff, entry & 0x100 != 0))
 }
@@ -107,6 +112,7 @@ fn naive_walk(world: &World, va: u64) -> Option<(u64, bool)> {
 fn may_hold(history: &[Op], fill: Fill, pcid: Option<u16>, va: u64, frame: u64) -> bool {
     let mut world = initial();
     let mut current = None;
+    let mut root = 0;
     let mut held = false;
     for &op in history {
         let removes = match (op, pcid) {
@@ -121,14 +127,15 @@ fn may_hold(history: &[Op], fill: Fill, pcid: Option<u16>, va: u64, frame: u64) 
         };
         held &= !removes;
         store(&mut world, op);
-        if let Op::Load { pcid: new, .. } = op {
+        if let Op::Load { pcid: new, root: loaded, .. } = op {
             current = Some(new);
+            root = loaded;
         }
         let fills = match fill {
             Fill::WorstCase => current.is_some(),
             Fill::OnDemand => current.is_some() && op == Op::Access { va },
         };
-        let Some((now, global)) = naive_walk(&world, va) else { continue };
+        let Some((now, global)) = naive_walk(&world, root, va) else { continue };
         let tag = if global { None } else { current };
         held |= fills && now == frame && tag == pcid && current.is_some();
     }

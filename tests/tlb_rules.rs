@@ -326,3 +326,23 @@ fn the_worst_case_fills_what_nobody_touched_and_sets_a_never_d() {
     assert_eq!(updates, [(Gpa(0x5000 + 0x104 * 8), 0xf_0007, 0xf_0027)]);
     assert!(tlb.entries(Tag::Pcid(P1)).any(|entry| entry.translation.page == Gva(0x10_4000)));
 }
+
+#[test]
+fn a_global_that_invlpg_removed_under_another_root_is_filled_again() {
+    let memory = Memory::new();
+    // OTHER_ROOT maps nothing, so that the refill after INVLPG finds nothing there.
+    memory.set(OTHER_ROOT.0, 0);
+    let mut tlb = Tlb::new(TlbModel { fill: Fill::WorstCase, structure_caches: false });
+    let global = |tlb: &Tlb| tlb.entries_in(Tag::Global, GLOBAL, GLOBAL).next().is_some();
+    tlb.load_cr3(&memory, PAGING, P1, ROOT, true);
+    tlb.speculate(&memory, PAGING);
+    assert!(global(&tlb));
+    tlb.load_cr3(&memory, PAGING, P2, OTHER_ROOT, true);
+    tlb.speculate(&memory, PAGING);
+    tlb.invlpg(&memory, PAGING, GLOBAL);
+    tlb.speculate(&memory, PAGING);
+    assert!(!global(&tlb));
+    tlb.load_cr3(&memory, PAGING, P1, ROOT, false);
+    tlb.speculate(&memory, PAGING);
+    assert!(global(&tlb), "a speculating processor may hold it again");
+}

@@ -67,7 +67,14 @@ impl Tlb {
     /// of the current PCID.
     pub fn invlpg(&mut self, tables: &dyn Tables, paging: Paging, va: Gva) -> Effect {
         let mut removed = self.remove_page(tables, paging, Tag::Pcid(self.current), va);
-        removed.extend(self.remove_page(tables, paging, Tag::Global, va));
+        let globals = self.remove_page(tables, paging, Tag::Global, va);
+        if !globals.is_empty() {
+            // The refill is of the current root; what another maps there comes back with it.
+            let current = self.current;
+            let others = self.tagged.iter_mut().filter(|(pcid, _)| **pcid != current);
+            others.for_each(|(_, tagged)| tagged.filled = None);
+        }
+        removed.extend(globals);
         self.remove_structures(tables, paging, self.current, None);
         self.refill(tables, paging, va);
         self.effect(tables, paging, removed)
