@@ -1,20 +1,16 @@
 //! What the integration tests share.
 #![allow(dead_code, missing_docs)]
 
-use stalemate::boot::{GuestMemory, Image, Symbols, guest_image};
-use stalemate::executor::kvm::{Host, KvmExecutor};
-use stalemate::executor::{Executor, ExecutorError};
+use stalemate::boot::{Image, Symbols, guest_image};
+use stalemate::executor::{Backend, kvm_is_required};
 use stalemate::runner::{RunResult, Runner, Trace};
 use stalemate::scenario::{self, CPUS, Expected, Policy, Run, RunConfig, Scenario};
-use std::time::Duration;
 
 /// The host's KVM, or why the test is skipped. With STALEMATE_REQUIRE_KVM=1 that is a failure.
-pub fn kvm() -> Result<Host, String> {
-    match Host::open("/dev/kvm".as_ref()) {
-        Ok(host) => Ok(host),
-        Err(error) if std::env::var_os("STALEMATE_REQUIRE_KVM").is_some_and(|v| v == "1") => {
-            panic!("KVM is required here: {error}")
-        }
+pub fn kvm() -> Result<Backend, String> {
+    match Backend::kvm("/dev/kvm".as_ref()) {
+        Ok(backend) => Ok(backend),
+        Err(error) if kvm_is_required() => panic!("KVM is required here: {error}"),
         Err(error) => Err(format!("SKIP: {error}")),
     }
 }
@@ -24,7 +20,7 @@ pub fn kvm() -> Result<Host, String> {
 macro_rules! kvm_or_skip {
     () => {
         match common::kvm() {
-            Ok(host) => host,
+            Ok(backend) => backend,
             Err(reason) => {
                 eprintln!("{reason}");
                 return;
@@ -58,20 +54,18 @@ pub fn builtin(name: &str) -> Scenario {
     all.into_iter().find(|scenario| scenario.name == name).expect("a built-in scenario")
 }
 
-/// Runs scenarios on one host.
+/// Runs scenarios on one executor.
 pub struct Bench {
-    host: Host,
+    pub backend: Backend,
     image: Image<'static>,
     symbols: Symbols,
-    /// How long the guest may run without a trap.
-    pub limit: Duration,
 }
 
 impl Bench {
-    pub fn new(host: Host) -> Self {
+    pub fn new(backend: Backend) -> Self {
         let image = Image::parse(guest_image()).expect("the built-in guest is a kernel");
         let symbols = Symbols::new(guest_image());
-        Self { host, image, symbols, limit: stalemate::machine::WATCHDOG }
+        Self { backend, image, symbols }
     }
 
     pub fn run(&self, scenario: &Scenario, config: RunConfig, faults: &[&str]) -> RunResult {
@@ -95,10 +89,7 @@ impl Bench {
     }
 
     fn with_trace(&self, scenario: &Scenario, run: &Run) -> (RunResult, Trace) {
-        let make = |memory: &GuestMemory| -> Result<Box<dyn Executor>, ExecutorError> {
-            Ok(Box::new(KvmExecutor::new(&self.host, memory, self.limit)?))
-        };
-        let mut runner = Runner::new(&self.image, &self.symbols, &make);
+        let mut runner = Runner::new(&self.image, &self.symbols, &self.backend);
         let mut trace = Trace::default();
         let result = runner.run(scenario, run, Some(&mut trace)).expect("the host works");
         (result, trace)

@@ -99,6 +99,12 @@ pub enum Stop {
         /// The watchdog's time.
         seconds: u64,
     },
+    /// No trap within so many instructions.
+    #[error("no trap within {instructions} instructions")]
+    InstructionLimit {
+        /// How many.
+        instructions: u64,
+    },
     /// The kernel broke the interface of the `shared` crate.
     #[error("the guest broke the interface: {0}")]
     Interface(String),

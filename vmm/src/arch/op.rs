@@ -102,6 +102,42 @@ pub enum Decoded {
     Ordinary,
 }
 
+/// Sensitive, but nothing that the model carries out.
+const UNKNOWN: [Mnemonic; 32] = [
+    Mnemonic::Sysret,
+    Mnemonic::Iret,
+    Mnemonic::Iretd,
+    Mnemonic::Retf,
+    Mnemonic::Sysexit,
+    Mnemonic::Sysexitq,
+    Mnemonic::Sysenter,
+    Mnemonic::In,
+    Mnemonic::Out,
+    Mnemonic::Insb,
+    Mnemonic::Insd,
+    Mnemonic::Insw,
+    Mnemonic::Outsb,
+    Mnemonic::Outsd,
+    Mnemonic::Outsw,
+    Mnemonic::Lmsw,
+    Mnemonic::Clts,
+    Mnemonic::Wbinvd,
+    Mnemonic::Invd,
+    Mnemonic::Rdpmc,
+    Mnemonic::Xsetbv,
+    Mnemonic::Monitor,
+    Mnemonic::Mwait,
+    Mnemonic::Lldt,
+    Mnemonic::Ltr,
+    Mnemonic::Sgdt,
+    Mnemonic::Sidt,
+    Mnemonic::Sldt,
+    Mnemonic::Str,
+    Mnemonic::Smsw,
+    Mnemonic::Stac,
+    Mnemonic::Clac,
+];
+
 /// Decodes one instruction at `rip`.
 #[must_use]
 pub fn decode(bytes: &[u8], rip: u64) -> Instruction {
@@ -135,6 +171,43 @@ pub fn effective_address(vcpu: &Vcpu, instruction: &Instruction, operand: u32) -
     instruction
         .virtual_address(operand, 0, |register, _, _| register_value(vcpu, register))
         .map(Gva)
+}
+
+/// Whether `instruction` is the model's to carry out, or to refuse: what a virtual processor
+/// must not let run, even where hardware does not trap it.
+#[must_use]
+pub fn is_sensitive(instruction: &Instruction) -> bool {
+    matches!(
+        instruction.mnemonic(),
+        Mnemonic::Cpuid
+            | Mnemonic::Pushf
+            | Mnemonic::Pushfq
+            | Mnemonic::Popf
+            | Mnemonic::Popfq
+            | Mnemonic::Invlpg
+            | Mnemonic::Invpcid
+            | Mnemonic::Swapgs
+            | Mnemonic::Sysretq
+            | Mnemonic::Iretq
+            | Mnemonic::Lgdt
+            | Mnemonic::Lidt
+            | Mnemonic::Ltr
+            | Mnemonic::Rdmsr
+            | Mnemonic::Wrmsr
+            | Mnemonic::Cli
+            | Mnemonic::Sti
+            | Mnemonic::Hlt
+    ) || UNKNOWN.contains(&instruction.mnemonic())
+        || matches!(
+            instruction.code(),
+            Code::Mov_r64_cr
+                | Code::Mov_cr_r64
+                | Code::Mov_r64_dr
+                | Code::Mov_dr_r64
+                | Code::Mov_r32m16_Sreg
+                | Code::Mov_r64m16_Sreg
+                | Code::Mov_rm16_Sreg
+        )
 }
 
 /// What `instruction`, about to execute on `vcpu`, asks of the model.
@@ -173,39 +246,7 @@ pub fn classify(vcpu: &Vcpu, instruction: &Instruction) -> Decoded {
         Mnemonic::Cli => Some(Op::Cli),
         Mnemonic::Sti => Some(Op::Sti),
         Mnemonic::Hlt => Some(Op::Hlt),
-        Mnemonic::Sysret
-        | Mnemonic::Iret
-        | Mnemonic::Iretd
-        | Mnemonic::Retf
-        | Mnemonic::Sysexit
-        | Mnemonic::Sysexitq
-        | Mnemonic::Sysenter
-        | Mnemonic::In
-        | Mnemonic::Out
-        | Mnemonic::Insb
-        | Mnemonic::Insd
-        | Mnemonic::Insw
-        | Mnemonic::Outsb
-        | Mnemonic::Outsd
-        | Mnemonic::Outsw
-        | Mnemonic::Lmsw
-        | Mnemonic::Clts
-        | Mnemonic::Wbinvd
-        | Mnemonic::Invd
-        | Mnemonic::Rdpmc
-        | Mnemonic::Xsetbv
-        | Mnemonic::Monitor
-        | Mnemonic::Mwait
-        | Mnemonic::Lldt
-        | Mnemonic::Ltr
-        | Mnemonic::Sgdt
-        | Mnemonic::Sidt
-        | Mnemonic::Sldt
-        | Mnemonic::Str
-        | Mnemonic::Smsw
-        | Mnemonic::Stac
-        | Mnemonic::Clac
-        | Mnemonic::Int => None,
+        unknown if UNKNOWN.contains(&unknown) || unknown == Mnemonic::Int => None,
         _ => return Decoded::Ordinary,
     };
     op.map_or(Decoded::Unknown, Decoded::Op)

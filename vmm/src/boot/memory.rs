@@ -3,7 +3,8 @@
 use crate::arch::addr::Gpa;
 use crate::arch::core::Memory;
 use crate::arch::walk::Tables;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 use vm_memory::{VolatileMemory, VolatileSlice};
 
@@ -14,6 +15,60 @@ pub struct GuestMemory {
     len: u64,
     /// A bit for each page that the VMM wrote, or let the guest write natively.
     touched: Vec<Cell<u64>>,
+    code: Rc<CodePages>,
+}
+
+/// The pages that an interpreter has decoded code from, and which of them have been written
+/// since, by the guest or by the VMM.
+#[derive(Debug)]
+pub struct CodePages {
+    watched: Vec<Cell<bool>>,
+    any_written: Cell<bool>,
+    written: RefCell<Vec<Gpa>>,
+}
+
+impl CodePages {
+    fn new(pages: u64) -> Self {
+        Self {
+            watched: vec![Cell::new(false); pages as usize],
+            any_written: Cell::new(false),
+            written: RefCell::default(),
+        }
+    }
+
+    /// Code was decoded from `frame`; whether that is news.
+    pub fn watch(&self, frame: Gpa) -> bool {
+        let page = self.watched.get((frame.0 / 4096) as usize);
+        page.is_some_and(|page| !page.replace(true))
+    }
+
+    /// Whether code was decoded from `frame`, which has not been written since.
+    #[must_use]
+    pub fn is_watched(&self, frame: Gpa) -> bool {
+        self.watched.get((frame.0 / 4096) as usize).is_some_and(Cell::get)
+    }
+
+    /// `at` is written. A watched page is watched no more.
+    pub fn note_write(&self, at: Gpa) {
+        let page = self.watched.get((at.0 / 4096) as usize);
+        if page.is_some_and(|page| page.replace(false)) {
+            self.written.borrow_mut().push(at.page());
+            self.any_written.set(true);
+        }
+    }
+
+    /// Whether a watched page has been written.
+    #[must_use]
+    #[inline]
+    pub fn any_written(&self) -> bool {
+        self.any_written.get()
+    }
+
+    /// The watched pages that have been written since the last call.
+    pub fn take_written(&self) -> Vec<Gpa> {
+        self.any_written.set(false);
+        self.written.take()
+    }
 }
 
 impl GuestMemory {
@@ -24,7 +79,14 @@ impl GuestMemory {
     pub fn new(len: u64) -> Result<Self, vm_memory::mmap::FromRangesError> {
         let mmap = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), len as usize)])?;
         let touched = vec![Cell::new(0); (len / 4096).div_ceil(64) as usize];
-        Ok(Self { mmap, len, touched })
+        let code = Rc::new(CodePages::new(len / 4096));
+        Ok(Self { mmap, len, touched, code })
+    }
+
+    /// The pages that an interpreter has decoded code from.
+    #[must_use]
+    pub fn code_pages(&self) -> &Rc<CodePages> {
+        &self.code
     }
 
     /// The memory as vm-memory has it, for the loader.
@@ -125,6 +187,7 @@ impl Memory for GuestMemory {
     fn write(&self, at: Gpa, bytes: &[u8]) -> bool {
         for page in at.0 / 4096..(at.0 + bytes.len() as u64).div_ceil(4096) {
             self.touch(Gpa(page * 4096));
+            self.code.note_write(Gpa(page * 4096));
         }
         self.mmap.write_slice(bytes, GuestAddress(at.0)).is_ok()
     }

@@ -25,7 +25,7 @@ fn host(out: &mut String, device: &Path) {
         Ok(host) => host,
         Err(error) => {
             let _ = writeln!(out, "  cannot be used: {}", super::chain(&error));
-            let _ = writeln!(out, "executor: none; `stalemate run` will exit with code 3");
+            let _ = writeln!(out, "executor: interp; with --executor kvm, exit code 3");
             return;
         }
     };
@@ -43,4 +43,5 @@ fn host(out: &mut String, device: &Path) {
 #[cfg(not(feature = "kvm"))]
 fn host(out: &mut String, _: &Path) {
     let _ = writeln!(out, "  not looked at: built without the `kvm` feature");
+    let _ = writeln!(out, "executor: interp; with --executor kvm, exit code 3");
 }

@@ -58,9 +58,9 @@ pub struct RunArgs {
     /// Scenarios by name or path; none means the built-in suite
     #[arg(value_name = "PATH|NAME")]
     scenarios: Vec<String>,
-    /// What runs unprivileged instructions
-    #[arg(long, value_enum, default_value_t = ExecutorKind::Kvm)]
-    executor: ExecutorKind,
+    /// What runs unprivileged instructions [default: kvm where it works, else interp]
+    #[arg(long, value_enum)]
+    executor: Option<ExecutorKind>,
     /// Use this flush policy instead of those that the scenarios name
     #[arg(long, value_name = "POLICY")]
     policy: Option<String>,
@@ -78,11 +78,14 @@ pub struct RunArgs {
     guest: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum ExecutorKind {
-    /// Natively on KVM, deprivileged
-    #[default]
+    /// The processor, on KVM, deprivileged
     Kvm,
+    /// The interpreter
+    Interp,
+    /// Both, and their events are compared
+    Both,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -122,14 +125,12 @@ impl Failure {
         Self { code: EXIT_USAGE, message: message.into() }
     }
 
-    #[cfg(feature = "kvm")]
     fn host(error: &(dyn std::error::Error + 'static)) -> Self {
         Self { code: EXIT_HOST, message: chain(error) }
     }
 }
 
 /// An error and its sources in one line.
-#[cfg(feature = "kvm")]
 fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let sources = std::iter::successors(Some(error), |error| error.source());
     sources.map(ToString::to_string).collect::<Vec<_>>().join(": ")

@@ -1,9 +1,11 @@
 //! `stalemate` and `stalemate run`.
 
-use super::{EXIT_OK, EXIT_UNEXPECTED, Failure, Format, RunArgs, input, write};
+use super::{EXIT_OK, EXIT_UNEXPECTED, ExecutorKind, Failure, Format, RunArgs, input, write};
 use crate::boot::{self, Image, Symbols};
-use crate::report::{Results, details, json, summary};
-use crate::runner::RunResult;
+use crate::executor::{Backend, REQUIRE_KVM, kvm_is_required};
+use crate::machine::BootError;
+use crate::report::{Results, details, difference, json, summary};
+use crate::runner::{Runner, compare_all};
 use crate::scenario::{CPUS, Run, Scenario, Selection};
 use std::io::Write;
 use std::path::Path;
@@ -34,12 +36,29 @@ pub fn run(args: &RunArgs, device: &Path, out: &mut dyn Write) -> Result<u8, Fai
     let bytes = own.unwrap_or_else(boot::guest_image);
     let image = Image::parse(bytes).map_err(|error| image_failure(args, &error))?;
     let symbols = Symbols::new(bytes);
-    let (results, executor) = on_kvm(device, &image, &symbols, &scenarios, &runs)?;
+    let backends = backends(args.executor, device)?;
+    let mut runners = backends.iter().map(|backend| Runner::new(&image, &symbols, backend));
+    let mut progress = progress(runs.len());
+    let done = match (runners.next(), runners.next()) {
+        (Some(one), Some(other)) => {
+            compare_all(&mut [one, other], &scenarios, &runs, &mut progress)
+        }
+        (Some(mut one), None) => {
+            one.run_all(&scenarios, &runs, &mut progress).map(|results| (results, Vec::new()))
+        }
+        _ => Ok((Vec::new(), Vec::new())),
+    };
+    let (results, differences) = done.map_err(|error| match &error {
+        BootError::Image(error) => Failure::usage(error.to_string()),
+        error => Failure::host(error),
+    })?;
+    let names: Vec<&str> = backends.iter().map(Backend::name).collect();
     let results = Results {
         scenarios: &scenarios,
         results: &results,
+        differences: &differences,
         possible,
-        executor: &executor,
+        executors: &names,
         symbols: &symbols,
     };
     let text = match args.format {
@@ -79,11 +98,16 @@ fn text(results: &Results<'_>, named: bool) -> String {
         .map(|result| details(results, result))
         .collect();
     let table = summary(results);
+    let shown: Vec<String> = results
+        .differences
+        .iter()
+        .map(|found| difference(results, found))
+        .chain(shown)
+        .collect();
     if shown.is_empty() { table } else { format!("{}\n{table}", shown.join("\n")) }
 }
 
 /// Progress on standard error, on a terminal only.
-#[cfg(feature = "kvm")]
 fn progress(total: usize) -> impl FnMut(usize) {
     let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
     move |done| {
@@ -94,40 +118,23 @@ fn progress(total: usize) -> impl FnMut(usize) {
     }
 }
 
-#[cfg(feature = "kvm")]
-fn on_kvm(
-    device: &Path,
-    image: &Image<'_>,
-    symbols: &Symbols,
-    scenarios: &[Scenario],
-    runs: &[Run],
-) -> Result<(Vec<RunResult>, String), Failure> {
-    use crate::boot::GuestMemory;
-    use crate::executor::kvm::{Host, KvmExecutor};
-    use crate::executor::{Executor, ExecutorError};
-    use crate::machine::BootError;
-    use crate::runner::Runner;
-    let host = Host::open(device).map_err(|error| Failure::host(&error))?;
-    let make = |memory: &GuestMemory| -> Result<Box<dyn Executor>, ExecutorError> {
-        Ok(Box::new(KvmExecutor::new(&host, memory, crate::machine::WATCHDOG)?))
-    };
-    let mut runner = Runner::new(image, symbols, &make);
-    let results = runner.run_all(scenarios, runs, &mut progress(runs.len()));
-    let results = results.map_err(|error| match &error {
-        BootError::Image(error) => Failure::usage(error.to_string()),
-        error => Failure::host(error),
-    })?;
-    Ok((results, "kvm".to_owned()))
-}
-
-#[cfg(not(feature = "kvm"))]
-fn on_kvm(
-    _: &Path,
-    _: &Image<'_>,
-    _: &Symbols,
-    _: &[Scenario],
-    _: &[Run],
-) -> Result<(Vec<RunResult>, String), Failure> {
-    let message = "built without the `kvm` feature; build with default features".to_owned();
-    Err(Failure { code: super::EXIT_HOST, message })
+/// The executors that are asked for: one, or two to compare.
+fn backends(kind: Option<ExecutorKind>, device: &Path) -> Result<Vec<Backend>, Failure> {
+    let kvm = || Backend::kvm(device).map_err(|error| Failure::host(&error));
+    Ok(match kind {
+        Some(ExecutorKind::Kvm) => vec![kvm()?],
+        Some(ExecutorKind::Interp) => vec![Backend::interp()],
+        Some(ExecutorKind::Both) => vec![kvm()?, Backend::interp()],
+        None if kvm_is_required() => vec![kvm().map_err(|mut failure| {
+            failure.message += &format!("; {REQUIRE_KVM}=1 forbids the interpreter instead");
+            failure
+        })?],
+        None => match kvm() {
+            Ok(backend) => vec![backend],
+            Err(failure) => {
+                eprintln!("stalemate: {}; running on the interpreter", failure.message);
+                vec![Backend::interp()]
+            }
+        },
+    })
 }

@@ -6,8 +6,12 @@
 use crate::arch::addr::{Gpa, Gva, Pcid};
 use crate::arch::vcpu::Vcpu;
 
+mod backend;
+pub mod interp;
 #[cfg(feature = "kvm")]
 pub mod kvm;
+
+pub use backend::{Backend, INSTRUCTION_LIMIT, NoKvm, REQUIRE_KVM, WATCHDOG, kvm_is_required};
 
 /// What one projection is for: a PCID as seen from a virtual privilege level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,8 +57,19 @@ pub enum Trap {
     },
     /// SYSCALL, reported with RIP at the instruction; RCX and R11 may already be overwritten.
     Syscall,
-    /// No trap for the watchdog's time: a loop that never leaves the processor.
-    Timeout,
+    /// An instruction that the executor does not execute, and that no processor refuses. RIP is
+    /// at it.
+    Unsupported,
+    /// No trap for the watchdog's time: a loop that never leaves the processor. RIP is anywhere.
+    Timeout {
+        /// The watchdog's time.
+        limit: std::time::Duration,
+    },
+    /// No trap in so many instructions.
+    InstructionLimit {
+        /// How many.
+        instructions: u64,
+    },
 }
 
 /// An executor of unprivileged x86-64 code for one virtual CPU at a time.
@@ -64,6 +79,13 @@ pub trait Executor {
     /// # Errors
     /// When the host fails; never for anything that the guest does.
     fn run(&mut self, vcpu: &mut Vcpu) -> Result<Trap, ExecutorError>;
+
+    /// Runs one instruction, or one round of a repeated string instruction. None when it
+    /// completed.
+    ///
+    /// # Errors
+    /// When the host fails.
+    fn step(&mut self, vcpu: &mut Vcpu) -> Result<Option<Trap>, ExecutorError>;
 
     /// Lets `space` use `page` as `leaf` says. What was mapped there before grants less.
     ///
@@ -95,6 +117,9 @@ pub trait Executor {
         page: Gva,
         keep: &mut dyn FnMut(Space, Gva, Leaf) -> Option<Leaf>,
     ) -> Result<(), ExecutorError>;
+
+    /// Instructions completed so far, where the executor counts them.
+    fn instructions(&self) -> Option<u64>;
 
     /// Time spent running guest code so far.
     fn time_running(&self) -> std::time::Duration;
@@ -131,6 +156,12 @@ pub enum ExecutorError {
         exit: String,
         /// RIP at the exit.
         rip: u64,
+    },
+    /// A leaf leads beyond guest-physical memory.
+    #[error("a leaf's frame {frame} is beyond guest memory")]
+    BeyondMemory {
+        /// The frame.
+        frame: Gpa,
     },
     /// The pool of projection tables is used up.
     #[error("no page left for projection tables ({pages} in use)")]

@@ -6,18 +6,21 @@ mod project;
 mod session;
 mod trap;
 
-pub use session::{BootError, RunEnd, Session, SessionConfig, StepInput, StepReport, WATCHDOG};
+pub use session::{BootError, RunEnd, Session, SessionConfig, StepInput, StepReport};
 
 use crate::arch::addr::{Gpa, Gva};
 use crate::arch::census::Census;
-use crate::arch::core::{Core, Log};
+use crate::arch::core::{Core, Log, Memory};
 use crate::arch::fault::{Fault, Stop};
+use crate::arch::op::decode;
 use crate::arch::tlb::{Tlb, TlbModel};
 use crate::arch::vcpu::Vcpu;
+use crate::arch::walk::{Start, walk};
 use crate::boot::{GuestMemory, KernelInfo};
 use crate::event::{Event, Kind, Observer, Primitive};
 use crate::executor::{Executor, ExecutorError};
 use crate::inject::Injector;
+use iced_x86::{Formatter, IntelFormatter};
 
 /// Why the machine's loop came to an end.
 #[derive(Debug)]
@@ -65,6 +68,9 @@ pub(crate) struct Machine {
     pub(crate) primitive: Option<Primitive>,
     pub(crate) seq: u64,
     pub(crate) traps: u64,
+    /// The event whose registers are kept, and they.
+    pub(crate) watch: Option<u64>,
+    pub(crate) watched: Option<(Box<Vcpu>, Option<String>)>,
     /// Fills and A/D updates of one instruction, held back to be sorted by address: the order in
     /// which a processor makes them is its own.
     held: Vec<Event>,
@@ -89,6 +95,8 @@ impl Machine {
             primitive: None,
             seq: 0,
             traps: 0,
+            watch: None,
+            watched: None,
             held: Vec::new(),
         };
         machine.reset_tlb();
@@ -149,6 +157,9 @@ impl Machine {
     ) {
         let holds = matches!(kind, Kind::Fill { .. } | Kind::AccessedDirty { .. });
         let event = Event { seq: self.seq, cpu: self.vcpu.id, rip, injected, kind };
+        if self.watch == Some(self.seq) {
+            self.watched = Some((Box::new(self.vcpu.clone()), self.disassemble(rip)));
+        }
         self.seq += 1;
         let same = self.held.last().is_none_or(|held| held.rip == rip);
         if holds && same {
@@ -176,6 +187,20 @@ impl Machine {
             event.seq = first + index as u64;
             observer.event(event);
         }
+    }
+
+    /// The instruction at `rip`, as the current root maps it.
+    fn disassemble(&self, rip: Gva) -> Option<String> {
+        let walked = walk(&self.memory, Start::root(self.vcpu.root()), rip, self.vcpu.paging());
+        let at = walked.result.ok()?.at(rip);
+        let mut bytes = [0; 15];
+        let bytes = &mut bytes[..(4096 - (at.0 & 0xfff) as usize).min(15)];
+        self.memory.read(at, bytes).then(|| {
+            let instruction = decode(bytes, rip.0);
+            let mut text = String::new();
+            IntelFormatter::new().format(&instruction, &mut text);
+            text
+        })
     }
 
     /// The frame at `gpa` holds page tables or `TlbState`.

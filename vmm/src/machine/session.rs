@@ -16,8 +16,6 @@ use stalemate_shared::step::{op, status};
 use stalemate_shared::{boot::Policy, layout};
 use std::time::Duration;
 
-/// How long a guest may run without a trap.
-pub const WATCHDOG: Duration = Duration::from_secs(10);
 /// Traps from entry to the first step, at most.
 const BOOT_TRAP_BUDGET: u64 = 20_000;
 /// Traps within one step, at most.
@@ -69,6 +67,8 @@ pub struct RunEnd {
     pub traps: u64,
     /// The faults that never fired, as text.
     pub not_fired: Vec<String>,
+    /// The registers at the watched event, and the instruction that it is of.
+    pub watched: Option<(Box<Vcpu>, Option<String>)>,
 }
 
 /// Why there is no session.
@@ -183,6 +183,11 @@ impl Session {
         self.machine.executor.time_running()
     }
 
+    /// Lets the next runs tell of the registers at event `seq`.
+    pub fn watch(&mut self, seq: Option<u64>) {
+        self.machine.watch = seq;
+    }
+
     /// Runs `steps` from the booted state.
     ///
     /// # Errors
@@ -210,7 +215,9 @@ impl Session {
         }
         let rip = self.machine.vcpu.rip();
         self.machine.publish(observer, rip, false, Kind::End);
+        let watched = self.machine.watched.take();
         Ok(RunEnd {
+            watched,
             reports,
             stop,
             traps: self.machine.traps,
@@ -225,6 +232,7 @@ impl Session {
         machine.census = self.snapshot.census.clone();
         machine.injector = injector;
         machine.primitive = None;
+        machine.watched = None;
         machine.seq = 0;
         machine.traps = 0;
         machine.reset_tlb();

@@ -28,9 +28,11 @@ impl Machine {
         let trap = self.executor.run(&mut self.vcpu)?;
         self.traps += 1;
         match trap {
-            Trap::Timeout => {
-                Err(Stop::Timeout { seconds: super::session::WATCHDOG.as_secs() }.into())
+            Trap::Timeout { limit } => Err(Stop::Timeout { seconds: limit.as_secs() }.into()),
+            Trap::InstructionLimit { instructions } => {
+                Err(Stop::InstructionLimit { instructions }.into())
             }
+            Trap::Unsupported => self.unsupported(observer),
             Trap::Exception { vector: vector::PAGE_FAULT, error, address } => {
                 self.page_fault(observer, Gva(address), error)?;
                 Ok(Flow::Continue)
@@ -47,6 +49,20 @@ impl Machine {
                 let error = has_error.then_some(error);
                 let exception = Exception { vector, error, address: None };
                 self.resolve(observer, Err(exception.into()))?;
+                Ok(Flow::Continue)
+            }
+        }
+    }
+
+    /// An instruction that the executor does not know.
+    fn unsupported(&mut self, observer: &mut dyn Observer) -> Result<Flow, Halt> {
+        match self.fetch(observer)? {
+            Ok((instruction, bytes)) => {
+                let why = "the interpreter does not know this instruction";
+                Err(Stop::unsupported(&bytes, &instruction, why).into())
+            }
+            Err(fault) => {
+                self.resolve(observer, Err(fault))?;
                 Ok(Flow::Continue)
             }
         }

@@ -4,7 +4,7 @@ use super::{Results, command};
 use crate::arch::addr::Gva;
 use crate::arch::tlb::Fill;
 use crate::oracle::{Obligation, State, Violation};
-use crate::runner::RunResult;
+use crate::runner::{Difference, RunResult};
 use crate::scenario::Expected;
 use serde_json::{Value, json as value};
 
@@ -15,13 +15,30 @@ pub const SCHEMA_VERSION: u32 = 1;
 #[must_use]
 pub fn json(results: &Results<'_>) -> Value {
     let runs: Vec<Value> = results.results.iter().map(|result| run(results, result)).collect();
+    let differences: Vec<Value> =
+        results.differences.iter().map(|found| difference(results, found)).collect();
     value!({
         "schema": SCHEMA_VERSION,
         "stalemate": env!("CARGO_PKG_VERSION"),
-        "executor": results.executor,
+        "executor": results.executor(),
+        "differences": differences,
         "possible_runs": results.possible,
         "as_expected": results.all_as_expected(),
         "runs": runs,
+    })
+}
+
+fn difference(results: &Results<'_>, found: &Difference) -> Value {
+    let scenario = &results.scenarios[found.run.scenario];
+    value!({
+        "scenario": scenario.name,
+        "event": found.seq,
+        "command": command(scenario, &found.run),
+        "sides": found.sides.iter().map(|side| value!({
+            "executor": side.executor,
+            "event": side.event,
+            "instruction": side.instruction,
+        })).collect::<Vec<_>>(),
     })
 }
 
@@ -66,7 +83,7 @@ fn run(results: &Results<'_>, result: &RunResult) -> Value {
             Value::Null
         },
         "events": result.counts,
-        "command": command(scenario, result),
+        "command": command(scenario, &result.run),
     })
 }
 

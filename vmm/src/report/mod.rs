@@ -4,11 +4,11 @@ mod json;
 mod text;
 
 pub use json::{SCHEMA_VERSION, json};
-pub use text::{details, summary};
+pub use text::{details, difference, summary};
 
 use crate::boot::Symbols;
-use crate::runner::RunResult;
-use crate::scenario::Scenario;
+use crate::runner::{Difference, RunResult};
+use crate::scenario::{Run, Scenario};
 
 /// Everything that a report is made of.
 pub struct Results<'a> {
@@ -18,36 +18,44 @@ pub struct Results<'a> {
     pub results: &'a [RunResult],
     /// How many runs every named CPU would make.
     pub possible: usize,
-    /// The executor's name.
-    pub executor: &'a str,
+    /// Where the two executors differed, when there were two.
+    pub differences: &'a [Difference],
+    /// The executors' names.
+    pub executors: &'a [&'a str],
     /// The guest's symbols.
     pub symbols: &'a Symbols,
 }
 
 impl Results<'_> {
+    /// The executors, as a report names them.
+    #[must_use]
+    pub fn executor(&self) -> String {
+        self.executors.join(" and ")
+    }
+
     /// The scenario of a result.
     #[must_use]
     pub fn scenario(&self, result: &RunResult) -> &Scenario {
         &self.scenarios[result.run.scenario]
     }
 
-    /// Whether every outcome was as expected.
+    /// Whether every outcome was as expected, and no two executors differed.
     #[must_use]
     pub fn all_as_expected(&self) -> bool {
-        self.results.iter().all(|result| result.as_expected)
+        self.differences.is_empty() && self.results.iter().all(|result| result.as_expected)
     }
 }
 
 /// The one command that reproduces a run.
 #[must_use]
-pub fn command(scenario: &Scenario, result: &RunResult) -> String {
+pub fn command(scenario: &Scenario, run: &Run) -> String {
     use std::fmt::Write;
     let builtin = scenario.file == format!("scenarios/{}.toml", scenario.name);
     let name = if builtin { &scenario.name } else { &scenario.file };
-    let config = &result.run.config;
+    let config = &run.config;
     let mut command =
         format!("stalemate run {name} --cpu {} --policy {}", config.cpu.name, config.policy);
-    for fault in &result.run.faults {
+    for fault in &run.faults {
         // Writing to a String cannot fail.
         let _ = write!(command, " --inject \"{fault}\"");
     }

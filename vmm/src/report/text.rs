@@ -3,16 +3,16 @@
 use super::{Results, command};
 use crate::arch::addr::Gva;
 use crate::arch::tlb::{Entry, Tag};
+use crate::arch::vcpu::Vcpu;
 use crate::oracle::{Discharger, Obligation, State, Violation};
-use crate::runner::{Outcome, RunResult};
+use crate::runner::{Difference, Outcome, RunResult};
 use crate::scenario::{CPUS, Expected, Scenario};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
-/// What is real and what is modelled on any host with this executor.
-const HONESTY: &str = "real: the guest's instructions and what its loads and stores saw; modelled: \
-                       the TLB, CR3, PCID, INVPCID, PGE and privilege, as the manual allows a \
-                       processor to behave";
+/// What is modelled with any executor.
+const MODELLED: &str = "modelled: the TLB, CR3, PCID, INVPCID, PGE and privilege, as the manual \
+                        allows a processor to behave";
 
 /// The table: a row for each scenario, a column for each CPU.
 #[must_use]
@@ -23,7 +23,7 @@ pub fn summary(results: &Results<'_>) -> String {
         out,
         "stalemate {}, executor {}: {runs} of {} possible runs",
         env!("CARGO_PKG_VERSION"),
-        results.executor,
+        results.executor(),
         results.possible
     );
     let cpus: Vec<&str> = CPUS
@@ -57,7 +57,47 @@ pub fn summary(results: &Results<'_>) -> String {
         "{} runs as expected ({caught} of them violations caught), {failed} not",
         runs - failed
     );
-    let _ = writeln!(out, "{HONESTY}");
+    let _ = writeln!(out, "{}; {MODELLED}", real(results.executors));
+    out
+}
+
+/// What was real with these executors.
+fn real(executors: &[&str]) -> &'static str {
+    match executors {
+        ["interp"] => "interpreted: the guest's machine code, and what its loads and stores saw",
+        ["kvm"] => "real: the guest's instructions and what its loads and stores saw",
+        _ => "real, and interpreted with the same events: the guest's instructions",
+    }
+}
+
+/// The first event in which two executors differed, with both register files.
+#[must_use]
+pub fn difference(results: &Results<'_>, found: &Difference) -> String {
+    let scenario = &results.scenarios[found.run.scenario];
+    let mut out = String::new();
+    let _ = writeln!(
+        out,
+        "{} on {}: the executors differ at event {}",
+        scenario.name, found.run.config, found.seq
+    );
+    for side in &found.sides {
+        let _ = writeln!(out, "  {}:", side.executor);
+        match &side.event {
+            Some(event) => {
+                let _ = writeln!(out, "    {:?}", event.kind);
+                let text = side.instruction.as_deref().unwrap_or("not mapped");
+                let place = results.symbols.locate(event.rip);
+                let _ = writeln!(out, "    {text}  at {place}");
+            }
+            None => {
+                let _ = writeln!(out, "    no more events");
+            }
+        }
+        if let Some(vcpu) = &side.registers {
+            registers(&mut out, vcpu);
+        }
+    }
+    let _ = writeln!(out, "  again: {} --executor both", command(scenario, &found.run));
     out
 }
 
@@ -152,18 +192,7 @@ pub fn details(results: &Results<'_>, result: &RunResult) -> String {
         let _ = writeln!(out, "  {stop}");
         // After a time-out the registers are those of the last trap.
         let _ = writeln!(out, "  at {}", results.symbols.locate(vcpu.rip()));
-        let _ = writeln!(
-            out,
-            "  rip {:#x} rsp {:#x} rflags {:#x} cpl {} cr0 {:#x} cr2 {:#x} cr3 {:#x} cr4 {:#x}",
-            vcpu.rip, vcpu.gpr[4], vcpu.rflags, vcpu.cpl, vcpu.cr0, vcpu.cr2, vcpu.cr3, vcpu.cr4
-        );
-        let names = ["rax", "rcx", "rdx", "rbx", "rbp", "rsi", "rdi"];
-        let numbers = [0, 1, 2, 3, 5, 6, 7];
-        let registers = names
-            .iter()
-            .zip(numbers)
-            .map(|(name, number)| format!("{name} {:#x}", vcpu.gpr[number]));
-        let _ = writeln!(out, "  {}", registers.collect::<Vec<_>>().join(" "));
+        registers(&mut out, vcpu);
     }
     if result.outcome == Outcome::Vacuous {
         let _ = writeln!(
@@ -182,9 +211,24 @@ pub fn details(results: &Results<'_>, result: &RunResult) -> String {
         };
     }
     if !result.as_expected {
-        let _ = writeln!(out, "  again: {}", command(scenario, result));
+        let _ = writeln!(out, "  again: {}", command(scenario, &result.run));
     }
     out
+}
+
+fn registers(out: &mut String, vcpu: &Vcpu) {
+    let _ = writeln!(
+        out,
+        "  rip {:#x} rsp {:#x} rflags {:#x} cpl {} cr0 {:#x} cr2 {:#x} cr3 {:#x} cr4 {:#x}",
+        vcpu.rip, vcpu.gpr[4], vcpu.rflags, vcpu.cpl, vcpu.cr0, vcpu.cr2, vcpu.cr3, vcpu.cr4
+    );
+    let names = ["rax", "rcx", "rdx", "rbx", "rbp", "rsi", "rdi"];
+    let numbers = [0, 1, 2, 3, 5, 6, 7];
+    let registers = names
+        .iter()
+        .zip(numbers)
+        .map(|(name, number)| format!("{name} {:#x}", vcpu.gpr[number]));
+    let _ = writeln!(out, "  {}", registers.collect::<Vec<_>>().join(" "));
 }
 
 fn but_expected(expected: &Expected) -> String {

@@ -1,24 +1,23 @@
 //! Runs: a guest booted for each configuration, each run judged, outcomes compared with what the
 //! scenario says.
 
+mod compare;
 mod counts;
 mod outcome;
 
+pub use compare::{Difference, Side, compare, compare_all};
 pub use counts::EventCounts;
 pub use outcome::{Mismatch, Outcome, RunResult};
 
 use crate::arch::tlb::TlbModel;
-use crate::boot::GuestMemory;
+use crate::arch::vcpu::Vcpu;
 use crate::boot::{Image, Symbols};
 use crate::event::{Event, Observer, TraceHeader};
-use crate::executor::{Executor, ExecutorError};
+use crate::executor::Backend;
 use crate::inject::{Injector, Sites};
 use crate::machine::{BootError, Session, SessionConfig, StepInput};
 use crate::oracle::Oracle;
 use crate::scenario::{Run, RunConfig, Scenario};
-
-/// Makes an executor for a guest's memory.
-pub type MakeExecutor<'a> = dyn Fn(&GuestMemory) -> Result<Box<dyn Executor>, ExecutorError> + 'a;
 
 /// A trace as an observer keeps it.
 #[derive(Clone, Debug, Default)]
@@ -63,25 +62,41 @@ impl Observer for Tee<'_> {
     }
 }
 
+/// Does `runs` with those of one configuration together, since one guest is alive at a time; the
+/// results are in the order given.
+fn in_order(
+    runs: &[Run],
+    mut each: impl FnMut(&Run) -> Result<RunResult, BootError>,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Vec<RunResult>, BootError> {
+    let mut order: Vec<usize> = (0..runs.len()).collect();
+    order.sort_by_key(|&index| (runs[index].config, index));
+    let mut results: Vec<Option<RunResult>> = vec![None; runs.len()];
+    for (done, index) in order.into_iter().enumerate() {
+        results[index] = Some(each(&runs[index])?);
+        progress(done + 1);
+    }
+    Ok(results.into_iter().flatten().collect())
+}
+
 /// Runs scenarios on guests of one image.
 pub struct Runner<'a> {
     image: &'a Image<'a>,
     sites: Sites,
-    make: &'a MakeExecutor<'a>,
+    backend: &'a Backend,
     session: Option<Session>,
     /// Traps that the guest took to boot, the last time that one did.
     pub boot_traps: u64,
 }
 
 impl<'a> Runner<'a> {
-    /// A runner of `image`, whose symbols are `symbols`, on executors made by `make`.
+    /// A runner of `image`, whose symbols are `symbols`, on executors of `backend`.
     #[must_use]
-    pub fn new(image: &'a Image<'a>, symbols: &Symbols, make: &'a MakeExecutor<'a>) -> Self {
-        Self { image, sites: Sites::new(symbols), make, session: None, boot_traps: 0 }
+    pub fn new(image: &'a Image<'a>, symbols: &Symbols, backend: &'a Backend) -> Self {
+        Self { image, sites: Sites::new(symbols), backend, session: None, boot_traps: 0 }
     }
 
-    /// Runs all of `runs`, calling `progress` after each; the results are in their order. One
-    /// guest is alive at a time, so runs of one configuration are done together.
+    /// Runs all of `runs`, calling `progress` after each; the results are in their order.
     ///
     /// # Errors
     /// When the host fails or an image cannot be loaded.
@@ -91,15 +106,38 @@ impl<'a> Runner<'a> {
         runs: &[Run],
         progress: &mut dyn FnMut(usize),
     ) -> Result<Vec<RunResult>, BootError> {
-        let mut order: Vec<usize> = (0..runs.len()).collect();
-        order.sort_by_key(|&index| (runs[index].config, index));
-        let mut results: Vec<Option<RunResult>> = vec![None; runs.len()];
-        for (done, index) in order.into_iter().enumerate() {
-            let run = &runs[index];
-            results[index] = Some(self.run(&scenarios[run.scenario], run, None)?);
-            progress(done + 1);
+        in_order(runs, |run| self.run(&scenarios[run.scenario], run, None), progress)
+    }
+
+    /// The executor's name.
+    #[must_use]
+    pub fn executor(&self) -> &'static str {
+        self.backend.name()
+    }
+
+    /// Does one run to see the registers at event `seq`, and the instruction that it is of.
+    ///
+    /// # Errors
+    /// As [`Runner::run`].
+    pub fn look(
+        &mut self,
+        scenario: &Scenario,
+        run: &Run,
+        seq: u64,
+    ) -> Result<Option<(Box<Vcpu>, Option<String>)>, BootError> {
+        let inputs: Vec<StepInput> = scenario.steps.iter().map(|step| step.input).collect();
+        let injector = Injector::new(&run.faults, self.sites.clone());
+        let session = match self.session(&run.config) {
+            Err(BootError::Guest { .. }) => return Ok(None),
+            session => session?,
+        };
+        session.watch(Some(seq));
+        let end = session.run(&inputs, injector, &mut Tee(Vec::new()));
+        session.watch(None);
+        if session.spent {
+            self.session = None;
         }
-        Ok(results.into_iter().flatten().collect())
+        Ok(end?.watched)
     }
 
     /// Does one run; `trace` gets its events.
@@ -145,7 +183,7 @@ impl<'a> Runner<'a> {
         };
         let session = match self.session.take() {
             Some(session) if *session.config() == wanted => session,
-            _ => Session::boot(wanted, self.image, self.make)?,
+            _ => Session::boot(wanted, self.image, |memory| self.backend.make(memory))?,
         };
         self.boot_traps = session.boot_traps;
         Ok(self.session.insert(session))

@@ -167,7 +167,9 @@ impl RunResult {
 fn stop_outcome(stop: &Stop) -> Outcome {
     match stop {
         Stop::Unsupported { .. } => Outcome::Unsupported,
-        Stop::TrapBudget { .. } | Stop::Timeout { .. } => Outcome::Hang,
+        Stop::TrapBudget { .. } | Stop::Timeout { .. } | Stop::InstructionLimit { .. } => {
+            Outcome::Hang
+        },
         Stop::BeyondMemory(_)
         | Stop::TripleFault { .. }
         | Stop::Halted

@@ -28,6 +28,7 @@ use watchdog::Watchdog;
 /// CR4.UMIP: SGDT, SIDT, SLDT, STR and SMSW fault at CPL 3.
 const CR4_UMIP: u64 = 1 << 11;
 const MSR_LSTAR: u32 = 0xc000_0082;
+const DEBUG: u8 = 1;
 const PAGE_FAULT: u8 = 14;
 
 /// One virtual machine with one real virtual CPU, which serves all the modelled ones.
@@ -42,6 +43,8 @@ pub struct KvmExecutor {
     watchdog: Watchdog,
     space: Option<Space>,
     gs_base: u64,
+    limit: Duration,
+    stepping: bool,
     time_in_kvm: Duration,
 }
 
@@ -100,6 +103,8 @@ impl KvmExecutor {
             watchdog,
             space: None,
             gs_base: 0,
+            limit,
+            stepping: false,
             time_in_kvm: Duration::ZERO,
         })
     }
@@ -110,7 +115,8 @@ impl KvmExecutor {
         let rflags = flags::FIXED
             | flags::IF
             | vcpu.rflags & (flags::ARITHMETIC | flags::DF)
-            | if vcpu.cpl == 3 { vcpu.rflags & flags::AC } else { 0 };
+            | if vcpu.cpl == 3 { vcpu.rflags & flags::AC } else { 0 }
+            | if self.stepping { flags::TF } else { 0 };
         let frame = [
             vcpu.rip,
             u64::from(monitor::GUEST_CS),
@@ -226,7 +232,7 @@ impl Executor for KvmExecutor {
                     if self.watchdog.expired() {
                         // The interrupted RIP varies from run to run: it is not reported. The
                         // executor is used no further.
-                        return Ok(Trap::Timeout);
+                        return Ok(Trap::Timeout { limit: self.limit });
                     }
                 }
                 other => {
@@ -237,6 +243,13 @@ impl Executor for KvmExecutor {
                 }
             }
         }
+    }
+
+    fn step(&mut self, vcpu: &mut Vcpu) -> Result<Option<Trap>, ExecutorError> {
+        self.stepping = true;
+        let trap = self.run(vcpu);
+        self.stepping = false;
+        Ok(Some(trap?).filter(|trap| !matches!(trap, Trap::Exception { vector: DEBUG, .. })))
     }
 
     fn map(&mut self, space: Space, page: Gva, leaf: Leaf) -> Result<(), ExecutorError> {
@@ -262,6 +275,10 @@ impl Executor for KvmExecutor {
         keep: &mut dyn FnMut(Space, Gva, Leaf) -> Option<Leaf>,
     ) -> Result<(), ExecutorError> {
         self.projections.revalidate(select, Some(page), keep)
+    }
+
+    fn instructions(&self) -> Option<u64> {
+        None
     }
 
     fn time_running(&self) -> Duration {

@@ -1,0 +1,166 @@
+//! Decoded code, kept by the guest-physical page that it was decoded from, and dropped when that
+//! page is written.
+
+use super::decode::{self, Decoded};
+use super::engine::FetchFault;
+use super::memory::{DataMemory, is_canonical};
+use super::uop::Uop;
+use crate::arch::addr::Gpa;
+use std::collections::HashMap;
+
+/// Entries of the look-up table by address; a power of two.
+const SLOTS: usize = 1024;
+/// Instructions of one block at most.
+const MAX_BLOCK: usize = 32;
+/// The longest instruction, in bytes.
+const MAX_INSTRUCTION: usize = 15;
+const PAGE: usize = 4096;
+
+/// Instructions that follow each other, up to the first that may jump.
+#[derive(Debug)]
+pub struct Block {
+    pub uops: Vec<Uop>,
+}
+
+/// Where a block was found last.
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    rip: u64,
+    stamp: u64,
+    block: u32,
+}
+
+const EMPTY: Slot = Slot { rip: 0, stamp: u64::MAX, block: 0 };
+
+/// All decoded code.
+#[derive(Debug)]
+pub struct CodeCache {
+    slots: Box<[Slot; SLOTS]>,
+    blocks: Vec<Block>,
+    free: Vec<u32>,
+    /// Blocks by page and offset.
+    pages: HashMap<Gpa, HashMap<u16, u32>>,
+    /// The block of an instruction that crosses into another page: good for once.
+    crossing: Block,
+    /// What to get wrong, for the tests that must notice.
+    pub flaw: Option<super::Flaw>,
+}
+
+impl CodeCache {
+    pub fn new() -> Self {
+        Self {
+            slots: Box::new([EMPTY; SLOTS]),
+            blocks: Vec::new(),
+            free: Vec::new(),
+            pages: HashMap::new(),
+            crossing: Block { uops: Vec::new() },
+            flaw: None,
+        }
+    }
+
+    /// The block at `rip` in the current space.
+    #[inline(always)]
+    pub fn block(&mut self, memory: &mut DataMemory, rip: u64) -> Result<&Block, FetchFault> {
+        let slot = &self.slots[slot_of(rip)];
+        if slot.rip == rip && slot.stamp == memory.fetch_stamp() {
+            return Ok(&self.blocks[slot.block as usize]);
+        }
+        self.find(memory, rip)
+    }
+
+    #[cold]
+    fn find(&mut self, memory: &mut DataMemory, rip: u64) -> Result<&Block, FetchFault> {
+        if !is_canonical(rip) {
+            return Err(FetchFault::NotCanonical);
+        }
+        let fetch = |address| {
+            memory.fetch(address).map_err(|present| FetchFault::Page { address, present })
+        };
+        let frame = fetch(rip)?;
+        let offset = (rip & (PAGE as u64 - 1)) as usize;
+        let known = self.pages.get(&frame).and_then(|page| page.get(&(offset as u16))).copied();
+        if let Some(block) = known {
+            self.slots[slot_of(rip)] = Slot { rip, stamp: memory.fetch_stamp(), block };
+            return Ok(&self.blocks[block as usize]);
+        }
+        let mut bytes = [0; PAGE];
+        let bytes = &mut bytes[offset..];
+        memory.read_frame(frame, offset, bytes);
+        let uops = self.decode(bytes, rip);
+        if !uops.is_empty() {
+            let block = Block { uops };
+            let number = match self.free.pop() {
+                Some(number) => {
+                    self.blocks[number as usize] = block;
+                    number
+                }
+                None => {
+                    self.blocks.push(block);
+                    self.blocks.len() as u32 - 1
+                }
+            };
+            memory.watch_code(frame);
+            self.pages.entry(frame).or_default().insert(offset as u16, number);
+            self.slots[slot_of(rip)] = Slot { rip, stamp: memory.fetch_stamp(), block: number };
+            return Ok(&self.blocks[number as usize]);
+        }
+        // The first instruction goes on in the next page.
+        let next = rip.wrapping_add(bytes.len() as u64);
+        if !is_canonical(next) {
+            return Err(FetchFault::NotCanonical);
+        }
+        let next_frame = memory
+            .fetch(next)
+            .map_err(|present| FetchFault::Page { address: next, present })?;
+        let mut both = [0; MAX_INSTRUCTION];
+        let (first, second) = both.split_at_mut(bytes.len());
+        first.copy_from_slice(bytes);
+        memory.read_frame(next_frame, 0, second);
+        let uop = match decode::decode(&both, rip, self.flaw) {
+            Decoded::Next(uop) | Decoded::Last(uop) => uop,
+            // Fifteen bytes are no beginning of an instruction: it is too long.
+            Decoded::Incomplete => decode::too_long(),
+        };
+        self.crossing.uops.clear();
+        self.crossing.uops.push(uop);
+        Ok(&self.crossing)
+    }
+
+    fn decode(&self, bytes: &[u8], rip: u64) -> Vec<Uop> {
+        let mut uops = Vec::new();
+        let mut at = 0;
+        while uops.len() < MAX_BLOCK && at < bytes.len() {
+            let rest = &bytes[at..bytes.len().min(at + MAX_INSTRUCTION)];
+            match decode::decode(rest, rip.wrapping_add(at as u64), self.flaw) {
+                Decoded::Next(uop) => {
+                    at += usize::from(uop.len);
+                    uops.push(uop);
+                }
+                Decoded::Last(uop) => {
+                    uops.push(uop);
+                    break;
+                }
+                Decoded::Incomplete if rest.len() == MAX_INSTRUCTION => {
+                    uops.push(decode::too_long());
+                    break;
+                }
+                Decoded::Incomplete => break,
+            }
+        }
+        uops
+    }
+
+    /// Drops what was decoded from pages that have been written since.
+    #[cold]
+    pub fn drop_written(&mut self, memory: &mut DataMemory) {
+        for frame in memory.take_written_code() {
+            let blocks = self.pages.remove(&frame).unwrap_or_default();
+            self.free.extend(blocks.into_values());
+        }
+    }
+}
+
+#[inline(always)]
+fn slot_of(rip: u64) -> usize {
+    (rip ^ rip >> 10) as usize % SLOTS
+}

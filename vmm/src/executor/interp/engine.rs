@@ -1,0 +1,264 @@
+//! The virtual processor's registers as the interpreter keeps them, and its loop.
+
+use super::code::{Block, CodeCache};
+use super::flags::Flags;
+use super::memory::DataMemory;
+use super::uop::{ADDRESS_32, STACK, Uop, reg};
+use super::xmm::Fpu;
+use crate::arch::vcpu::{Vcpu, flags, gpr};
+use crate::executor::Trap;
+
+/// The instruction did not complete: [`Engine::trap`] says why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trapped;
+
+/// #GP's and #SS's vectors.
+const STACK_FAULT: u8 = 12;
+const GENERAL_PROTECTION: u8 = 13;
+/// A page-fault error code's bits.
+const ERROR_USER: u32 = 1 << 2;
+const ERROR_FETCH: u32 = 1 << 4;
+
+/// The registers, and what is in front of memory.
+#[derive(Debug)]
+pub struct Engine {
+    /// General-purpose registers, then those of [`reg`].
+    pub regs: [u64; reg::COUNT],
+    pub flags: Flags,
+    /// DF.
+    pub backwards: bool,
+    pub fpu: Fpu,
+    pub memory: DataMemory,
+    /// Why the last instruction did not complete.
+    pub trap: Trap,
+    /// The trap leaves RIP behind the instruction.
+    pub trap_after: bool,
+    /// Instructions completed since the trap before.
+    pub retired: u64,
+    /// Stop for a trap or an interrupt after one instruction, or one round of REP.
+    pub stepping: bool,
+}
+
+impl Engine {
+    pub fn new(memory: DataMemory) -> Self {
+        Self {
+            regs: [0; reg::COUNT],
+            flags: Flags::new(0),
+            backwards: false,
+            fpu: Fpu::new(),
+            memory,
+            trap: Trap::Syscall,
+            trap_after: false,
+            retired: 0,
+            stepping: false,
+        }
+    }
+
+    /// Takes over `vcpu`'s state.
+    pub fn load(&mut self, vcpu: &Vcpu) {
+        self.regs[..16].copy_from_slice(&vcpu.gpr);
+        self.regs[usize::from(reg::RIP)] = vcpu.rip;
+        self.regs[usize::from(reg::GS)] = vcpu.gs_base;
+        self.flags.set(vcpu.rflags);
+        self.backwards = vcpu.rflags & flags::DF != 0;
+        self.retired = 0;
+    }
+
+    /// Leaves the state in `vcpu`.
+    pub fn store(&self, vcpu: &mut Vcpu) {
+        vcpu.gpr.copy_from_slice(&self.regs[..16]);
+        vcpu.rip = self.rip();
+        let kept = vcpu.rflags & !(flags::ARITHMETIC | flags::DF);
+        let direction = if self.backwards { flags::DF } else { 0 };
+        vcpu.rflags = kept | direction | self.flags.get();
+    }
+
+    #[inline(always)]
+    pub fn rip(&self) -> u64 {
+        self.regs[usize::from(reg::RIP)]
+    }
+
+    #[inline(always)]
+    pub fn set_rip(&mut self, rip: u64) {
+        self.regs[usize::from(reg::RIP)] = rip;
+    }
+
+    /// Runs until a trap, or until `limit` instructions completed. None for the latter.
+    pub fn run(&mut self, code: &mut CodeCache, limit: u64) -> Option<Trap> {
+        while self.retired < limit {
+            let rip = self.rip();
+            let block = match code.block(&mut self.memory, rip) {
+                Ok(block) => block,
+                Err(address) => return Some(self.fetch_fault(address)),
+            };
+            let ended = self.run_block(block, limit);
+            if self.memory.code_written() {
+                code.drop_written(&mut self.memory);
+            }
+            if ended.is_err() {
+                return Some(self.trap);
+            }
+        }
+        None
+    }
+
+    /// Runs `block`'s instructions while fewer than `limit` have completed.
+    #[inline(always)]
+    fn run_block(&mut self, block: &Block, limit: u64) -> Result<(), Trapped> {
+        let start = self.rip();
+        loop {
+            let left = usize::try_from(limit - self.retired).unwrap_or(usize::MAX);
+            let most = left.min(block.uops.len());
+            for (index, uop) in block.uops[..most].iter().enumerate() {
+                let rip = self.rip();
+                self.set_rip(rip.wrapping_add(u64::from(uop.len)));
+                if (uop.run)(self, uop).is_err() {
+                    if !self.trap_after {
+                        self.set_rip(rip);
+                    }
+                    self.trap_after = false;
+                    self.retired += index as u64;
+                    return Err(Trapped);
+                }
+                if self.memory.code_written() {
+                    self.retired += index as u64 + 1;
+                    return Ok(());
+                }
+            }
+            self.retired += most as u64;
+            // A loop of one block needs no look-up.
+            if self.rip() != start || self.retired >= limit {
+                return Ok(());
+            }
+        }
+    }
+
+    fn fetch_fault(&mut self, address: FetchFault) -> Trap {
+        match address {
+            FetchFault::NotCanonical => {
+                Trap::Exception { vector: GENERAL_PROTECTION, error: 0, address: 0 }
+            }
+            FetchFault::Page { address, present } => Trap::Exception {
+                vector: crate::arch::fault::vector::PAGE_FAULT,
+                error: ERROR_USER | ERROR_FETCH | u32::from(present),
+                address,
+            },
+        }
+    }
+
+    /// Ends the instruction with an exception, RIP at it.
+    #[cold]
+    pub fn raise<T>(&mut self, vector: u8, error: u32) -> Result<T, Trapped> {
+        self.trap = Trap::Exception { vector, error, address: 0 };
+        Err(Trapped)
+    }
+
+    /// #GP(0).
+    #[cold]
+    pub fn general_protection<T>(&mut self) -> Result<T, Trapped> {
+        self.raise(GENERAL_PROTECTION, 0)
+    }
+
+    /// #PF for data at `address`.
+    #[cold]
+    pub fn page_fault<T>(
+        &mut self,
+        address: u64,
+        write: bool,
+        present: bool,
+    ) -> Result<T, Trapped> {
+        self.trap = Trap::Exception {
+            vector: crate::arch::fault::vector::PAGE_FAULT,
+            error: ERROR_USER | u32::from(write) << 1 | u32::from(present),
+            address,
+        };
+        Err(Trapped)
+    }
+
+    /// #GP(0) or #SS(0): an address that is not canonical.
+    #[cold]
+    pub fn not_canonical<T>(&mut self, stack: bool) -> Result<T, Trapped> {
+        self.raise(if stack { STACK_FAULT } else { GENERAL_PROTECTION }, 0)
+    }
+
+    /// The linear address of the memory operand.
+    #[inline(always)]
+    pub fn address(&self, uop: &Uop) -> u64 {
+        let mut offset = self.regs[usize::from(uop.base)]
+            .wrapping_add(self.regs[usize::from(uop.index)] << uop.scale)
+            .wrapping_add(uop.disp as u64);
+        if uop.bits & ADDRESS_32 != 0 {
+            offset &= 0xffff_ffff;
+        }
+        offset.wrapping_add(self.regs[usize::from(uop.segment)])
+    }
+
+    /// A register's low `BITS` bits.
+    #[inline(always)]
+    pub fn read<const BITS: u32>(&self, number: u8) -> u64 {
+        match BITS {
+            8 if number >= reg::HIGH => self.regs[usize::from(number - reg::HIGH)] >> 8 & 0xff,
+            64 => self.regs[usize::from(number)],
+            _ => self.regs[usize::from(number)] & mask::<BITS>(),
+        }
+    }
+
+    /// Writes a register's low `BITS` bits; 32 clear the upper half, fewer leave the rest.
+    #[inline(always)]
+    pub fn write<const BITS: u32>(&mut self, number: u8, value: u64) {
+        match BITS {
+            8 if number >= reg::HIGH => {
+                let register = &mut self.regs[usize::from(number - reg::HIGH)];
+                *register = *register & !0xff00 | (value & 0xff) << 8;
+            }
+            8 | 16 => {
+                let register = &mut self.regs[usize::from(number)];
+                *register = *register & !mask::<BITS>() | value & mask::<BITS>();
+            }
+            _ => self.regs[usize::from(number)] = value & mask::<BITS>(),
+        }
+    }
+
+    /// Loads the memory operand.
+    #[inline(always)]
+    pub fn load_operand<const BITS: u32>(&mut self, uop: &Uop) -> Result<u64, Trapped> {
+        let address = self.address(uop);
+        self.load_at::<BITS>(address, uop.bits & STACK != 0)
+    }
+
+    /// Stores to the memory operand.
+    #[inline(always)]
+    pub fn store_operand<const BITS: u32>(
+        &mut self,
+        uop: &Uop,
+        value: u64,
+    ) -> Result<(), Trapped> {
+        let address = self.address(uop);
+        self.store_at::<BITS>(address, uop.bits & STACK != 0, value)
+    }
+
+    /// RSP.
+    #[inline(always)]
+    pub fn rsp(&self) -> u64 {
+        self.regs[gpr::RSP]
+    }
+}
+
+/// Why no instruction could be fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FetchFault {
+    NotCanonical,
+    Page { address: u64, present: bool },
+}
+
+/// The low `BITS` bits.
+#[inline(always)]
+pub const fn mask<const BITS: u32>() -> u64 {
+    u64::MAX >> (64 - BITS)
+}
+
+/// `value`'s low `BITS` bits, sign-extended.
+#[inline(always)]
+pub const fn extend<const BITS: u32>(value: u64) -> u64 {
+    ((value << (64 - BITS)) as i64 >> (64 - BITS)) as u64
+}

@@ -1,0 +1,136 @@
+//! The `interp` executor: unprivileged x86-64 code, interpreted. The same traps at the same
+//! instructions as on a processor, with no KVM at all.
+
+mod code;
+mod decode;
+mod engine;
+mod flags;
+mod memory;
+mod ops;
+mod uop;
+mod xmm;
+
+pub use decode::is_supported;
+
+use super::{Executor, ExecutorError, Leaf, Space, Trap};
+use crate::arch::addr::Gva;
+use crate::arch::vcpu::Vcpu;
+use crate::boot::GuestMemory;
+use code::CodeCache;
+use engine::Engine;
+use memory::DataMemory;
+use std::time::{Duration, Instant};
+
+/// Something that the interpreter gets wrong on purpose, so that a test can be seen to notice.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flaw {
+    /// ADC adds no carry.
+    CarryOfAdc,
+    /// A 32-bit MOV between registers leaves the upper half of its destination.
+    OperandSizeOfMov,
+}
+
+/// An interpreter of unprivileged code.
+#[derive(Debug)]
+pub struct InterpExecutor {
+    engine: Engine,
+    code: CodeCache,
+    limit: u64,
+    instructions: u64,
+    time: Duration,
+}
+
+impl InterpExecutor {
+    /// An interpreter on this guest-physical memory, which gives each run `limit` instructions.
+    #[must_use]
+    pub fn new(memory: &GuestMemory, limit: u64) -> Self {
+        Self {
+            engine: Engine::new(DataMemory::new(memory)),
+            code: CodeCache::new(),
+            limit,
+            instructions: 0,
+            time: Duration::ZERO,
+        }
+    }
+
+    /// Makes the interpreter wrong, or right again.
+    #[doc(hidden)]
+    pub fn set_flaw(&mut self, flaw: Option<Flaw>) {
+        self.code = CodeCache::new();
+        self.code.flaw = flaw;
+    }
+
+    fn run_for(&mut self, vcpu: &mut Vcpu, limit: u64) -> Result<Option<Trap>, ExecutorError> {
+        let space = Space { pcid: vcpu.pcid(), user: vcpu.cpl == 3 };
+        self.engine.memory.enter(space)?;
+        self.engine.load(vcpu);
+        if self.engine.memory.code_written() {
+            self.code.drop_written(&mut self.engine.memory);
+        }
+        let start = Instant::now();
+        let trap = self.engine.run(&mut self.code, limit);
+        self.time += start.elapsed();
+        self.engine.store(vcpu);
+        self.instructions += self.engine.retired;
+        Ok(trap)
+    }
+}
+
+impl Executor for InterpExecutor {
+    fn run(&mut self, vcpu: &mut Vcpu) -> Result<Trap, ExecutorError> {
+        let trap = self.run_for(vcpu, self.limit)?;
+        Ok(trap.unwrap_or(Trap::InstructionLimit { instructions: self.limit }))
+    }
+
+    fn step(&mut self, vcpu: &mut Vcpu) -> Result<Option<Trap>, ExecutorError> {
+        self.engine.stepping = true;
+        let stepped = self.run_for(vcpu, 1);
+        self.engine.stepping = false;
+        stepped
+    }
+
+    fn map(&mut self, space: Space, page: Gva, leaf: Leaf) -> Result<(), ExecutorError> {
+        self.engine.memory.map(space, page, leaf)
+    }
+
+    fn leaf(&self, space: Space, page: Gva) -> Option<Leaf> {
+        self.engine.memory.leaf(space, page)
+    }
+
+    fn revalidate(
+        &mut self,
+        select: &dyn Fn(Space) -> bool,
+        keep: &mut dyn FnMut(Space, Gva, Leaf) -> Option<Leaf>,
+    ) -> Result<(), ExecutorError> {
+        self.engine.memory.revalidate(select, None, keep);
+        Ok(())
+    }
+
+    fn revalidate_page(
+        &mut self,
+        select: &dyn Fn(Space) -> bool,
+        page: Gva,
+        keep: &mut dyn FnMut(Space, Gva, Leaf) -> Option<Leaf>,
+    ) -> Result<(), ExecutorError> {
+        self.engine.memory.revalidate(select, Some(page), keep);
+        Ok(())
+    }
+
+    fn instructions(&self) -> Option<u64> {
+        Some(self.instructions)
+    }
+
+    fn time_running(&self) -> Duration {
+        self.time
+    }
+
+    fn save_fpu(&mut self) -> Result<Vec<u32>, ExecutorError> {
+        Ok(self.engine.fpu.save_state())
+    }
+
+    fn restore_fpu(&mut self, image: &[u32]) -> Result<(), ExecutorError> {
+        self.engine.fpu.restore_state(image);
+        Ok(())
+    }
+}

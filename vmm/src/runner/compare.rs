@@ -1,0 +1,92 @@
+//! The same run on two executors, event by event.
+
+use super::{RunResult, Runner, Trace};
+use crate::arch::vcpu::Vcpu;
+use crate::event::Event;
+use crate::machine::BootError;
+use crate::scenario::{Run, Scenario};
+
+/// The first event in which two executors differ.
+#[derive(Clone, Debug)]
+pub struct Difference {
+    /// The run.
+    pub run: Run,
+    /// Position in the trace.
+    pub seq: u64,
+    /// By executor.
+    pub sides: [Side; 2],
+}
+
+/// What one executor made of it.
+#[derive(Clone, Debug)]
+pub struct Side {
+    /// The executor's name.
+    pub executor: &'static str,
+    /// Its event; none when its trace had ended.
+    pub event: Option<Event>,
+    /// The registers when it was told.
+    pub registers: Option<Box<Vcpu>>,
+    /// The instruction at the event's RIP.
+    pub instruction: Option<String>,
+}
+
+/// Does one run on both; the result is the first one's.
+///
+/// # Errors
+/// When a host fails or the image cannot be loaded.
+pub fn compare(
+    runners: &mut [Runner<'_>; 2],
+    scenario: &Scenario,
+    run: &Run,
+) -> Result<(RunResult, Option<Difference>), BootError> {
+    let mut traces = [Trace::default(), Trace::default()];
+    let mut results = Vec::new();
+    for (runner, trace) in runners.iter_mut().zip(&mut traces) {
+        results.push(runner.run(scenario, run, Some(trace))?);
+    }
+    let [first, second] = &traces;
+    let same = first.header == second.header && first.events == second.events;
+    let result = results.swap_remove(0);
+    if same {
+        return Ok((result, None));
+    }
+    let seq = first.events.iter().zip(&second.events).take_while(|(a, b)| a == b).count();
+    let [one, other] = runners;
+    let sides = [
+        side(one, scenario, run, seq, first)?,
+        side(other, scenario, run, seq, second)?,
+    ];
+    Ok((result, Some(Difference { run: run.clone(), seq: seq as u64, sides })))
+}
+
+fn side(
+    runner: &mut Runner<'_>,
+    scenario: &Scenario,
+    run: &Run,
+    seq: usize,
+    trace: &Trace,
+) -> Result<Side, BootError> {
+    let seen = runner.look(scenario, run, seq as u64)?;
+    let (registers, instruction) = seen.map_or((None, None), |(vcpu, text)| (Some(vcpu), text));
+    let event = trace.events.get(seq).cloned();
+    Ok(Side { executor: runner.executor(), event, registers, instruction })
+}
+
+/// Does all of `runs` on both, calling `progress` after each.
+///
+/// # Errors
+/// As [`compare`].
+pub fn compare_all(
+    runners: &mut [Runner<'_>; 2],
+    scenarios: &[Scenario],
+    runs: &[Run],
+    progress: &mut dyn FnMut(usize),
+) -> Result<(Vec<RunResult>, Vec<Difference>), BootError> {
+    let mut differences = Vec::new();
+    let results = super::in_order(runs, |run| {
+        let (result, difference) = compare(runners, &scenarios[run.scenario], run)?;
+        differences.extend(difference);
+        Ok(result)
+    }, progress)?;
+    Ok((results, differences))
+}
