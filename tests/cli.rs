@@ -4,6 +4,7 @@
 mod common;
 
 use serde_json::Value;
+use stalemate::executor::REQUIRE_KVM;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -11,8 +12,20 @@ use std::process::{Command, Output};
 
 const MARK: &str = "user-flush-on-next-return";
 
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_stalemate"));
+    command.args(arguments).env_remove(REQUIRE_KVM);
+    command
+}
+
 fn stalemate(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_stalemate")).args(arguments).output().expect("it runs")
+    command(arguments).output().expect("it runs")
+}
+
+/// The executors that this host has.
+fn executors() -> Vec<&'static str> {
+    let benches = common::benches();
+    benches.iter().map(|bench| bench.backend.name()).collect()
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -34,7 +47,6 @@ fn temporary(name: &str, contents: &[u8]) -> PathBuf {
 
 #[test]
 fn the_mark_scenario_with_the_mark_dropped_prints_its_witness() {
-    kvm_or_skip!();
     let output = stalemate(&["run", MARK, "--cpu", "pcid", "--inject", "drop mark#1"]);
     assert_eq!(output.status.code(), Some(1));
     let out = text(&output.stdout);
@@ -57,7 +69,6 @@ fn the_mark_scenario_with_the_mark_dropped_prints_its_witness() {
 
 #[test]
 fn without_the_fault_the_report_shows_consume() {
-    kvm_or_skip!();
     let output = stalemate(&["run", MARK, "--cpu", "pcid", "--policy", "split"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
     let out = text(&output.stdout);
@@ -66,16 +77,49 @@ fn without_the_fault_the_report_shows_consume() {
 
 #[test]
 fn two_runs_of_the_suite_print_the_same_bytes() {
-    kvm_or_skip!();
-    let (first, second) = (stalemate(&[]), stalemate(&[]));
-    assert_eq!(first.status.code(), Some(0), "{}", text(&first.stdout));
-    assert_eq!(first.stdout, second.stdout);
-    assert!(first.stderr.is_empty(), "nothing but the report outside a terminal");
+    for executor in executors() {
+        let run = || stalemate(&["run", "--executor", executor]);
+        let (first, second) = (run(), run());
+        assert_eq!(first.status.code(), Some(0), "{}", text(&first.stdout));
+        assert_eq!(first.stdout, second.stdout);
+        assert!(first.stderr.is_empty(), "nothing but the report outside a terminal");
+    }
+}
+
+#[test]
+fn both_executors_report_the_same_but_for_their_names() {
+    let run = |executor| text(&stalemate(&["run", "--executor", executor]).stdout);
+    let reports: Vec<String> = executors().into_iter().map(run).collect();
+    let body = |report: &str| {
+        let lines: Vec<&str> = report.lines().collect();
+        lines[1..lines.len() - 1].join("\n")
+    };
+    assert!(reports.iter().all(|report| body(report) == body(&reports[0])));
+}
+
+#[test]
+fn without_kvm_the_default_is_the_interpreter_and_one_line_says_so() {
+    let output = stalemate(&["--kvm-device", "/nonexistent"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
+    assert!(text(&output.stdout).contains("executor interp"), "{}", text(&output.stdout));
+    let said = text(&output.stderr);
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(said.contains("running on the interpreter"), "{said}");
+}
+
+#[test]
+fn stalemate_require_kvm_forbids_the_interpreter_instead() {
+    let output =
+        command(&["--kvm-device", "/nonexistent"]).env(REQUIRE_KVM, "1").output().expect("it runs");
+    assert_eq!(output.status.code(), Some(3));
+    assert!(text(&output.stderr).contains("STALEMATE_REQUIRE_KVM=1"), "{}", text(&output.stderr));
+    let asked = ["run", MARK, "--executor", "interp", "--kvm-device", "/nonexistent"];
+    let output = command(&asked).env(REQUIRE_KVM, "1").output().expect("it runs");
+    assert_eq!(output.status.code(), Some(0), "what is asked for is no fallback");
 }
 
 #[test]
 fn the_json_report_follows_its_schema() {
-    kvm_or_skip!();
     let schema: Value =
         serde_json::from_str(include_str!("../docs/report.schema.json")).expect("a schema");
     let validator = jsonschema::validator_for(&schema).expect("a valid schema");
@@ -98,7 +142,6 @@ fn the_json_report_follows_its_schema() {
 
 #[test]
 fn outcomes_that_are_not_as_expected_exit_with_1() {
-    kvm_or_skip!();
     let idle = temporary("idle.toml", b"summary = \"s\"\nsteps = \"map u0 red\"\n");
     let output = stalemate(&["run", &idle.to_string_lossy(), "--cpu", "pcid"]);
     assert_eq!(output.status.code(), Some(1));
@@ -118,7 +161,7 @@ fn bad_usage_and_bad_input_exit_with_2_before_anything_boots() {
         (&["run", MARK, "--cpu", "nopcid"], "no selected CPU fits"),
         (&["run", MARK, "--policy", "joint"], "use one of split"),
         (&["run", MARK, "--inject", "drop mrk"], "`mrk` is no operation; use one of"),
-        (&["run", MARK, "--executor", "bochs"], "possible values: kvm"),
+        (&["run", MARK, "--executor", "bochs"], "possible values: kvm, interp, both"),
         (&["run", "--guest", "/dev/null"], "not a readable 64-bit ELF file"),
         (&["explain", "nothing"], "no rule, fault or policy"),
         (&["frobnicate"], "unrecognized subcommand"),
@@ -134,11 +177,18 @@ fn bad_usage_and_bad_input_exit_with_2_before_anything_boots() {
 
 #[test]
 fn a_host_that_cannot_exits_with_3_and_one_sentence() {
-    let missing = fails(&["--kvm-device", "/nonexistent"], 3);
-    assert!(missing.contains("no such device") && missing.contains("--kvm-device"), "{missing}");
-    let null = fails(&["run", "--kvm-device", "/dev/null"], 3);
-    assert!(null.contains("not a KVM device"), "{null}");
-    assert_eq!(missing.lines().count(), 1);
+    for executor in ["kvm", "both"] {
+        let missing = fails(&["run", "--executor", executor, "--kvm-device", "/nonexistent"], 3);
+        let null = fails(&["run", "--executor", executor, "--kvm-device", "/dev/null"], 3);
+        assert_eq!(missing.lines().count(), 1);
+        if cfg!(feature = "kvm") {
+            assert!(missing.contains("no such device"), "{missing}");
+            assert!(missing.contains("--kvm-device"), "{missing}");
+            assert!(null.contains("not a KVM device"), "{null}");
+        } else {
+            assert!(missing.contains("built without the `kvm` feature"), "{missing}");
+        }
+    }
 }
 
 #[test]
@@ -147,14 +197,19 @@ fn a_user_without_permission_is_told_what_to_do() {
     let mode = std::fs::metadata("/dev/kvm").map(|data| data.permissions().mode()).unwrap_or(6);
     let root = std::fs::read_to_string("/proc/self/status")
         .is_ok_and(|status| status.lines().any(|line| line.starts_with("Uid:\t0\t")));
-    if !root || mode & 6 != 0 {
-        eprintln!("SKIP: needs root, and a /dev/kvm that others may not open");
+    if !root || mode & 6 != 0 || !cfg!(feature = "kvm") {
+        eprintln!("SKIP: needs root, the `kvm` feature, and a /dev/kvm that others may not open");
         return;
     }
     let copy = temporary("binary", &std::fs::read(env!("CARGO_BIN_EXE_stalemate")).expect("it"));
     std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755)).expect("ours");
-    let output =
-        Command::new(&copy).current_dir("/").uid(65534).gid(65534).output().expect("it runs");
+    let output = Command::new(&copy)
+        .args(["run", "--executor", "kvm"])
+        .current_dir("/")
+        .uid(65534)
+        .gid(65534)
+        .output()
+        .expect("it runs");
     std::fs::remove_file(&copy).expect("it was written");
     assert_eq!(output.status.code(), Some(3), "{}", text(&output.stderr));
     assert!(text(&output.stderr).contains("permission denied"), "{}", text(&output.stderr));
@@ -181,7 +236,7 @@ fn lists_and_explanations_are_there() {
 #[test]
 fn the_doctor_tells_the_truth_on_both_kinds_of_host() {
     let output = stalemate(&["doctor", "--kvm-device", "/nonexistent"]);
-    assert!(text(&output.stdout).contains("cannot be used"), "{}", text(&output.stdout));
+    assert!(text(&output.stdout).contains("executor: interp"), "{}", text(&output.stdout));
     kvm_or_skip!();
     let out = text(&stalemate(&["doctor"]).stdout);
     assert!(out.contains("KVM API 12") && out.contains("executor: kvm"), "{out}");

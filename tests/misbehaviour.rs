@@ -2,117 +2,136 @@
 
 mod common;
 
-use common::{Bench, builtin, config, scenario};
+use common::{Bench, benches, builtin, config, scenario};
 use stalemate::arch::fault::Stop;
 use stalemate::boot::{Image, ImageError, guest_image};
+use stalemate::executor::Backend;
 use stalemate::runner::Outcome;
 use stalemate::scenario::Policy;
 use std::time::Duration;
 
 /// Long enough for any trap, short enough to wait for.
 const SOON: Duration = Duration::from_secs(2);
+const SOON_INSTRUCTIONS: u64 = 1_000_000;
 
-fn stops(how: &str) -> Option<(Outcome, Stop)> {
-    let host = match common::kvm() {
-        Ok(host) => host,
-        Err(reason) => {
-            eprintln!("{reason}");
-            return None;
-        }
-    };
+/// The same with little patience.
+fn impatient(mut bench: Bench) -> Bench {
+    match &mut bench.backend {
+        #[cfg(feature = "kvm")]
+        Backend::Kvm { limit, .. } => *limit = SOON,
+        Backend::Interp { limit, .. } => *limit = SOON_INSTRUCTIONS,
+    }
+    bench
+}
+
+/// How a guest stops that is asked to misbehave, on each executor.
+fn stops(how: &str) -> Vec<(Outcome, Stop)> {
     let scenario = scenario(&format!("misbehave {how}"));
-    let mut bench = Bench::new(host);
-    bench.limit = SOON;
-    let result = bench.run(&scenario, config("pcid", Policy::Split, true), &[]);
-    let (stop, _) = result.stop.expect("the guest stops");
-    Some((result.outcome, stop))
+    let stop = |bench| {
+        let result = impatient(bench).run(&scenario, config("pcid", Policy::Split, true), &[]);
+        let (stop, _) = result.stop.expect("the guest stops");
+        (result.outcome, stop)
+    };
+    benches().into_iter().map(stop).collect()
 }
 
 #[test]
 fn a_triple_fault_is_a_crash() {
-    let Some((outcome, stop)) = stops("triple-fault") else { return };
-    assert_eq!((outcome, stop), (Outcome::Crash, Stop::TripleFault { vector: 6 }));
+    for (outcome, stop) in stops("triple-fault") {
+        assert_eq!((outcome, stop), (Outcome::Crash, Stop::TripleFault { vector: 6 }));
+    }
 }
 
 #[test]
 fn a_loop_without_traps_is_a_hang() {
-    let Some((outcome, stop)) = stops("loop") else { return };
-    assert!(matches!(stop, Stop::Timeout { .. }), "{stop}");
-    assert_eq!(outcome, Outcome::Hang);
+    for (outcome, stop) in stops("loop") {
+        let endless = matches!(stop, Stop::Timeout { .. } | Stop::InstructionLimit { .. });
+        assert!(endless, "{stop}");
+        assert_eq!(outcome, Outcome::Hang);
+    }
 }
 
 #[test]
 fn a_loop_of_traps_is_a_hang() {
-    let Some((outcome, stop)) = stops("trap-loop") else { return };
-    assert!(matches!(stop, Stop::TrapBudget { .. }), "{stop}");
-    assert_eq!(outcome, Outcome::Hang);
+    for (outcome, stop) in stops("trap-loop") {
+        assert!(matches!(stop, Stop::TrapBudget { .. }), "{stop}");
+        assert_eq!(outcome, Outcome::Hang);
+    }
 }
 
 #[test]
 fn memory_beyond_its_own_is_a_crash() {
-    let Some((outcome, stop)) = stops("beyond-memory") else { return };
-    assert!(matches!(stop, Stop::BeyondMemory(_)), "{stop}");
-    assert_eq!(outcome, Outcome::Crash);
+    for (outcome, stop) in stops("beyond-memory") {
+        assert!(matches!(stop, Stop::BeyondMemory(_)), "{stop}");
+        assert_eq!(outcome, Outcome::Crash);
+    }
 }
 
 #[test]
 fn an_unknown_privileged_instruction_is_unsupported_by_name() {
-    let Some((outcome, stop)) = stops("wbinvd") else { return };
-    assert_eq!(outcome, Outcome::Unsupported);
-    assert!(stop.to_string().starts_with("WBINVD (0f 09)"), "{stop}");
+    for (outcome, stop) in stops("wbinvd") {
+        assert_eq!(outcome, Outcome::Unsupported);
+        assert!(stop.to_string().starts_with("WBINVD (0f 09)"), "{stop}");
+    }
 }
 
 #[test]
 fn an_odd_store_to_a_page_table_is_unsupported_by_name() {
-    let Some((outcome, stop)) = stops("odd-store") else { return };
-    assert_eq!(outcome, Outcome::Unsupported);
-    assert!(stop.to_string().starts_with("ADD ("), "{stop}");
+    for (outcome, stop) in stops("odd-store") {
+        assert_eq!(outcome, Outcome::Unsupported);
+        assert!(stop.to_string().starts_with("ADD ("), "{stop}");
+    }
 }
 
 #[test]
 fn a_panic_names_its_place() {
-    let Some((outcome, stop)) = stops("panic") else { return };
-    assert_eq!(outcome, Outcome::Crash);
-    assert!(stop.to_string().contains("guest/src/steps.rs"), "{stop}");
+    for (outcome, stop) in stops("panic") {
+        assert_eq!(outcome, Outcome::Crash);
+        assert!(stop.to_string().contains("guest/src/steps.rs"), "{stop}");
+    }
 }
 
 #[test]
 fn the_executor_works_again_after_a_hang() {
-    let mut bench = Bench::new(kvm_or_skip!());
-    bench.limit = SOON;
-    let config = config("pcid", Policy::Split, true);
-    assert_eq!(bench.run(&scenario("misbehave loop"), config, &[]).outcome, Outcome::Hang);
-    let clean = bench.run(&builtin("user-flush-on-next-return"), config, &[]);
-    assert_eq!(clean.outcome, Outcome::Clean);
+    for bench in benches() {
+        let bench = impatient(bench);
+        let config = config("pcid", Policy::Split, true);
+        assert_eq!(bench.run(&scenario("misbehave loop"), config, &[]).outcome, Outcome::Hang);
+        let clean = bench.run(&builtin("user-flush-on-next-return"), config, &[]);
+        assert_eq!(clean.outcome, Outcome::Clean);
+    }
 }
 
 #[test]
 fn a_kernel_that_faults_on_the_user_cr3_crashes_and_says_so() {
-    let bench = Bench::new(kvm_or_skip!());
-    let marked = builtin("user-flush-on-next-return");
-    let config = config("pcid", Policy::Split, true);
-    let result = bench.run(&marked, config, &["drop cr3@entry#1"]);
-    assert_eq!(result.outcome, Outcome::Crash);
-    let (stop, _) = result.stop.expect("the guest stops");
-    assert!(stop.to_string().contains("exception in kernel mode"), "{stop}");
+    for bench in benches() {
+        let marked = builtin("user-flush-on-next-return");
+        let config = config("pcid", Policy::Split, true);
+        let result = bench.run(&marked, config, &["drop cr3@entry#1"]);
+        assert_eq!(result.outcome, Outcome::Crash);
+        let (stop, _) = result.stop.expect("the guest stops");
+        assert!(stop.to_string().contains("exception in kernel mode"), "{stop}");
+    }
 }
 
 #[test]
 fn nothing_stale_is_vacuous_and_a_fault_that_cannot_apply_is_not_applied() {
-    let bench = Bench::new(kvm_or_skip!());
-    let config = config("pcid", Policy::Split, true);
-    let idle = scenario("map u0 red\nuser read u0 -> red");
-    assert_eq!(bench.run(&idle, config, &[]).outcome, Outcome::Vacuous);
-    let marked = builtin("user-flush-on-next-return");
-    assert_eq!(bench.run(&marked, config, &["drop invpcid#1"]).outcome, Outcome::NotApplied);
+    for bench in benches() {
+        let config = config("pcid", Policy::Split, true);
+        let idle = scenario("map u0 red\nuser read u0 -> red");
+        assert_eq!(bench.run(&idle, config, &[]).outcome, Outcome::Vacuous);
+        let marked = builtin("user-flush-on-next-return");
+        assert_eq!(bench.run(&marked, config, &["drop invpcid#1"]).outcome, Outcome::NotApplied);
+    }
 }
 
 #[test]
 fn clearing_a_alone_makes_nothing_due() {
-    let bench = Bench::new(kvm_or_skip!());
-    let aged = scenario("map u0 red\nuser read u0 -> red\nage u0\nuser read u0 -> red");
-    let config = config("pcid", Policy::Split, true);
-    assert_eq!(bench.run(&aged, config, &[]).outcome, Outcome::Vacuous);
+    for bench in benches() {
+        let aged = scenario("map u0 red\nuser read u0 -> red\nage u0\nuser read u0 -> red");
+        let config = config("pcid", Policy::Split, true);
+        assert_eq!(bench.run(&aged, config, &[]).outcome, Outcome::Vacuous);
+    }
 }
 
 /// The guest with some bytes changed.

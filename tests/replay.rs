@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Bench, builtin, config};
+use common::{benches, builtin, config};
 use stalemate::event::{Event, TraceHeader};
 use stalemate::oracle::Oracle;
 use stalemate::runner::Trace;
@@ -10,43 +10,49 @@ use stalemate::scenario::Policy;
 
 #[test]
 fn a_recorded_trace_gets_the_same_verdict() {
-    let bench = Bench::new(kvm_or_skip!());
-    for (name, policy, faults) in [
-        ("user-flush-on-next-return", Policy::Split, &["drop mark#1"][..]),
-        ("user-flush-on-next-return", Policy::Split, &[]),
-        ("parked-kernel", Policy::Unsplit, &[]),
-        ("large-page", Policy::Full, &[]),
-    ] {
-        for fill in [stalemate::arch::tlb::Fill::WorstCase, stalemate::arch::tlb::Fill::OnDemand] {
-            let config = stalemate::scenario::RunConfig { fill, ..config("pcid", policy, true) };
-            let (live, trace) = bench.record(&builtin(name), config, faults);
-            // Through JSON and back, as a file would go.
-            let text = serde_json::to_string(&(trace.header, trace.events)).expect("plain data");
-            let (header, events): (Option<TraceHeader>, Vec<Event>) =
-                serde_json::from_str(&text).expect("what was written");
-            let mut oracle = Oracle::default();
-            Trace { header, events }.replay(&mut oracle);
-            assert_eq!(oracle.violations(), live.violations, "{name} {faults:?}");
-            let states = |of: &[stalemate::oracle::Obligation]| {
-                of.iter().map(|owed| (owed.tag, owed.page, owed.state)).collect::<Vec<_>>()
-            };
-            assert_eq!(states(oracle.obligations()), states(&live.obligations));
+    for bench in benches() {
+        for (name, policy, faults) in [
+            ("user-flush-on-next-return", Policy::Split, &["drop mark#1"][..]),
+            ("user-flush-on-next-return", Policy::Split, &[]),
+            ("parked-kernel", Policy::Unsplit, &[]),
+            ("large-page", Policy::Full, &[]),
+        ] {
+            for fill in
+                [stalemate::arch::tlb::Fill::WorstCase, stalemate::arch::tlb::Fill::OnDemand]
+            {
+                let config =
+                    stalemate::scenario::RunConfig { fill, ..config("pcid", policy, true) };
+                let (live, trace) = bench.record(&builtin(name), config, faults);
+                // Through JSON and back, as a file would go.
+                let text =
+                    serde_json::to_string(&(trace.header, trace.events)).expect("plain data");
+                let (header, events): (Option<TraceHeader>, Vec<Event>) =
+                    serde_json::from_str(&text).expect("what was written");
+                let mut oracle = Oracle::default();
+                Trace { header, events }.replay(&mut oracle);
+                assert_eq!(oracle.violations(), live.violations, "{name} {faults:?}");
+                let states = |of: &[stalemate::oracle::Obligation]| {
+                    of.iter().map(|owed| (owed.tag, owed.page, owed.state)).collect::<Vec<_>>()
+                };
+                assert_eq!(states(oracle.obligations()), states(&live.obligations));
+            }
         }
     }
 }
 
 #[test]
 fn two_runs_give_the_same_trace_and_its_counts_are_pinned() {
-    let bench = Bench::new(kvm_or_skip!());
-    let scenario = builtin("user-flush-on-next-return");
-    let config = config("pcid", Policy::Split, true);
-    let (first, trace) = bench.record(&scenario, config, &[]);
-    let (_, again) = bench.record(&scenario, config, &[]);
-    assert_eq!(trace.events, again.events);
-    let counts = first.counts;
-    assert_eq!((counts.cr3_loads, counts.invlpg, counts.invpcid), (4, 1, 0));
-    assert_eq!((counts.marks_made, counts.marks_consumed), (1, 1));
-    assert_eq!((counts.table_stores, counts.state_stores), (2, 3));
-    assert_eq!((counts.user_entries, counts.delivered), (2, 0));
-    assert!(first.traps <= 100, "{} traps", first.traps);
+    for bench in benches() {
+        let scenario = builtin("user-flush-on-next-return");
+        let config = config("pcid", Policy::Split, true);
+        let (first, trace) = bench.record(&scenario, config, &[]);
+        let (_, again) = bench.record(&scenario, config, &[]);
+        assert_eq!(trace.events, again.events);
+        let counts = first.counts;
+        assert_eq!((counts.cr3_loads, counts.invlpg, counts.invpcid), (4, 1, 0));
+        assert_eq!((counts.marks_made, counts.marks_consumed), (1, 1));
+        assert_eq!((counts.table_stores, counts.state_stores), (2, 3));
+        assert_eq!((counts.user_entries, counts.delivered), (2, 0));
+        assert!(first.traps <= 100, "{} traps", first.traps);
+    }
 }

@@ -1,29 +1,32 @@
-//! The built-in suite, a trial for each scenario, on KVM.
+//! The built-in suite, a trial for each scenario and executor.
 #![allow(missing_docs)]
 
 mod common;
 
 use libtest_mimic::{Arguments, Failed, Trial};
+use stalemate::executor::Backend;
 use stalemate::scenario::{self, CPUS, Selection};
 
 fn main() -> std::process::ExitCode {
     let arguments = Arguments::from_args();
-    let scenarios = scenario::builtin().unwrap_or_else(|error| panic!("{error}"));
-    let host = common::kvm().err();
-    let trials = scenarios
-        .into_iter()
-        .map(|scenario| {
-            let kind = host.clone().unwrap_or_else(|| "kvm".to_owned());
-            let ignored = host.is_some();
-            let name = scenario.name.clone();
-            Trial::test(name, move || check(&scenario)).with_kind(kind).with_ignored_flag(ignored)
-        })
-        .collect();
-    libtest_mimic::run(&arguments, trials).exit_code()
+    let scenarios = || scenario::builtin().unwrap_or_else(|error| panic!("{error}"));
+    let reason = common::kvm().err();
+    let on_kvm = scenarios().into_iter().map(|scenario| {
+        let kind = reason.clone().unwrap_or_else(|| "kvm".to_owned());
+        let name = scenario.name.clone();
+        Trial::test(name, move || check(&scenario, common::kvm()?))
+            .with_kind(kind)
+            .with_ignored_flag(reason.is_some())
+    });
+    let interpreted = scenarios().into_iter().map(|scenario| {
+        let name = scenario.name.clone();
+        Trial::test(name, move || check(&scenario, Backend::interp())).with_kind("interp")
+    });
+    libtest_mimic::run(&arguments, on_kvm.chain(interpreted).collect()).exit_code()
 }
 
-fn check(scenario: &scenario::Scenario) -> Result<(), Failed> {
-    let bench = common::Bench::new(common::kvm()?);
+fn check(scenario: &scenario::Scenario, backend: Backend) -> Result<(), Failed> {
+    let bench = common::Bench::new(backend);
     let cpus = CPUS.into_iter().filter(|cpu| cpu.default).collect();
     let selection = Selection { cpus, policy: None, inject: Vec::new() };
     let mut wrong = Vec::new();

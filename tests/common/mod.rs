@@ -54,6 +54,12 @@ pub fn builtin(name: &str) -> Scenario {
     all.into_iter().find(|scenario| scenario.name == name).expect("a built-in scenario")
 }
 
+/// One bench for each executor that this host has; says which it lacks.
+pub fn benches() -> Vec<Bench> {
+    let kvm = kvm().inspect_err(|reason| eprintln!("{reason}"));
+    [Ok(Backend::interp()), kvm].into_iter().flatten().map(Bench::new).collect()
+}
+
 /// Runs scenarios on one executor.
 pub struct Bench {
     pub backend: Backend,
@@ -66,6 +72,11 @@ impl Bench {
         let image = Image::parse(guest_image()).expect("the built-in guest is a kernel");
         let symbols = Symbols::new(guest_image());
         Self { backend, image, symbols }
+    }
+
+    /// A runner of the built-in guest.
+    pub fn runner(&self) -> Runner<'_> {
+        Runner::new(&self.image, &self.symbols, &self.backend)
     }
 
     pub fn run(&self, scenario: &Scenario, config: RunConfig, faults: &[&str]) -> RunResult {
@@ -89,7 +100,7 @@ impl Bench {
     }
 
     fn with_trace(&self, scenario: &Scenario, run: &Run) -> (RunResult, Trace) {
-        let mut runner = Runner::new(&self.image, &self.symbols, &self.backend);
+        let mut runner = self.runner();
         let mut trace = Trace::default();
         let result = runner.run(scenario, run, Some(&mut trace)).expect("the host works");
         (result, trace)

@@ -98,12 +98,8 @@ fn text(results: &Results<'_>, named: bool) -> String {
         .map(|result| details(results, result))
         .collect();
     let table = summary(results);
-    let shown: Vec<String> = results
-        .differences
-        .iter()
-        .map(|found| difference(results, found))
-        .chain(shown)
-        .collect();
+    let shown: Vec<String> =
+        results.differences.iter().map(|found| difference(results, found)).chain(shown).collect();
     if shown.is_empty() { table } else { format!("{}\n{table}", shown.join("\n")) }
 }
 

@@ -35,6 +35,9 @@ pub enum Backend {
     Interp {
         /// How many.
         limit: u64,
+        /// What to get wrong, for the tests that must notice.
+        #[doc(hidden)]
+        flaw: Option<super::interp::Flaw>,
     },
 }
 
@@ -42,7 +45,7 @@ impl Backend {
     /// The interpreter.
     #[must_use]
     pub fn interp() -> Self {
-        Self::Interp { limit: INSTRUCTION_LIMIT }
+        Self::Interp { limit: INSTRUCTION_LIMIT, flaw: None }
     }
 
     /// KVM on `device`.
@@ -84,7 +87,11 @@ impl Backend {
             Self::Kvm { host, limit } => {
                 Box::new(super::kvm::KvmExecutor::new(host, memory, *limit)?)
             }
-            Self::Interp { limit } => Box::new(InterpExecutor::new(memory, *limit)),
+            Self::Interp { limit, flaw } => {
+                let mut executor = InterpExecutor::new(memory, *limit);
+                executor.set_flaw(*flaw);
+                Box::new(executor)
+            }
         })
     }
 }

@@ -224,10 +224,8 @@ fn registers(out: &mut String, vcpu: &Vcpu) {
     );
     let names = ["rax", "rcx", "rdx", "rbx", "rbp", "rsi", "rdi"];
     let numbers = [0, 1, 2, 3, 5, 6, 7];
-    let registers = names
-        .iter()
-        .zip(numbers)
-        .map(|(name, number)| format!("{name} {:#x}", vcpu.gpr[number]));
+    let registers =
+        names.iter().zip(numbers).map(|(name, number)| format!("{name} {:#x}", vcpu.gpr[number]));
     let _ = writeln!(out, "  {}", registers.collect::<Vec<_>>().join(" "));
 }
 

@@ -52,10 +52,7 @@ pub fn compare(
     }
     let seq = first.events.iter().zip(&second.events).take_while(|(a, b)| a == b).count();
     let [one, other] = runners;
-    let sides = [
-        side(one, scenario, run, seq, first)?,
-        side(other, scenario, run, seq, second)?,
-    ];
+    let sides = [side(one, scenario, run, seq, first)?, side(other, scenario, run, seq, second)?];
     Ok((result, Some(Difference { run: run.clone(), seq: seq as u64, sides })))
 }
 
@@ -83,10 +80,14 @@ pub fn compare_all(
     progress: &mut dyn FnMut(usize),
 ) -> Result<(Vec<RunResult>, Vec<Difference>), BootError> {
     let mut differences = Vec::new();
-    let results = super::in_order(runs, |run| {
-        let (result, difference) = compare(runners, &scenarios[run.scenario], run)?;
-        differences.extend(difference);
-        Ok(result)
-    }, progress)?;
+    let results = super::in_order(
+        runs,
+        |run| {
+            let (result, difference) = compare(runners, &scenarios[run.scenario], run)?;
+            differences.extend(difference);
+            Ok(result)
+        },
+        progress,
+    )?;
     Ok((results, differences))
 }

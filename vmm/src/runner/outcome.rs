@@ -169,7 +169,7 @@ fn stop_outcome(stop: &Stop) -> Outcome {
         Stop::Unsupported { .. } => Outcome::Unsupported,
         Stop::TrapBudget { .. } | Stop::Timeout { .. } | Stop::InstructionLimit { .. } => {
             Outcome::Hang
-        },
+        }
         Stop::BeyondMemory(_)
         | Stop::TripleFault { .. }
         | Stop::Halted

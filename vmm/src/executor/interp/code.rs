@@ -109,9 +109,8 @@ impl CodeCache {
         if !is_canonical(next) {
             return Err(FetchFault::NotCanonical);
         }
-        let next_frame = memory
-            .fetch(next)
-            .map_err(|present| FetchFault::Page { address: next, present })?;
+        let next_frame =
+            memory.fetch(next).map_err(|present| FetchFault::Page { address: next, present })?;
         let mut both = [0; MAX_INSTRUCTION];
         let (first, second) = both.split_at_mut(bytes.len());
         first.copy_from_slice(bytes);

@@ -240,6 +240,9 @@ fn flawed(instruction: &Instruction, flaw: Flaw) -> Option<Handler> {
         {
             Some(data::mov_flawed)
         }
+        (Flaw::BitOfBts, Mnemonic::Bts) if form == form::RI => {
+            bits::handler(bits::op::BT, width_of(instruction, 0), form)
+        }
         _ => None,
     }
 }
@@ -411,9 +414,7 @@ fn sse_instruction(instruction: &Instruction) -> Option<Handler> {
     let mnemonic = instruction.mnemonic();
     let is_xmm = |operand| instruction.op_register(operand).is_xmm();
     // Registers that are not general-purpose are SSE's: `form_of` knows no others.
-    let general = |operand| {
-        instruction.op_kind(operand) == OpKind::Register && !is_xmm(operand)
-    };
+    let general = |operand| instruction.op_kind(operand) == OpKind::Register && !is_xmm(operand);
     match mnemonic {
         M::Movaps | M::Movapd | M::Movdqa | M::Movntps | M::Movntpd | M::Movntdq => {
             sse_move::whole_handler(true, form)
@@ -421,7 +422,9 @@ fn sse_instruction(instruction: &Instruction) -> Option<Handler> {
         M::Movups | M::Movupd | M::Movdqu => sse_move::whole_handler(false, form),
         M::Movss => sse_move::scalar_handler(32, false, form),
         M::Movsd => sse_move::scalar_handler(64, false, form),
-        M::Movd | M::Movq if general(0) => sse_move::general_handler(false, width_of(instruction, 0)),
+        M::Movd | M::Movq if general(0) => {
+            sse_move::general_handler(false, width_of(instruction, 0))
+        }
         M::Movd | M::Movq if form == form::RR && general(1) => {
             sse_move::general_handler(true, width_of(instruction, 1))
         }
@@ -505,19 +508,31 @@ fn sample(code: Code) -> Option<Instruction> {
                 instruction.set_op_kind(operand, OpKind::MemoryESRDI);
                 continue;
             }
-            K::imm8 | K::imm8_const_1 | K::imm16 | K::imm32 | K::imm64 | K::imm8sex16
-            | K::imm8sex32 | K::imm8sex64 | K::imm32sex64 | K::imm4_m2z | K::seg_rBX_al => {
-                instruction.set_op_kind(operand, match info.op_kind(operand) {
-                    K::imm16 => OpKind::Immediate16,
-                    K::imm32 => OpKind::Immediate32,
-                    K::imm64 => OpKind::Immediate64,
-                    K::imm8sex16 => OpKind::Immediate8to16,
-                    K::imm8sex32 => OpKind::Immediate8to32,
-                    K::imm8sex64 => OpKind::Immediate8to64,
-                    K::imm32sex64 => OpKind::Immediate32to64,
-                    K::seg_rBX_al => OpKind::Memory,
-                    _ => OpKind::Immediate8,
-                });
+            K::imm8
+            | K::imm8_const_1
+            | K::imm16
+            | K::imm32
+            | K::imm64
+            | K::imm8sex16
+            | K::imm8sex32
+            | K::imm8sex64
+            | K::imm32sex64
+            | K::imm4_m2z
+            | K::seg_rBX_al => {
+                instruction.set_op_kind(
+                    operand,
+                    match info.op_kind(operand) {
+                        K::imm16 => OpKind::Immediate16,
+                        K::imm32 => OpKind::Immediate32,
+                        K::imm64 => OpKind::Immediate64,
+                        K::imm8sex16 => OpKind::Immediate8to16,
+                        K::imm8sex32 => OpKind::Immediate8to32,
+                        K::imm8sex64 => OpKind::Immediate8to64,
+                        K::imm32sex64 => OpKind::Immediate32to64,
+                        K::seg_rBX_al => OpKind::Memory,
+                        _ => OpKind::Immediate8,
+                    },
+                );
                 continue;
             }
             _ => return None,

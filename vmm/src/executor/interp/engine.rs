@@ -228,11 +228,7 @@ impl Engine {
 
     /// Stores to the memory operand.
     #[inline(always)]
-    pub fn store_operand<const BITS: u32>(
-        &mut self,
-        uop: &Uop,
-        value: u64,
-    ) -> Result<(), Trapped> {
+    pub fn store_operand<const BITS: u32>(&mut self, uop: &Uop, value: u64) -> Result<(), Trapped> {
         let address = self.address(uop);
         self.store_at::<BITS>(address, uop.bits & STACK != 0, value)
     }

@@ -115,11 +115,7 @@ impl Flags {
 
     #[inline(always)]
     pub fn sign(&self) -> bool {
-        if self.width == 0 {
-            self.bits & SF != 0
-        } else {
-            self.result >> (self.width - 1) & 1 != 0
-        }
+        if self.width == 0 { self.bits & SF != 0 } else { self.result >> (self.width - 1) & 1 != 0 }
     }
 
     #[inline(always)]

@@ -329,12 +329,7 @@ impl Engine {
     }
 
     #[cold]
-    fn load_slow(
-        &mut self,
-        address: u64,
-        bytes: &mut [u8],
-        stack: bool,
-    ) -> Result<(), Trapped> {
+    fn load_slow(&mut self, address: u64, bytes: &mut [u8], stack: bool) -> Result<(), Trapped> {
         match self.memory.parts(address, bytes.len(), false) {
             Ok(parts) => {
                 self.memory.copy_out(&parts, bytes);
@@ -428,12 +423,7 @@ impl Engine {
 
     /// Stores 128 bits.
     #[inline(always)]
-    pub fn store_wide(
-        &mut self,
-        address: u64,
-        stack: bool,
-        value: u128,
-    ) -> Result<(), Trapped> {
+    pub fn store_wide(&mut self, address: u64, stack: bool, value: u128) -> Result<(), Trapped> {
         let Some(at) = self.memory.writable(address, 16) else {
             return self.store_slow(address, &value.to_le_bytes(), stack);
         };
@@ -453,12 +443,7 @@ impl Engine {
     }
 
     /// Stores bytes of any number up to a page's.
-    pub fn store_bytes(
-        &mut self,
-        address: u64,
-        bytes: &[u8],
-        stack: bool,
-    ) -> Result<(), Trapped> {
+    pub fn store_bytes(&mut self, address: u64, bytes: &[u8], stack: bool) -> Result<(), Trapped> {
         self.store_slow(address, bytes, stack)
     }
 }

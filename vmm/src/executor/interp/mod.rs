@@ -29,6 +29,8 @@ pub enum Flaw {
     CarryOfAdc,
     /// A 32-bit MOV between registers leaves the upper half of its destination.
     OperandSizeOfMov,
+    /// BTS of a register sets nothing.
+    BitOfBts,
 }
 
 /// An interpreter of unprivileged code.

@@ -38,9 +38,9 @@ fn bit_test<const OP: u8, const BITS: u32, const FORM: u8>(
         let stack = u.bits & STACK != 0;
         let old = match OP {
             op::BT => e.load_at::<BITS>(address, stack)?,
-            _ => e.modify_at::<BITS, u64>(address, stack, |_, old| {
-                (changed::<OP>(old, bit), old)
-            })?,
+            _ => {
+                e.modify_at::<BITS, u64>(address, stack, |_, old| (changed::<OP>(old, bit), old))?
+            }
         };
         e.flags.set_carry(old & bit != 0);
         return Ok(());

@@ -143,9 +143,8 @@ fn double<const LEFT: bool, const BY_CL: bool, const BITS: u32, const FORM: u8>(
                 _ => (a_wide << BITS | b_wide) << count,
             };
             let at = if BITS == 16 { 32 } else { BITS };
-            let carried = if BITS == 64 { a >> (64 - count) & 1 != 0 } else {
-                whole >> (at + BITS) & 1 != 0
-            };
+            let carried =
+                if BITS == 64 { a >> (64 - count) & 1 != 0 } else { whole >> (at + BITS) & 1 != 0 };
             ((whole >> at) as u64 & mask::<BITS>(), carried)
         } else {
             let whole = match BITS {

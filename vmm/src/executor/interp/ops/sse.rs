@@ -512,9 +512,7 @@ fn shuffle<const KIND: u8, const FORM: u8>(e: &mut Engine, u: &Uop) -> Result<()
             shuffle::PSHUFD => dword(b, pick(index)) << (32 * index),
             shuffle::PSHUFLW => word(pick(index)) << (16 * index),
             shuffle::PSHUFHW => word(4 + pick(index)) << (64 + 16 * index),
-            shuffle::SHUFPS => {
-                dword(if index < 2 { a } else { b }, pick(index)) << (32 * index)
-            }
+            shuffle::SHUFPS => dword(if index < 2 { a } else { b }, pick(index)) << (32 * index),
             _ if index < 2 => {
                 let from = if index == 0 { a } else { b };
                 let at = (u.imm as u32 >> index) & 1;

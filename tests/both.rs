@@ -1,0 +1,52 @@
+//! Both executors give the same events; and a wrong one is noticed.
+
+mod common;
+
+use common::{Bench, builtin, config};
+use stalemate::executor::Backend;
+use stalemate::executor::interp::Flaw;
+use stalemate::runner::{compare, compare_all};
+use stalemate::scenario::{self, CPUS, Expected, Policy, Run, Selection};
+
+#[test]
+fn the_whole_suite_gives_the_same_events_on_both() {
+    let kvm = Bench::new(kvm_or_skip!());
+    let interp = Bench::new(Backend::interp());
+    let scenarios = scenario::builtin().unwrap_or_else(|error| panic!("{error}"));
+    let cpus = CPUS.into_iter().filter(|cpu| cpu.default).collect();
+    let selection = Selection { cpus, policy: None, inject: Vec::new() };
+    let runs: Vec<Run> = scenarios
+        .iter()
+        .enumerate()
+        .flat_map(|(index, scenario)| scenario.runs(index, &selection))
+        .collect();
+    let mut runners = [kvm.runner(), interp.runner()];
+    let done = compare_all(&mut runners, &scenarios, &runs, &mut |_| {});
+    let (results, differences) = done.expect("the hosts work");
+    assert_eq!(results.len(), runs.len());
+    assert!(differences.is_empty(), "{:?}", differences[0].sides);
+}
+
+#[test]
+fn an_interpreter_that_is_wrong_differs_at_an_event_with_registers_and_instruction() {
+    // No KVM is needed: the right interpreter stands for the processor.
+    let right = Bench::new(Backend::interp());
+    let mut wrong = Bench::new(Backend::interp());
+    if let Backend::Interp { flaw, .. } = &mut wrong.backend {
+        *flaw = Some(Flaw::BitOfBts);
+    }
+    let scenario = builtin("user-flush-on-next-return");
+    let run = Run {
+        scenario: 0,
+        config: config("pcid", Policy::Split, true),
+        faults: Vec::new(),
+        expected: Expected::Clean,
+        cost: false,
+    };
+    let mut runners = [right.runner(), wrong.runner()];
+    let (_, found) = compare(&mut runners, &scenario, &run).expect("interpreters work");
+    let found = found.expect("they differ");
+    let [right, wrong] = &found.sides;
+    assert_ne!(right.event, wrong.event);
+    assert!(right.registers.is_some() && right.instruction.is_some(), "{right:?}");
+}
