@@ -32,6 +32,7 @@ fn an_interpreter_that_is_wrong_differs_at_an_event_with_registers_and_instructi
     // No KVM is needed: the right interpreter stands for the processor.
     let right = Bench::new(Backend::interp());
     let mut wrong = Bench::new(Backend::interp());
+    #[allow(irrefutable_let_patterns, reason = "the only one without the `kvm` feature")]
     if let Backend::Interp { flaw, .. } = &mut wrong.backend {
         *flaw = Some(Flaw::BitOfBts);
     }

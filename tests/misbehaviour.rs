@@ -8,9 +8,11 @@ use stalemate::boot::{Image, ImageError, guest_image};
 use stalemate::executor::Backend;
 use stalemate::runner::Outcome;
 use stalemate::scenario::Policy;
+#[cfg(feature = "kvm")]
 use std::time::Duration;
 
 /// Long enough for any trap, short enough to wait for.
+#[cfg(feature = "kvm")]
 const SOON: Duration = Duration::from_secs(2);
 const SOON_INSTRUCTIONS: u64 = 1_000_000;
 

@@ -91,6 +91,7 @@ fn step(pending: &mut Pending, opcode: u64, args: [u64; 4]) -> Result<Report, Re
         op::USER_NOP => return Ok(user(number, va, 0, third)),
         op::USER_READ => return Ok(user(number, va, 1, third)),
         op::USER_WRITE => return Ok(user(number, va, 2, third)),
+        op::USER_SPIN => return Ok(user(number, va, 3, third.max(1))),
         op::KERNEL_READ => {
             mm::switch_mm(number);
             return Ok(probed(arch::probe_read(va)));

@@ -38,6 +38,8 @@ pub mod op {
     pub const USER_WRITE: u64 = 31;
     /// (mm): enter user mode and come back by SYSCALL at once
     pub const USER_NOP: u64 = 32;
+    /// (mm, va, rounds): load and store at `va` and compute, over and over, in user mode
+    pub const USER_SPIN: u64 = 35;
     /// (mm, va): load 8 bytes in kernel mode, switching to `mm` first where it is not loaded
     pub const KERNEL_READ: u64 = 33;
     /// (mm, va, value): store 8 bytes likewise

@@ -328,12 +328,31 @@ global_asm!(
     "je 2f",
     "cmp esi, 2",
     "je 3f",
+    "cmp esi, 3",
+    "je 4f",
     "syscall",
     "2:",
     "mov rax, [rdi]",
     "syscall",
     "3:",
     "mov [rdi], rdx",
+    "syscall",
+    // A loop of loads, stores, arithmetic and branches, RDX times.
+    "4:",
+    "mov rcx, [rdi]",
+    "lea rax, [rcx + 8 * rdx]",
+    "xor rax, rcx",
+    "shr rax, 3",
+    "movzx ecx, al",
+    "cmp rcx, 0x80",
+    "jb 5f",
+    "add rax, [rdi + 8]",
+    "5:",
+    "mov [rdi + 8], rax",
+    "add rax, rcx",
+    "mov [rdi], rax",
+    "dec rdx",
+    "jnz 4b",
     "syscall",
     "ud2",
 );
@@ -348,9 +367,9 @@ pub struct UserContext {
     pub rsp: u64,
     /// First argument: an address.
     pub address: u64,
-    /// Second argument: 0 nothing, 1 load, 2 store.
+    /// Second argument: 0 nothing, 1 load, 2 store, 3 a loop of both.
     pub operation: u64,
-    /// Third argument: what to store.
+    /// Third argument: what to store, or how many rounds.
     pub value: u64,
 }
 

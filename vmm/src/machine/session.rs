@@ -188,6 +188,12 @@ impl Session {
         self.machine.watch = seq;
     }
 
+    /// Instructions that the executor has completed, where it counts them.
+    #[must_use]
+    pub fn instructions(&self) -> Option<u64> {
+        self.machine.executor.instructions()
+    }
+
     /// Runs `steps` from the booted state.
     ///
     /// # Errors

@@ -104,6 +104,10 @@ const VERBS: [&str; 15] = [
     "misbehave",
 ];
 
+/// Rounds of `user spin` at most: fewer instructions than an executor gives a guest without a
+/// trap.
+const MAX_ROUNDS: u64 = 1_000_000;
+
 const MISBEHAVIOURS: [(&str, u64); 7] = [
     ("triple-fault", misbehaviour::TRIPLE_FAULT),
     ("loop", misbehaviour::LOOP),
@@ -347,9 +351,24 @@ fn access(words: &mut Words<'_>, user: bool) -> Result<Parsed, StepError> {
             let opcode = if user { op::USER_WRITE } else { op::KERNEL_WRITE };
             Ok((opcode, [page.address(), value, 0], class, expect, Change::None))
         }
+        "spin" if user => {
+            let page = words.page()?;
+            let word = words.next("a number of rounds")?;
+            match parse_value(word).filter(|rounds| (1..=MAX_ROUNDS).contains(rounds)) {
+                Some(rounds) => {
+                    let rest = [page.address(), rounds, 0];
+                    Ok((op::USER_SPIN, rest, class, Expect::Done, Change::None))
+                }
+                None => words.error(
+                    format!("`{word}` is no number of rounds"),
+                    format!("use a number from 1 to {MAX_ROUNDS}"),
+                ),
+            }
+        }
         other => words.error(
             format!("`{other}` is no access"),
-            "use `read PAGE -> COLOUR|fault|VALUE`, `write PAGE [VALUE] [-> fault]`, or `user nop`"
+            "use `read PAGE -> COLOUR|fault|VALUE`, `write PAGE [VALUE] [-> fault]`, `user nop`, \
+             or `user spin PAGE ROUNDS`"
                 .to_owned(),
         ),
     }

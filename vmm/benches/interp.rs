@@ -1,0 +1,93 @@
+//! What the interpreter does in a second, with the goals; and, where Unicorn is installed, the
+//! same loop there in the same run.
+#![allow(missing_docs, clippy::print_stdout)]
+
+use stalemate::arch::features::CpuFeatures;
+use stalemate::arch::tlb::{Fill, TlbModel};
+use stalemate::boot::{Image, guest_image};
+use stalemate::event::{Event, Observer, TraceHeader};
+use stalemate::executor::Backend;
+use stalemate::inject::Injector;
+use stalemate::machine::{Session, SessionConfig, StepInput};
+use stalemate::oracle::Oracle;
+use stalemate::scenario::{builtin, parse};
+use stalemate_shared::boot::{Policy, options};
+use std::time::{Duration, Instant};
+
+const ROUNDS: u32 = 200;
+
+struct Nobody;
+
+impl Observer for Nobody {
+    fn begin(&mut self, _: &TraceHeader) {}
+    fn event(&mut self, _: &Event) {}
+}
+
+fn main() {
+    let image = Image::parse(guest_image()).expect("the built-in guest");
+    let backend = Backend::interp();
+    let config = SessionConfig {
+        features: CpuFeatures { pcid: true, invpcid: false, pge: true, smep: false },
+        policy: Policy::Split,
+        options: options::PTI,
+        model: TlbModel { fill: Fill::WorstCase, structure_caches: true },
+    };
+    let mut session =
+        Session::boot(config, &image, |memory| backend.make(memory)).expect("the guest boots");
+    let speed = instructions(&mut session);
+    println!("guest instructions, full TLB model  {:8.1} M/s    goal >= 60", speed / 1e6);
+    println!("\nscenario (pcid, split, pti)          reset to outcome us   a second");
+    let mut total = Duration::ZERO;
+    let mut count = 0;
+    for scenario in builtin().expect("the built-in scenarios") {
+        if scenario.pcid == [false] || scenario.global == Some(true) {
+            continue;
+        }
+        let steps: Vec<StepInput> = scenario.steps.iter().map(|step| step.input).collect();
+        let time = best(|| {
+            let mut oracle = Oracle::default();
+            session.run(&steps, Injector::default(), &mut oracle).expect("it runs");
+        });
+        println!(
+            "  {:36} {:12.0} {:12.0}",
+            scenario.name,
+            time.as_secs_f64() * 1e6,
+            1.0 / time.as_secs_f64()
+        );
+        total += time;
+        count += 1;
+    }
+    println!("  mean {:44.0}   goal <= 200", total.as_secs_f64() * 1e6 / f64::from(count));
+}
+
+fn best(mut work: impl FnMut()) -> Duration {
+    (0..ROUNDS)
+        .map(|_| {
+            let start = Instant::now();
+            work();
+            start.elapsed()
+        })
+        .min()
+        .unwrap_or_default()
+}
+
+fn steps(text: &str) -> Vec<StepInput> {
+    let text = format!("summary = \"s\"\nsteps = \"\"\"\n{text}\n\"\"\"\n");
+    let scenario = parse("bench", "bench", &text).expect("a scenario");
+    scenario.steps.iter().map(|step| step.input).collect()
+}
+
+/// Instructions a second of a program in user mode, while its kernel's tables are watched.
+fn instructions(session: &mut Session) -> f64 {
+    let steps = steps("map u0 red\nuser spin u0 1000000\nunmap u0\nflush_tlb_one_user u0");
+    let mut best = 0.0f64;
+    for _ in 0..5 {
+        let before = session.instructions().unwrap_or(0);
+        let start = Instant::now();
+        session.run(&steps, Injector::default(), &mut Nobody).expect("it runs");
+        let time = start.elapsed().as_secs_f64();
+        let done = session.instructions().unwrap_or(0) - before;
+        best = best.max(done as f64 / time);
+    }
+    best
+}
