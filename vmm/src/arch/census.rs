@@ -236,10 +236,12 @@ fn children(tables: &dyn Tables, (frame, level): Role) -> Vec<(Gpa, Role)> {
     if level <= 1 {
         return Vec::new();
     }
-    (0..512)
-        .filter_map(|index| {
+    tables
+        .present(frame)
+        .into_iter()
+        .filter_map(|(index, bits)| {
             let slot = Gpa(frame.0 + index * 8);
-            match meaning(tables.entry(slot)?, level, LINKS) {
+            match meaning(bits, level, LINKS) {
                 // A table beyond memory is met by the walk that needs it.
                 Meaning::Table(table) if tables.entry(table).is_some() => {
                     Some((slot, (table, level - 1)))

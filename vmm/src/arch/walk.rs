@@ -23,6 +23,14 @@ pub mod entry {
 pub trait Tables {
     /// The 8-byte entry at guest-physical `slot`; none beyond memory.
     fn entry(&self, slot: Gpa) -> Option<u64>;
+
+    /// The entries of `table` that are not 0, by index.
+    fn present(&self, table: Gpa) -> Vec<(u64, u64)> {
+        (0..512)
+            .filter_map(|index| Some((index, self.entry(Gpa(table.0 + index * 8))?)))
+            .filter(|(_, bits)| *bits != 0)
+            .collect()
+    }
 }
 
 /// A page size.

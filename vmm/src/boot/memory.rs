@@ -4,6 +4,7 @@ use crate::arch::addr::Gpa;
 use crate::arch::core::Memory;
 use crate::arch::walk::Tables;
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 use vm_memory::{VolatileMemory, VolatileSlice};
@@ -15,7 +16,14 @@ pub struct GuestMemory {
     len: u64,
     /// A bit for each page that the VMM wrote, or let the guest write natively.
     touched: Vec<Cell<u64>>,
+    base: Vec<u8>,
     code: Rc<CodePages>,
+}
+
+/// The pages that differ from the base of a [`GuestMemory`].
+#[derive(Clone, Debug, Default)]
+pub struct Delta {
+    pages: BTreeMap<u64, Rc<[u8; 4096]>>,
 }
 
 /// The pages that an interpreter has decoded code from, and which of them have been written
@@ -80,7 +88,7 @@ impl GuestMemory {
         let mmap = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), len as usize)])?;
         let touched = vec![Cell::new(0); (len / 4096).div_ceil(64) as usize];
         let code = Rc::new(CodePages::new(len / 4096));
-        Ok(Self { mmap, len, touched, code })
+        Ok(Self { mmap, len, touched, base: Vec::new(), code })
     }
 
     /// The pages that an interpreter has decoded code from.
@@ -124,14 +132,6 @@ impl GuestMemory {
         self.write(at, &value.to_le_bytes());
     }
 
-    /// A copy of all of it.
-    #[must_use]
-    pub fn image(&self) -> Vec<u8> {
-        let mut image = vec![0; self.len as usize];
-        self.read(Gpa(0), &mut image);
-        image
-    }
-
     /// Notes that the guest may write the page at `at` without a trap.
     pub fn touch(&self, at: Gpa) {
         let page = at.0 / 4096;
@@ -140,25 +140,56 @@ impl GuestMemory {
         }
     }
 
-    /// Forgets what was touched: a snapshot is taken.
-    pub fn forget_touched(&self) {
+    /// Makes what is in memory now the base that [`Delta`]s are taken from.
+    pub fn set_base(&mut self) {
+        let mut base = vec![0; self.len as usize];
+        self.read(Gpa(0), &mut base);
+        self.base = base;
         self.touched.iter().for_each(|word| word.set(0));
     }
 
-    /// Writes back those pages of `image` that were touched since the snapshot and differ from
-    /// what is in memory.
-    pub fn restore(&self, image: &[u8]) {
-        let mut page = [0u8; 4096];
-        for (index, saved) in image.chunks_exact(4096).enumerate() {
-            let touched = self
-                .touched
-                .get(index / 64)
-                .is_some_and(|word| word.get() >> (index % 64) & 1 != 0);
-            let at = Gpa(index as u64 * 4096);
-            if touched && self.read(at, &mut page) && page != saved {
-                self.write(at, saved);
+    /// The pages that were touched since the base was set.
+    fn touched_pages(&self) -> impl Iterator<Item = u64> + '_ {
+        let pages = |word: u64| (0..64).filter(move |bit| word >> bit & 1 != 0);
+        let words = self.touched.iter().map(Cell::get).enumerate();
+        words.flat_map(move |(index, word)| pages(word).map(move |bit| index as u64 * 64 + bit))
+    }
+
+    fn base_page(&self, page: u64) -> Option<&[u8]> {
+        self.base.get((page * 4096) as usize..)?.get(..4096)
+    }
+
+    /// What differs from the base.
+    #[must_use]
+    pub fn delta(&self) -> Delta {
+        let mut pages = BTreeMap::new();
+        let mut found = [0u8; 4096];
+        for page in self.touched_pages() {
+            let differs = self.read(Gpa(page * 4096), &mut found)
+                && self.base_page(page).is_some_and(|base| base != found);
+            if differs {
+                pages.insert(page, Rc::new(found));
             }
         }
+        Delta { pages }
+    }
+
+    /// Makes memory what it was when `delta` was taken; the pages that it wrote.
+    pub fn restore(&self, delta: &Delta) -> usize {
+        let mut found = [0u8; 4096];
+        let mut written = 0;
+        for page in self.touched_pages() {
+            let at = Gpa(page * 4096);
+            let base = || self.base_page(page);
+            let Some(wanted) = delta.pages.get(&page).map(|page| &page[..]).or_else(base) else {
+                continue;
+            };
+            if self.read(at, &mut found) && found != wanted {
+                self.write(at, wanted);
+                written += 1;
+            }
+        }
+        written
     }
 
     fn slice(&self) -> Option<VolatileSlice<'_>> {
@@ -172,6 +203,16 @@ impl Tables for GuestMemory {
         let slice = self.slice()?;
         let word = slice.get_ref::<u64>(usize::try_from(slot.0).ok()?).ok()?;
         Some(word.load())
+    }
+
+    fn present(&self, table: Gpa) -> Vec<(u64, u64)> {
+        let mut bytes = [0; 4096];
+        if !self.read(table, &mut bytes) {
+            return Vec::new();
+        }
+        let words = bytes.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word));
+        let entries = words.enumerate().filter(|(_, bits)| *bits != 0);
+        entries.map(|(index, bits)| (index as u64, bits)).collect()
     }
 }
 

@@ -5,7 +5,7 @@ mod memory;
 mod symbols;
 
 pub use image::{Image, ImageError};
-pub use memory::{CodePages, GuestMemory};
+pub use memory::{CodePages, Delta, GuestMemory};
 pub use symbols::{Location, Symbols};
 
 use crate::arch::addr::Gpa;

@@ -4,9 +4,10 @@
 mod hypercall;
 mod project;
 mod session;
+mod snapshot;
 mod trap;
 
-pub use session::{BootError, RunEnd, Session, SessionConfig, StepInput, StepReport};
+pub use session::{BootError, Opening, RunEnd, Session, SessionConfig, StepInput, StepReport};
 
 use crate::arch::addr::{Gpa, Gva};
 use crate::arch::census::Census;

@@ -1,8 +1,8 @@
 //! A booted guest from which runs start: booted once for each configuration, then put back.
 
+use super::snapshot::Snapshot;
 use super::{Flow, Halt, Machine};
-use crate::arch::addr::{CpuId, Gpa, Gva};
-use crate::arch::census::Census;
+use crate::arch::addr::{CpuId, Gva};
 use crate::arch::core::table_entries;
 use crate::arch::fault::Stop;
 use crate::arch::features::CpuFeatures;
@@ -93,17 +93,28 @@ pub enum BootError {
     },
 }
 
-struct Snapshot {
-    vcpu: Vcpu,
-    census: Census,
-    memory: Vec<u8>,
-    fpu: Vec<u32>,
+/// What the observers of a run are told before its first event.
+#[derive(Clone, Debug)]
+pub struct Opening {
+    /// Registers and more.
+    pub header: TraceHeader,
+    /// Every page table.
+    pub events: Vec<Event>,
+}
+
+impl Opening {
+    /// Tells it.
+    pub fn tell(&self, observer: &mut dyn Observer) {
+        observer.begin(&self.header);
+        self.events.iter().for_each(|event| observer.event(event));
+    }
 }
 
 /// A booted guest.
 pub struct Session {
     machine: Machine,
     snapshot: Snapshot,
+    opening: Opening,
     config: SessionConfig,
     /// Traps that booting took.
     pub boot_traps: u64,
@@ -147,8 +158,8 @@ impl Session {
             }
         }
         let boot_traps = machine.traps;
+        machine.memory.set_base();
         // Pages that the guest may write natively stay touched; they are mapped for good.
-        machine.memory.forget_touched();
         let memory = &machine.memory;
         machine.executor.revalidate(&|_| true, &mut |_, _, leaf| {
             if leaf.writable {
@@ -156,13 +167,11 @@ impl Session {
             }
             Some(leaf)
         })?;
-        let snapshot = Snapshot {
-            vcpu: machine.vcpu.clone(),
-            census: machine.census.clone(),
-            memory: machine.memory.image(),
-            fpu: machine.executor.save_fpu()?,
-        };
-        Ok(Self { machine, snapshot, config, boot_traps, spent: false })
+        machine.reset_tlb();
+        let opening = opening(&mut machine, &config);
+        machine.traps = 0;
+        let snapshot = machine.snapshot()?;
+        Ok(Self { machine, snapshot, opening, config, boot_traps, spent: false })
     }
 
     /// What it was booted with.
@@ -204,8 +213,28 @@ impl Session {
         injector: Injector,
         observer: &mut dyn Observer,
     ) -> Result<RunEnd, ExecutorError> {
-        self.restore(injector)?;
-        self.describe(observer);
+        self.opening.tell(observer);
+        self.run_told(steps, injector, observer)
+    }
+
+    /// What every run's observers are told first.
+    #[must_use]
+    pub fn opening(&self) -> &Opening {
+        &self.opening
+    }
+
+    /// As [`Session::run`], for an observer that has been told the opening.
+    ///
+    /// # Errors
+    /// When the host fails.
+    pub fn run_told(
+        &mut self,
+        steps: &[StepInput],
+        injector: Injector,
+        observer: &mut dyn Observer,
+    ) -> Result<RunEnd, ExecutorError> {
+        self.machine.restore(&self.snapshot)?;
+        self.machine.injector = injector;
         let mut reports = Vec::with_capacity(steps.len());
         let mut stop = None;
         for (index, step) in steps.iter().enumerate() {
@@ -230,50 +259,44 @@ impl Session {
             not_fired: self.machine.injector.not_fired().map(ToString::to_string).collect(),
         })
     }
+}
 
-    fn restore(&mut self, injector: Injector) -> Result<(), ExecutorError> {
-        let machine = &mut self.machine;
-        machine.memory.restore(&self.snapshot.memory);
-        machine.vcpu = self.snapshot.vcpu.clone();
-        machine.census = self.snapshot.census.clone();
-        machine.injector = injector;
-        machine.primitive = None;
-        machine.watched = None;
-        machine.seq = 0;
-        machine.traps = 0;
-        machine.reset_tlb();
-        machine.executor.restore_fpu(&self.snapshot.fpu)?;
-        match machine.revalidate_all() {
-            Ok(()) | Err(Halt::Stop(_)) => Ok(()),
-            Err(Halt::Executor(error)) => Err(error),
-        }
-    }
-
-    /// Tells the observer what the first event meets: control registers, and every page table.
-    fn describe(&mut self, observer: &mut dyn Observer) {
-        let machine = &mut self.machine;
-        let vcpu = &machine.vcpu;
-        let trampoline = machine.info.iter().flat_map(|info| &info.trampoline);
-        observer.begin(&TraceHeader {
-            pti: self.config.options & stalemate_shared::boot::options::PTI != 0,
-            model: self.config.model,
-            cr0: vcpu.cr0,
-            cr3: vcpu.cr3,
-            cr4: vcpu.cr4,
-            efer: vcpu.efer,
-            trampoline: trampoline.map(|&(start, end)| (Gva(start), Gva(end))).collect(),
-            user_pcid_flush_mask: machine.marks(),
-        });
+/// Control registers, and every page table.
+fn opening(machine: &mut Machine, config: &SessionConfig) -> Opening {
+    let vcpu = &machine.vcpu;
+    let trampoline = machine.info.iter().flat_map(|info| &info.trampoline);
+    let header = TraceHeader {
+        pti: config.options & stalemate_shared::boot::options::PTI != 0,
+        model: config.model,
+        cr0: vcpu.cr0,
+        cr3: vcpu.cr3,
+        cr4: vcpu.cr4,
+        efer: vcpu.efer,
+        trampoline: trampoline.map(|&(start, end)| (Gva(start), Gva(end))).collect(),
+        user_pcid_flush_mask: machine.marks(),
+    };
+    let tables = machine
+        .census
+        .tables()
+        .map(|table| Kind::TableLinked { table, entries: table_entries(&machine.memory, table) });
+    let roots = machine.census.roots().map(|root| Kind::RootLinked { root });
+    let kinds: Vec<Kind> = tables.chain(roots).collect();
+    let mut told = Told::default();
+    machine.seq = 0;
+    for kind in kinds {
         let rip = machine.vcpu.rip();
-        let tables: Vec<Gpa> = machine.census.tables().collect();
-        for table in tables {
-            let entries = table_entries(&machine.memory, table);
-            machine.publish(observer, rip, false, Kind::TableLinked { table, entries });
-        }
-        let roots: Vec<Gpa> = machine.census.roots().collect();
-        for root in roots {
-            machine.publish(observer, rip, false, Kind::RootLinked { root });
-        }
+        machine.publish(&mut told, rip, false, kind);
+    }
+    Opening { header, events: told.0 }
+}
+
+#[derive(Default)]
+struct Told(Vec<Event>);
+
+impl Observer for Told {
+    fn begin(&mut self, _: &TraceHeader) {}
+    fn event(&mut self, event: &Event) {
+        self.0.push(event.clone());
     }
 }
 

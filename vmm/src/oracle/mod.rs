@@ -19,6 +19,7 @@ use std::collections::BTreeSet;
 use witness::Invalidation;
 
 /// Judges one run.
+#[derive(Clone)]
 pub struct Oracle {
     header: Option<TraceHeader>,
     shadow: Option<Shadow>,
@@ -46,6 +47,14 @@ impl Default for Oracle {
 }
 
 impl Oracle {
+    /// The state that the run's first event meets has been told. What follows may begin with a
+    /// clone.
+    pub fn ready(&mut self) {
+        if let Some(shadow) = &mut self.shadow {
+            shadow.start();
+        }
+    }
+
     /// The violations, in order.
     #[must_use]
     pub fn violations(&self) -> &[Violation] {

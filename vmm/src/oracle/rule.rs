@@ -125,6 +125,14 @@ pub trait Rule {
     fn id(&self) -> RuleId;
     /// Looks at one event.
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding>;
+    /// The rule with all that it has seen.
+    fn boxed(&self) -> Box<dyn Rule>;
+}
+
+impl Clone for Box<dyn Rule> {
+    fn clone(&self) -> Self {
+        self.as_ref().boxed()
+    }
 }
 
 /// All rules that fail runs, fresh.

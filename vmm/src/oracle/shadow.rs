@@ -10,11 +10,12 @@ use crate::event::{Event, Kind, Primitive, TraceHeader};
 use stalemate_shared::pcid::{NOFLUSH, PCID_MASK, ROOT_MASK, USER_PCID_BIT};
 use stalemate_shared::tlb_state::USER_PCID_FLUSH_MASK;
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 /// Contents of the page tables, by frame.
 #[derive(Clone, Debug, Default)]
 pub struct ShadowTables {
-    frames: BTreeMap<Gpa, Box<[u64; 512]>>,
+    frames: BTreeMap<Gpa, Rc<[u64; 512]>>,
 }
 
 impl Tables for ShadowTables {
@@ -22,12 +23,21 @@ impl Tables for ShadowTables {
         let frame = self.frames.get(&slot.page())?;
         frame.get((slot.0 >> 3 & 0x1ff) as usize).copied()
     }
+
+    fn present(&self, table: Gpa) -> Vec<(u64, u64)> {
+        let entries = self.frame(table).iter().enumerate().filter(|(_, bits)| **bits != 0);
+        entries.map(|(index, &bits)| (index as u64, bits)).collect()
+    }
 }
 
 impl ShadowTables {
+    fn frame(&self, table: Gpa) -> &[u64] {
+        self.frames.get(&table.page()).map_or(&[], |frame| &frame[..])
+    }
+
     fn set(&mut self, slot: Gpa, entry: u64) {
         if let Some(frame) = self.frames.get_mut(&slot.page()) {
-            frame[(slot.0 >> 3 & 0x1ff) as usize] = entry;
+            Rc::make_mut(frame)[(slot.0 >> 3 & 0x1ff) as usize] = entry;
         }
     }
 }
@@ -92,18 +102,24 @@ impl Shadow {
 
     /// Applies one event.
     pub fn apply(&mut self, event: &Event) -> Effect {
-        if !self.started
-            && !matches!(event.kind, Kind::TableLinked { .. } | Kind::RootLinked { .. })
-        {
-            self.started = true;
+        if !matches!(event.kind, Kind::TableLinked { .. } | Kind::RootLinked { .. }) {
+            self.start();
+        }
+        let effect = self.change(event);
+        if self.started {
+            self.fill();
+        }
+        effect
+    }
+
+    /// All tables that the first event meets have been told.
+    pub fn start(&mut self) {
+        if !std::mem::replace(&mut self.started, true) {
             let (pcid, root) = (self.pcid(), Gpa(self.cr3 & ROOT_MASK));
             self.census.add_root(&self.tables, root);
             self.tlb.load_cr3(&self.tables, self.paging(), pcid, root, true);
             self.fill();
         }
-        let effect = self.change(event);
-        self.fill();
-        effect
     }
 
     fn fill(&mut self) {
@@ -116,11 +132,11 @@ impl Shadow {
         let paging = self.paging();
         let effect = match &event.kind {
             Kind::TableLinked { table, entries } => {
-                let mut frame = Box::new([0; 512]);
+                let mut frame = [0; 512];
                 for &(index, entry) in entries {
                     frame[usize::from(index) % 512] = entry;
                 }
-                self.tables.frames.insert(*table, frame);
+                self.tables.frames.insert(*table, Rc::new(frame));
                 return Effect::default();
             }
             Kind::RootLinked { root } => {

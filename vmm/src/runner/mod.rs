@@ -85,6 +85,8 @@ pub struct Runner<'a> {
     sites: Sites,
     backend: &'a Backend,
     session: Option<Session>,
+    /// Observers that have been told the session's opening.
+    primed: (Oracle, EventCounts),
     /// Traps that the guest took to boot, the last time that one did.
     pub boot_traps: u64,
 }
@@ -93,7 +95,14 @@ impl<'a> Runner<'a> {
     /// A runner of `image`, whose symbols are `symbols`, on executors of `backend`.
     #[must_use]
     pub fn new(image: &'a Image<'a>, symbols: &Symbols, backend: &'a Backend) -> Self {
-        Self { image, sites: Sites::new(symbols), backend, session: None, boot_traps: 0 }
+        Self {
+            image,
+            sites: Sites::new(symbols),
+            backend,
+            session: None,
+            primed: Default::default(),
+            boot_traps: 0,
+        }
     }
 
     /// Runs all of `runs`, calling `progress` after each; the results are in their order.
@@ -151,8 +160,6 @@ impl<'a> Runner<'a> {
         run: &Run,
         trace: Option<&mut Trace>,
     ) -> Result<RunResult, BootError> {
-        let mut oracle = Oracle::default();
-        let mut counts = EventCounts::default();
         let inputs: Vec<StepInput> = scenario.steps.iter().map(|step| step.input).collect();
         let injector = Injector::new(&run.faults, self.sites.clone());
         let session = match self.session(&run.config) {
@@ -162,11 +169,15 @@ impl<'a> Runner<'a> {
             }
             Err(error) => return Err(error),
         };
+        let opening = session.opening().clone();
+        let (mut oracle, mut counts) = self.primed.clone();
         let mut observers: Vec<&mut dyn Observer> = vec![&mut oracle, &mut counts];
         if let Some(trace) = trace {
+            opening.tell(trace);
             observers.push(trace);
         }
-        let end = session.run(&inputs, injector, &mut Tee(observers))?;
+        let session = self.session(&run.config)?;
+        let end = session.run_told(&inputs, injector, &mut Tee(observers))?;
         if session.spent {
             self.session = None;
         }
@@ -183,7 +194,14 @@ impl<'a> Runner<'a> {
         };
         let session = match self.session.take() {
             Some(session) if *session.config() == wanted => session,
-            _ => Session::boot(wanted, self.image, |memory| self.backend.make(memory))?,
+            _ => {
+                let session =
+                    Session::boot(wanted, self.image, |memory| self.backend.make(memory))?;
+                self.primed = Default::default();
+                session.opening().tell(&mut Tee(vec![&mut self.primed.0, &mut self.primed.1]));
+                self.primed.0.ready();
+                session
+            }
         };
         self.boot_traps = session.boot_traps;
         Ok(self.session.insert(session))

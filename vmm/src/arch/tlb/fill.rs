@@ -105,7 +105,8 @@ impl Tlb {
         }
         let index = reach.base.0 >> shift(reach.level) & 0x1ff;
         let base = reach.base.0 & !(0x1ff << shift(reach.level));
-        self.harvest_entry(tables, paging, start, base, index, updates);
+        let bits = tables.entry(Gpa(start.table.0 + index * 8)).unwrap_or(0);
+        self.harvest_entry(tables, paging, start, base, (index, bits), updates);
     }
 
     /// Fills everything below `start`, which translates addresses from `base` on.
@@ -117,8 +118,8 @@ impl Tlb {
         base: u64,
         updates: &mut Vec<AccessedUpdate>,
     ) {
-        for index in 0..512 {
-            self.harvest_entry(tables, paging, start, base, index, updates);
+        for (index, bits) in tables.present(start.table) {
+            self.harvest_entry(tables, paging, start, base, (index, bits), updates);
         }
     }
 
@@ -128,11 +129,10 @@ impl Tlb {
         paging: Paging,
         start: Start,
         base: u64,
-        index: u64,
+        (index, bits): (u64, u64),
         updates: &mut Vec<AccessedUpdate>,
     ) {
         let slot = Gpa(start.table.0 + index * 8);
-        let bits = tables.entry(slot).unwrap_or(0);
         if bits & entry::PRESENT == 0 {
             return;
         }

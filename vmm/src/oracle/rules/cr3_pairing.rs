@@ -15,9 +15,14 @@ pub const ABOUT: About = About {
 };
 
 /// The rule.
+#[derive(Clone)]
 pub struct Cr3Pairing;
 
 impl Rule for Cr3Pairing {
+    fn boxed(&self) -> Box<dyn Rule> {
+        Box::new(self.clone())
+    }
+
     fn id(&self) -> RuleId {
         ABOUT.id
     }

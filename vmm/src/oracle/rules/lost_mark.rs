@@ -28,7 +28,7 @@ struct Cleared {
 }
 
 /// The rule.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct LostMark {
     /// By bit of the mask, which is the PCID's low 11 bits.
     cleared: BTreeMap<u64, Cleared>,
@@ -68,6 +68,10 @@ impl LostMark {
 }
 
 impl Rule for LostMark {
+    fn boxed(&self) -> Box<dyn Rule> {
+        Box::new(self.clone())
+    }
+
     fn id(&self) -> RuleId {
         ABOUT.id
     }

@@ -16,9 +16,14 @@ pub const ABOUT: About = About {
 };
 
 /// The rule.
+#[derive(Clone)]
 pub struct NeverFlushed;
 
 impl Rule for NeverFlushed {
+    fn boxed(&self) -> Box<dyn Rule> {
+        Box::new(self.clone())
+    }
+
     fn id(&self) -> RuleId {
         ABOUT.id
     }

@@ -17,12 +17,16 @@ pub const ABOUT: About = About {
 };
 
 /// The rule.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct PcidReuse {
     told: BTreeSet<(Pcid, Gpa)>,
 }
 
 impl Rule for PcidReuse {
+    fn boxed(&self) -> Box<dyn Rule> {
+        Box::new(self.clone())
+    }
+
     fn id(&self) -> RuleId {
         ABOUT.id
     }

@@ -17,9 +17,14 @@ pub const ABOUT: About = About {
 };
 
 /// The rule.
+#[derive(Clone)]
 pub struct PtiLeak;
 
 impl Rule for PtiLeak {
+    fn boxed(&self) -> Box<dyn Rule> {
+        Box::new(self.clone())
+    }
+
     fn id(&self) -> RuleId {
         ABOUT.id
     }

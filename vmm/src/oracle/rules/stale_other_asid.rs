@@ -18,9 +18,14 @@ pub const ABOUT: About = About {
 };
 
 /// The rule.
+#[derive(Clone)]
 pub struct StaleOtherAsid;
 
 impl Rule for StaleOtherAsid {
+    fn boxed(&self) -> Box<dyn Rule> {
+        Box::new(self.clone())
+    }
+
     fn id(&self) -> RuleId {
         ABOUT.id
     }

@@ -17,9 +17,14 @@ pub const ABOUT: About = About {
 };
 
 /// The rule.
+#[derive(Clone)]
 pub struct StaleUserEntry;
 
 impl Rule for StaleUserEntry {
+    fn boxed(&self) -> Box<dyn Rule> {
+        Box::new(self.clone())
+    }
+
     fn id(&self) -> RuleId {
         ABOUT.id
     }

@@ -1,0 +1,63 @@
+//! A whole machine at one moment, to go back to: memory by the pages that differ from the booted
+//! image, registers with XSAVE state, TLB, census and injector. The projection follows the TLB.
+
+use super::{Halt, Machine};
+use crate::arch::census::Census;
+use crate::arch::tlb::Tlb;
+use crate::arch::vcpu::Vcpu;
+use crate::boot::Delta;
+use crate::event::{Event, Primitive};
+use crate::executor::ExecutorError;
+use crate::inject::Injector;
+
+/// A machine at one moment.
+#[derive(Clone, Debug)]
+pub(crate) struct Snapshot {
+    vcpu: Vcpu,
+    tlb: Tlb,
+    census: Census,
+    injector: Injector,
+    primitive: Option<Primitive>,
+    seq: u64,
+    traps: u64,
+    held: Vec<Event>,
+    memory: Delta,
+    fpu: Vec<u32>,
+}
+
+impl Machine {
+    /// The machine as it is now.
+    pub(crate) fn snapshot(&mut self) -> Result<Snapshot, ExecutorError> {
+        Ok(Snapshot {
+            vcpu: self.vcpu.clone(),
+            tlb: self.tlb.clone(),
+            census: self.census.clone(),
+            injector: self.injector.clone(),
+            primitive: self.primitive,
+            seq: self.seq,
+            traps: self.traps,
+            held: self.held.clone(),
+            memory: self.memory.delta(),
+            fpu: self.executor.save_fpu()?,
+        })
+    }
+
+    /// Goes back to `snapshot`.
+    pub(crate) fn restore(&mut self, snapshot: &Snapshot) -> Result<(), ExecutorError> {
+        self.vcpu.clone_from(&snapshot.vcpu);
+        self.tlb.clone_from(&snapshot.tlb);
+        self.census.clone_from(&snapshot.census);
+        self.injector.clone_from(&snapshot.injector);
+        self.primitive = snapshot.primitive;
+        self.seq = snapshot.seq;
+        self.traps = snapshot.traps;
+        self.held.clone_from(&snapshot.held);
+        self.watched = None;
+        self.memory.restore(&snapshot.memory);
+        self.executor.restore_fpu(&snapshot.fpu)?;
+        match self.revalidate_all() {
+            Ok(()) | Err(Halt::Stop(_)) => Ok(()),
+            Err(Halt::Executor(error)) => Err(error),
+        }
+    }
+}
