@@ -112,6 +112,7 @@ const CONTAINS: &[(&str, &[Wanted])] = &[
         "entry_paranoid",
         &[Is(Mnemonic::Fxsave64), Is(Mnemonic::Rdmsr), Is(Mnemonic::Bt), Is(Mnemonic::Fxrstor64)],
     ),
+    ("entry_irq", &[Is(Mnemonic::Fxsave64), Is(Mnemonic::Swapgs), Is(Mnemonic::Bt), Loads(R::CR3)]),
     ("hop_invlpg_user", &[Is(Mnemonic::Invlpg)]),
 ];
 
@@ -119,6 +120,10 @@ const CONTAINS: &[(&str, &[Wanted])] = &[
 const SITES: &[(&str, Wanted)] = &[
     ("cr3_entry", Loads(R::CR3)),
     ("cr3_fault_entry", Loads(R::CR3)),
+    ("cr3_irq_entry", Loads(R::CR3)),
+    ("cr3_irq_exit", Loads(R::CR3)),
+    ("consume_irq", Is(Mnemonic::Btr)),
+    ("iret_irq_exit", Is(Mnemonic::Iretq)),
     ("cr3_paranoid_entry", Loads(R::CR3)),
     ("cr3_return", Loads(R::CR3)),
     ("cr3_paranoid_exit", Loads(R::CR3)),
@@ -136,6 +141,8 @@ const SITES: &[(&str, Wanted)] = &[
 const ON_USER_TABLES: &[(&str, &str)] = &[
     ("entry_syscall", "cr3_entry"),
     ("entry_fault", "cr3_fault_entry"),
+    ("entry_irq", "cr3_irq_entry"),
+    ("cr3_irq_exit", "iret_irq_exit"),
     ("entry_paranoid", "cr3_paranoid_entry"),
     ("cr3_return", "sysret_return"),
     ("cr3_paranoid_exit", "iret_paranoid_exit"),

@@ -26,6 +26,8 @@ pub struct Config {
     pub kernel_global: bool,
     /// The flush policy.
     pub policy: Policy,
+    /// The NMI handler flushes.
+    pub nmi_flush: bool,
 }
 
 fn read(offset: usize) -> u64 {
@@ -55,6 +57,7 @@ pub extern "C" fn kernel_main(block: u64) -> ! {
         invpcid: feature(features::INVPCID),
         pge,
         kernel_global: pge && (!pti || option(options::GLOBAL_WITH_PTI)),
+        nmi_flush: option(options::NMI_FLUSH),
         policy: match policy_and_options as u32 {
             0 => Policy::Split,
             1 => Policy::Unsplit,

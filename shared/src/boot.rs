@@ -49,6 +49,10 @@ pub mod options {
     pub const GLOBAL_WITH_PTI: u32 = 1 << 1;
     /// The paranoid exit rewrites a kernel CR3 with NOFLUSH (Linux before bb998361999e, 6.9).
     pub const PARANOID_REWRITE: u32 = 1 << 2;
+    /// The NMI handler write-protects the first user test page of the loaded address space and
+    /// flushes it: INVLPG, and a mark. Linux forbids itself to flush in an NMI
+    /// (`nmi_uaccess_okay`); this kernel shows why. Only with policy `split`, PTI and PCIDs.
+    pub const NMI_FLUSH: u32 = 1 << 3;
 }
 
 /// Written by the VMM at [`crate::layout::BOOT_BLOCK`] before entry, completed by the kernel

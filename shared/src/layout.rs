@@ -95,3 +95,8 @@ pub const IST_DOUBLE_FAULT: u8 = 1;
 pub const IST_NMI: u8 = 2;
 /// IST index (1-based) of the page-fault and other kernel exceptions' stack.
 pub const IST_FAULT: u8 = 3;
+/// IST index (1-based) of the interrupts' stack.
+pub const IST_IRQ: u8 = 4;
+
+/// The vector of the interrupt that the VMM can raise.
+pub const IRQ_VECTOR: u8 = 32;

@@ -37,6 +37,7 @@ pub fn config(cpu: &str, policy: Policy, pti: bool) -> RunConfig {
         pti,
         global_with_pti: false,
         paranoid_rewrite: false,
+        nmi_flush: false,
         fill: stalemate::arch::tlb::Fill::WorstCase,
         structure_caches: true,
     }

@@ -27,7 +27,7 @@ global_asm!(
     ".balign 4096",
     ".global stacks_start",
     // The entry stack, then the IST stacks in order.
-    "stacks_start: .skip 4096 * 4",
+    "stacks_start: .skip 4096 * 5",
     // Clears the user bits of CR3 in \reg, and sets NOFLUSH with PCIDs.
     ".macro KERNEL_CR3 reg",
     "and \\reg, -0x1801",
@@ -144,7 +144,7 @@ global_asm!(
     ".global vector_stubs",
     "vector_stubs:",
     ".set vector, 0",
-    ".rept 32",
+    ".rept 33",
     ".balign 16",
     // The vectors that push an error code (SDM vol. 3, table 6-1).
     ".if vector == 8 || (vector >= 10 && vector <= 14) || vector == 17 || vector == 21",
@@ -154,6 +154,8 @@ global_asm!(
     "push vector",
     ".if vector == 2 || vector == 8",
     "jmp entry_paranoid",
+    ".elseif vector >= 32",
+    "jmp entry_irq",
     ".else",
     "jmp entry_fault",
     ".endif",
@@ -204,6 +206,48 @@ global_asm!(
     ".size entry_fault, . - entry_fault",
     pti = const PTI,
     kernel_fault = sym kernel_fault,
+);
+
+// Interrupts: what they interrupt goes on. They come with IF set only, and so never between entry
+// or exit code's SWAPGS and CR3 load.
+global_asm!(
+    ".section .trampoline.text, \"ax\"",
+    ".global entry_irq",
+    ".type entry_irq, @function",
+    "entry_irq:",
+    "PUSH_REGISTERS",
+    "test byte ptr [rsp + 512 + 15*8 + 3*8], 3",
+    "jz 3f",
+    "swapgs",
+    "test byte ptr [rip + trampoline_config], {pti}",
+    "jz 2f",
+    "mov rax, cr3",
+    "KERNEL_CR3 rax",
+    ".global cr3_irq_entry",
+    "cr3_irq_entry:",
+    "mov cr3, rax",
+    "2:",
+    "call {handler}",
+    "test byte ptr [rip + trampoline_config], {pti}",
+    "jz 4f",
+    "mov rax, cr3",
+    "USER_CR3 rax, r8, r8d, r10, consume_irq",
+    ".global cr3_irq_exit",
+    "cr3_irq_exit:",
+    "mov cr3, rax",
+    "4:",
+    "swapgs",
+    "jmp 5f",
+    "3:",
+    "call {handler}",
+    "5:",
+    "POP_REGISTERS",
+    ".global iret_irq_exit",
+    "iret_irq_exit:",
+    "iretq",
+    ".size entry_irq, . - entry_irq",
+    pti = const PTI,
+    handler = sym irq_handler,
 );
 
 // NMI and #DF: from any state, entry and exit code with kernel CS and user CR3 or GS included.
@@ -478,10 +522,24 @@ extern "C" fn kernel_fault(frame: &mut Frame) {
 /// How many NMIs came.
 static NMI_COUNT: super::percpu::Words<u64> = super::percpu::Words::new(0);
 
+/// How many interrupts came.
+static IRQ_COUNT: super::percpu::Words<u64> = super::percpu::Words::new(0);
+
+fn count(counter: &super::percpu::Words<u64>) {
+    let at = counter.address();
+    write_word(at, super::memory::read_word(at) + 1);
+}
+
 extern "C" fn paranoid_handler(frame: &mut Frame) {
     if frame.vector != 2 {
         super::hypercall::panicked("double fault", frame.vector as u32);
     }
-    let at = NMI_COUNT.address();
-    write_word(at, super::memory::read_word(at) + 1);
+    count(&NMI_COUNT);
+    if crate::flush::config().nmi_flush {
+        crate::flush::flush_in_nmi();
+    }
+}
+
+extern "C" fn irq_handler() {
+    count(&IRQ_COUNT);
 }

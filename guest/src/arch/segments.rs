@@ -5,11 +5,11 @@ use super::memory::{symbol, write_word};
 use super::percpu::{PER_CPU, Words};
 use core::arch::asm;
 use stalemate_shared::layout::{
-    IST_DOUBLE_FAULT, IST_FAULT, IST_NMI, KERNEL_CS, KERNEL_SS, SYSRET_BASE, TSS_SELECTOR, USER_CS,
-    USER_SS,
+    IRQ_VECTOR, IST_DOUBLE_FAULT, IST_FAULT, IST_IRQ, IST_NMI, KERNEL_CS, KERNEL_SS, SYSRET_BASE,
+    TSS_SELECTOR, USER_CS, USER_SS,
 };
 
-const VECTORS: usize = 32;
+const VECTORS: usize = IRQ_VECTOR as usize + 1;
 const GDT_WORDS: usize = (TSS_SELECTOR as usize + 16) / 8;
 const TSS_WORDS: usize = 13;
 /// Bytes of each stack that the processor switches to.
@@ -69,7 +69,7 @@ fn tss() {
     };
     let top = |index: u64| symbol!(stacks_start) + (index + 1) * STACK_SIZE;
     set(4, top(0));
-    for ist in [IST_DOUBLE_FAULT, IST_NMI, IST_FAULT] {
+    for ist in [IST_DOUBLE_FAULT, IST_NMI, IST_FAULT, IST_IRQ] {
         let ist = u64::from(ist);
         set(0x24 + (ist - 1) * 8, top(ist));
     }
@@ -81,6 +81,7 @@ fn idt() {
         let ist = match vector {
             2 => IST_NMI,
             8 => IST_DOUBLE_FAULT,
+            32.. => IST_IRQ,
             _ => IST_FAULT,
         };
         // Interrupt gates; DPL 3 for #BP alone.

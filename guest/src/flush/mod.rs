@@ -5,12 +5,16 @@ mod full;
 mod split;
 mod unsplit;
 
-use crate::arch::{hypercall, percpu};
+use crate::arch::{cpu, hypercall, percpu};
 use crate::boot::Config;
 use crate::mm::is_loaded;
+use crate::{entry, paging};
 use stalemate_shared::boot::Policy as PolicyName;
 use stalemate_shared::hypercall::primitive;
-use stalemate_shared::layout::{LARGE_PAGE_SIZE, PAGE_SIZE, USER_END, USER_LARGE_PAGES};
+use stalemate_shared::layout::{
+    LARGE_PAGE_SIZE, MM_COUNT, PAGE_SIZE, USER_END, USER_LARGE_PAGES, USER_PAGES,
+};
+use stalemate_shared::pcid::{PCID_MASK, ROOT_MASK, kernel_pcid};
 use stalemate_shared::tlb_state::Slot;
 
 /// Pages above which a range is flushed as a whole address space.
@@ -102,6 +106,27 @@ fn user(number: usize, id: u64, start: u64, end: u64, work: impl FnOnce(&dyn Pol
         percpu::set_slot(asid, Slot { ctx_id: mm.ctx_id, tlb_gen: mm.tlb_gen });
     }
     hypercall::end(id);
+}
+
+/// What an NMI handler must not do: it changes the first user test page, where it can, and flushes
+/// it by INVLPG and a mark. The address space is told by CR3, since `TlbState` may be halfway.
+pub fn flush_in_nmi() {
+    let split = matches!(config().policy, PolicyName::Split);
+    if !(split && config().pti && config().pcid) {
+        return;
+    }
+    let cr3 = cpu::read_cr3();
+    let asid = (cr3 & PCID_MASK) as u16 - kernel_pcid(0);
+    let number =
+        (0..MM_COUNT).find(|&number| percpu::mm_state(number).kernel_root == cr3 & ROOT_MASK);
+    let Some(number) = number else { return };
+    let protect = |bits| entry::protected(bits, 0);
+    if let Ok(token) = paging::change(number, USER_PAGES, protect) {
+        cpu::invlpg(USER_PAGES);
+        percpu::mark(asid);
+        // The address space is loaded, so that INVLPG and the mark are all that is owed.
+        let _ = token.discharge(Some(number), USER_PAGES, USER_PAGES + PAGE_SIZE);
+    }
 }
 
 fn page_size(va: u64) -> u64 {

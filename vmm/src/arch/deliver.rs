@@ -71,7 +71,7 @@ fn try_deliver(core: &mut Core<'_>, exception: Exception) -> Result<(), Fault> {
     let vcpu = &core.vcpu;
     // Faults push RF=1, so that a breakpoint on the restarted instruction does not repeat
     // (SDM vol. 3, 17.3.1.1); traps and interrupts push it as it is.
-    let is_fault = !matches!(exception.vector, vector::NMI | vector::BREAKPOINT | 8);
+    let is_fault = !matches!(exception.vector, vector::NMI | vector::BREAKPOINT | 8 | 32..);
     let image = vcpu.rflags | if is_fault { flags::RF } else { 0 };
     let frame = [u64::from(vcpu.ss), vcpu.gpr[gpr::RSP], image, u64::from(vcpu.cs), vcpu.rip];
     let mut at = stack & !0xf;

@@ -34,6 +34,12 @@ impl Exception {
     /// An NMI, delivered like an exception.
     pub const NMI: Self = Self { vector: vector::NMI, error: None, address: None };
 
+    /// An interrupt, delivered like an exception.
+    #[must_use]
+    pub const fn interrupt(vector: u8) -> Self {
+        Self { vector, error: None, address: None }
+    }
+
     /// #GP with `error`: 0, or a selector.
     #[must_use]
     pub const fn general_protection(error: u32) -> Self {

@@ -115,7 +115,7 @@ impl Core<'_> {
                 self.vcpu.rflags |= super::vcpu::flags::IF;
                 self.other("STI");
             }
-            Op::Hlt if self.vcpu.nmi_pending => self.other("HLT"),
+            Op::Hlt if self.vcpu.is_interrupted() => self.other("HLT"),
             Op::Hlt => return Err(Stop::Halted.into()),
             // The machine takes hypercalls before they get here.
             Op::Out(port) => {

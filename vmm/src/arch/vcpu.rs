@@ -142,6 +142,8 @@ pub struct Vcpu {
     pub nmi_blocked: bool,
     /// An NMI waits for the next instruction boundary.
     pub nmi_pending: bool,
+    /// The vector of an interrupt that waits for an instruction boundary with IF set.
+    pub irq_pending: Option<u8>,
 }
 
 impl Vcpu {
@@ -174,6 +176,7 @@ impl Vcpu {
             tr: 0,
             nmi_blocked: false,
             nmi_pending: false,
+            irq_pending: None,
         }
     }
 
@@ -196,6 +199,13 @@ impl Vcpu {
     #[must_use]
     pub fn root(&self) -> Gpa {
         Gpa(self.cr3 & ROOT_MASK)
+    }
+
+    /// Whether an NMI or interrupt that waits can be delivered.
+    #[must_use]
+    pub fn is_interrupted(&self) -> bool {
+        self.nmi_pending && !self.nmi_blocked
+            || self.irq_pending.is_some() && self.rflags & flags::IF != 0
     }
 
     /// RIP as an address.

@@ -11,6 +11,11 @@ pub const WATCHDOG: Duration = Duration::from_secs(10);
 /// How many instructions it may run on the interpreter without a trap.
 pub const INSTRUCTION_LIMIT: u64 = 50_000_000;
 
+/// Boundaries that a sweep tries on KVM, where each is reached by single step and the rest of its
+/// run takes milliseconds.
+#[cfg(feature = "kvm")]
+const KVM_BOUNDARIES: usize = 256;
+
 /// Set to 1, what needs KVM fails where there is none, instead of doing without.
 pub const REQUIRE_KVM: &str = "STALEMATE_REQUIRE_KVM";
 
@@ -74,6 +79,16 @@ impl Backend {
             #[cfg(feature = "kvm")]
             Self::Kvm { .. } => "kvm",
             Self::Interp { .. } => "interp",
+        }
+    }
+
+    /// Boundaries at which a sweep tries an interrupt at most.
+    #[must_use]
+    pub fn boundary_limit(&self) -> usize {
+        match self {
+            #[cfg(feature = "kvm")]
+            Self::Kvm { .. } => KVM_BOUNDARIES,
+            Self::Interp { .. } => usize::MAX,
         }
     }
 

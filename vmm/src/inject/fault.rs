@@ -25,6 +25,8 @@ pub enum Action {
     ClearMark,
     /// An NMI arrives.
     Nmi,
+    /// An interrupt arrives.
+    Irq,
 }
 
 /// What it is done to.
@@ -61,6 +63,8 @@ pub enum Point {
     AfterUserCr3,
     /// At the IRETQ that ends the paranoid exit.
     ParanoidExit,
+    /// At every instruction boundary, in a run of its own each.
+    Each,
 }
 
 /// Where a CR3 load stands in the kernel.
@@ -87,6 +91,8 @@ pub enum Occurrence {
     All,
     /// The nth, from 1.
     Nth(u32),
+    /// Of every boundary: those within these steps, counted from 1.
+    Steps(u32, u32),
 }
 
 /// One fault.
@@ -103,7 +109,7 @@ pub struct Fault {
 }
 
 /// Every form of a fault but for site and occurrence, with one line of help.
-pub const FORMS: [(&str, &str); 20] = [
+pub const FORMS: [(&str, &str); 22] = [
     ("drop invalidate-other", "the store that makes other ASIDs flush does not happen"),
     ("drop mark", "the store that marks a user PCID does not happen"),
     ("repeat mark", "the store that marks a user PCID happens twice"),
@@ -124,6 +130,14 @@ pub const FORMS: [(&str, &str); 20] = [
     ("nmi@after-mark", "an NMI arrives right after a mark was made"),
     ("nmi@before-user-cr3", "an NMI arrives before the user CR3 is loaded"),
     ("nmi@after-user-cr3", "an NMI arrives after the user CR3 was loaded"),
+    (
+        "nmi@each",
+        "an NMI arrives, in a run of its own, at each instruction boundary; `#2..4` of steps 2 to 4",
+    ),
+    (
+        "irq@each",
+        "an interrupt is raised, in a run of its own, at each instruction boundary; `#2..4` of steps 2 to 4",
+    ),
 ];
 
 /// The names of sites.
@@ -201,6 +215,22 @@ impl FromStr for Fault {
             None => (text.trim(), Occurrence::All),
             Some((head, number)) => match number.trim().parse() {
                 Ok(n) if n > 0 => (head.trim(), Occurrence::Nth(n)),
+                _ if head.trim().ends_with("@each") => {
+                    let range = number.split_once("..");
+                    let ends = range.and_then(|(first, last)| {
+                        Some((first.trim().parse().ok()?, last.trim().parse().ok()?))
+                    });
+                    match ends {
+                        Some((first, last)) if 0 < first && first <= last => {
+                            (head.trim(), Occurrence::Steps(first, last))
+                        }
+                        _ => {
+                            let why = format!("`{number}` names no steps");
+                            let help = "use their numbers, as in `nmi@each#2..4`";
+                            return Err(error(why, help.into()));
+                        }
+                    }
+                }
                 _ => {
                     let why = format!("`{number}` is no occurrence");
                     return Err(error(why, "use a number from 1, as in `drop mark#1`".into()));
@@ -214,11 +244,25 @@ impl FromStr for Fault {
         let words: Vec<&str> = head.split_whitespace().collect();
         let fault = |action, target, site| Self { action, target, site, occurrence };
         match words[..] {
+            [kind @ ("nmi" | "irq")] if place == Some("each") => {
+                let action = if kind == "nmi" { Action::Nmi } else { Action::Irq };
+                let occurrence = match occurrence {
+                    Occurrence::Nth(step) => Occurrence::Steps(step, step),
+                    other => other,
+                };
+                let target = Target::Point(Point::Each);
+                Ok(Self { action, target, site: None, occurrence })
+            }
+            ["irq"] => Err(error(
+                "an interrupt is raised at each boundary".into(),
+                "use `irq@each`".into(),
+            )),
             ["nmi"] => {
                 let found = place.and_then(|place| find(&POINTS, place));
                 let point = found.ok_or_else(|| {
                     let why = format!("`{}` is no point", place.unwrap_or_default());
-                    error(why, one_of(place.unwrap_or_default(), &names(&POINTS)))
+                    let known = [&names(&POINTS)[..], &["each"]].concat();
+                    error(why, one_of(place.unwrap_or_default(), &known))
                 })?;
                 Ok(fault(Action::Nmi, Target::Point(point), None))
             }
@@ -231,7 +275,7 @@ impl FromStr for Fault {
             )),
             [action, target] => {
                 let action = find(&ACTIONS, action).ok_or_else(|| {
-                    let known = [&names(&ACTIONS)[..], &["nmi", "clear-mark"]].concat();
+                    let known = [&names(&ACTIONS)[..], &["nmi", "irq", "clear-mark"]].concat();
                     error(format!("`{action}` is no action"), one_of(action, &known))
                 })?;
                 let target = find(&TARGETS, target).ok_or_else(|| {
@@ -279,6 +323,8 @@ fn check_pair(action: Action, target: Target) -> Result<(), (String, String)> {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.action, self.target) {
+            (Action::Nmi, Target::Point(Point::Each)) => f.write_str("nmi@each")?,
+            (Action::Irq, _) => f.write_str("irq@each")?,
             (Action::Nmi, Target::Point(point)) => write!(f, "nmi@{}", name_of(&POINTS, point))?,
             (Action::ClearMark, _) => f.write_str("clear-mark@paranoid-exit")?,
             (action, target) => {
@@ -291,6 +337,8 @@ impl fmt::Display for Fault {
         match self.occurrence {
             Occurrence::All => Ok(()),
             Occurrence::Nth(n) => write!(f, "#{n}"),
+            Occurrence::Steps(first, last) if first == last => write!(f, "#{first}"),
+            Occurrence::Steps(first, last) => write!(f, "#{first}..{last}"),
         }
     }
 }

@@ -37,6 +37,47 @@ pub struct InjectedOp {
     pub injected: bool,
 }
 
+/// What comes at each boundary of a [`Sweep`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interrupt {
+    /// An NMI.
+    Nmi,
+    /// An interrupt.
+    Irq,
+}
+
+/// `nmi@each` or `irq@each`: not one fault but as many runs as there are boundaries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sweep {
+    /// What comes.
+    pub interrupt: Interrupt,
+    /// The first and the last step, from 1; none means all.
+    steps: Option<(u32, u32)>,
+}
+
+impl Sweep {
+    /// The sweep among `faults`, and the rest of them.
+    #[must_use]
+    pub fn split(faults: &[Fault]) -> (Option<Self>, Vec<Fault>) {
+        let is_each = |fault: &&Fault| fault.target == Target::Point(Point::Each);
+        let sweep = faults.iter().find(is_each).map(|fault| Self {
+            interrupt: if fault.action == Action::Irq { Interrupt::Irq } else { Interrupt::Nmi },
+            steps: match fault.occurrence {
+                Occurrence::Steps(first, last) => Some((first, last)),
+                _ => None,
+            },
+        });
+        (sweep, faults.iter().filter(|fault| !is_each(fault)).copied().collect())
+    }
+
+    /// Whether boundaries of the step with this index are meant.
+    #[must_use]
+    pub fn contains(&self, index: usize) -> bool {
+        let number = index + 1;
+        self.steps.is_none_or(|(first, last)| (first as usize..=last as usize).contains(&number))
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Armed {
     fault: Fault,
@@ -51,6 +92,7 @@ impl Armed {
         let hit = match self.fault.occurrence {
             Occurrence::All => true,
             Occurrence::Nth(n) => self.seen == n,
+            Occurrence::Steps(..) => false,
         };
         self.fired += u32::from(hit);
         hit
@@ -147,7 +189,7 @@ impl StateHook for Injector {
                 // The ASID's bit where the kernel PCID's belongs: one too low.
                 Action::Alter => words = vec![old | set >> 1],
                 Action::Nmi => self.nmi_wanted = true,
-                Action::Set | Action::Clear | Action::ClearMark => {}
+                Action::Set | Action::Clear | Action::ClearMark | Action::Irq => {}
             }
         }
         words
@@ -200,6 +242,6 @@ fn perturb(ops: &mut Vec<InjectedOp>, action: Action, target: Target) {
                 }
             }
         }
-        Action::Nmi | Action::ClearMark => {}
+        Action::Nmi | Action::Irq | Action::ClearMark => {}
     }
 }

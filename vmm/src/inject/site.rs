@@ -7,10 +7,12 @@ use crate::boot::Symbols;
 use std::collections::BTreeMap;
 
 /// The labels that stand at a CR3 load, by site. A label is at the instruction itself.
-const LABELS: [(&str, Site); 6] = [
+const LABELS: [(&str, Site); 8] = [
     ("cr3_return", Site::Return),
     ("cr3_entry", Site::Entry),
+    ("cr3_irq_exit", Site::Return),
     ("cr3_fault_entry", Site::Entry),
+    ("cr3_irq_entry", Site::Entry),
     ("cr3_paranoid_entry", Site::ParanoidEntry),
     ("cr3_paranoid_exit", Site::ParanoidExit),
     ("cr3_paranoid_rewrite", Site::ParanoidExit),

@@ -5,9 +5,11 @@ mod hypercall;
 mod project;
 mod session;
 mod snapshot;
+mod sweep;
 mod trap;
 
 pub use session::{BootError, Opening, RunEnd, Session, SessionConfig, StepInput, StepReport};
+pub use sweep::{Boundary, Swept};
 
 use crate::arch::addr::{Gpa, Gva};
 use crate::arch::census::Census;

@@ -112,7 +112,7 @@ impl Opening {
 
 /// A booted guest.
 pub struct Session {
-    machine: Machine,
+    pub(super) machine: Machine,
     snapshot: Snapshot,
     opening: Opening,
     config: SessionConfig,
@@ -233,31 +233,26 @@ impl Session {
         injector: Injector,
         observer: &mut dyn Observer,
     ) -> Result<RunEnd, ExecutorError> {
-        self.machine.restore(&self.snapshot)?;
-        self.machine.injector = injector;
+        self.begin(injector)?;
         let mut reports = Vec::with_capacity(steps.len());
-        let mut stop = None;
+        let mut halt = None;
         for (index, step) in steps.iter().enumerate() {
             match self.machine.run_step(observer, index, step) {
                 Ok(report) => reports.push(report),
-                Err(Halt::Executor(error)) => return Err(error),
-                Err(Halt::Stop(why)) => {
-                    self.spent |= matches!(why, Stop::Timeout { .. });
-                    stop = Some((why, Box::new(self.machine.vcpu.clone())));
+                Err(why) => {
+                    halt = Some(why);
                     break;
                 }
             }
         }
-        let rip = self.machine.vcpu.rip();
-        self.machine.publish(observer, rip, false, Kind::End);
-        let watched = self.machine.watched.take();
-        Ok(RunEnd {
-            watched,
-            reports,
-            stop,
-            traps: self.machine.traps,
-            not_fired: self.machine.injector.not_fired().map(ToString::to_string).collect(),
-        })
+        self.ended(observer, reports, halt)
+    }
+
+    /// Back to the booted state.
+    pub(super) fn begin(&mut self, injector: Injector) -> Result<(), ExecutorError> {
+        self.machine.restore(&self.snapshot)?;
+        self.machine.injector = injector;
+        Ok(())
     }
 }
 
@@ -317,26 +312,65 @@ fn boot_to_first_step(machine: &mut Machine) -> Result<(), Halt> {
 }
 
 impl Machine {
-    fn run_step(
+    pub(super) fn run_step(
         &mut self,
         observer: &mut dyn Observer,
         index: usize,
         step: &StepInput,
     ) -> Result<StepReport, Halt> {
+        self.begin_step(observer, index, step);
+        self.finish_step(observer, index)
+    }
+
+    /// Hands the guest a step.
+    pub(super) fn begin_step(
+        &mut self,
+        observer: &mut dyn Observer,
+        index: usize,
+        step: &StepInput,
+    ) {
         debug_assert!(step.op != op::STOP, "a scenario cannot ask for STOP");
         let rip = self.vcpu.rip();
         self.publish(observer, rip, false, Kind::StepBegin { index, class: step.class });
         self.answer(step.op, step.args);
-        let limit = self.traps + STEP_TRAP_BUDGET;
+    }
+
+    /// Lets it work on the step until it is done.
+    pub(super) fn finish_step(
+        &mut self,
+        observer: &mut dyn Observer,
+        index: usize,
+    ) -> Result<StepReport, Halt> {
+        let budget = self.step_budget();
         loop {
-            if let Flow::NextStep([status, value, second]) = self.step(observer)? {
-                let rip = self.vcpu.rip();
-                self.publish(observer, rip, false, Kind::StepEnd { index, status, value });
-                return Ok(StepReport { status, value, second });
+            if let Flow::NextStep(report) = self.step(observer)? {
+                return Ok(self.end_step(observer, index, report));
             }
-            if self.traps > limit {
-                return Err(Stop::TrapBudget { budget: STEP_TRAP_BUDGET }.into());
-            }
+            self.within(budget)?;
         }
+    }
+
+    /// The number of traps at which a step that begins now has had too many.
+    pub(super) fn step_budget(&self) -> u64 {
+        self.traps + STEP_TRAP_BUDGET
+    }
+
+    /// Whether the traps are fewer than that.
+    pub(super) fn within(&self, budget: u64) -> Result<(), Halt> {
+        if self.traps > budget {
+            return Err(Stop::TrapBudget { budget: STEP_TRAP_BUDGET }.into());
+        }
+        Ok(())
+    }
+
+    pub(super) fn end_step(
+        &mut self,
+        observer: &mut dyn Observer,
+        index: usize,
+        [status, value, second]: [u64; 3],
+    ) -> StepReport {
+        let rip = self.vcpu.rip();
+        self.publish(observer, rip, false, Kind::StepEnd { index, status, value });
+        StepReport { status, value, second }
     }
 }

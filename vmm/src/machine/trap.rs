@@ -22,10 +22,21 @@ const MAX_INSTRUCTION: usize = 15;
 impl Machine {
     /// Runs the guest to its next trap and carries that out.
     pub(crate) fn step(&mut self, observer: &mut dyn Observer) -> Result<Flow, Halt> {
-        if self.vcpu.nmi_pending && !self.vcpu.nmi_blocked {
-            self.deliver_nmi(observer)?;
-        }
+        self.interrupts(observer)?;
         let trap = self.executor.run(&mut self.vcpu)?;
+        self.trap(observer, trap)
+    }
+
+    /// Runs one instruction, or takes the trap that it makes.
+    pub(crate) fn single_step(&mut self, observer: &mut dyn Observer) -> Result<Flow, Halt> {
+        self.interrupts(observer)?;
+        match self.executor.step(&mut self.vcpu)? {
+            Some(trap) => self.trap(observer, trap),
+            None => Ok(Flow::Continue),
+        }
+    }
+
+    fn trap(&mut self, observer: &mut dyn Observer, trap: Trap) -> Result<Flow, Halt> {
         self.traps += 1;
         match trap {
             Trap::Timeout { limit } => Err(Stop::Timeout { seconds: limit.as_secs() }.into()),
@@ -65,6 +76,20 @@ impl Machine {
                 self.resolve(observer, Err(fault))?;
                 Ok(Flow::Continue)
             }
+        }
+    }
+
+    /// Delivers what waits for an instruction boundary.
+    fn interrupts(&mut self, observer: &mut dyn Observer) -> Result<(), Halt> {
+        if !self.vcpu.is_interrupted() {
+            return Ok(());
+        }
+        if self.vcpu.nmi_pending && !self.vcpu.nmi_blocked {
+            return self.deliver_nmi(observer);
+        }
+        match self.vcpu.irq_pending.take() {
+            Some(vector) => self.resolve(observer, Err(Exception::interrupt(vector).into())),
+            None => Ok(()),
         }
     }
 

@@ -3,8 +3,9 @@
 use super::{Results, command};
 use crate::arch::addr::Gva;
 use crate::arch::tlb::Fill;
+use crate::inject::Interrupt;
 use crate::oracle::{Obligation, State, Violation};
-use crate::runner::{Difference, RunResult};
+use crate::runner::{Difference, RunResult, SweepResult};
 use crate::scenario::Expected;
 use serde_json::{Value, json as value};
 
@@ -76,6 +77,7 @@ fn run(results: &Results<'_>, result: &RunResult) -> Value {
             "why": stop.to_string(),
             "at": results.symbols.locate(vcpu.rip()),
         })),
+        "sweep": result.sweep.as_ref().map(|found| sweep(results, found)),
         "big_hammers": result.hammers.0,
         "live_entries_lost": if config.fill == Fill::OnDemand {
             value!(result.hammers.1)
@@ -84,6 +86,26 @@ fn run(results: &Results<'_>, result: &RunResult) -> Value {
         },
         "events": result.counts,
         "command": command(scenario, &result.run),
+    })
+}
+
+fn sweep(results: &Results<'_>, sweep: &SweepResult) -> Value {
+    value!({
+        "interrupt": match sweep.interrupt {
+            Interrupt::Nmi => "nmi",
+            Interrupt::Irq => "irq",
+        },
+        "tried": sweep.swept.tried,
+        "held": sweep.swept.held,
+        "cut_short": sweep.swept.cut_short,
+        "failing": sweep.failing.iter().map(|failing| value!({
+            "step": failing.step,
+            "first": results.symbols.locate(failing.first),
+            "last": results.symbols.locate(failing.last),
+            "boundaries": failing.boundaries,
+            "outcome": failing.outcome,
+            "rules": failing.rules,
+        })).collect::<Vec<_>>(),
     })
 }
 

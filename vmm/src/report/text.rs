@@ -4,8 +4,10 @@ use super::{Results, command};
 use crate::arch::addr::Gva;
 use crate::arch::tlb::{Entry, Tag};
 use crate::arch::vcpu::Vcpu;
+use crate::inject::Interrupt;
+use crate::machine::Swept;
 use crate::oracle::{Discharger, Obligation, State, Violation};
-use crate::runner::{Difference, Outcome, RunResult};
+use crate::runner::{Difference, Outcome, RunResult, SweepResult};
 use crate::scenario::{CPUS, Expected, Scenario};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -169,6 +171,9 @@ pub fn details(results: &Results<'_>, result: &RunResult) -> String {
     } else {
         let _ = writeln!(out, "{}", but_expected(&result.run.expected));
     }
+    if let Some(sweep) = &result.sweep {
+        self::sweep(&mut out, results, scenario, sweep);
+    }
     for violation in &result.violations {
         witness(&mut out, results, scenario, result, violation);
     }
@@ -313,6 +318,47 @@ fn witness(
             read.text,
             read.got
         );
+    }
+}
+
+/// The boundaries that were tried, and where the interrupt made a difference.
+fn sweep(out: &mut String, results: &Results<'_>, scenario: &Scenario, sweep: &SweepResult) {
+    let what = match sweep.interrupt {
+        Interrupt::Nmi => "NMI",
+        Interrupt::Irq => "interrupt",
+    };
+    let Swept { tried, held, cut_short } = sweep.swept;
+    let _ = write!(out, "  {what} at each boundary: {tried} tried");
+    if held > 0 {
+        let _ = write!(out, ", {held} while NMIs are blocked");
+    }
+    if cut_short {
+        let _ = write!(out, "; SKIP: the rest, which --executor interp tries");
+    }
+    let failing: usize = sweep.failing.iter().map(|failing| failing.boundaries).sum();
+    let _ = match failing {
+        0 => writeln!(out, "; it makes no difference at any"),
+        _ => writeln!(out, "; at {failing} it makes a difference:"),
+    };
+    for failing in &sweep.failing {
+        let rules: Vec<String> = failing.rules.iter().map(ToString::to_string).collect();
+        let came_to = match rules.is_empty() {
+            true => failing.outcome.to_string(),
+            false => rules.join(" and "),
+        };
+        let _ = writeln!(
+            out,
+            "    {came_to}, before {} in {}",
+            match failing.boundaries {
+                1 => "one instruction".to_owned(),
+                count => format!("each of {count} instructions"),
+            },
+            step_text(scenario, Some(failing.step)),
+        );
+        let _ = writeln!(out, "      from {}", results.symbols.locate(failing.first));
+        if failing.boundaries > 1 {
+            let _ = writeln!(out, "      to   {}", results.symbols.locate(failing.last));
+        }
     }
 }
 

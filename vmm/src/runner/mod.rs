@@ -4,20 +4,23 @@
 mod compare;
 mod counts;
 mod outcome;
+mod sweep;
 
 pub use compare::{Difference, Side, compare, compare_all};
 pub use counts::EventCounts;
 pub use outcome::{Mismatch, Outcome, RunResult};
+pub use sweep::{Failing, SweepResult};
 
 use crate::arch::tlb::TlbModel;
 use crate::arch::vcpu::Vcpu;
 use crate::boot::{Image, Symbols};
 use crate::event::{Event, Observer, TraceHeader};
 use crate::executor::Backend;
-use crate::inject::{Injector, Sites};
-use crate::machine::{BootError, Session, SessionConfig, StepInput};
+use crate::inject::{Injector, Sites, Sweep};
+use crate::machine::{BootError, Opening, Session, SessionConfig, StepInput, Swept};
 use crate::oracle::Oracle;
 use crate::scenario::{Run, RunConfig, Scenario};
+use sweep::Branches;
 
 /// A trace as an observer keeps it.
 #[derive(Clone, Debug, Default)]
@@ -49,16 +52,29 @@ impl Trace {
     }
 }
 
-/// Shows every event to several observers.
-struct Tee<'a>(Vec<&'a mut dyn Observer>);
+/// Everybody who watches a run.
+#[derive(Clone, Default)]
+struct Watchers {
+    oracle: Oracle,
+    counts: EventCounts,
+    trace: Option<Trace>,
+}
 
-impl Observer for Tee<'_> {
+impl Observer for Watchers {
     fn begin(&mut self, header: &TraceHeader) {
-        self.0.iter_mut().for_each(|observer| observer.begin(header));
+        self.oracle.begin(header);
+        self.counts.begin(header);
+        if let Some(trace) = &mut self.trace {
+            trace.begin(header);
+        }
     }
 
     fn event(&mut self, event: &Event) {
-        self.0.iter_mut().for_each(|observer| observer.event(event));
+        self.oracle.event(event);
+        self.counts.event(event);
+        if let Some(trace) = &mut self.trace {
+            trace.event(event);
+        }
     }
 }
 
@@ -86,7 +102,9 @@ pub struct Runner<'a> {
     backend: &'a Backend,
     session: Option<Session>,
     /// Observers that have been told the session's opening.
-    primed: (Oracle, EventCounts),
+    primed: Watchers,
+    /// Boundaries that a sweep tries at most.
+    boundary_limit: usize,
     /// Traps that the guest took to boot, the last time that one did.
     pub boot_traps: u64,
 }
@@ -100,7 +118,8 @@ impl<'a> Runner<'a> {
             sites: Sites::new(symbols),
             backend,
             session: None,
-            primed: Default::default(),
+            primed: Watchers::default(),
+            boundary_limit: backend.boundary_limit(),
             boot_traps: 0,
         }
     }
@@ -141,7 +160,7 @@ impl<'a> Runner<'a> {
             session => session?,
         };
         session.watch(Some(seq));
-        let end = session.run(&inputs, injector, &mut Tee(Vec::new()));
+        let end = session.run_told(&inputs, injector, &mut EventCounts::default());
         session.watch(None);
         if session.spent {
             self.session = None;
@@ -161,27 +180,47 @@ impl<'a> Runner<'a> {
         trace: Option<&mut Trace>,
     ) -> Result<RunResult, BootError> {
         let inputs: Vec<StepInput> = scenario.steps.iter().map(|step| step.input).collect();
-        let injector = Injector::new(&run.faults, self.sites.clone());
-        let session = match self.session(&run.config) {
-            Ok(session) => session,
-            Err(BootError::Guest { stop, vcpu }) => {
-                return Ok(RunResult::did_not_boot(run, stop, vcpu));
-            }
-            Err(error) => return Err(error),
-        };
-        let opening = session.opening().clone();
-        let (mut oracle, mut counts) = self.primed.clone();
-        let mut observers: Vec<&mut dyn Observer> = vec![&mut oracle, &mut counts];
-        if let Some(trace) = trace {
-            opening.tell(trace);
-            observers.push(trace);
+        let (sweep, faults) = Sweep::split(&run.faults);
+        let injector = Injector::new(&faults, self.sites.clone());
+        let limit = self.boundary_limit;
+        if let Err(error) = self.session(&run.config) {
+            return match error {
+                BootError::Guest { stop, vcpu } => Ok(RunResult::did_not_boot(run, stop, vcpu)),
+                error => Err(error),
+            };
         }
+        let mut watchers = self.primed.clone();
         let session = self.session(&run.config)?;
-        let end = session.run_told(&inputs, injector, &mut Tee(observers))?;
+        if trace.is_some() {
+            let Opening { header, events } = session.opening().clone();
+            watchers.trace = Some(Trace { header: Some(header), events });
+        }
+        let mut branches = Branches::default();
+        let mut branch_events = Vec::new();
+        let (end, swept) = match &sweep {
+            None => (session.run_told(&inputs, injector, &mut watchers)?, Swept::default()),
+            Some(sweep) => {
+                let mut each = |boundary, end, seen: Watchers| {
+                    let Watchers { oracle, counts, trace } = seen;
+                    branches.add(boundary, RunResult::judge(scenario, run, end, &oracle, counts));
+                    branch_events.extend(trace.into_iter().flat_map(|trace| trace.events));
+                };
+                session.sweep(&inputs, injector, sweep, limit, &mut watchers, &mut each)?
+            }
+        };
         if session.spent {
             self.session = None;
         }
-        Ok(RunResult::judge(scenario, run, end, &oracle, counts))
+        let Watchers { oracle, counts, trace: seen } = watchers;
+        if let (Some(trace), Some(seen)) = (trace, seen) {
+            *trace = seen;
+            trace.events.extend(branch_events);
+        }
+        let result = RunResult::judge(scenario, run, end, &oracle, counts);
+        Ok(match sweep {
+            None => result,
+            Some(sweep) => branches.finish(result, sweep.interrupt, swept),
+        })
     }
 
     /// The booted guest for a configuration.
@@ -197,9 +236,9 @@ impl<'a> Runner<'a> {
             _ => {
                 let session =
                     Session::boot(wanted, self.image, |memory| self.backend.make(memory))?;
-                self.primed = Default::default();
-                session.opening().tell(&mut Tee(vec![&mut self.primed.0, &mut self.primed.1]));
-                self.primed.0.ready();
+                self.primed = Watchers::default();
+                session.opening().tell(&mut self.primed);
+                self.primed.oracle.ready();
                 session
             }
         };

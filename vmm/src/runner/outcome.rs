@@ -1,6 +1,6 @@
 //! What a run came to.
 
-use super::EventCounts;
+use super::{EventCounts, SweepResult};
 use crate::arch::fault::Stop;
 use crate::arch::vcpu::Vcpu;
 use crate::machine::{RunEnd, StepReport};
@@ -85,6 +85,8 @@ pub struct RunResult {
     pub traps: u64,
     /// Events by kind.
     pub counts: EventCounts,
+    /// What an interrupt at every boundary came to, where that was asked for.
+    pub sweep: Option<SweepResult>,
 }
 
 impl RunResult {
@@ -118,15 +120,22 @@ impl RunResult {
             not_fired: end.not_fired,
             traps: end.traps,
             counts,
+            sweep: None,
         };
-        result.as_expected = match &run.expected {
+        result.compare_with_expected();
+        result
+    }
+
+    /// Says whether the outcome is what the scenario says.
+    pub(super) fn compare_with_expected(&mut self) {
+        let (run, outcome) = (&self.run, self.outcome);
+        self.as_expected = match &run.expected {
             // A run for its costs gives no verdict: filling on demand may leave nothing stale.
             Expected::Clean if run.cost => matches!(outcome, Outcome::Clean | Outcome::Vacuous),
             Expected::Clean | Expected::Unstated => outcome == Outcome::Clean,
             Expected::Violates(rules) if rules.is_empty() => outcome == Outcome::Clean,
-            Expected::Violates(rules) => outcome == Outcome::Violation && *rules == result.rules(),
+            Expected::Violates(rules) => outcome == Outcome::Violation && *rules == self.rules(),
         };
-        result
     }
 
     pub(super) fn did_not_boot(run: &Run, stop: Stop, vcpu: Box<Vcpu>) -> Self {
@@ -142,13 +151,16 @@ impl RunResult {
             not_fired: Vec::new(),
             traps: 0,
             counts: EventCounts::default(),
+            sweep: None,
         }
     }
 
     /// The rules that were violated.
     #[must_use]
     pub fn rules(&self) -> BTreeSet<RuleId> {
-        self.violations.iter().map(|violation| violation.rule).collect()
+        let own = self.violations.iter().map(|violation| violation.rule);
+        let failing = self.sweep.iter().flat_map(|sweep| &sweep.failing);
+        own.chain(failing.flat_map(|failing| failing.rules.iter().copied())).collect()
     }
 
     /// How many obligations each discharger discharged.

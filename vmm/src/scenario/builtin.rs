@@ -1,7 +1,7 @@
 //! The built-in scenarios: the files under scenarios/, embedded.
 
 /// Name and text of each, in the order of the suite.
-pub const BUILTIN: [(&str, &str); 18] = [
+pub const BUILTIN: [(&str, &str); 19] = [
     (
         "user-flush-on-next-return",
         include_str!("../../../scenarios/user-flush-on-next-return.toml"),
@@ -19,6 +19,7 @@ pub const BUILTIN: [(&str, &str); 18] = [
     ("mark-consumed", include_str!("../../../scenarios/mark-consumed.toml")),
     ("mark-not-loaded", include_str!("../../../scenarios/mark-not-loaded.toml")),
     ("nmi-window", include_str!("../../../scenarios/nmi-window.toml")),
+    ("nmi-flush", include_str!("../../../scenarios/nmi-flush.toml")),
     ("large-page", include_str!("../../../scenarios/large-page.toml")),
     ("flush-all", include_str!("../../../scenarios/flush-all.toml")),
     ("forgotten-flush", include_str!("../../../scenarios/forgotten-flush.toml")),

@@ -94,6 +94,8 @@ pub struct RunConfig {
     pub global_with_pti: bool,
     /// The paranoid exit rewrites a kernel CR3.
     pub paranoid_rewrite: bool,
+    /// The NMI handler changes a page and flushes it.
+    pub nmi_flush: bool,
     /// The fill choice.
     pub fill: Fill,
     /// Paging-structure caches are modelled.
@@ -114,6 +116,7 @@ impl RunConfig {
             (self.pti, options::PTI),
             (self.global_with_pti, options::GLOBAL_WITH_PTI),
             (self.paranoid_rewrite, options::PARANOID_REWRITE),
+            (self.nmi_flush, options::NMI_FLUSH),
         ];
         bits.iter().filter(|(set, _)| *set).map(|(_, bit)| bit).sum()
     }
@@ -128,6 +131,9 @@ impl fmt::Display for RunConfig {
         }
         if self.paranoid_rewrite {
             f.write_str(" paranoid-rewrite")?;
+        }
+        if self.nmi_flush {
+            f.write_str(" nmi-flush")?;
         }
         if self.fill == Fill::OnDemand {
             f.write_str(" on-demand")?;

@@ -84,6 +84,8 @@ struct RawKernel {
     pti: List<bool>,
     global: Option<Spanned<bool>>,
     paranoid_rewrite: List<bool>,
+    #[serde(default)]
+    nmi_flush: bool,
 }
 
 #[derive(Default, Deserialize)]
@@ -339,6 +341,7 @@ pub fn parse(name: &str, file: &str, text: &str) -> Result<Scenario, Diagnostic>
         global,
         pti,
         paranoid_rewrite: or(raw.kernel.paranoid_rewrite, &[false]),
+        nmi_flush: raw.kernel.nmi_flush,
         fill: or(raw.model.fill, &[Fill::WorstCase]),
         structure_caches: or(raw.model.structure_caches, &[true]),
         steps: source.steps(&raw.steps)?,

@@ -62,6 +62,7 @@ impl Scenario {
                                     pti,
                                     global_with_pti: self.global == Some(true) && pti,
                                     paranoid_rewrite,
+                                    nmi_flush: self.nmi_flush,
                                     fill,
                                     structure_caches,
                                 });

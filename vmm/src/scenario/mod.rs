@@ -43,6 +43,8 @@ pub struct Scenario {
     pub global: Option<bool>,
     /// With the older paranoid exit.
     pub paranoid_rewrite: Vec<bool>,
+    /// The NMI handler changes a page and flushes it.
+    pub nmi_flush: bool,
     /// The fill choices.
     pub fill: Vec<Fill>,
     /// With and without paging-structure caches.

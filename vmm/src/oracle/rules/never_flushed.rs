@@ -1,19 +1,30 @@
 //! `never-flushed`: somebody asks for the flush.
 
+use crate::arch::tlb::Tag;
 use crate::event::{Kind, StepClass};
 use crate::oracle::rule::{About, Context, Finding, Rule, RuleId};
+use stalemate_shared::pcid::USER_PCID_BIT;
 
 /// About the rule.
 pub const ABOUT: About = About {
     id: RuleId::NeverFlushed,
     name: "never-flushed",
-    statement: "A downgrade that no primitive covers, and that was not announced as deferred, \
-                is flushed by the end of its step or before its frame is freed. An edit's step \
+    statement: "A downgrade that no primitive covers, and that no mark defers, is flushed by the end of its step or before its frame is freed. An edit's step \
                 lasts until the first step that is neither an edit nor a flush.",
     source: "SDM vol. 3, 4.10.5: the old frame must not be reused before the flush",
     violated_by: "forgotten-flush",
     is_cost: false,
 };
+
+/// A mark says that the user PCID is flushed when it is next loaded: a flush that is deferred.
+fn is_marked(tag: Tag, context: &Context<'_>) -> bool {
+    match tag {
+        Tag::Pcid(pcid) if pcid.is_user() => {
+            context.shadow.marks >> (pcid.value() & !USER_PCID_BIT as u16) & 1 != 0
+        }
+        _ => false,
+    }
+}
 
 /// The rule.
 #[derive(Clone)]
@@ -43,6 +54,7 @@ impl Rule for NeverFlushed {
             .ledger
             .open()
             .filter(|(_, obligation)| obligation.covered.is_none())
+            .filter(|(_, obligation)| frame.is_some() || !is_marked(obligation.tag, context))
             .filter(|(_, obligation)| concerned(obligation.entry.as_ref()))
             .map(|(number, obligation)| Finding {
                 obligation: Some(number),

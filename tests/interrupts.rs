@@ -1,0 +1,90 @@
+//! Interrupts at every instruction boundary, from snapshots of the whole machine.
+
+mod common;
+
+use common::{Bench, benches, builtin, config, rules};
+use object::{Object, ObjectSymbol};
+use stalemate::arch::op::decode;
+use stalemate::boot::guest_image;
+use stalemate::executor::Backend;
+use stalemate::runner::{Outcome, RunResult, SweepResult};
+use stalemate::scenario::{Policy, RunConfig};
+
+fn swept(result: &RunResult) -> &SweepResult {
+    result.sweep.as_ref().expect("a sweep was asked for")
+}
+
+fn nmi_flush() -> RunConfig {
+    RunConfig { nmi_flush: true, ..config("pcid", Policy::Split, true) }
+}
+
+/// The instruction after the test of the mark in `enter_user`, and the CR3 load.
+fn window() -> (u64, u64) {
+    let file = object::File::parse(guest_image()).expect("an ELF file");
+    let address = |name: &str| {
+        let found = file.symbols().find(|symbol| symbol.name() == Ok(name));
+        found.unwrap_or_else(|| panic!("no symbol {name}")).address()
+    };
+    let (start, load) = (address("enter_user"), address("cr3_return"));
+    let section = file.section_by_name(".trampoline.text").expect("it is there");
+    let text = object::ObjectSection::data(&section).expect("its bytes");
+    let base = object::ObjectSection::address(&section);
+    let mut at = start;
+    loop {
+        let instruction = decode(&text[(at - base) as usize..], at);
+        at = instruction.next_ip();
+        assert!(at <= load, "no test of the mark before the load");
+        if instruction.mnemonic() == iced_x86::Mnemonic::Bt {
+            return (at, load);
+        }
+    }
+}
+
+#[test]
+fn split_is_clean_with_an_nmi_or_an_interrupt_before_any_instruction() {
+    let bench = Bench::new(Backend::interp());
+    for fault in ["nmi@each", "irq@each"] {
+        for name in ["nmi-window", "mark-consumed"] {
+            let config = config("pcid", Policy::Split, true);
+            let result = bench.run(&builtin(name), config, &[fault]);
+            let sweep = swept(&result);
+            assert_eq!(result.outcome, Outcome::Clean, "{name} {fault}: {:?}", sweep.failing);
+            assert!(sweep.swept.tried > 1_000 && !sweep.swept.cut_short, "{:?}", sweep.swept);
+        }
+    }
+}
+
+#[test]
+fn an_nmi_that_marks_fails_from_the_test_of_the_mark_to_the_cr3_load_and_nowhere_else() {
+    let bench = Bench::new(Backend::interp());
+    let result = bench.run(&builtin("nmi-flush"), nmi_flush(), &["nmi@each"]);
+    assert_eq!(rules(&result), ["stale-user-entry"]);
+    let failing = &swept(&result).failing;
+    assert_eq!(failing.len(), 1, "{failing:?}");
+    assert_eq!((failing[0].first.0, failing[0].last.0), window());
+    assert_eq!(failing[0].step, 5);
+}
+
+#[test]
+fn every_executor_finds_the_window() {
+    for bench in benches() {
+        let result = bench.run(&builtin("nmi-flush"), nmi_flush(), &["nmi@each#6"]);
+        let sweep = swept(&result);
+        assert!(!sweep.swept.cut_short, "{:?} on {}", sweep.swept, bench.backend.name());
+        let failing = &sweep.failing;
+        assert_eq!(failing.len(), 1, "{failing:?}");
+        assert_eq!((failing[0].first.0, failing[0].last.0), window());
+    }
+}
+
+#[test]
+fn a_run_that_was_left_at_every_boundary_goes_on_as_if_it_never_was() {
+    for bench in benches() {
+        let scenario = builtin("user-flush-on-next-return");
+        let config = config("pcid", Policy::Split, true);
+        let (_, plain) = bench.record(&scenario, config, &[]);
+        let (_, with_branches) = bench.record(&scenario, config, &["nmi@each#4..5"]);
+        assert!(with_branches.events.len() > plain.events.len());
+        assert_eq!(plain.events[..], with_branches.events[..plain.events.len()]);
+    }
+}

@@ -1,0 +1,162 @@
+//! An interrupt at every instruction boundary: the run goes on from a snapshot with the interrupt
+//! and then, from the same snapshot, without it to the next boundary.
+
+use super::{Flow, Halt, Machine, RunEnd, Session, StepInput};
+use crate::arch::addr::Gva;
+use crate::arch::vcpu::Vcpu;
+use crate::event::{Kind, Observer};
+use crate::executor::ExecutorError;
+use crate::inject::{Injector, Interrupt, Sweep};
+use stalemate_shared::layout::IRQ_VECTOR;
+
+/// Where an interrupt came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Boundary {
+    /// The instruction that comes next.
+    pub rip: Gva,
+    /// The step under way.
+    pub step: usize,
+    /// The virtual CPL that it interrupts.
+    pub cpl: u8,
+}
+
+/// What became of the boundaries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// An interrupt was tried at so many.
+    pub tried: usize,
+    /// At so many an NMI would have been held back: one was being handled.
+    pub held: usize,
+    /// There were more than the executor tries.
+    pub cut_short: bool,
+}
+
+impl Session {
+    /// Runs `steps`, and at each boundary that `sweep` means once more to the end with an
+    /// interrupt there; `each` gets what those came to, with their observers. At most `limit`
+    /// boundaries are tried.
+    ///
+    /// `observer` has been told the opening.
+    ///
+    /// # Errors
+    /// When the host fails.
+    pub fn sweep<O: Observer + Clone>(
+        &mut self,
+        steps: &[StepInput],
+        injector: Injector,
+        sweep: &Sweep,
+        limit: usize,
+        observer: &mut O,
+        each: &mut dyn FnMut(Boundary, RunEnd, O),
+    ) -> Result<(RunEnd, Swept), ExecutorError> {
+        self.begin(injector)?;
+        let mut swept = Swept::default();
+        let mut reports = Vec::with_capacity(steps.len());
+        for (index, step) in steps.iter().enumerate() {
+            if !sweep.contains(index) || swept.cut_short {
+                match self.machine.run_step(observer, index, step) {
+                    Ok(report) => reports.push(report),
+                    Err(halt) => return Ok((self.ended(observer, reports, Some(halt))?, swept)),
+                }
+                continue;
+            }
+            self.machine.begin_step(observer, index, step);
+            let budget = self.machine.step_budget();
+            let mut before: Option<Vcpu> = None;
+            let report = loop {
+                let vcpu = &self.machine.vcpu;
+                // A trap that only filled the projection is no boundary.
+                let moved = before.as_ref() != Some(vcpu);
+                let held = sweep.interrupt == Interrupt::Nmi && vcpu.nmi_blocked;
+                swept.held += usize::from(moved && held);
+                swept.cut_short |= moved && !held && swept.tried >= limit;
+                if moved && !held && !swept.cut_short {
+                    swept.tried += 1;
+                    let boundary = Boundary { rip: vcpu.rip(), step: index, cpl: vcpu.cpl };
+                    let snapshot = self.machine.snapshot()?;
+                    let mut branch = observer.clone();
+                    raise(&mut self.machine, sweep.interrupt);
+                    let end = self.go_on(&mut branch, reports.clone(), steps, index)?;
+                    each(boundary, end, branch);
+                    if self.spent {
+                        return Ok((self.ended(observer, reports, None)?, swept));
+                    }
+                    self.machine.restore(&snapshot)?;
+                }
+                before = Some(self.machine.vcpu.clone());
+                let flow = match swept.cut_short {
+                    true => self.machine.step(observer),
+                    false => self.machine.single_step(observer),
+                };
+                match flow.and_then(|flow| self.machine.within(budget).map(|()| flow)) {
+                    Ok(Flow::NextStep(report)) => {
+                        break self.machine.end_step(observer, index, report);
+                    }
+                    Ok(_) => {}
+                    Err(halt) => return Ok((self.ended(observer, reports, Some(halt))?, swept)),
+                }
+            };
+            reports.push(report);
+        }
+        Ok((self.ended(observer, reports, None)?, swept))
+    }
+
+    /// From within step `index` to the end of the run.
+    fn go_on(
+        &mut self,
+        observer: &mut dyn Observer,
+        mut reports: Vec<super::StepReport>,
+        steps: &[StepInput],
+        index: usize,
+    ) -> Result<RunEnd, ExecutorError> {
+        let mut halt = None;
+        match self.machine.finish_step(observer, index) {
+            Ok(report) => reports.push(report),
+            Err(why) => halt = Some(why),
+        }
+        for (index, step) in steps.iter().enumerate().skip(index + 1) {
+            if halt.is_some() {
+                break;
+            }
+            match self.machine.run_step(observer, index, step) {
+                Ok(report) => reports.push(report),
+                Err(why) => halt = Some(why),
+            }
+        }
+        self.ended(observer, reports, halt)
+    }
+
+    /// Tells the end, and what the run came to.
+    pub(super) fn ended(
+        &mut self,
+        observer: &mut dyn Observer,
+        reports: Vec<super::StepReport>,
+        halt: Option<Halt>,
+    ) -> Result<RunEnd, ExecutorError> {
+        let machine = &mut self.machine;
+        let stop = match halt {
+            None => None,
+            Some(Halt::Executor(error)) => return Err(error),
+            Some(Halt::Stop(stop)) => {
+                self.spent |= matches!(stop, crate::arch::fault::Stop::Timeout { .. });
+                Some((stop, Box::new(machine.vcpu.clone())))
+            }
+        };
+        let rip = machine.vcpu.rip();
+        machine.publish(observer, rip, false, Kind::End);
+        Ok(RunEnd {
+            reports,
+            stop,
+            traps: machine.traps,
+            not_fired: machine.injector.not_fired().map(ToString::to_string).collect(),
+            watched: machine.watched.take(),
+        })
+    }
+}
+
+fn raise(machine: &mut Machine, interrupt: Interrupt) {
+    match interrupt {
+        Interrupt::Nmi => machine.vcpu.nmi_pending = true,
+        Interrupt::Irq => machine.vcpu.irq_pending = Some(IRQ_VECTOR),
+    }
+}

@@ -1,0 +1,96 @@
+//! What an interrupt at every boundary came to: where it made a difference.
+
+use super::{Outcome, RunResult};
+use crate::arch::addr::Gva;
+use crate::inject::Interrupt;
+use crate::machine::{Boundary, Swept};
+use crate::oracle::RuleId;
+use std::collections::BTreeSet;
+
+/// Boundaries, one after the other, at which the interrupt came to the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failing {
+    /// The step under way.
+    pub step: usize,
+    /// The instruction before which the first came.
+    pub first: Gva,
+    /// The instruction before which the last came.
+    pub last: Gva,
+    /// How many there are.
+    pub boundaries: usize,
+    /// What they came to.
+    pub outcome: Outcome,
+    /// The rules that were violated.
+    pub rules: BTreeSet<RuleId>,
+    /// The position of the last among all that were tried.
+    at: usize,
+}
+
+/// A sweep's result.
+#[derive(Clone, Debug)]
+pub struct SweepResult {
+    /// What came.
+    pub interrupt: Interrupt,
+    /// How many boundaries.
+    pub swept: Swept,
+    /// Those at which the run did not come to what it comes to without.
+    pub failing: Vec<Failing>,
+}
+
+/// Gathers the branches of one run.
+#[derive(Debug, Default)]
+pub(super) struct Branches {
+    tried: usize,
+    failing: Vec<Failing>,
+    /// The first that failed, by what it came to.
+    first: Vec<RunResult>,
+}
+
+impl Branches {
+    pub(super) fn add(&mut self, boundary: Boundary, result: RunResult) {
+        self.tried += 1;
+        if matches!(result.outcome, Outcome::Clean | Outcome::Vacuous) {
+            return;
+        }
+        let (outcome, rules) = (result.outcome, result.rules());
+        if let Some(last) = self.failing.last_mut() {
+            let goes_on = last.at + 1 == self.tried && last.step == boundary.step;
+            if goes_on && last.outcome == outcome && last.rules == rules {
+                last.at = self.tried;
+                last.last = boundary.rip;
+                last.boundaries += 1;
+                return;
+            }
+        }
+        self.failing.push(Failing {
+            step: boundary.step,
+            first: boundary.rip,
+            last: boundary.rip,
+            boundaries: 1,
+            outcome,
+            rules: rules.clone(),
+            at: self.tried,
+        });
+        if !self.first.iter().any(|one| one.outcome == outcome && one.rules() == rules) {
+            self.first.push(result);
+        }
+    }
+
+    /// The result of the whole: the first branch that failed where the run without did not.
+    pub(super) fn finish(
+        mut self,
+        base: RunResult,
+        interrupt: Interrupt,
+        swept: Swept,
+    ) -> RunResult {
+        let of_base = (base.outcome, base.rules());
+        let same = |outcome, rules: BTreeSet<RuleId>| (outcome, rules) == of_base;
+        self.failing.retain(|failing| !same(failing.outcome, failing.rules.clone()));
+        let first = self.first.into_iter().find(|one| !same(one.outcome, one.rules()));
+        let sweep = SweepResult { interrupt, swept, failing: self.failing };
+        let mut result = first.unwrap_or(base);
+        result.sweep = Some(sweep);
+        result.compare_with_expected();
+        result
+    }
+}
