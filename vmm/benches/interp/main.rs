@@ -2,11 +2,18 @@
 //! same loop there in the same run.
 #![allow(missing_docs, clippy::print_stdout)]
 
+mod unicorn;
+
+use object::{Object, ObjectSection, ObjectSymbol};
+use stalemate::arch::addr::{CpuId, Gpa, Gva, Pcid};
+use stalemate::arch::core::Memory;
 use stalemate::arch::features::CpuFeatures;
 use stalemate::arch::tlb::{Fill, TlbModel};
-use stalemate::boot::{Image, guest_image};
+use stalemate::arch::vcpu::{Vcpu, gpr};
+use stalemate::boot::{GuestMemory, Image, guest_image};
 use stalemate::event::{Event, Observer, TraceHeader};
-use stalemate::executor::Backend;
+use stalemate::executor::interp::InterpExecutor;
+use stalemate::executor::{Backend, Executor, Leaf, Space, Trap};
 use stalemate::inject::Injector;
 use stalemate::machine::{Session, SessionConfig, StepInput};
 use stalemate::oracle::Oracle;
@@ -35,7 +42,8 @@ fn main() {
     let mut session =
         Session::boot(config, &image, |memory| backend.make(memory)).expect("the guest boots");
     let speed = instructions(&mut session);
-    println!("guest instructions, full TLB model  {:8.1} M/s    goal >= 60", speed / 1e6);
+    println!("guest instructions, full TLB model    {:8.1} M/s    goal >= 60", speed / 1e6);
+    compare_with_unicorn();
     println!("\nscenario (pcid, split, pti)          reset to outcome us   a second");
     let mut total = Duration::ZERO;
     let mut count = 0;
@@ -61,6 +69,65 @@ fn main() {
         count += 1;
     }
     println!("  mean {:44.0}   goal <= 200", total.as_secs_f64() * 1e6 / f64::from(count));
+}
+
+/// The loop of `user spin`, alone: on the interpreter's executor, and on Unicorn.
+fn compare_with_unicorn() {
+    let code = spin_loop();
+    let rounds = 1_000_000;
+    let (bare, instructions) = bare_loop(&code, rounds);
+    println!("the same loop, no machine around it   {:8.1} M/s", bare / 1e6);
+    match unicorn::run(&code, rounds, instructions) {
+        Ok(other) => println!(
+            "the same loop on Unicorn              {:8.1} M/s    interp is {:.2} of it",
+            other / 1e6,
+            bare / other
+        ),
+        Err(reason) => println!("the same loop on Unicorn              SKIP: {reason}"),
+    }
+}
+
+/// The loop from the guest image: from the label behind the program's dispatch to its SYSCALL.
+fn spin_loop() -> Vec<u8> {
+    let file = object::File::parse(guest_image()).expect("an ELF file");
+    let section = file.section_by_name(".user_code").expect("user code");
+    let text = section.data().expect("its bytes");
+    let address = |name: &str| {
+        let found = file.symbols().find(|symbol| symbol.name() == Ok(name));
+        (found.expect("a label").address() - section.address()) as usize
+    };
+    text[address("user_spin")..address("user_spin_end")].to_vec()
+}
+
+/// Instructions a second of `code` by itself, and how many they are.
+fn bare_loop(code: &[u8], rounds: u64) -> (f64, u64) {
+    let memory = GuestMemory::new(1 << 20).expect("memory");
+    assert!(memory.write(Gpa(0x1000), code));
+    assert!(memory.write(Gpa(0x1000 + code.len() as u64), &[0xcc]));
+    let mut executor = InterpExecutor::new(&memory, u64::MAX);
+    let space = Space { pcid: Pcid::new(0), user: false };
+    let mut map = |page, frame, writable| {
+        let leaf = Leaf { frame: Gpa(frame), writable, executable: !writable };
+        executor.map(space, Gva(page), leaf).expect("a leaf");
+    };
+    map(0x40_0000, 0x1000, false);
+    map(0x41_0000, 0x2000, true);
+    let mut vcpu = Vcpu::long_mode(CpuId(0), CpuFeatures::default(), 0x40_0000, 0);
+    let mut best = 0.0f64;
+    let mut count = 0;
+    for _ in 0..5 {
+        vcpu.rip = 0x40_0000;
+        vcpu.gpr[gpr::RDI] = 0x41_0000;
+        vcpu.gpr[gpr::RDX] = rounds;
+        let before = executor.instructions().unwrap_or(0);
+        let start = Instant::now();
+        let trap = executor.run(&mut vcpu).expect("it runs");
+        let time = start.elapsed().as_secs_f64();
+        assert!(matches!(trap, Trap::Exception { vector: 3, .. }), "{trap:?}");
+        count = executor.instructions().unwrap_or(0) - before;
+        best = best.max(count as f64 / time);
+    }
+    (best, count)
 }
 
 fn best(mut work: impl FnMut()) -> Duration {
