@@ -69,6 +69,7 @@ fn main() {
         count += 1;
     }
     println!("  mean {:44.0}   goal <= 200", total.as_secs_f64() * 1e6 / f64::from(count));
+    restores(&mut session);
 }
 
 /// The loop of `user spin`, alone: on the interpreter's executor, and on Unicorn.
@@ -128,6 +129,28 @@ fn bare_loop(code: &[u8], rounds: u64) -> (f64, u64) {
         best = best.max(count as f64 / time);
     }
     (best, count)
+}
+
+/// Going back to the booted state after runs that wrote more and more pages.
+fn restores(session: &mut Session) {
+    println!("\nrestore                                pages written       us");
+    for count in [0u64, 1, 2, 4, 8, 12] {
+        let mut text = String::from("user nop\n");
+        let colours = &stalemate_shared::layout::COLOURS[..count as usize];
+        for (number, colour) in colours.iter().enumerate() {
+            text += &format!("map u{number} {colour}\nuser write u{number}\n");
+        }
+        let steps = steps(&text);
+        let (mut best, mut pages) = (Duration::MAX, 0);
+        for _ in 0..ROUNDS {
+            session.run(&steps, Injector::default(), &mut Nobody).expect("it runs");
+            let start = Instant::now();
+            pages = session.rewind().expect("it goes back");
+            best = best.min(start.elapsed());
+        }
+        println!("  {count:2} pages stored to {pages:31} {:8.1}", best.as_secs_f64() * 1e6);
+    }
+    println!("  goal, for a typical scenario                          <= 20");
 }
 
 fn best(mut work: impl FnMut()) -> Duration {
