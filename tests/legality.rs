@@ -86,7 +86,7 @@ impl World {
         vcpu.idt.limit = 0xfff;
         vcpu.tss_base = TSS;
         vcpu.tss_limit = 0x67;
-        let tlb = Tlb::new(TlbModel { fill: Fill::OnDemand, structure_caches: true });
+        let tlb = Tlb::new(TlbModel { fill: Fill::OnDemand, structure_caches: true, seed: 0 });
         let mut world = Self { ram, vcpu, tlb, census: Census::default(), log: Log::default() };
         world.with(|core| core.load_cr3(0x1000)).expect("a legal load");
         world

@@ -3,10 +3,11 @@
 mod common;
 
 use common::{benches, builtin, config};
-use stalemate::event::{Event, TraceHeader};
+use stalemate::arch::tlb::Fill;
+use stalemate::event::{Event, Kind, TraceHeader};
 use stalemate::oracle::Oracle;
 use stalemate::runner::Trace;
-use stalemate::scenario::Policy;
+use stalemate::scenario::{Policy, RunConfig};
 
 #[test]
 fn a_recorded_trace_gets_the_same_verdict() {
@@ -36,6 +37,42 @@ fn a_recorded_trace_gets_the_same_verdict() {
                 };
                 assert_eq!(states(oracle.obligations()), states(&live.obligations));
             }
+        }
+    }
+}
+
+#[test]
+fn every_trace_begins_with_the_tables_and_numbers_its_events() {
+    for bench in benches() {
+        for fill in [Fill::WorstCase, Fill::OnDemand, Fill::LazyA, Fill::Seeded] {
+            let config = RunConfig { fill, ..config("nopcid", Policy::Split, true) };
+            let (result, trace) = bench.record(&builtin("unmap"), config, &[]);
+            let begun = trace.events.iter().position(|event| {
+                !matches!(event.kind, Kind::TableLinked { .. } | Kind::RootLinked { .. })
+            });
+            let begun = begun.expect("a run has steps");
+            assert!(matches!(trace.events[begun].kind, Kind::StepBegin { index: 0, .. }));
+            assert!((0..).zip(&trace.events).all(|(seq, event)| event.seq == seq));
+            // The kernel reads the page that is unmapped: whoever fills on demand holds it, too.
+            if fill != Fill::Seeded {
+                assert!(!result.obligations.is_empty(), "{fill:?} on {}", bench.backend.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn seeded_choices_are_replayed_and_repeated() {
+    for bench in benches() {
+        for seed in 0..20 {
+            let config =
+                RunConfig { fill: Fill::Seeded, seed, ..config("pcid", Policy::Split, true) };
+            let (live, trace) = bench.record(&builtin("remap"), config, &["drop mark"]);
+            let (_, again) = bench.record(&builtin("remap"), config, &["drop mark"]);
+            assert_eq!(trace.events, again.events);
+            let mut oracle = Oracle::default();
+            trace.replay(&mut oracle);
+            assert_eq!(oracle.violations(), live.violations, "seed {seed}");
         }
     }
 }

@@ -23,12 +23,12 @@ const LARGE: u64 = 0x20_0000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Op {
-    /// PTE of a page in a table: a frame, or none; global or not.
+    /// PTE of a page in a table: a frame, or none; with these bits of G, R/W and A.
     Store {
         table: u64,
         page: u64,
         frame: Option<u64>,
-        global: bool,
+        bits: u64,
     },
     /// The first PDE references this table.
     Pde {
@@ -80,9 +80,8 @@ fn initial() -> World {
 
 fn store(world: &mut World, op: Op) {
     match op {
-        Op::Store { table, page, frame, global } => {
-            let entry = frame.map_or(0, |frame| frame | 0x67 | if global { 0x100 } else { 0 });
-            world.insert(table + page * 8, entry);
+        Op::Store { table, page, frame, bits } => {
+            world.insert(table + page * 8, frame.map_or(0, |frame| frame | 0x45 | bits));
         }
         Op::Pde { table } => {
             world.insert(PDE, table | 0x67);
@@ -94,23 +93,35 @@ fn store(world: &mut World, op: Op) {
     }
 }
 
-/// The naive walk: (frame, global) of a page, via the PDE as it is.
-fn naive_walk(world: &World, root: usize, va: u64) -> Option<(u64, bool)> {
-    if va >= LARGE && root == 1 {
-        return None;
-    }
+/// The naive walk: the slot of a page's leaf entry, via the PDE as it is.
+fn naive_slot(world: &World, root: usize, va: u64) -> Option<u64> {
     if va >= LARGE {
-        let entry = world.get(&PDE_LARGE).copied().unwrap_or(0);
-        return (entry & 1 != 0).then_some((entry & !0xfff & !(1 << 63), false));
+        return (root == 0).then_some(PDE_LARGE);
     }
     let table = if root == 1 { 0x6000 } else { world[&PDE] & !0xfff };
-    let entry = world.get(&(table + (va >> 12) * 8)).copied().unwrap_or(0);
-    (entry & 1 != 0).then_some((entry & !0xfff, entry & 0x100 != 0))
+    Some(table + (va >> 12) * 8)
 }
 
-/// Whether, after all of `history`, (pcid, va, frame) may be cached, globally or not. Decides by
-/// looking for a moment at which it was filled and after which nothing had to remove it.
-fn may_hold(history: &[Op], fill: Fill, pcid: Option<u16>, va: u64, frame: u64) -> bool {
+/// The leaf entry, if it is present.
+fn naive_walk(world: &World, root: usize, va: u64) -> Option<u64> {
+    let entry = world.get(&naive_slot(world, root, va)?).copied().unwrap_or(0);
+    (entry & 1 != 0).then_some(entry)
+}
+
+const GLOBAL: u64 = 0x100;
+const ACCESSED: u64 = 0x20;
+const WRITABLE: u64 = 2;
+
+/// Whether, after all of `history`, (pcid, va) may be cached with this frame and R/W, globally or
+/// not. Decides by looking for a moment at which it was filled and after which nothing had to
+/// remove it.
+fn may_hold(
+    history: &[Op],
+    fill: Fill,
+    pcid: Option<u16>,
+    va: u64,
+    (frame, writable): (u64, bool),
+) -> bool {
     let mut world = initial();
     let mut current = None;
     let mut root = 0;
@@ -132,20 +143,28 @@ fn may_hold(history: &[Op], fill: Fill, pcid: Option<u16>, va: u64, frame: u64) 
             current = Some(new);
             root = loaded;
         }
+        if let (Op::Access { va }, Some(_)) = (op, current)
+            && let Some(entry) = naive_walk(&world, root, va)
+            && let Some(slot) = naive_slot(&world, root, va)
+        {
+            world.insert(slot, entry | ACCESSED);
+        }
+        let Some(entry) = naive_walk(&world, root, va) else { continue };
         let fills = match fill {
-            Fill::WorstCase => current.is_some(),
-            Fill::OnDemand => current.is_some() && op == Op::Access { va },
+            Fill::WorstCase => true,
+            Fill::LazyA => entry & ACCESSED != 0,
+            Fill::OnDemand | Fill::Seeded => op == Op::Access { va },
         };
-        let Some((now, global)) = naive_walk(&world, root, va) else { continue };
-        let tag = if global { None } else { current };
-        held |= fills && now == frame && tag == pcid && current.is_some();
+        let tag = if entry & GLOBAL != 0 { None } else { current };
+        let same = entry & 0xf_ffff_f000 == frame && (entry & WRITABLE != 0) == writable;
+        held |= fills && same && tag == pcid && current.is_some();
     }
     held
 }
 
 fn run(history: &[Op], fill: Fill) -> Tlb {
     // Without structure caches: the naive model walks from the root.
-    let mut tlb = Tlb::new(TlbModel { fill, structure_caches: false });
+    let mut tlb = Tlb::new(TlbModel { fill, structure_caches: false, seed: 0 });
     let mut census = stalemate::arch::census::Census::default();
     let mut ram = Ram(initial());
     for &op in history {
@@ -163,6 +182,11 @@ fn run(history: &[Op], fill: Fill) -> Tlb {
                 if let Some(start) = tlb.walk_start(Gva(va)) {
                     let walked = walk(&ram, start, Gva(va), PAGING);
                     if let Ok(translation) = walked.result {
+                        for step in walked.path.iter().filter(|step| step.entry & ACCESSED == 0) {
+                            let new = step.entry | ACCESSED;
+                            ram.0.insert(step.slot.0, new);
+                            tlb.accessed_dirty(&census, step.slot, step.entry, new);
+                        }
                         tlb.fill(PAGING, &walked, &translation);
                     }
                 }
@@ -177,7 +201,10 @@ fn run(history: &[Op], fill: Fill) -> Tlb {
                 tlb.write_cr4(&ram, PAGING, cr4::PGE, 0);
             }
         }
-        tlb.speculate(&ram, PAGING);
+        for (slot, old, new) in tlb.speculate(&ram, PAGING) {
+            ram.0.insert(slot.0, new);
+            tlb.accessed_dirty(&census, slot, old, new);
+        }
     }
     tlb
 }
@@ -199,11 +226,14 @@ fn change(
 fn ops() -> impl Strategy<Value = Op> {
     let table = prop_oneof![Just(0x5000u64), Just(0x6000u64)];
     let frame = prop_oneof![1 => Just(None), 3 => (1u64..4).prop_map(|n| Some(n << 16))];
+    let bit = |bit, weight| prop::bool::weighted(weight).prop_map(move |set| u64::from(set) * bit);
+    let bits = (bit(GLOBAL, 0.3), bit(WRITABLE, 0.7), bit(ACCESSED, 0.6));
+    let bits = bits.prop_map(|(global, writable, accessed)| global | writable | accessed);
     let va = prop_oneof![3 => (0..PAGES).prop_map(|page| page << 12), 1 => Just(LARGE)];
     let pcid = 1u16..4;
     prop_oneof![
-        4 => (table.clone(), 0..PAGES, frame, prop::bool::weighted(0.3))
-            .prop_map(|(table, page, frame, global)| Op::Store { table, page, frame, global }),
+        4 => (table.clone(), 0..PAGES, frame, bits)
+            .prop_map(|(table, page, frame, bits)| Op::Store { table, page, frame, bits }),
         1 => table.prop_map(|table| Op::Pde { table }),
         1 => prop_oneof![Just(None), Just(Some(0x40_0000)), Just(Some(0x60_0000))]
             .prop_map(|frame| Op::Large { frame }),
@@ -219,15 +249,18 @@ fn ops() -> impl Strategy<Value = Op> {
 fn check(history: &[Op], fill: Fill) -> Result<(), TestCaseError> {
     let tlb = run(history, fill);
     for va in (0..PAGES).map(|page| page << 12).chain([LARGE]) {
-        for frame in [1 << 16, 2 << 16, 3 << 16, 0x40_0000, 0x60_0000] {
+        let frames = [1u64 << 16, 2 << 16, 3 << 16, 0x40_0000, 0x60_0000];
+        for (frame, writable) in frames.into_iter().flat_map(|at| [(at, false), (at, true)]) {
             for pcid in [None, Some(1), Some(2), Some(3)] {
                 let tag = pcid.map_or(Tag::Global, |pcid| Tag::Pcid(Pcid::new(pcid)));
                 let mut entries = tlb.entries_in(tag, Gva(va), Gva(va));
                 let held = entries.any(|entry| {
-                    entry.covers(Gva(va)) && entry.translation.at(Gva(va)) == Gpa(frame)
+                    entry.covers(Gva(va))
+                        && entry.translation.at(Gva(va)) == Gpa(frame)
+                        && entry.translation.writable == writable
                 });
-                let naive = may_hold(history, fill, pcid, va, frame);
-                prop_assert_eq!(held, naive, "{:?} {:#x} {:#x}", tag, va, frame);
+                let naive = may_hold(history, fill, pcid, va, (frame, writable));
+                prop_assert_eq!(held, naive, "{:?} {:#x} {:#x} {}", tag, va, frame, writable);
             }
         }
     }
@@ -245,5 +278,10 @@ proptest! {
     #[test]
     fn worst_case_agrees_with_the_whole_history(history in prop::collection::vec(ops(), 1..40)) {
         check(&history, Fill::WorstCase)?;
+    }
+
+    #[test]
+    fn lazy_a_agrees_with_the_whole_history(history in prop::collection::vec(ops(), 1..40)) {
+        check(&history, Fill::LazyA)?;
     }
 }

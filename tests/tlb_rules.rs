@@ -3,14 +3,16 @@
 #![allow(missing_docs)]
 
 use stalemate::arch::addr::{Gpa, Gva, Pcid};
+use stalemate::arch::census::Census;
 use stalemate::arch::features::Paging;
-use stalemate::arch::tlb::{Fill, Tag, Tlb, TlbModel};
+use stalemate::arch::tlb::{Chosen, Fill, Store, Tag, Tlb, TlbModel};
 use stalemate::arch::vcpu::cr4;
-use stalemate::arch::walk::{Tables, Walk, walk};
+use stalemate::arch::walk::{Start, Tables, Walk, WalkFailure, walk};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-const PAGING: Paging = Paging { pcide: true, pge: true, wp: true, smep: false, nxe: true };
+const PAGING: Paging =
+    Paging { pcide: true, pge: true, wp: true, smep: false, nxe: true, gib_pages: true };
 const ROOT: Gpa = Gpa(0x1000);
 const OTHER_ROOT: Gpa = Gpa(0x2000);
 const A: Gva = Gva(0x10_0000);
@@ -58,7 +60,7 @@ struct World {
 impl World {
     /// Everything is cached under PCIDs 1 and 2; 1 is current.
     fn new() -> Self {
-        let model = TlbModel { fill: Fill::OnDemand, structure_caches: true };
+        let model = TlbModel { fill: Fill::OnDemand, structure_caches: true, seed: 0 };
         let mut world = Self { memory: Memory::new(), tlb: Tlb::new(model) };
         for pcid in [P2, P1] {
             world.load(pcid, ROOT, true);
@@ -309,7 +311,7 @@ fn a_stale_structure_entry_leads_a_walk_to_the_old_table() {
 #[test]
 fn without_structure_caches_a_walk_begins_at_the_root() {
     let mut world = World::new();
-    world.tlb = Tlb::new(TlbModel { fill: Fill::OnDemand, structure_caches: false });
+    world.tlb = Tlb::new(TlbModel { fill: Fill::OnDemand, structure_caches: false, seed: 0 });
     world.load(P1, ROOT, true);
     world.access(A);
     assert_eq!(world.structures(P1), 0);
@@ -320,7 +322,7 @@ fn without_structure_caches_a_walk_begins_at_the_root() {
 fn the_worst_case_fills_what_nobody_touched_and_sets_a_never_d() {
     let memory = Memory::new();
     memory.set(0x5000 + 0x104 * 8, 0xf_0007);
-    let mut tlb = Tlb::new(TlbModel { fill: Fill::WorstCase, structure_caches: true });
+    let mut tlb = Tlb::new(TlbModel { fill: Fill::WorstCase, structure_caches: true, seed: 0 });
     tlb.load_cr3(&memory, PAGING, P1, ROOT, true);
     let updates = tlb.speculate(&memory, PAGING);
     assert_eq!(updates, [(Gpa(0x5000 + 0x104 * 8), 0xf_0007, 0xf_0027)]);
@@ -332,7 +334,7 @@ fn a_global_that_invlpg_removed_under_another_root_is_filled_again() {
     let memory = Memory::new();
     // OTHER_ROOT maps nothing, so that the refill after INVLPG finds nothing there.
     memory.set(OTHER_ROOT.0, 0);
-    let mut tlb = Tlb::new(TlbModel { fill: Fill::WorstCase, structure_caches: false });
+    let mut tlb = Tlb::new(TlbModel { fill: Fill::WorstCase, structure_caches: false, seed: 0 });
     let global = |tlb: &Tlb| tlb.entries_in(Tag::Global, GLOBAL, GLOBAL).next().is_some();
     tlb.load_cr3(&memory, PAGING, P1, ROOT, true);
     tlb.speculate(&memory, PAGING);
@@ -345,4 +347,101 @@ fn a_global_that_invlpg_removed_under_another_root_is_filled_again() {
     tlb.load_cr3(&memory, PAGING, P1, ROOT, false);
     tlb.speculate(&memory, PAGING);
     assert!(global(&tlb), "a speculating processor may hold it again");
+}
+
+#[test]
+fn lazy_a_fills_nothing_whose_a_bit_is_clear_and_sets_none() {
+    let memory = Memory::new();
+    let slot = 0x5000 + 0x104 * 8;
+    memory.set(slot, 0xf_0007);
+    let mut census = Census::default();
+    census.add_root(&memory, ROOT);
+    let mut tlb = Tlb::new(TlbModel { fill: Fill::LazyA, structure_caches: true, seed: 0 });
+    tlb.load_cr3(&memory, PAGING, P1, ROOT, true);
+    assert_eq!(tlb.speculate(&memory, PAGING), []);
+    let page = Gva(0x10_4000);
+    let has = |tlb: &Tlb, va| tlb.entries_in(Tag::Pcid(P1), va, va).next().is_some();
+    assert!(has(&tlb, A) && !has(&tlb, page));
+    // An access sets A: from now on speculation may fill it.
+    memory.set(slot, 0xf_0027);
+    tlb.accessed_dirty(&census, Gpa(slot), 0xf_0007, 0xf_0027);
+    tlb.speculate(&memory, PAGING);
+    assert!(has(&tlb, page));
+    tlb.invlpg(&memory, PAGING, page);
+    assert!(has(&tlb, page), "a speculating processor may have it back at once");
+    memory.set(slot, 0xf_0007);
+    tlb.table_store(&census, Store { slot: Gpa(slot), old: 0xf_0027, new: 0xf_0007 });
+    tlb.invlpg(&memory, PAGING, page);
+    tlb.speculate(&memory, PAGING);
+    assert!(!has(&tlb, page), "A was cleared, and then it was flushed");
+}
+
+#[test]
+fn seeded_choices_are_the_same_for_the_same_seed_and_not_for_another() {
+    let memory = Memory::new();
+    let run = |seed| {
+        let mut tlb = Tlb::new(TlbModel { fill: Fill::Seeded, structure_caches: true, seed });
+        tlb.load_cr3(&memory, PAGING, P1, ROOT, true);
+        (0..64).flat_map(|_| tlb.choose(&memory, PAGING)).collect::<Vec<_>>()
+    };
+    assert_eq!(run(1), run(1));
+    assert_ne!(run(1), run(2));
+    let filled = |chosen: &&Chosen| matches!(chosen, Chosen::Filled(_));
+    let evicted = |chosen: &&Chosen| matches!(chosen, Chosen::Evicted(..));
+    assert!(run(1).iter().any(|chosen| filled(&chosen)));
+    assert!(run(1).iter().any(|chosen| evicted(&chosen)));
+}
+
+#[test]
+fn an_eviction_takes_one_page_of_one_tag() {
+    let mut world = World::new();
+    world.tlb.evict(Tag::Pcid(P1), A);
+    assert!(!world.has(P1, A) && world.has(P1, B) && world.has(P2, A));
+}
+
+/// Where the 1 GiB page is mapped, and its frame.
+const HUGE: Gva = Gva(0x4000_0000);
+
+fn with_huge() -> World {
+    let mut world = World::new();
+    world.memory.set(0x3008, 0x8000_00e7);
+    world.access(HUGE);
+    world
+}
+
+#[test]
+fn a_1_gib_page_translates_all_of_itself_and_any_invlpg_in_it_removes_it() {
+    let mut world = with_huge();
+    let last = Gva(HUGE.0 + (1 << 30) - 1);
+    assert!(world.has(P1, HUGE) && world.has(P1, last) && !world.has(P1, Gva(last.0 + 1)));
+    let found = world.tlb.peek(P1, last).expect("cached");
+    assert_eq!(found.at(last), Gpa(0x8000_0000 + (1 << 30) - 1));
+    world.tlb.invlpg(&world.memory, PAGING, Gva(HUGE.0 + 0x1234_5000));
+    assert!(!world.has(P1, HUGE) && !world.has(P1, last));
+}
+
+#[test]
+fn of_a_1_gib_page_that_was_split_the_other_fractures_may_stay() {
+    let mut world = with_huge();
+    world.memory.set(0x3008, 0x7067);
+    world.memory.set(0x7000, 0xc000_00e7);
+    world.tlb.invlpg(&world.memory, PAGING, HUGE);
+    assert!(!world.has(P1, HUGE) && !world.has(P1, Gva(HUGE.0 + 0x1000)));
+    assert!(world.has(P1, Gva(HUGE.0 + 0x20_0000)));
+}
+
+#[test]
+fn without_1_gib_pages_ps_in_a_pdpte_is_reserved_and_with_them_bits_29_to_13_are() {
+    let memory = Memory::new();
+    memory.set(0x3008, 0x8000_00e7);
+    let without = Paging { gib_pages: false, ..PAGING };
+    let result = |paging| walk(&memory, Start::root(ROOT), HUGE, paging).result;
+    assert_eq!(result(without), Err(WalkFailure::Reserved));
+    assert!(result(PAGING).is_ok());
+    for bit in 13..30 {
+        memory.set(0x3008, 0x8000_00e7 | 1 << bit);
+        assert_eq!(result(PAGING), Err(WalkFailure::Reserved), "bit {bit}");
+    }
+    memory.set(0x3008, 0x8000_00e7 | 1 << 12);
+    assert!(result(PAGING).is_ok(), "bit 12 is PAT");
 }

@@ -39,6 +39,7 @@ pub fn config(cpu: &str, policy: Policy, pti: bool) -> RunConfig {
         paranoid_rewrite: false,
         nmi_flush: false,
         fill: stalemate::arch::tlb::Fill::WorstCase,
+        seed: 0,
         structure_caches: true,
     }
 }

@@ -43,10 +43,16 @@ fn main() {
         Ok(Box::new(KvmExecutor::new(&host, memory, WATCHDOG)?))
     };
     let config = SessionConfig {
-        features: CpuFeatures { pcid: true, invpcid: false, pge: true, smep: false, gib_pages: true },
+        features: CpuFeatures {
+            pcid: true,
+            invpcid: false,
+            pge: true,
+            smep: false,
+            gib_pages: true,
+        },
         policy: Policy::Split,
         options: options::PTI,
-        model: TlbModel { fill: Fill::WorstCase, structure_caches: true },
+        model: TlbModel { fill: Fill::WorstCase, structure_caches: true, seed: 0 },
     };
     let start = Instant::now();
     let mut session = Session::boot(config, &image, make).expect("the guest boots");

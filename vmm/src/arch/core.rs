@@ -7,7 +7,7 @@
 use super::addr::{Gpa, Gva};
 use super::census::{Census, CensusChange};
 use super::fault::{Exception, Fault, Stop};
-use super::tlb::{Effect, Lookup, Scope, Store, Tlb};
+use super::tlb::{Chosen, Effect, Lookup, Scope, Store, Tlb};
 use super::vcpu::Vcpu;
 use super::walk::{Access, AccessKind, Start, Tables, Translation, Walk, WalkFailure, entry, walk};
 use crate::event::Kind;
@@ -152,11 +152,23 @@ impl Core<'_> {
         self.tlb.accessed_dirty(self.census, slot, old, new);
     }
 
-    /// Lets a speculating processor set A in all that it may reach.
+    /// Lets a speculating processor fill, set A, and evict, as its model chooses.
     pub fn speculate(&mut self) {
         let paging = self.vcpu.paging();
         for (slot, old, new) in self.tlb.speculate(self.memory.as_tables(), paging) {
             self.accessed_dirty(slot, old, new);
+        }
+        for chosen in self.tlb.choose(self.memory.as_tables(), paging) {
+            match chosen {
+                Chosen::Accessed((slot, old, new)) => self.accessed_dirty(slot, old, new),
+                Chosen::Filled(translation) => {
+                    self.emit(Kind::Fill { page: translation.page, translation });
+                }
+                Chosen::Evicted(tag, page) => {
+                    self.log.scopes.push(Scope::Everything);
+                    self.emit(Kind::Evict { tag, page });
+                }
+            }
         }
     }
 

@@ -133,7 +133,14 @@ pub enum Kind {
         /// The mnemonic.
         mnemonic: String,
     },
-    /// A translation was cached on an access (on-demand fills only).
+    /// What is held of a page went on its own (seeded choices only).
+    Evict {
+        /// Its tag.
+        tag: crate::arch::tlb::Tag,
+        /// The page's address.
+        page: Gva,
+    },
+    /// A translation was cached, on an access or by chance (on-demand and seeded fills only).
     Fill {
         /// The page's address.
         page: Gva,

@@ -286,6 +286,8 @@ fn opening(machine: &mut Machine, config: &SessionConfig) -> Opening {
     let kinds: Vec<Kind> = tables.chain(roots).collect();
     let mut told = Told::default();
     machine.seq = 0;
+    // Of booting nobody is told, not even late.
+    machine.release(&mut Nobody);
     for kind in kinds {
         let rip = machine.vcpu.rip();
         machine.publish(&mut told, rip, false, kind);

@@ -20,6 +20,7 @@ pub enum Discharger {
     Cr3Load,
     BigHammer,
     PageFault,
+    Eviction,
     /// Memory was changed back.
     Restored,
 }
@@ -35,6 +36,7 @@ impl Discharger {
             Self::Cr3Load => "cr3-load",
             Self::BigHammer => "big-hammer",
             Self::PageFault => "page-fault",
+            Self::Eviction => "eviction",
             Self::Restored => "restored",
         }
     }
@@ -273,6 +275,7 @@ fn discharger(kind: &Kind, consuming: bool) -> Option<Discharger> {
         Kind::LoadCr3 { value, .. } if value & NOFLUSH == 0 => Discharger::Cr3Load,
         Kind::LoadCr3 { .. } => return None,
         Kind::PageFault { .. } => Discharger::PageFault,
+        Kind::Evict { .. } => Discharger::Eviction,
         _ => return None,
     })
 }

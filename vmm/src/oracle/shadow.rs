@@ -165,6 +165,10 @@ impl Shadow {
                 self.tlb.fill_recorded(&self.tables, paging, translation);
                 return Effect::default();
             }
+            Kind::Evict { tag, page } => {
+                self.tlb.evict(*tag, *page);
+                Effect::default()
+            }
             Kind::LoadCr3 { value, .. } => self.load_cr3(*value),
             Kind::WriteCr4 { old, new } => {
                 self.cr4 = *new;

@@ -52,17 +52,14 @@ fn run(results: &Results<'_>, result: &RunResult) -> Value {
         Expected::Unstated => Value::Null,
     };
     let faults: Vec<String> = result.run.faults.iter().map(ToString::to_string).collect();
-    let fill = match config.fill {
-        Fill::OnDemand => "on-demand",
-        Fill::WorstCase => "worst-case",
-    };
     value!({
         "scenario": scenario.name,
         "cpu": config.cpu.name,
         "policy": config.policy,
         "pti": config.pti,
         "kernel_global": config.kernel_global(),
-        "fill": fill,
+        "fill": config.fill.name(),
+        "seed": config.seed,
         "faults": faults,
         "expected_violations": expected,
         "outcome": result.outcome,

@@ -212,7 +212,7 @@ pub fn details(results: &Results<'_>, result: &RunResult) -> String {
             crate::arch::tlb::Fill::OnDemand => {
                 writeln!(out, ", {} live entries lost", result.hammers.1)
             }
-            crate::arch::tlb::Fill::WorstCase => writeln!(out),
+            _ => writeln!(out),
         };
     }
     if !result.as_expected {

@@ -232,7 +232,11 @@ impl<'a> Runner<'a> {
             features: config.cpu.features,
             policy: config.policy.boot(),
             options: config.options(),
-            model: TlbModel { fill: config.fill, structure_caches: config.structure_caches },
+            model: TlbModel {
+                fill: config.fill,
+                structure_caches: config.structure_caches,
+                seed: config.seed,
+            },
         };
         let session = match self.session.take() {
             Some(session) if *session.config() == wanted => session,

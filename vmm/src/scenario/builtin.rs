@@ -1,7 +1,7 @@
 //! The built-in scenarios: the files under scenarios/, embedded.
 
 /// Name and text of each, in the order of the suite.
-pub const BUILTIN: [(&str, &str); 19] = [
+pub const BUILTIN: [(&str, &str); 20] = [
     (
         "user-flush-on-next-return",
         include_str!("../../../scenarios/user-flush-on-next-return.toml"),
@@ -10,6 +10,7 @@ pub const BUILTIN: [(&str, &str); 19] = [
     ("remap", include_str!("../../../scenarios/remap.toml")),
     ("protect", include_str!("../../../scenarios/protect.toml")),
     ("dirty-cleared", include_str!("../../../scenarios/dirty-cleared.toml")),
+    ("aged-unmap", include_str!("../../../scenarios/aged-unmap.toml")),
     ("user-half", include_str!("../../../scenarios/user-half.toml")),
     ("kernel-half", include_str!("../../../scenarios/kernel-half.toml")),
     ("parked-kernel", include_str!("../../../scenarios/parked-kernel.toml")),

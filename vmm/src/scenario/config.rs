@@ -105,6 +105,8 @@ pub struct RunConfig {
     pub nmi_flush: bool,
     /// The fill choice.
     pub fill: Fill,
+    /// Where seeded choices begin.
+    pub seed: u64,
     /// Paging-structure caches are modelled.
     pub structure_caches: bool,
 }
@@ -142,8 +144,11 @@ impl fmt::Display for RunConfig {
         if self.nmi_flush {
             f.write_str(" nmi-flush")?;
         }
-        if self.fill == Fill::OnDemand {
-            f.write_str(" on-demand")?;
+        if self.fill != Fill::WorstCase {
+            write!(f, " {}", self.fill.name())?;
+        }
+        if self.fill == Fill::Seeded {
+            write!(f, " {}", self.seed)?;
         }
         if !self.structure_caches {
             f.write_str(" no-structure-caches")?;

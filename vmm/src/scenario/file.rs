@@ -92,6 +92,8 @@ struct RawKernel {
 #[serde(deny_unknown_fields, default)]
 struct RawModel {
     fill: List<Fill>,
+    #[serde(default)]
+    seed: u64,
     structure_caches: List<bool>,
 }
 
@@ -343,6 +345,7 @@ pub fn parse(name: &str, file: &str, text: &str) -> Result<Scenario, Diagnostic>
         paranoid_rewrite: or(raw.kernel.paranoid_rewrite, &[false]),
         nmi_flush: raw.kernel.nmi_flush,
         fill: or(raw.model.fill, &[Fill::WorstCase]),
+        seed: raw.model.seed,
         structure_caches: or(raw.model.structure_caches, &[true]),
         steps: source.steps(&raw.steps)?,
         faults: Vec::new(),

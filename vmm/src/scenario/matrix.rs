@@ -64,6 +64,7 @@ impl Scenario {
                                     paranoid_rewrite,
                                     nmi_flush: self.nmi_flush,
                                     fill,
+                                    seed: self.seed,
                                     structure_caches,
                                 });
                             }

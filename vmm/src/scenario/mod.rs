@@ -47,6 +47,8 @@ pub struct Scenario {
     pub nmi_flush: bool,
     /// The fill choices.
     pub fill: Vec<Fill>,
+    /// Where seeded choices begin.
+    pub seed: u64,
     /// With and without paging-structure caches.
     pub structure_caches: Vec<bool>,
     /// The steps.

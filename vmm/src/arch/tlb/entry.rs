@@ -27,8 +27,8 @@ impl fmt::Display for Tag {
     }
 }
 
-/// A cached translation. A large page stands for its entry and for the 4 KiB fractures that the
-/// processor may hold of it (SDM vol. 3, 4.10.2.3).
+/// A cached translation. A large page stands for its entry and for the fractures that the
+/// processor may hold of it (SDM vol. 3, 4.10.2.3): 4 KiB ones of 2 MiB, 2 MiB ones of 1 GiB.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// Its id.
@@ -56,8 +56,14 @@ impl Entry {
         self.translation.contains(va) && !self.is_missing(va)
     }
 
+    /// The number of the fracture with `va`, of 512.
+    fn fracture(&self, va: Gva) -> usize {
+        let shift = if self.translation.size == PageSize::Huge { 21 } else { 12 };
+        (va.0 >> shift & 0x1ff) as usize
+    }
+
     fn is_missing(&self, va: Gva) -> bool {
-        let fracture = (va.0 >> 12 & 0x1ff) as usize;
+        let fracture = self.fracture(va);
         self.missing.as_ref().is_some_and(|map| map[fracture / 64] >> (fracture % 64) & 1 != 0)
     }
 
@@ -70,7 +76,7 @@ impl Entry {
 
     /// Drops one fracture; whether any remains.
     pub(super) fn drop_fracture(&mut self, va: Gva) -> bool {
-        let fracture = (va.0 >> 12 & 0x1ff) as usize;
+        let fracture = self.fracture(va);
         let map = self.missing.get_or_insert_default();
         map[fracture / 64] |= 1 << (fracture % 64);
         map.iter().any(|&word| word != u64::MAX)

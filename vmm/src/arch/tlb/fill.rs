@@ -7,8 +7,7 @@ use crate::arch::addr::{Gpa, Gva};
 use crate::arch::census::{Census, Reach};
 use crate::arch::features::Paging;
 use crate::arch::walk::{
-    Meaning, PageSize, Rights, Start, Tables, Translation, Walk, entry, meaning, shift,
-    slot as walk_slot,
+    Meaning, Rights, Start, Tables, Translation, Walk, entry, meaning, shift, slot as walk_slot,
 };
 use std::collections::BTreeSet;
 
@@ -35,7 +34,7 @@ impl Tlb {
             }
         }
         self.hold(*translation);
-        self.model.fill == Fill::OnDemand
+        !self.model.fill.is_complete()
     }
 
     /// Caches what a recorded fill says.
@@ -53,7 +52,7 @@ impl Tlb {
     /// Lets a speculating processor fill all that it may reach; returns the A bits that it sets
     /// on the way. Nothing under other fill choices.
     pub fn speculate(&mut self, tables: &dyn Tables, paging: Paging) -> Vec<AccessedUpdate> {
-        if self.model.fill != Fill::WorstCase {
+        if !self.model.fill.is_complete() {
             return Vec::new();
         }
         let generation = self.generation;
@@ -64,7 +63,8 @@ impl Tlb {
         }
         let cached: Vec<StructureEntry> = tagged.structures.iter().copied().collect();
         let empty = tagged.entries.is_empty() && cached.is_empty();
-        let mut found = Harvest::default();
+        let lazy = self.model.fill == Fill::LazyA;
+        let mut found = Harvest { lazy, ..Harvest::default() };
         match filled.and_then(|filled| self.changes_since(filled)) {
             Some(changes) => {
                 for reach in changes.into_iter().filter(|reach| reach.root == root) {
@@ -83,7 +83,7 @@ impl Tlb {
                 }
             },
         }
-        let mut beyond = Harvest::default();
+        let mut beyond = Harvest { lazy, ..Harvest::default() };
         for structure in cached {
             // Walks that begin at a fresh entry have just been made from the root.
             if self.structure_is_stale(tables, paging, &structure) {
@@ -109,7 +109,7 @@ impl Tlb {
         }
         let mut fresh = Vec::with_capacity(found.leaves.len());
         for &translation in &found.leaves {
-            if translation.global || translation.size == PageSize::Huge {
+            if translation.global {
                 self.hold(translation);
                 continue;
             }
@@ -152,7 +152,8 @@ impl Tlb {
             if reach.root != root {
                 continue;
             }
-            let mut found = Harvest::default();
+            let lazy = self.model.fill == Fill::LazyA;
+            let mut found = Harvest { lazy, ..Harvest::default() };
             harvest_slot(tables, paging, reach, &mut found);
             let global = found
                 .leaves
@@ -162,7 +163,7 @@ impl Tlb {
             if reach.level != 1 || global {
                 return None;
             }
-            known.entries.remove_page(reach.base, false);
+            known.entries.remove_page(reach.base, None);
             for translation in found.leaves {
                 let id = EntryId(self.next_id);
                 self.next_id += 1;
@@ -203,9 +204,12 @@ impl Tlb {
         }
     }
 
-    /// The processor set A or D in an entry: nothing becomes stale, and D may be cached now.
+    /// The processor set A or D in an entry: nothing becomes stale, and D may be cached now; with
+    /// A, where speculation waits for it, whatever the entry leads to.
     pub fn accessed_dirty(&mut self, census: &Census, slot: Gpa, old: u64, new: u64) {
-        if (old ^ new) & entry::DIRTY != 0 {
+        let lazy = self.model.fill == Fill::LazyA;
+        let counts = entry::DIRTY | if lazy { entry::ACCESSED } else { 0 };
+        if (old ^ new) & counts != 0 {
             self.changed(census.reaches(slot));
         }
     }
@@ -219,19 +223,6 @@ impl Tlb {
     }
 
     pub(super) fn hold(&mut self, translation: Translation) {
-        // A 1 GiB page may be cached fractured, and is held so.
-        if translation.size == PageSize::Huge {
-            for part in 0..512u64 {
-                let offset = part * PageSize::Large.bytes();
-                self.hold(Translation {
-                    page: Gva(translation.page.0 + offset),
-                    frame: Gpa(translation.frame.0 + offset),
-                    size: PageSize::Large,
-                    ..translation
-                });
-            }
-            return;
-        }
         let id = EntryId(self.next_id);
         let Some(tagged) = self.tagged.get_mut(&self.current) else { return };
         // Globals belong to no root.
@@ -258,6 +249,9 @@ fn harvest_slot(tables: &dyn Tables, paging: Paging, reach: Reach, found: &mut H
     while start.level > reach.level {
         let bits = tables.entry(walk_slot(start.table, start.level, reach.base)).unwrap_or(0);
         let Meaning::Table(table) = meaning(bits, start.level, paging) else { return };
+        if found.lazy && bits & entry::ACCESSED == 0 {
+            return;
+        }
         start = Start { table, level: start.level - 1, rights: start.rights.and(bits) };
     }
     let index = reach.base.0 >> shift(reach.level) & 0x1ff;

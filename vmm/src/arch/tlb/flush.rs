@@ -7,7 +7,7 @@ use super::{Fill, Tagged, Tlb};
 use crate::arch::addr::{Gpa, Gva, Pcid};
 use crate::arch::features::Paging;
 use crate::arch::vcpu::cr4;
-use crate::arch::walk::{PageSize, Start, Tables, Translation, walk};
+use crate::arch::walk::{PageSize, Start, Tables, entry, walk};
 use std::collections::BTreeSet;
 
 /// Which cached translations an operation may have taken away or changed the selection of.
@@ -142,7 +142,7 @@ impl Tlb {
         pcid: Pcid,
         va: Option<Gva>,
     ) {
-        let refilled = self.model.fill == Fill::WorstCase && pcid == self.current;
+        let refilled = self.model.fill.is_complete() && pcid == self.current;
         let gone: Vec<EntryId> = self
             .structures(pcid)
             .filter(|structure| va.is_none_or(|va| structure.covers(va)))
@@ -159,8 +159,13 @@ impl Tlb {
         let complete = |tagged: &&Tagged| tagged.filled == Some(self.generation);
         let root = self.tagged.get(&self.current).filter(complete).map(|tagged| tagged.root);
         // Where not everything is filled yet, the next speculation does it.
-        let Some(root) = root.filter(|_| self.model.fill == Fill::WorstCase) else { return };
-        if let Ok(translation) = walk(tables, Start::root(root), va, paging).result {
+        let Some(root) = root.filter(|_| self.model.fill.is_complete()) else { return };
+        let walked = walk(tables, Start::root(root), va, paging);
+        let lazy = self.model.fill == Fill::LazyA;
+        if lazy && walked.path.iter().any(|step| step.entry & entry::ACCESSED == 0) {
+            return;
+        }
+        if let Ok(translation) = walked.result {
             self.hold(translation);
         }
     }
@@ -173,13 +178,12 @@ impl Tlb {
         va: Gva,
     ) -> Vec<(Tag, Entry)> {
         let today = self.root(tag).map(|root| walk(tables, Start::root(root), va, paging));
-        let small = |today: Translation| today.size == PageSize::Small;
-        let split = today.is_some_and(|walk| walk.result.is_ok_and(small));
+        let today = today.and_then(|walk| walk.result.ok()).map(|today| today.size);
         let set = match tag {
             Tag::Pcid(pcid) => self.tagged.get_mut(&pcid).map(|tagged| &mut tagged.entries),
             Tag::Global => Some(&mut self.globals),
         };
-        let removed = set.map_or_else(Vec::new, |set| set.remove_page(va, split));
+        let removed = set.map_or_else(Vec::new, |set| set.remove_page(va, today));
         removed.into_iter().map(|entry| (tag, entry)).collect()
     }
 
@@ -190,12 +194,16 @@ impl Tlb {
         paging: Paging,
         removed: Vec<(Tag, Entry)>,
     ) -> Effect {
-        let pages: BTreeSet<Gva> = removed.iter().flat_map(|(_, entry)| entry.pages()).collect();
-        Effect {
-            live_lost: self.live(tables, paging, &removed),
-            removed: removed.len(),
-            scope: Scope::Pages(pages.into_iter().collect()),
-        }
+        // A 1 GiB page has more 4 KiB ones than everything that is mapped.
+        let huge = removed.iter().any(|(_, entry)| entry.translation.size == PageSize::Huge);
+        let scope = if huge {
+            Scope::Everything
+        } else {
+            let pages: BTreeSet<Gva> =
+                removed.iter().flat_map(|(_, entry)| entry.pages()).collect();
+            Scope::Pages(pages.into_iter().collect())
+        };
+        Effect { live_lost: self.live(tables, paging, &removed), removed: removed.len(), scope }
     }
 
     /// Of removed entries, those that were not stale. Only on-demand fills make a number of it

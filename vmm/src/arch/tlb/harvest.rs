@@ -11,6 +11,8 @@ pub(super) type Walked = (u8, Gva, Gpa, Rights);
 /// What was found, in the order of addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Harvest {
+    /// Stop where A is clear, instead of setting it.
+    pub(super) lazy: bool,
     /// A bits that the walks set.
     pub(super) updates: Vec<AccessedUpdate>,
     /// The translations.
@@ -44,6 +46,9 @@ impl Harvest {
             return;
         }
         if bits & entry::ACCESSED == 0 {
+            if self.lazy {
+                return;
+            }
             self.updates.push((slot, bits, bits | entry::ACCESSED));
         }
         match found {

@@ -5,41 +5,26 @@
 //! processor may have filled: everything that the current root, and the cached paging-structure
 //! entries of the current PCID, reach. Entries are explicit, each with the root it came from.
 
+mod choices;
 mod entry;
 mod fill;
 mod flush;
 mod harvest;
+mod seeded;
 mod set;
 
+pub use choices::{FILLS, Fill, TlbModel};
 pub use entry::{Entry, EntryId, StructureEntry, Tag};
 pub use flush::{Effect, Scope};
+pub use seeded::Chosen;
 
 use super::addr::{Gpa, Gva, Pcid};
 use super::census::Reach;
 use super::features::Paging;
 use super::walk::{Access, Start, Tables, Translation, walk};
-use serde::{Deserialize, Serialize};
+use choices::Choices;
 use set::{EntrySet, StructureSet};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-
-/// Which translations are filled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Fill {
-    /// What was accessed.
-    OnDemand,
-    /// Everything that a speculating processor may reach; it sets A as it goes, never D.
-    WorstCase,
-}
-
-/// How the TLB chooses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct TlbModel {
-    /// The fill choice.
-    pub fill: Fill,
-    /// Paging-structure caches are modelled.
-    pub structure_caches: bool,
-}
 
 /// A store to a paging-structure entry that has just been made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +66,7 @@ pub struct Tlb {
     tagged: BTreeMap<Pcid, Tagged>,
     globals: EntrySet,
     next_id: u64,
+    choices: Choices,
     /// By root.
     recalled: BTreeMap<Gpa, Recalled>,
     /// Rises with every change of a paging-structure entry.
@@ -108,6 +94,7 @@ impl Tlb {
             tagged: BTreeMap::new(),
             globals: EntrySet::default(),
             next_id: 0,
+            choices: Choices::new(model.seed),
             recalled: BTreeMap::new(),
             generation: 0,
             changes: VecDeque::new(),

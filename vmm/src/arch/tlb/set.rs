@@ -6,25 +6,32 @@ use crate::arch::walk::{PageSize, Translation};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-const LARGE: u64 = PageSize::Large.bytes();
-
 type Entries = BTreeMap<(Gva, EntryId), Entry>;
 
-/// Translations under one tag. A 1 GiB page is held as 2 MiB ones. Clones share what neither has
-/// changed since.
+/// The page sizes, in the order of the maps of an [`EntrySet`].
+const SIZES: [PageSize; 3] = [PageSize::Small, PageSize::Large, PageSize::Huge];
+
+/// Translations under one tag, by size. Clones share what neither has changed since.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct EntrySet {
-    small: Rc<Entries>,
-    large: Rc<Entries>,
+    by_size: [Rc<Entries>; 3],
+}
+
+fn index_of(size: PageSize) -> usize {
+    match size {
+        PageSize::Small => 0,
+        PageSize::Large => 1,
+        PageSize::Huge => 2,
+    }
 }
 
 impl EntrySet {
     pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
-        self.small.values().chain(self.large.values())
+        self.by_size.iter().flat_map(|map| map.values())
     }
 
     pub(super) fn len(&self) -> usize {
-        self.small.len() + self.large.len()
+        self.by_size.iter().map(|map| map.len()).sum()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -37,9 +44,12 @@ impl EntrySet {
 
     /// Holds new entries of pages that the set has none of.
     pub(super) fn extend(&mut self, new: Vec<Entry>) {
+        let mut by_size: [Vec<Entry>; 3] = Default::default();
+        for entry in new {
+            by_size[index_of(entry.translation.size)].push(entry);
+        }
         let keyed = |entry: Entry| ((entry.translation.page, entry.id), entry);
-        let (large, small): (Vec<Entry>, Vec<Entry>) = new.into_iter().partition(Entry::is_large);
-        for (map, new) in [(&mut self.small, small), (&mut self.large, large)] {
+        for (map, new) in self.by_size.iter_mut().zip(by_size) {
             if map.is_empty() {
                 *map = Rc::new(new.into_iter().map(keyed).collect());
             } else if !new.is_empty() {
@@ -55,20 +65,19 @@ impl EntrySet {
 
     /// The entries of pages that overlap `[start, end]`.
     pub(super) fn range(&self, start: Gva, end: Gva) -> impl Iterator<Item = &Entry> {
-        let first = (Gva(start.0 & !0xfff), EntryId(0));
-        let last = (end, EntryId(u64::MAX));
-        let first_large = (Gva(start.0 & !(LARGE - 1)), EntryId(0));
-        let small = self.small.range(first..=last).map(|(_, entry)| entry);
-        small.chain(self.large.range(first_large..=last).map(|(_, entry)| entry))
+        self.by_size.iter().zip(SIZES).flat_map(move |(map, size)| {
+            let first = (Gva(start.0 & !(size.bytes() - 1)), EntryId(0));
+            map.range(first..=(end, EntryId(u64::MAX))).map(|(_, entry)| entry)
+        })
     }
 
     pub(super) fn get(&self, page: Gva, id: EntryId) -> Option<&Entry> {
-        self.small.get(&(page, id)).or_else(|| self.large.get(&(page, id)))
+        self.by_size.iter().find_map(|map| map.get(&(page, id)))
     }
 
     pub(super) fn get_mut(&mut self, page: Gva, id: EntryId) -> Option<&mut Entry> {
         let key = (page, id);
-        let map = if self.small.contains_key(&key) { &mut self.small } else { &mut self.large };
+        let map = self.by_size.iter_mut().find(|map| map.contains_key(&key))?;
         Rc::make_mut(map).get_mut(&key)
     }
 
@@ -76,7 +85,7 @@ impl EntrySet {
     /// Whether the set has grown.
     pub(super) fn insert(&mut self, new: Entry) -> bool {
         let page = new.translation.page;
-        let map = if new.is_large() { &mut self.large } else { &mut self.small };
+        let map = &mut self.by_size[index_of(new.translation.size)];
         let same = map
             .range((page, EntryId(0))..=(page, EntryId(u64::MAX)))
             .find(|(_, entry)| {
@@ -97,22 +106,29 @@ impl EntrySet {
         true
     }
 
+    /// Removes the entries of pages, of any size, that begin at `page`.
+    pub(super) fn remove_beginning(&mut self, page: Gva) {
+        for map in &mut self.by_size {
+            Rc::make_mut(map).retain(|(base, _), _| *base != page);
+        }
+    }
+
     /// Removes what INVLPG, INVPCID of an address or a page fault at `va` must remove.
-    /// `split` says that memory now translates `va` by a 4 KiB page: then the other fractures
-    /// of a large entry may stay. Returns the entries that went.
-    pub(super) fn remove_page(&mut self, va: Gva, split: bool) -> Vec<Entry> {
+    /// `today` is the size of the page that memory now translates `va` by: of a larger one the
+    /// fractures that are not `va`'s may stay. Returns the entries that went.
+    pub(super) fn remove_page(&mut self, va: Gva, today: Option<PageSize>) -> Vec<Entry> {
         let mut removed = Vec::new();
-        let key = |entry: &Entry| (entry.translation.page, entry.id);
-        let keys: Vec<_> = self.at(va).map(|entry| (key(entry), entry.is_large())).collect();
-        for (key, large) in keys {
-            if large && split {
-                let entry = Rc::make_mut(&mut self.large).get_mut(&key);
-                let remains = entry.is_some_and(|entry| entry.drop_fracture(va));
-                if remains {
+        let key = |entry: &Entry| ((entry.translation.page, entry.id), entry.translation.size);
+        let keys: Vec<_> = self.at(va).map(key).collect();
+        for (key, size) in keys {
+            let map = &mut self.by_size[index_of(size)];
+            let split = today.is_some_and(|today| today.bytes() < size.bytes());
+            if split {
+                let entry = Rc::make_mut(map).get_mut(&key);
+                if entry.is_some_and(|entry| entry.drop_fracture(va)) {
                     continue;
                 }
             }
-            let map = if large { &mut self.large } else { &mut self.small };
             removed.extend(Rc::make_mut(map).remove(&key));
         }
         removed

@@ -1,0 +1,88 @@
+//! The choices that the manual leaves to a processor: what it fills before anybody asks, and what
+//! it evicts.
+
+use serde::{Deserialize, Serialize};
+
+/// Which translations are filled, and which go on their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fill {
+    /// What was accessed.
+    OnDemand,
+    /// Everything that a speculating processor may reach; it sets A as it goes, never D.
+    WorstCase,
+    /// The same, but only where A is set already: a processor that never sets A ahead of time.
+    LazyA,
+    /// Now and then something that a speculating processor may reach, and now and then an entry
+    /// goes: pseudo-random, from the model's seed.
+    Seeded,
+}
+
+/// Every fill choice by its name in scenarios and reports.
+pub const FILLS: [(Fill, &str); 4] = [
+    (Fill::WorstCase, "worst-case"),
+    (Fill::OnDemand, "on-demand"),
+    (Fill::LazyA, "lazy-a"),
+    (Fill::Seeded, "seeded"),
+];
+
+impl Fill {
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        FILLS.iter().find(|(fill, _)| *fill == self).map_or("?", |(_, name)| name)
+    }
+
+    /// Whether everything reachable is filled, so that no fill need be told.
+    #[must_use]
+    pub fn is_complete(self) -> bool {
+        matches!(self, Self::WorstCase | Self::LazyA)
+    }
+}
+
+/// How the TLB chooses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct TlbModel {
+    /// The fill choice.
+    pub fill: Fill,
+    /// Paging-structure caches are modelled.
+    pub structure_caches: bool,
+    /// Where [`Fill::Seeded`] begins.
+    pub seed: u64,
+}
+
+/// A stream of choices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Choices {
+    state: u64,
+}
+
+/// One in so many reachable translations is filled at a time.
+const FILLED: u64 = 8;
+/// One in so many entries is evicted at a time.
+const EVICTED: u64 = 16;
+
+impl Choices {
+    pub(super) fn new(seed: u64) -> Self {
+        Self { state: seed }
+    }
+
+    /// SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014).
+    fn next(&mut self) -> u64 {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.state;
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+
+    /// Whether a reachable translation is filled now.
+    pub(super) fn fills(&mut self) -> bool {
+        self.next().is_multiple_of(FILLED)
+    }
+
+    /// Whether an entry goes now.
+    pub(super) fn evicts(&mut self) -> bool {
+        self.next().is_multiple_of(EVICTED)
+    }
+}
