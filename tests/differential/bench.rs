@@ -98,7 +98,7 @@ impl State {
         Self {
             gpr,
             flags: 2 | e.bits() & 0x8d5,
-            gs_base: e.pick(&[0, DATA, DATA + 8, 0x7ff0_0000_0000, 0xffff_8000_0000_0000]),
+            gs_base: e.pick(&[0, DATA, DATA + 8, 0x10_0000_0000, 0x7ff0_0000_0000]),
             user: e.one_in(2),
             mxcsr: e.mxcsr(),
             xmm: [0; 16].map(|_: u128| u128::from(e.data()) << 64 | u128::from(e.data())),

@@ -1,6 +1,7 @@
 //! Runs a sequence on both sides, compares, and finds the first instruction that differs.
 
 use crate::bench::{PAGE, PAGES, Registers, Side, State};
+use crate::host;
 use crate::sequence::{Sequence, Step};
 use iced_x86::{Formatter, Instruction, IntelFormatter};
 use stalemate::executor::{Backend, Trap};
@@ -12,6 +13,8 @@ const BREAKPOINT: u8 = 3;
 pub struct Duel {
     pub right: Side,
     pub tested: Side,
+    /// The right side has the defect that [`host`] describes.
+    right_emulates: bool,
     memories: [Vec<u8>; 2],
     /// Traps compared.
     pub traps: u64,
@@ -52,12 +55,10 @@ pub struct Difference {
 
 impl Duel {
     pub fn new(right: &Backend, tested: &Backend) -> Self {
-        Self {
-            right: Side::new(right),
-            tested: Side::new(tested),
-            memories: Default::default(),
-            traps: 0,
-        }
+        let mut right = Side::new(right);
+        let right_emulates = host::emulates(&mut right);
+        let tested = Side::new(tested);
+        Self { right, tested, right_emulates, memories: Default::default(), traps: 0 }
     }
 
     /// Runs `sequence` from `state`; None when both agree at each trap and at the end.
@@ -93,7 +94,7 @@ impl Duel {
             side.vcpu.rip = begin;
         }
         loop {
-            let traps = [self.right.run(), self.tested.run()];
+            let mut traps = [self.right.run(), self.tested.run()];
             self.traps += 1;
             let rip = self.right.vcpu.rip;
             let breakpoint = matches!(traps[0], Trap::Exception { vector: BREAKPOINT, .. });
@@ -106,6 +107,9 @@ impl Duel {
                 // A jump to somewhere else.
                 None => 0x8d5,
             };
+            if let Some(step) = step.filter(|_| self.right_emulates) {
+                traps[0] = host::repaired(traps, step, &self.tested.vcpu);
+            }
             let ends = breakpoint || step.is_none();
             let stop = self.stop(traps, undefined, ends);
             let Some(step) = step.filter(|_| !ends && !stop.differs()) else { return stop };
