@@ -436,7 +436,15 @@ fn sse_instruction(instruction: &Instruction) -> Option<Handler> {
         M::Movlps | M::Movlpd | M::Movhlps => sse_move::half_handler(false, form),
         M::Movhps | M::Movhpd | M::Movlhps => sse_move::half_handler(true, form),
         M::Pmovmskb | M::Movmskps | M::Movmskpd if is_xmm(1) => sse_move::signs_handler(mnemonic),
-        M::Pextrw if is_xmm(1) && general(0) => Some(sse_move::pextrw),
+        // SSE4.1's form has a memory operand, too.
+        M::Pextrw
+            if matches!(
+                instruction.code(),
+                Code::Pextrw_r32_xmm_imm8 | Code::Pextrw_r64_xmm_imm8
+            ) =>
+        {
+            Some(sse_move::pextrw)
+        }
         M::Pinsrw if is_xmm(0) => sse_move::pinsrw_handler(form),
         M::Cvtsi2ss | M::Cvtsi2sd => {
             sse::from_integer_handler(mnemonic, width_of(instruction, 1), form)
