@@ -107,8 +107,11 @@ impl Duel {
                 // A jump to somewhere else.
                 None => 0x8d5,
             };
-            if let Some(step) = step.filter(|_| self.right_emulates) {
-                traps[0] = host::repaired(traps, step, &self.tested.vcpu);
+            if let Some(step) = step {
+                traps[0] = host::either(traps, step, &self.tested.vcpu);
+                if self.right_emulates {
+                    traps[0] = host::repaired(traps, step, &self.tested.vcpu);
+                }
             }
             let ends = breakpoint || step.is_none();
             let stop = self.stop(traps, undefined, ends);

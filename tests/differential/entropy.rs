@@ -128,13 +128,13 @@ impl<'a> Entropy<'a> {
         }
     }
 
-    /// A value for MXCSR; exceptions are seldom unmasked.
+    /// A value for MXCSR; exceptions are seldom unmasked, overflow and underflow never.
     pub fn mxcsr(&mut self) -> u32 {
         let modes = self.bits() as u32 & 0xe07f;
         let modes = if self.one_in(2) { modes & !0x8040 } else { modes };
         let masks = match self.below(6) {
             // An exception whose flag is set already does not trap on its own.
-            0 => self.bits() as u32 & 0x1f80,
+            0 => self.bits() as u32 & 0x1f80 | 0xc00,
             _ => 0x1f80,
         };
         modes | masks

@@ -60,36 +60,3 @@ fn the_interpreter_does_what_the_processor_does() {
     });
     eprintln!("{count} instructions, {sequences} sequences, {} traps", duel.traps);
 }
-
-#[test]
-#[ignore]
-fn survey() {
-    let kvm = kvm_or_skip!();
-    let mut duel = Duel::new(&kvm, &Backend::interp());
-    let mut kinds = std::collections::BTreeMap::<String, (u32, String)>::new();
-    let n = from_environment("N", 2000);
-    let mut bad = 0;
-    let generator = Generator::new();
-    for seed in 0..n {
-        let (state, sequence) = generator.sequence(&mut Entropy::new(seed));
-        if let Some(d) = duel.fight(&state, &sequence) {
-            bad += 1;
-            let trap = d.report.lines().find(|l| l.starts_with("traps")).unwrap().to_string();
-            let trap = regex_strip(&trap);
-            let key = format!("{:?} {trap}", d.subject.mnemonic());
-            kinds.entry(key).or_insert((0, d.report)).0 += 1;
-        }
-    }
-    for (k, (n, r)) in &kinds {
-        println!("{n} {k}");
-        if std::env::var_os("FULL").is_some() { println!("{r}"); }
-    }
-    println!("{bad} of {n}, instructions {:?}", duel.tested.instructions());
-}
-fn regex_strip(t: &str) -> String {
-    let mut out = String::new();
-    let mut rest = t;
-    while let Some(i) = rest.find("address: ") { out.push_str(&rest[..i]); let r = &rest[i + 9..]; let j = r.find(' ').unwrap_or(r.len()); rest = &r[j..]; }
-    out.push_str(rest);
-    out
-}

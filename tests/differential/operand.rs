@@ -19,8 +19,10 @@ pub fn absolute(at: u64) -> MemoryOperand {
 pub struct Needs {
     /// Registers that addresses leave alone.
     pub kept: &'static [Register],
-    /// Its memory is written and can be aligned.
-    pub safe: bool,
+    /// FXSAVE's memory: aligned to 16 bytes.
+    pub image: bool,
+    /// Memory that is written before it is read, or not there at all.
+    pub stored: bool,
     /// Aligned to its size, since it locks the bus otherwise.
     pub aligned: bool,
 }
@@ -162,14 +164,23 @@ impl Operands<'_, '_> {
         let aligned = |at: u64| at & !(size.next_power_of_two().min(16) - 1);
         let inside = |e: &mut Entropy<'_>, page: u64| page + e.below(PAGE - size.min(PAGE - 1));
         let across = |e: &mut Entropy<'_>, end: u64| end - 1 - e.below(size.max(2) - 1);
-        if self.needs.safe {
-            let any = inside(e, DATA) & !15;
-            return match e.below(12) {
-                0 => any + 1 + e.below(15),
-                1 => aligned(inside(e, READ_ONLY)),
-                2 => aligned(UNMAPPED + e.below(PAGE - 512)),
-                _ => any,
-            };
+        if self.needs.stored {
+            return aligned(match e.below(8) {
+                0 => UNMAPPED + e.below(PAGE - 512),
+                1 => ISLAND + e.below(PAGE - 512),
+                _ => inside(e, DATA),
+            });
+        }
+        if self.needs.image {
+            return !15
+                & match e.below(12) {
+                    0 => inside(e, READ_ONLY),
+                    1 => UNMAPPED + e.below(PAGE - 512),
+                    2 => across(e, READ_ONLY),
+                    3 => across(e, ISLAND + PAGE),
+                    4 => across(e, DATA + PAGE),
+                    _ => inside(e, DATA),
+                };
         }
         let at = match e.below(40) {
             0..=10 => aligned(inside(e, DATA + PAGE)),
@@ -274,11 +285,12 @@ impl Operands<'_, '_> {
         let displacement = self.displacement();
         let mut base = offset.wrapping_sub(displacement);
         let register = self.register(true);
-        if self.e.one_in(2) {
+        // An image has to be where it should be.
+        if self.e.one_in(2) && !self.needs.image && !self.needs.stored {
             let index = self.register(false);
             let scale = self.e.pick(&[1, 2, 4, 8]);
+            let times = self.e.integer();
             if index != register {
-                let times = self.e.integer();
                 base = base.wrapping_sub(times.wrapping_mul(u64::from(scale)));
                 self.before.push(mov(index, times));
             } else {
