@@ -16,6 +16,15 @@ all-cpus:
 history:
     cargo run --release -- run --policy unsplit --cpu all
 
+# The suite on both executors, event by event
+both:
+    cargo run --release -- run --executor both
+
+# An NMI and an interrupt before every instruction of the NMI scenario
+interrupts:
+    cargo run --release -- run nmi-window --executor interp --inject nmi@each
+    cargo run --release -- run nmi-window --executor interp --inject irq@each
+
 # Ratios to the bare trap, traps and time per scenario, image size
 bench:
     cargo bench

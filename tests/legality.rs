@@ -9,8 +9,9 @@ use stalemate::arch::deliver::deliver;
 use stalemate::arch::fault::{Exception, Fault, Stop};
 use stalemate::arch::features::CpuFeatures;
 use stalemate::arch::op::{ControlRegister, Op};
+use stalemate::arch::sensitive::{Destination, Word};
 use stalemate::arch::tlb::{Fill, Tlb, TlbModel};
-use stalemate::arch::vcpu::{Vcpu, cr4, gpr};
+use stalemate::arch::vcpu::{Vcpu, cr4, flags, gpr};
 use stalemate::arch::walk::Tables;
 use std::cell::RefCell;
 
@@ -297,4 +298,50 @@ fn an_unknown_msr_and_a_user_mode_return_to_the_kernel_fault() {
     }
     let expected = Exception::general_protection(0x80);
     assert_eq!(world.execute(Op::Iret), Err(expected.into()));
+}
+
+#[test]
+fn pushf_and_popf_show_and_change_the_virtual_flags() {
+    let mut world = World::new(true, true);
+    world.vcpu.gpr[gpr::RSP] = 0xc008;
+    world.vcpu.rflags = 0x2 | flags::IF | flags::CF;
+    world.execute(Op::PushFlags).expect("no fault");
+    assert_eq!(world.ram.entry(Gpa(0xc000)), Some(0x2 | flags::IF | flags::CF));
+    world.ram.write(Gpa(0xc000), &(flags::IOPL | flags::ZF).to_le_bytes());
+    world.execute(Op::PopFlags).expect("no fault");
+    assert_eq!(world.vcpu.rflags, 0x2 | flags::IOPL | flags::ZF);
+    // At CPL 3 with IOPL 0 neither IF nor IOPL changes; that is no fault.
+    world.vcpu.cpl = 3;
+    world.vcpu.rflags = 0x2 | flags::IF;
+    let user = world.execute(Op::PopFlags);
+    assert!(matches!(user, Err(Fault::Exception(fault)) if fault.vector == 14), "{user:?}");
+    world.vcpu.cpl = 0;
+    world.vcpu.gpr[gpr::RSP] = 0xc000;
+    let user_page = world.ram.entry(Gpa(0x4000 + 0xc * 8)).expect("mapped") | 4;
+    world.ram.write(Gpa(0x4000 + 0xc * 8), &user_page.to_le_bytes());
+    for table in [0x1000, 0x2000, 0x3000] {
+        let entry = world.ram.entry(Gpa(table)).expect("mapped") | 4;
+        world.ram.write(Gpa(table), &entry.to_le_bytes());
+    }
+    world.with(|core| core.load_cr3(0x1000)).expect("a legal load");
+    world.vcpu.cpl = 3;
+    world.execute(Op::PopFlags).expect("no fault");
+    assert_eq!(world.vcpu.rflags, 0x2 | flags::IF | flags::ZF);
+}
+
+#[test]
+fn sgdt_smsw_and_selectors_show_the_virtual_processor() {
+    let mut world = World::new(true, true);
+    world.execute(Op::Sgdt(Gva(0xc000))).expect("no fault");
+    assert_eq!(world.ram.entry(Gpa(0xc000)), Some(0xff | GDT << 16));
+    world.execute(Op::Sidt(Gva(0xc006))).expect("no fault");
+    assert_eq!(world.ram.entry(Gpa(0xc008)), Some(IDT));
+    let to = |size| Destination::Register { number: gpr::RAX, size };
+    world.vcpu.gpr[gpr::RAX] = u64::MAX;
+    world.execute(Op::StoreWord { word: Word::Msw, to: to(2) }).expect("no fault");
+    assert_eq!(world.vcpu.gpr[gpr::RAX], !0xffff | world.vcpu.cr0 & 0xffff);
+    world.execute(Op::StoreWord { word: Word::Msw, to: to(4) }).expect("no fault");
+    assert_eq!(world.vcpu.gpr[gpr::RAX], world.vcpu.cr0);
+    world.execute(Op::StoreWord { word: Word::Cs, to: to(8) }).expect("no fault");
+    assert_eq!(world.vcpu.gpr[gpr::RAX], 0x80);
 }

@@ -3,6 +3,7 @@
 mod common;
 
 use common::{Bench, benches, builtin, config, scenario};
+use object::{Object, ObjectSection};
 use stalemate::arch::fault::Stop;
 use stalemate::boot::{Image, ImageError, guest_image};
 use stalemate::executor::Backend;
@@ -28,9 +29,13 @@ fn impatient(mut bench: Bench) -> Bench {
 
 /// How a guest stops that is asked to misbehave, on each executor.
 fn stops(how: &str) -> Vec<(Outcome, Stop)> {
+    stops_on("pcid", how)
+}
+
+fn stops_on(cpu: &str, how: &str) -> Vec<(Outcome, Stop)> {
     let scenario = scenario(&format!("misbehave {how}"));
     let stop = |bench| {
-        let result = impatient(bench).run(&scenario, config("pcid", Policy::Split, true), &[]);
+        let result = impatient(bench).run(&scenario, config(cpu, Policy::Split, true), &[]);
         let (stop, _) = result.stop.expect("the guest stops");
         (result.outcome, stop)
     };
@@ -91,6 +96,60 @@ fn a_panic_names_its_place() {
         assert_eq!(outcome, Outcome::Crash);
         assert!(stop.to_string().contains("guest/src/steps.rs"), "{stop}");
     }
+}
+
+#[test]
+fn an_idt_without_gates_is_a_triple_fault() {
+    for (outcome, stop) in stops("zero-idt") {
+        assert_eq!((outcome, stop), (Outcome::Crash, Stop::TripleFault { vector: 6 }));
+    }
+}
+
+#[test]
+fn a_store_to_code_that_is_read_only_faults() {
+    for (outcome, stop) in stops("store-to-code") {
+        assert_eq!(outcome, Outcome::Crash);
+        assert!(stop.to_string().contains("exception in kernel mode"), "{stop}");
+    }
+}
+
+#[test]
+fn a_kernel_that_unmaps_itself_cannot_go_on() {
+    for (_, stop) in stops_on("pcid-nopge", "zero-root") {
+        assert!(matches!(stop, Stop::TripleFault { vector: 14 }), "{stop}");
+    }
+    // Where the trampoline is global its entries stay: the fault is delivered, faults on the
+    // handler's first step outside, and is delivered again.
+    for (_, stop) in stops("zero-root") {
+        assert!(matches!(stop, Stop::TrapBudget { .. }), "{stop}");
+    }
+}
+
+#[test]
+fn an_instruction_outside_the_interpreters_set_is_unsupported_by_name_and_place() {
+    let at = user_program();
+    // POPCNT, x87, AVX: a processor has them, the interpreter does not guess.
+    for (bytes, name) in [
+        (&[0xf3, 0x0f, 0xb8, 0xc0][..], "POPCNT (f3 0f b8 c0)"),
+        (&[0xd9, 0xe8], "FLD1 (d9 e8)"),
+        (&[0xc5, 0xf8, 0x77], "VZEROUPPER (c5 f8 77)"),
+    ] {
+        let image = patched(at, bytes).leak();
+        let bench = Bench::of(Backend::interp(), image);
+        let nop = scenario("user nop");
+        let result = bench.run(&nop, config("pcid", Policy::Split, true), &[]);
+        let (stop, vcpu) = result.stop.expect("the guest stops");
+        assert_eq!(result.outcome, Outcome::Unsupported, "{stop}");
+        assert!(stop.to_string().starts_with(name), "{stop}");
+        assert_eq!((vcpu.rip, vcpu.cpl), (stalemate_shared::layout::USER_CODE, 3));
+    }
+}
+
+/// Where the user program is in the file.
+fn user_program() -> usize {
+    let file = object::File::parse(guest_image()).expect("an ELF file");
+    let section = file.section_by_name(".user_code").expect("it is there");
+    section.file_range().expect("it is in the file").0 as usize
 }
 
 #[test]

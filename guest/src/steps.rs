@@ -141,6 +141,13 @@ fn misbehave(how: u64) -> Result<(), Refused> {
             broken::odd_store(memory::direct_map(root));
         }
         misbehaviour::PANIC => panic!("asked to"),
+        misbehaviour::ZERO_IDT => arch::segments::break_idt(),
+        misbehaviour::STORE_TO_CODE => broken::store_to_code(),
+        misbehaviour::ZERO_ROOT => {
+            let root = crate::arch::percpu::mm_state(0).kernel_root;
+            memory::write_physical(root + 511 * 8, 0);
+            crate::arch::cpu::load_cr3(crate::arch::cpu::read_cr3());
+        }
         _ => return Err(Refused),
     }
     Ok(())

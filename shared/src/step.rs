@@ -87,4 +87,10 @@ pub mod misbehaviour {
     pub const ODD_STORE: u64 = 6;
     /// Panic.
     pub const PANIC: u64 = 7;
+    /// Clear the IDT's gates in place, and execute UD2.
+    pub const ZERO_IDT: u64 = 8;
+    /// Store to the kernel's own code.
+    pub const STORE_TO_CODE: u64 = 9;
+    /// Clear the entry of the root that maps the kernel, flush, and go on.
+    pub const ZERO_ROOT: u64 = 10;
 }

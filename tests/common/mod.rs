@@ -70,8 +70,13 @@ pub struct Bench {
 
 impl Bench {
     pub fn new(backend: Backend) -> Self {
-        let image = Image::parse(guest_image()).expect("the built-in guest is a kernel");
-        let symbols = Symbols::new(guest_image());
+        Self::of(backend, guest_image())
+    }
+
+    /// Runs scenarios on a kernel of the test's own.
+    pub fn of(backend: Backend, kernel: &'static [u8]) -> Self {
+        let image = Image::parse(kernel).expect("a kernel");
+        let symbols = Symbols::new(kernel);
         Self { backend, image, symbols }
     }
 

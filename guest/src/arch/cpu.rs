@@ -108,6 +108,21 @@ pub mod broken {
         unsafe { asm!("wbinvd", options(nostack, preserves_flags)) };
     }
 
+    /// Clears an IDT at `idt`, then UD2: every gate is not present.
+    pub fn zero_idt(idt: u64, words: usize) -> ! {
+        for word in 0..words as u64 {
+            super::super::memory::write_word(idt + word * 8, 0);
+        }
+        // SAFETY: ends the machine, as asked.
+        unsafe { asm!("ud2", options(noreturn)) }
+    }
+
+    /// Stores to the instruction that stores.
+    pub fn store_to_code() {
+        // SAFETY: ends the machine by a fault, as asked: code is mapped read-only.
+        unsafe { asm!("lea {0}, [rip + 2f]", "2: mov byte ptr [{0}], 0x90", out(reg) _) };
+    }
+
     /// Adds 0 to a word by an instruction that the VMM does not carry out on page tables.
     pub fn odd_store(va: u64) {
         // SAFETY: adds 0 to a word of a page table of the kernel's own.

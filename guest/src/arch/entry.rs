@@ -382,6 +382,8 @@ global_asm!(
     "mov [rdi], rdx",
     "syscall",
     // A loop of loads, stores, arithmetic and branches, RDX times.
+    ".global user_spin, user_spin_end",
+    "user_spin:",
     "4:",
     "mov rcx, [rdi]",
     "lea rax, [rcx + 8 * rdx]",
@@ -397,6 +399,7 @@ global_asm!(
     "mov [rdi], rax",
     "dec rdx",
     "jnz 4b",
+    "user_spin_end:",
     "syscall",
     "ud2",
 );

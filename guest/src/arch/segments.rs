@@ -95,6 +95,11 @@ fn idt() {
     }
 }
 
+/// Clears the IDT, and meets it.
+pub fn break_idt() -> ! {
+    super::cpu::broken::zero_idt(IDT.address(), VECTORS * 2)
+}
+
 fn load() {
     let gdt = Pointer::new(GDT.address(), GDT_WORDS * 8);
     let idt = Pointer::new(IDT.address(), VECTORS * 16);

@@ -5,7 +5,7 @@ use crate::arch::percpu;
 use crate::boot::Config;
 use crate::entry::{self, Protection};
 use stalemate_shared::layout::{
-    DIRECT_MAP_SIZE, KERNEL_BASE, KERNEL_PAGES, MM_COUNT, PAGE_SIZE, TABLE_FRAMES,
+    BOOT_BLOCK, IMAGE, IMAGE_END, KERNEL_BASE, KERNEL_PAGES, MM_COUNT, PAGE_SIZE, TABLE_FRAMES,
     TABLE_FRAMES_END, USER_CODE,
 };
 use stalemate_shared::pcid::USER_ROOT_BIT;
@@ -45,7 +45,7 @@ fn slot(table: u64, va: u64, level: u32) -> u64 {
 /// Builds the kernel's tables and all address spaces.
 pub fn init(config: &Config) {
     let mut frames = Frames { next: TABLE_FRAMES };
-    let kernel = kernel_half(&mut frames, config);
+    let (kernel, direct) = kernel_half(&mut frames);
     let trampoline = trampoline(&mut frames, config);
     for number in 0..MM_COUNT {
         let root = user_half(&mut frames, config);
@@ -57,22 +57,31 @@ pub fn init(config: &Config) {
         let state = MmState { ctx_id: number as u64 + 1, tlb_gen: 1, kernel_root: root };
         percpu::set_mm_state(number, state);
     }
+    direct_map(direct, frames.next, config);
 }
 
-/// The PDPT of the kernel half, shared by all kernel roots: direct map and test pages.
-fn kernel_half(frames: &mut Frames, config: &Config) -> u64 {
+/// The PDPT of the kernel half, shared by all kernel roots: direct map and test pages. And the
+/// table of the direct map.
+fn kernel_half(frames: &mut Frames) -> (u64, u64) {
     let [pdpt, pd, direct, tests] = core::array::from_fn(|_| frames.take());
     write_physical(slot(pdpt, KERNEL_BASE, 3), entry::kernel_table(pd));
     write_physical(slot(pd, KERNEL_BASE, 2), entry::kernel_table(direct));
     write_physical(slot(pd, KERNEL_PAGES, 2), entry::kernel_table(tests));
-    let mut at = 0;
-    while at < DIRECT_MAP_SIZE {
-        let va = KERNEL_BASE + at;
-        let global = if is_trampoline(va) { config.pge } else { config.kernel_global };
-        write_physical(slot(direct, va, 1), entry::direct(at, protection(va), global));
-        at += PAGE_SIZE;
+    (pdpt, direct)
+}
+
+/// Maps what the kernel uses, and no more: each page is one that a processor may cache.
+fn direct_map(direct: u64, tables_end: u64, config: &Config) {
+    let boot_block = BOOT_BLOCK..BOOT_BLOCK + PAGE_SIZE;
+    for range in [boot_block, IMAGE..IMAGE_END, TABLE_FRAMES..tables_end] {
+        let mut at = range.start;
+        while at < range.end {
+            let va = KERNEL_BASE + at;
+            let global = if is_trampoline(va) { config.pge } else { config.kernel_global };
+            write_physical(slot(direct, va, 1), entry::direct(at, protection(va), global));
+            at += PAGE_SIZE;
+        }
     }
-    pdpt
 }
 
 /// The PDPT of the user roots' kernel half: the trampoline and nothing else.

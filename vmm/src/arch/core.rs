@@ -308,12 +308,8 @@ impl Core<'_> {
 /// The entries of a table that are not 0.
 #[must_use]
 pub fn table_entries(memory: &dyn Memory, table: Gpa) -> Vec<(u16, u64)> {
-    (0..512u16)
-        .filter_map(|index| {
-            let entry = memory.entry(Gpa(table.0 + u64::from(index) * 8))?;
-            (entry != 0).then_some((index, entry))
-        })
-        .collect()
+    let entries = memory.as_tables().present(table);
+    entries.into_iter().map(|(index, bits)| (index as u16, bits)).collect()
 }
 
 fn bytes_in_page(at: Gva) -> usize {

@@ -10,6 +10,7 @@ pub mod fault;
 pub mod features;
 pub mod op;
 pub mod privileged;
+pub mod sensitive;
 pub mod tlb;
 pub mod vcpu;
 pub mod walk;

@@ -1,6 +1,7 @@
 //! Decoded privileged operations: what a trapped instruction asks for, with its operands read.
 
 use super::addr::Gva;
+use super::sensitive::{Destination, Word};
 use super::vcpu::{Vcpu, gpr};
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
 
@@ -81,13 +82,38 @@ pub enum Op {
     Sti,
     /// HLT.
     Hlt,
+    /// PUSHFQ.
+    PushFlags,
+    /// POPFQ.
+    PopFlags,
+    /// SGDT m16&64.
+    Sgdt(Gva),
+    /// SIDT m16&64.
+    Sidt(Gva),
+    /// SLDT, STR, SMSW, MOV from a segment register.
+    StoreWord {
+        /// What is read.
+        word: Word,
+        /// Where it goes.
+        to: Destination,
+    },
 }
 
 impl Op {
     /// Whether the operation needs virtual CPL 0.
     #[must_use]
     pub fn is_privileged(&self) -> bool {
-        !matches!(self, Self::Syscall | Self::Cpuid { .. } | Self::Iret)
+        !matches!(
+            self,
+            Self::Syscall
+                | Self::Cpuid { .. }
+                | Self::Iret
+                | Self::PushFlags
+                | Self::PopFlags
+                | Self::Sgdt(_)
+                | Self::Sidt(_)
+                | Self::StoreWord { .. }
+        )
     }
 }
 
@@ -103,7 +129,7 @@ pub enum Decoded {
 }
 
 /// Sensitive, but nothing that the model carries out.
-const UNKNOWN: [Mnemonic; 32] = [
+const UNKNOWN: [Mnemonic; 27] = [
     Mnemonic::Sysret,
     Mnemonic::Iret,
     Mnemonic::Iretd,
@@ -129,11 +155,6 @@ const UNKNOWN: [Mnemonic; 32] = [
     Mnemonic::Mwait,
     Mnemonic::Lldt,
     Mnemonic::Ltr,
-    Mnemonic::Sgdt,
-    Mnemonic::Sidt,
-    Mnemonic::Sldt,
-    Mnemonic::Str,
-    Mnemonic::Smsw,
     Mnemonic::Stac,
     Mnemonic::Clac,
 ];
@@ -184,6 +205,11 @@ pub fn is_sensitive(instruction: &Instruction) -> bool {
             | Mnemonic::Pushfq
             | Mnemonic::Popf
             | Mnemonic::Popfq
+            | Mnemonic::Sgdt
+            | Mnemonic::Sidt
+            | Mnemonic::Sldt
+            | Mnemonic::Str
+            | Mnemonic::Smsw
             | Mnemonic::Invlpg
             | Mnemonic::Invpcid
             | Mnemonic::Swapgs
@@ -246,10 +272,29 @@ pub fn classify(vcpu: &Vcpu, instruction: &Instruction) -> Decoded {
         Mnemonic::Cli => Some(Op::Cli),
         Mnemonic::Sti => Some(Op::Sti),
         Mnemonic::Hlt => Some(Op::Hlt),
+        Mnemonic::Pushfq => Some(Op::PushFlags),
+        Mnemonic::Popfq => Some(Op::PopFlags),
+        Mnemonic::Sgdt => memory().map(Op::Sgdt),
+        Mnemonic::Sidt => memory().map(Op::Sidt),
+        Mnemonic::Sldt => store_word(vcpu, instruction, Word::Ldtr),
+        Mnemonic::Str => store_word(vcpu, instruction, Word::Tr),
+        Mnemonic::Smsw => store_word(vcpu, instruction, Word::Msw),
+        Mnemonic::Pushf | Mnemonic::Popf => None,
         unknown if UNKNOWN.contains(&unknown) || unknown == Mnemonic::Int => None,
         _ => return Decoded::Ordinary,
     };
     op.map_or(Decoded::Unknown, Decoded::Op)
+}
+
+fn store_word(vcpu: &Vcpu, instruction: &Instruction, word: Word) -> Option<Op> {
+    let to = match instruction.op0_kind() {
+        OpKind::Register => {
+            let register = instruction.op0_register();
+            Destination::Register { number: gpr_number(register)?, size: register.size() }
+        }
+        _ => Destination::Memory(effective_address(vcpu, instruction, 0)?),
+    };
+    Some(Op::StoreWord { word, to })
 }
 
 fn classify_mov(vcpu: &Vcpu, instruction: &Instruction) -> Decoded {
@@ -268,6 +313,14 @@ fn classify_mov(vcpu: &Vcpu, instruction: &Instruction) -> Decoded {
             gpr_number(instruction.op1_register())
                 .map(|from| Op::WriteCr { register, value: vcpu.gpr[from] })
         }),
+        Code::Mov_rm16_Sreg | Code::Mov_r32m16_Sreg | Code::Mov_r64m16_Sreg => {
+            let word = match instruction.op1_register() {
+                Register::CS => Word::Cs,
+                Register::SS => Word::Ss,
+                _ => Word::Null,
+            };
+            store_word(vcpu, instruction, word)
+        }
         Code::Mov_r64_dr | Code::Mov_dr_r64 => None,
         _ => return Decoded::Ordinary,
     };

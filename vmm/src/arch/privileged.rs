@@ -9,6 +9,7 @@ use super::deliver;
 use super::fault::{Exception, Fault, Stop};
 use super::features::MAX_PHYSICAL_BITS;
 use super::op::{ControlRegister, Op};
+use super::sensitive::Word;
 use super::vcpu::{DescriptorTable, cr0, cr4, efer, gpr};
 use super::walk::AccessKind;
 use crate::event::Kind;
@@ -117,6 +118,31 @@ impl Core<'_> {
             }
             Op::Hlt if self.vcpu.is_interrupted() => self.other("HLT"),
             Op::Hlt => return Err(Stop::Halted.into()),
+            Op::PushFlags => {
+                self.push_flags()?;
+                self.other("PUSHFQ");
+            }
+            Op::PopFlags => {
+                self.pop_flags()?;
+                self.other("POPFQ");
+            }
+            Op::Sgdt(at) => {
+                self.store_table(self.vcpu.gdt, at)?;
+                self.other("SGDT");
+            }
+            Op::Sidt(at) => {
+                self.store_table(self.vcpu.idt, at)?;
+                self.other("SIDT");
+            }
+            Op::StoreWord { word, to } => {
+                self.store_system_word(word, to)?;
+                self.other(match word {
+                    Word::Ldtr => "SLDT",
+                    Word::Tr => "STR",
+                    Word::Msw => "SMSW",
+                    Word::Cs | Word::Ss | Word::Null => "MOV r, Sreg",
+                });
+            }
             // The machine takes hypercalls before they get here.
             Op::Out(port) => {
                 return Err(Stop::Interface(format!("OUT to port {port:#x}")).into());

@@ -17,6 +17,8 @@ pub struct GuestMemory {
     /// A bit for each page that the VMM wrote, or let the guest write natively.
     touched: Vec<Cell<u64>>,
     base: Vec<u8>,
+    /// A page to read into.
+    scratch: RefCell<Box<[u8; 4096]>>,
     code: Rc<CodePages>,
 }
 
@@ -88,7 +90,14 @@ impl GuestMemory {
         let mmap = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), len as usize)])?;
         let touched = vec![Cell::new(0); (len / 4096).div_ceil(64) as usize];
         let code = Rc::new(CodePages::new(len / 4096));
-        Ok(Self { mmap, len, touched, base: Vec::new(), code })
+        Ok(Self {
+            mmap,
+            len,
+            touched,
+            base: Vec::new(),
+            scratch: RefCell::new(Box::new([0; 4096])),
+            code,
+        })
     }
 
     /// The pages that an interpreter has decoded code from.
@@ -206,8 +215,8 @@ impl Tables for GuestMemory {
     }
 
     fn present(&self, table: Gpa) -> Vec<(u64, u64)> {
-        let mut bytes = [0; 4096];
-        if !self.read(table, &mut bytes) {
+        let mut bytes = self.scratch.borrow_mut();
+        if !self.read(table, &mut bytes[..]) {
             return Vec::new();
         }
         let words = bytes.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word));

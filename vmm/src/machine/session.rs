@@ -248,9 +248,16 @@ impl Session {
         self.ended(observer, reports, halt)
     }
 
-    /// Back to the booted state.
+    /// Back to the booted state; the pages of memory that had to be written.
+    ///
+    /// # Errors
+    /// When the host fails.
+    pub fn rewind(&mut self) -> Result<usize, ExecutorError> {
+        self.machine.restore(&self.snapshot)
+    }
+
     pub(super) fn begin(&mut self, injector: Injector) -> Result<(), ExecutorError> {
-        self.machine.restore(&self.snapshot)?;
+        self.rewind()?;
         self.machine.injector = injector;
         Ok(())
     }

@@ -42,8 +42,8 @@ impl Machine {
         })
     }
 
-    /// Goes back to `snapshot`.
-    pub(crate) fn restore(&mut self, snapshot: &Snapshot) -> Result<(), ExecutorError> {
+    /// Goes back to `snapshot`; the pages of memory that had to be written.
+    pub(crate) fn restore(&mut self, snapshot: &Snapshot) -> Result<usize, ExecutorError> {
         self.vcpu.clone_from(&snapshot.vcpu);
         self.tlb.clone_from(&snapshot.tlb);
         self.census.clone_from(&snapshot.census);
@@ -53,10 +53,10 @@ impl Machine {
         self.traps = snapshot.traps;
         self.held.clone_from(&snapshot.held);
         self.watched = None;
-        self.memory.restore(&snapshot.memory);
+        let written = self.memory.restore(&snapshot.memory);
         self.executor.restore_fpu(&snapshot.fpu)?;
         match self.revalidate_all() {
-            Ok(()) | Err(Halt::Stop(_)) => Ok(()),
+            Ok(()) | Err(Halt::Stop(_)) => Ok(written),
             Err(Halt::Executor(error)) => Err(error),
         }
     }

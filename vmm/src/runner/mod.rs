@@ -52,6 +52,9 @@ impl Trace {
     }
 }
 
+/// The registers at an event, and the instruction that it is of.
+pub type Seen = (Box<Vcpu>, Option<String>);
+
 /// Everybody who watches a run.
 #[derive(Clone, Default)]
 struct Watchers {
@@ -152,7 +155,7 @@ impl<'a> Runner<'a> {
         scenario: &Scenario,
         run: &Run,
         seq: u64,
-    ) -> Result<Option<(Box<Vcpu>, Option<String>)>, BootError> {
+    ) -> Result<Option<Seen>, BootError> {
         let inputs: Vec<StepInput> = scenario.steps.iter().map(|step| step.input).collect();
         let injector = Injector::new(&run.faults, self.sites.clone());
         let session = match self.session(&run.config) {

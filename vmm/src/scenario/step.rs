@@ -108,7 +108,7 @@ const VERBS: [&str; 15] = [
 /// trap.
 const MAX_ROUNDS: u64 = 1_000_000;
 
-const MISBEHAVIOURS: [(&str, u64); 7] = [
+const MISBEHAVIOURS: [(&str, u64); 10] = [
     ("triple-fault", misbehaviour::TRIPLE_FAULT),
     ("loop", misbehaviour::LOOP),
     ("trap-loop", misbehaviour::TRAP_LOOP),
@@ -116,6 +116,9 @@ const MISBEHAVIOURS: [(&str, u64); 7] = [
     ("wbinvd", misbehaviour::WBINVD),
     ("odd-store", misbehaviour::ODD_STORE),
     ("panic", misbehaviour::PANIC),
+    ("zero-idt", misbehaviour::ZERO_IDT),
+    ("store-to-code", misbehaviour::STORE_TO_CODE),
+    ("zero-root", misbehaviour::ZERO_ROOT),
 ];
 
 struct Words<'t> {

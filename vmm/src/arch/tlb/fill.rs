@@ -1,12 +1,13 @@
 //! Filling: what an access brings in, and what a speculating processor may have brought in.
 
 use super::entry::{Entry, EntryId, StructureEntry};
-use super::{Fill, Store, Tlb};
+use super::harvest::Harvest;
+use super::{Fill, Recalled, Store, Tlb};
 use crate::arch::addr::{Gpa, Gva};
 use crate::arch::census::{Census, Reach};
 use crate::arch::features::Paging;
 use crate::arch::walk::{
-    Meaning, PageSize, Rights, Start, Tables, Translation, Walk, entry, leaf, meaning, shift,
+    Meaning, PageSize, Rights, Start, Tables, Translation, Walk, entry, meaning, shift,
     slot as walk_slot,
 };
 use std::collections::BTreeSet;
@@ -52,32 +53,138 @@ impl Tlb {
     /// Lets a speculating processor fill all that it may reach; returns the A bits that it sets
     /// on the way. Nothing under other fill choices.
     pub fn speculate(&mut self, tables: &dyn Tables, paging: Paging) -> Vec<AccessedUpdate> {
-        let mut updates = Vec::new();
         if self.model.fill != Fill::WorstCase {
-            return updates;
+            return Vec::new();
         }
-        let Some(tagged) = self.tagged.get_mut(&self.current) else { return updates };
-        let (root, filled) = (tagged.root, tagged.filled.replace(self.generation));
-        if filled == Some(self.generation) {
-            return updates;
+        let generation = self.generation;
+        let Some(tagged) = self.tagged.get_mut(&self.current) else { return Vec::new() };
+        let (root, filled) = (tagged.root, tagged.filled.replace(generation));
+        if filled == Some(generation) {
+            return Vec::new();
         }
-        let stale: Vec<StructureEntry> = tagged.structures.iter().copied().collect();
+        let cached: Vec<StructureEntry> = tagged.structures.iter().copied().collect();
+        let empty = tagged.entries.is_empty() && cached.is_empty();
+        let mut found = Harvest::default();
         match filled.and_then(|filled| self.changes_since(filled)) {
             Some(changes) => {
                 for reach in changes.into_iter().filter(|reach| reach.root == root) {
-                    self.harvest_slot(tables, paging, reach, &mut updates);
+                    harvest_slot(tables, paging, reach, &mut found);
                 }
+                self.take(&found);
             }
-            None => self.harvest(tables, paging, Start::root(root), 0, &mut updates),
+            None => match empty.then(|| self.recall(tables, paging, root)).flatten() {
+                Some(updates) => found.updates = updates,
+                None => {
+                    found.below(tables, paging, Start::root(root), 0);
+                    self.take(&found);
+                    if empty {
+                        self.remember(root, paging, &found);
+                    }
+                }
+            },
         }
-        for structure in stale {
+        let mut beyond = Harvest::default();
+        for structure in cached {
             // Walks that begin at a fresh entry have just been made from the root.
             if self.structure_is_stale(tables, paging, &structure) {
-                let start = structure.start();
-                self.harvest(tables, paging, start, structure.base.0, &mut updates);
+                beyond.below(tables, paging, structure.start(), structure.base.0);
             }
         }
-        updates
+        self.take(&beyond);
+        found.updates.append(&mut beyond.updates);
+        found.updates
+    }
+
+    /// Caches what was harvested.
+    fn take(&mut self, found: &Harvest) {
+        if self.model.structure_caches {
+            for &(level, va, table, rights) in &found.walked {
+                self.hold_structure(level, va, table, rights);
+            }
+        }
+        let Some(tagged) = self.tagged.get_mut(&self.current) else { return };
+        if !tagged.entries.is_empty() {
+            found.leaves.iter().for_each(|&translation| self.hold(translation));
+            return;
+        }
+        let mut fresh = Vec::with_capacity(found.leaves.len());
+        for &translation in &found.leaves {
+            if translation.global || translation.size == PageSize::Huge {
+                self.hold(translation);
+                continue;
+            }
+            let id = EntryId(self.next_id);
+            self.next_id += 1;
+            let Some(tagged) = self.tagged.get(&self.current) else { return };
+            fresh.push(Entry { id, translation, root: tagged.root, demoted: false, missing: None });
+        }
+        if let Some(tagged) = self.tagged.get_mut(&self.current) {
+            tagged.entries.extend(fresh);
+        }
+    }
+
+    /// Keeps what the current PCID holds, all of it just harvested from its root, for when that
+    /// root is next harvested into an empty PCID.
+    fn remember(&mut self, root: Gpa, paging: Paging, found: &Harvest) {
+        let Some(tagged) = self.tagged.get(&self.current) else { return };
+        let recalled = Recalled {
+            generation: self.generation,
+            paging,
+            entries: tagged.entries.clone(),
+            structures: tagged.structures.clone(),
+            globals: found.leaves.iter().filter(|leaf| leaf.global).copied().collect(),
+        };
+        self.recalled.insert(root, recalled);
+    }
+
+    /// Fills the current PCID, which is empty, with what its root gave when it was last
+    /// harvested, put right by the changes of single pages since; none if more has changed. The
+    /// A bits that were set.
+    fn recall(
+        &mut self,
+        tables: &dyn Tables,
+        paging: Paging,
+        root: Gpa,
+    ) -> Option<Vec<AccessedUpdate>> {
+        let mut known = self.recalled.remove(&root).filter(|known| known.paging == paging)?;
+        let mut updates = Vec::new();
+        for reach in self.changes_since(known.generation)? {
+            if reach.root != root {
+                continue;
+            }
+            let mut found = Harvest::default();
+            harvest_slot(tables, paging, reach, &mut found);
+            let global = found
+                .leaves
+                .iter()
+                .chain(&known.globals)
+                .any(|leaf| leaf.global && leaf.contains(reach.base));
+            if reach.level != 1 || global {
+                return None;
+            }
+            known.entries.remove_page(reach.base, false);
+            for translation in found.leaves {
+                let id = EntryId(self.next_id);
+                self.next_id += 1;
+                known.entries.insert(Entry {
+                    id,
+                    translation,
+                    root,
+                    demoted: false,
+                    missing: None,
+                });
+            }
+            updates.append(&mut found.updates);
+        }
+        known.generation = self.generation;
+        let pcid = self.current;
+        if let Some(tagged) = self.tagged.get_mut(&pcid) {
+            tagged.entries = known.entries.clone();
+            tagged.structures = known.structures.clone().under(pcid);
+        }
+        known.globals.iter().for_each(|&translation| self.hold(translation));
+        self.recalled.insert(root, known);
+        Some(updates)
     }
 
     /// Where tables were changed after `generation`, if that is still known.
@@ -87,76 +194,6 @@ impl Tlb {
             let later = self.changes.iter().filter(|(number, _)| *number > generation);
             later.flat_map(|(_, reaches)| reaches.iter().copied()).collect()
         })
-    }
-
-    /// Fills what one slot of the root's tables leads to.
-    fn harvest_slot(
-        &mut self,
-        tables: &dyn Tables,
-        paging: Paging,
-        reach: Reach,
-        updates: &mut Vec<AccessedUpdate>,
-    ) {
-        let mut start = Start::root(reach.root);
-        while start.level > reach.level {
-            let bits = tables.entry(walk_slot(start.table, start.level, reach.base)).unwrap_or(0);
-            let Meaning::Table(table) = meaning(bits, start.level, paging) else { return };
-            start = Start { table, level: start.level - 1, rights: start.rights.and(bits) };
-        }
-        let index = reach.base.0 >> shift(reach.level) & 0x1ff;
-        let base = reach.base.0 & !(0x1ff << shift(reach.level));
-        let bits = tables.entry(Gpa(start.table.0 + index * 8)).unwrap_or(0);
-        self.harvest_entry(tables, paging, start, base, (index, bits), updates);
-    }
-
-    /// Fills everything below `start`, which translates addresses from `base` on.
-    fn harvest(
-        &mut self,
-        tables: &dyn Tables,
-        paging: Paging,
-        start: Start,
-        base: u64,
-        updates: &mut Vec<AccessedUpdate>,
-    ) {
-        for (index, bits) in tables.present(start.table) {
-            self.harvest_entry(tables, paging, start, base, (index, bits), updates);
-        }
-    }
-
-    fn harvest_entry(
-        &mut self,
-        tables: &dyn Tables,
-        paging: Paging,
-        start: Start,
-        base: u64,
-        (index, bits): (u64, u64),
-        updates: &mut Vec<AccessedUpdate>,
-    ) {
-        let slot = Gpa(start.table.0 + index * 8);
-        if bits & entry::PRESENT == 0 {
-            return;
-        }
-        let raw = base | index << shift(start.level);
-        let va = Gva(((raw << 16) as i64 >> 16) as u64);
-        let found = meaning(bits, start.level, paging);
-        if matches!(found, Meaning::NotPresent | Meaning::Reserved) {
-            return;
-        }
-        if bits & entry::ACCESSED == 0 {
-            updates.push((slot, bits, bits | entry::ACCESSED));
-        }
-        match found {
-            Meaning::Leaf(size) => self.hold(leaf(bits, size, va, start.rights, paging)),
-            Meaning::Table(table) => {
-                let rights = start.rights.and(bits);
-                if self.model.structure_caches {
-                    self.hold_structure(start.level, va, table, rights);
-                }
-                let next = Start { table, level: start.level - 1, rights };
-                self.harvest(tables, paging, next, va.0, updates);
-            }
-            Meaning::NotPresent | Meaning::Reserved => {}
-        }
     }
 
     /// A paging-structure entry was changed by software; memory already holds the new one.
@@ -213,4 +250,18 @@ impl Tlb {
             self.next_id += u64::from(tagged.structures.insert(new));
         }
     }
+}
+
+/// What one slot of the root's tables leads to.
+fn harvest_slot(tables: &dyn Tables, paging: Paging, reach: Reach, found: &mut Harvest) {
+    let mut start = Start::root(reach.root);
+    while start.level > reach.level {
+        let bits = tables.entry(walk_slot(start.table, start.level, reach.base)).unwrap_or(0);
+        let Meaning::Table(table) = meaning(bits, start.level, paging) else { return };
+        start = Start { table, level: start.level - 1, rights: start.rights.and(bits) };
+    }
+    let index = reach.base.0 >> shift(reach.level) & 0x1ff;
+    let base = reach.base.0 & !(0x1ff << shift(reach.level));
+    let bits = tables.entry(Gpa(start.table.0 + index * 8)).unwrap_or(0);
+    found.entry(tables, paging, start, base, (index, bits));
 }

@@ -8,6 +8,7 @@
 mod entry;
 mod fill;
 mod flush;
+mod harvest;
 mod set;
 
 pub use entry::{Entry, EntryId, StructureEntry, Tag};
@@ -61,6 +62,17 @@ struct Tagged {
     filled: Option<u64>,
 }
 
+/// What one root gave when it was harvested into an empty PCID.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Recalled {
+    /// Of the tables.
+    generation: u64,
+    paging: Paging,
+    entries: EntrySet,
+    structures: StructureSet,
+    globals: Vec<Translation>,
+}
+
 /// One CPU's TLB and paging-structure caches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tlb {
@@ -69,6 +81,8 @@ pub struct Tlb {
     tagged: BTreeMap<Pcid, Tagged>,
     globals: EntrySet,
     next_id: u64,
+    /// By root.
+    recalled: BTreeMap<Gpa, Recalled>,
     /// Rises with every change of a paging-structure entry.
     generation: u64,
     /// The latest changes by the generation they made, and where they show.
@@ -94,6 +108,7 @@ impl Tlb {
             tagged: BTreeMap::new(),
             globals: EntrySet::default(),
             next_id: 0,
+            recalled: BTreeMap::new(),
             generation: 0,
             changes: VecDeque::new(),
         }

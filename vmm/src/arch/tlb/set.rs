@@ -1,17 +1,21 @@
 //! Sets of cached entries, by page and age.
 
 use super::entry::{Entry, EntryId, StructureEntry};
-use crate::arch::addr::Gva;
+use crate::arch::addr::{Gva, Pcid};
 use crate::arch::walk::{PageSize, Translation};
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 const LARGE: u64 = PageSize::Large.bytes();
 
-/// Translations under one tag. A 1 GiB page is held as 2 MiB ones.
+type Entries = BTreeMap<(Gva, EntryId), Entry>;
+
+/// Translations under one tag. A 1 GiB page is held as 2 MiB ones. Clones share what neither has
+/// changed since.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct EntrySet {
-    small: BTreeMap<(Gva, EntryId), Entry>,
-    large: BTreeMap<(Gva, EntryId), Entry>,
+    small: Rc<Entries>,
+    large: Rc<Entries>,
 }
 
 impl EntrySet {
@@ -23,9 +27,25 @@ impl EntrySet {
         self.small.len() + self.large.len()
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     pub(super) fn clear(&mut self) {
-        self.small.clear();
-        self.large.clear();
+        *self = Self::default();
+    }
+
+    /// Holds new entries of pages that the set has none of.
+    pub(super) fn extend(&mut self, new: Vec<Entry>) {
+        let keyed = |entry: Entry| ((entry.translation.page, entry.id), entry);
+        let (large, small): (Vec<Entry>, Vec<Entry>) = new.into_iter().partition(Entry::is_large);
+        for (map, new) in [(&mut self.small, small), (&mut self.large, large)] {
+            if map.is_empty() {
+                *map = Rc::new(new.into_iter().map(keyed).collect());
+            } else if !new.is_empty() {
+                Rc::make_mut(map).extend(new.into_iter().map(keyed));
+            }
+        }
     }
 
     /// The entries that translate `va`.
@@ -48,7 +68,8 @@ impl EntrySet {
 
     pub(super) fn get_mut(&mut self, page: Gva, id: EntryId) -> Option<&mut Entry> {
         let key = (page, id);
-        self.small.get_mut(&key).or_else(|| self.large.get_mut(&key))
+        let map = if self.small.contains_key(&key) { &mut self.small } else { &mut self.large };
+        Rc::make_mut(map).get_mut(&key)
     }
 
     /// Holds `new`, unless an entry that grants the same is there: that one takes over its D.
@@ -57,20 +78,22 @@ impl EntrySet {
         let page = new.translation.page;
         let map = if new.is_large() { &mut self.large } else { &mut self.small };
         let same = map
-            .range_mut((page, EntryId(0))..=(page, EntryId(u64::MAX)))
-            .map(|(_, entry)| entry)
-            .find(|entry| {
+            .range((page, EntryId(0))..=(page, EntryId(u64::MAX)))
+            .find(|(_, entry)| {
                 let upgraded = Translation { dirty: true, ..new.translation };
                 let held = Translation { dirty: true, ..entry.translation };
                 let keeps = !entry.translation.dirty || new.translation.dirty;
                 held == upgraded && keeps && entry.root == new.root && entry.missing.is_none()
-            });
-        if let Some(entry) = same {
-            entry.translation.dirty = new.translation.dirty;
-            entry.demoted = false;
+            })
+            .map(|(key, entry)| (*key, entry.demoted || entry.translation != new.translation));
+        if let Some((key, changes)) = same {
+            if changes && let Some(entry) = Rc::make_mut(map).get_mut(&key) {
+                entry.translation.dirty = new.translation.dirty;
+                entry.demoted = false;
+            }
             return false;
         }
-        map.insert((page, new.id), new);
+        Rc::make_mut(map).insert((page, new.id), new);
         true
     }
 
@@ -83,13 +106,14 @@ impl EntrySet {
         let keys: Vec<_> = self.at(va).map(|entry| (key(entry), entry.is_large())).collect();
         for (key, large) in keys {
             if large && split {
-                let remains = self.large.get_mut(&key).is_some_and(|entry| entry.drop_fracture(va));
+                let entry = Rc::make_mut(&mut self.large).get_mut(&key);
+                let remains = entry.is_some_and(|entry| entry.drop_fracture(va));
                 if remains {
                     continue;
                 }
             }
             let map = if large { &mut self.large } else { &mut self.small };
-            removed.extend(map.remove(&key));
+            removed.extend(Rc::make_mut(map).remove(&key));
         }
         removed
     }
@@ -108,6 +132,12 @@ impl StructureSet {
 
     pub(super) fn clear(&mut self) {
         self.entries.clear();
+    }
+
+    /// The same, tagged with `pcid`.
+    pub(super) fn under(mut self, pcid: Pcid) -> Self {
+        self.entries.iter_mut().for_each(|entry| entry.pcid = pcid);
+        self
     }
 
     /// Holds `new`, unless one that gives the same is there.
