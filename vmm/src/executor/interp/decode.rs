@@ -6,6 +6,9 @@ use super::uop::{ADDRESS_32, Handler, REP, REPNE, STACK, Uop, form, reg};
 use iced_x86::{Code, ConditionCode, Decoder, DecoderError, DecoderOptions};
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
+/// The longest instruction, in bytes.
+pub const MAX_INSTRUCTION: usize = 15;
+
 /// What stands at an address.
 #[derive(Clone, Copy, Debug)]
 pub enum Decoded {
@@ -23,6 +26,10 @@ pub fn decode(bytes: &[u8], rip: u64, flaw: Option<Flaw>) -> Decoded {
     let instruction = decoder.decode();
     match decoder.last_error() {
         DecoderError::NoMoreBytes => return Decoded::Incomplete,
+        // iced-x86 says the same of an instruction that goes on after fifteen bytes.
+        DecoderError::InvalidInstruction if decoder.position() == MAX_INSTRUCTION => {
+            return Decoded::Incomplete;
+        }
         DecoderError::None => {}
         _ => return Decoded::Last(plain(system::undefined, 0)),
     }
