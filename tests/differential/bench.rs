@@ -75,6 +75,13 @@ pub struct Registers {
     pub xmm: [u128; 16],
 }
 
+/// Where [`State::memory`] has the byte at `at`.
+fn place(at: u64) -> usize {
+    let page = PAGES.iter().position(|page| page.at == at & !(PAGE - 1));
+    let page = page.unwrap_or_else(|| panic!("{at:#x} is not mapped"));
+    page * PAGE as usize + (at % PAGE) as usize
+}
+
 /// What a sequence begins with.
 #[derive(Clone, Debug)]
 pub struct State {
@@ -117,10 +124,13 @@ impl State {
     /// Puts `bytes` at `at`, which is mapped.
     pub fn put(&mut self, at: u64, bytes: &[u8]) {
         for (at, byte) in (at..).zip(bytes) {
-            let page = PAGES.iter().position(|page| page.at == at & !(PAGE - 1));
-            let page = page.unwrap_or_else(|| panic!("{at:#x} is not mapped"));
-            self.memory[page * PAGE as usize + (at % PAGE) as usize] = *byte;
+            self.memory[place(at)] = *byte;
         }
+    }
+
+    /// The byte at `at`, which is mapped.
+    pub fn get(&self, at: u64) -> u8 {
+        self.memory[place(at)]
     }
 }
 
@@ -169,6 +179,15 @@ impl Side {
         let vcpu = Vcpu::long_mode(CpuId(0), CpuFeatures::default(), CODE, 0);
         let (gpr, rflags, gs_base) = (state.gpr, state.flags, state.gs_base);
         self.vcpu = Vcpu { gpr, rflags, gs_base, cpl, ..vcpu };
+    }
+
+    /// Puts `bytes` at `at`, which is mapped.
+    pub fn put(&mut self, at: u64, bytes: &[u8]) {
+        for (at, byte) in (at..).zip(bytes) {
+            let place = place(at) as u64;
+            let page = &PAGES[(place / PAGE) as usize];
+            self.memory.write(Gpa(page.frame + place % PAGE), &[*byte]);
+        }
     }
 
     /// Runs to the next trap.

@@ -18,6 +18,8 @@ pub struct Duel {
     memories: [Vec<u8>; 2],
     /// Traps compared.
     pub traps: u64,
+    /// Items that completed, at least.
+    pub completed: u64,
 }
 
 /// Where the two were when they stopped.
@@ -58,13 +60,20 @@ impl Duel {
         let mut right = Side::new(right);
         let right_emulates = host::emulates(&mut right);
         let tested = Side::new(tested);
-        Self { right, tested, right_emulates, memories: Default::default(), traps: 0 }
+        Self { right, tested, right_emulates, memories: Default::default(), traps: 0, completed: 0 }
     }
 
     /// Runs `sequence` from `state`; None when both agree at each trap and at the end.
     pub fn fight(&mut self, state: &State, sequence: &Sequence) -> Option<Box<Difference>> {
         let count = sequence.items.len();
-        if !self.play(state, sequence, count).differs() {
+        let before = self.traps;
+        let end = self.play(state, sequence, count);
+        if !end.differs() {
+            // All but those that a jump may leave out, or that a trap was in.
+            if end.registers[0].rip == sequence.end() + 1 {
+                let certain = sequence.items.iter().filter(|item| !item.skipped).count() as u64;
+                self.completed += certain.saturating_sub(self.traps - before - 1);
+            }
             return None;
         }
         // Each prefix ends with its last item: the first that differs names it.
@@ -170,7 +179,8 @@ fn difference(sequence: &Sequence, item: usize, before: &Stop, after: &Stop) -> 
             .iter()
             .map(|byte| format!("{byte:02x}"))
             .collect();
-        let _ = writeln!(report, "{:#x}  {:<32} {}", step.at, bytes.join(" "), text(&step.instruction));
+        let _ =
+            writeln!(report, "{:#x}  {:<32} {}", step.at, bytes.join(" "), text(&step.instruction));
     }
     let _ = writeln!(report, "traps: {:x?} and {:x?}", after.traps[0], after.traps[1]);
     let _ = writeln!(report, "{:>6} {:>34} {:>34} {:>34}", "", "before", "right", "tested");

@@ -52,6 +52,16 @@ impl Generator {
         &self.codes
     }
 
+    /// Whether this host's processor lacks `code`.
+    pub fn lacks(&self, code: Code) -> bool {
+        code.mnemonic() == Mnemonic::Tzcnt && !self.codes.contains(&code)
+    }
+
+    /// A generator of this code alone.
+    pub fn only(code: Code) -> Self {
+        Self { codes: vec![code] }
+    }
+
     /// A state, and what to run from it.
     pub fn sequence(&self, e: &mut Entropy<'_>) -> (State, Sequence) {
         let mut state = State::any(e);
@@ -71,12 +81,12 @@ impl Generator {
 
     fn item(&self, draft: &mut Draft<'_, '_>, may_jump: bool) {
         let code = match draft.e.below(100) {
-            0 => draft.e.pick(&TRAPS),
+            0 if self.codes.len() > 1 => draft.e.pick(&TRAPS),
             _ => draft.e.pick(&self.codes),
         };
         for _ in 0..TRIES {
             let mark = draft.out.mark();
-            draft.out.begin_item(code);
+            draft.out.begin_item(code, !may_jump);
             let done = match kind(code) {
                 Kind::Plain => draft.plain(code),
                 Kind::String => draft.string(code),
@@ -130,7 +140,7 @@ impl Generator {
     /// JMP and CALL through a register or memory, RET.
     fn indirect(&self, draft: &mut Draft<'_, '_>, code: Code) -> Result<(), Refused> {
         let register = draft.e.pick(&[Register::RAX, Register::RSI, Register::R8, Register::R13]);
-        let wild = draft.e.one_in(40).then(|| draft.e.pick(&[UNMAPPED, DATA + 5, ISLAND]));
+        let wild = draft.e.one_in(200).then(|| draft.e.pick(&[UNMAPPED, DATA + 5, ISLAND]));
         let target = draft.out.emit(mov(register, 0))?;
         let mut jump = Instruction::default();
         jump.set_code(code);
@@ -176,17 +186,19 @@ fn kind(code: Code) -> Kind {
     use Mnemonic as M;
     let info = code.op_code();
     match code.mnemonic() {
-        _ if info.op_kinds().iter().any(|kind| {
-            matches!(kind, OpCodeOperandKind::br64_1 | OpCodeOperandKind::br64_4)
-        }) =>
+        _ if info
+            .op_kinds()
+            .iter()
+            .any(|kind| matches!(kind, OpCodeOperandKind::br64_1 | OpCodeOperandKind::br64_4)) =>
         {
             Kind::Relative
         }
         M::Jmp | M::Call | M::Ret => Kind::Indirect,
         M::Ldmxcsr | M::Fxsave | M::Fxsave64 | M::Fxrstor | M::Fxrstor64 => Kind::State,
-        _ if info.op_kinds().iter().any(|kind| {
-            matches!(kind, OpCodeOperandKind::seg_rSI | OpCodeOperandKind::es_rDI)
-        }) =>
+        _ if info
+            .op_kinds()
+            .iter()
+            .any(|kind| matches!(kind, OpCodeOperandKind::seg_rSI | OpCodeOperandKind::es_rDI)) =>
         {
             Kind::String
         }
@@ -226,9 +238,8 @@ impl<'b> Draft<'_, 'b> {
         let aligned = locks || mnemonic == M::Xchg && self.e.one_in(2);
         let mut operands = self.operands(Needs { kept, aligned, ..Needs::default() });
         let mut instruction = operands.fill(code).ok_or(Refused)?;
-        let has_memory = (0..instruction.op_count()).any(|operand| {
-            instruction.op_kind(operand) == OpKind::Memory
-        });
+        let has_memory = (0..instruction.op_count())
+            .any(|operand| instruction.op_kind(operand) == OpKind::Memory);
         if locks && has_memory && instruction.op0_kind() == OpKind::Memory {
             instruction.set_has_lock_prefix(true);
         }
@@ -307,14 +318,12 @@ impl<'b> Draft<'_, 'b> {
         let half = if wide { 8 } else { 4 };
         let parts: &[(Code, Register, u64)] = match instruction.mnemonic() {
             Mnemonic::Cmpxchg => &[(Code::Mov_r64_rm64, Register::RAX, 0)],
-            Mnemonic::Cmpxchg8b => &[
-                (Code::Mov_r32_rm32, Register::EAX, 0),
-                (Code::Mov_r32_rm32, Register::EDX, half),
-            ],
-            _ => &[
-                (Code::Mov_r64_rm64, Register::RAX, 0),
-                (Code::Mov_r64_rm64, Register::RDX, half),
-            ],
+            Mnemonic::Cmpxchg8b => {
+                &[(Code::Mov_r32_rm32, Register::EAX, 0), (Code::Mov_r32_rm32, Register::EDX, half)]
+            }
+            _ => {
+                &[(Code::Mov_r64_rm64, Register::RAX, 0), (Code::Mov_r64_rm64, Register::RDX, half)]
+            }
         };
         for &(code, register, offset) in parts {
             self.out.emit(beside(instruction, code, register, offset))?;

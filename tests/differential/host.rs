@@ -82,7 +82,7 @@ fn protects(step: &Step, error: u32, vcpu: &Vcpu) -> bool {
         // The value may be at fault, which is gone by now.
         Mnemonic::Ldmxcsr => error == 0,
         _ => {
-            let wrong = |at: u64| !Gva(at).is_canonical() || at % 16 != 0;
+            let wrong = |at: u64| !Gva(at).is_canonical() || !at.is_multiple_of(16);
             error == 0 && address(step, vcpu).is_some_and(wrong)
         }
     }

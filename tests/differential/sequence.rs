@@ -44,6 +44,8 @@ impl Step {
 pub struct Item {
     pub at: u64,
     pub subject: Code,
+    /// A jump may leave it out.
+    pub skipped: bool,
 }
 
 /// What a run executes; an INT3 follows.
@@ -127,9 +129,9 @@ impl Assembler {
     }
 
     /// What follows is about `subject`.
-    pub fn begin_item(&mut self, subject: Code) {
+    pub fn begin_item(&mut self, subject: Code, skipped: bool) {
         let at = self.here();
-        self.sequence.items.push(Item { at, subject });
+        self.sequence.items.push(Item { at, subject, skipped });
     }
 
     /// Flags that are undefined here.
@@ -152,8 +154,8 @@ impl Assembler {
     /// its number.
     pub fn emit(&mut self, mut instruction: Instruction) -> Result<usize, Refused> {
         if rflags(instruction.rflags_read()) & self.sequence.undefined != 0 {
-            let define =
-                Instruction::with2(Code::Cmp_rm64_r64, Register::RDX, Register::RSI).expect("valid");
+            let define = Instruction::with2(Code::Cmp_rm64_r64, Register::RDX, Register::RSI)
+                .expect("valid");
             self.emit(define)?;
         }
         let at = self.here();
