@@ -11,8 +11,8 @@ use stalemate::arch::features::CpuFeatures;
 use stalemate::arch::op::{ControlRegister, Op};
 use stalemate::arch::sensitive::{Destination, Word};
 use stalemate::arch::tlb::{Fill, Tlb, TlbModel};
-use stalemate::arch::vcpu::{Vcpu, cr4, flags, gpr};
-use stalemate::arch::walk::Tables;
+use stalemate::arch::vcpu::{Vcpu, cr0, cr4, flags, gpr};
+use stalemate::arch::walk::{Access, AccessKind, Tables};
 use std::cell::RefCell;
 
 const SIZE: usize = 0x2_0000;
@@ -78,7 +78,7 @@ impl World {
         }
         put(GDT + 0x80, 0x00af_9b00_0000_ffff);
         put(TSS + 0x24, 0x1_0000);
-        let features = CpuFeatures { pcid, invpcid, pge: true, smep: false };
+        let features = CpuFeatures { pcid, invpcid, pge: true, smep: false, gib_pages: true };
         let mut vcpu = Vcpu::long_mode(CpuId(0), features, 0x5000, 0x1000);
         vcpu.gdt.base = GDT;
         vcpu.gdt.limit = 0xff;
@@ -124,6 +124,13 @@ impl World {
     fn gate(&self, vector: u64) {
         self.ram
             .write(Gpa(IDT + vector * 16), &(0x5500u64 | 0x80 << 16 | 0x8e01 << 32).to_le_bytes());
+    }
+}
+
+impl World {
+    /// Maps page `number` to its frame with these bits.
+    fn map(&self, number: u64, bits: u64) {
+        self.ram.write(Gpa(0x4000 + number * 8), &(number << 12 | bits).to_le_bytes());
     }
 }
 
@@ -261,11 +268,76 @@ fn delivery_goes_through_the_tlb_stale_entries_included() {
 }
 
 #[test]
-fn clearing_paging_is_refused_by_name_where_it_is_legal() {
-    // It would remove everything; but it leaves long mode, which the model does not follow.
+fn cr0_refuses_what_the_manual_says() {
     let mut world = World::new(true, true);
-    let stop = world.write(ControlRegister::Cr0, 0x11).expect_err("long mode only");
-    assert!(matches!(stop, Fault::Stop(Stop::Interface(_))), "{stop:?}");
+    let now = world.vcpu.cr0;
+    for (value, why) in [
+        (now | 1 << 32, "a bit above 31"),
+        (now & !cr0::PE, "PG without PE"),
+        (now & !cr0::PG, "PG cleared in 64-bit mode"),
+        (now & !(cr0::PG | cr0::PE), "PG and PE cleared"),
+        (now | cr0::NW, "NW without CD"),
+    ] {
+        assert_eq!(world.write(ControlRegister::Cr0, value), gp(), "{why}");
+        assert_eq!(world.vcpu.cr0, now, "{why}");
+    }
+    for (value, stored) in [
+        (now & !cr0::WP, now & !cr0::WP),
+        (now | cr0::CD, now | cr0::CD),
+        (now | cr0::CD | cr0::NW, now | cr0::CD | cr0::NW),
+        // ET is 1, and what is not defined is 0, whatever is written.
+        (now & !cr0::ET | 1 << 6 | 1 << 28, now),
+    ] {
+        assert_eq!(world.write(ControlRegister::Cr0, value), Ok(()));
+        assert_eq!(world.vcpu.cr0, stored);
+    }
+    for bit in [cr0::EM, cr0::TS, cr0::AM] {
+        let stop = world.write(ControlRegister::Cr0, now | bit);
+        assert!(matches!(stop, Err(Fault::Stop(Stop::Interface(_)))), "{bit:#x}: {stop:?}");
+    }
+    world.vcpu.cpl = 3;
+    assert_eq!(world.write(ControlRegister::Cr0, now), gp(), "CPL 3");
+}
+
+#[test]
+fn a_change_of_wp_invalidates_nothing_and_counts_at_once() {
+    let mut world = World::new(true, true);
+    world.map(0xc, 0x61);
+    let write = Access { kind: AccessKind::Write, user: false };
+    let read = Access { kind: AccessKind::Read, user: false };
+    world.with(|core| core.translate(Gva(0xc000), read)).expect("readable");
+    let held = world.tlb.clone();
+    let denied = world.with(|core| core.translate(Gva(0xc000), write));
+    assert!(matches!(denied, Err(Fault::Exception(fault)) if fault.error == Some(3)), "{denied:?}");
+    // The page fault dropped the entry: here it is again.
+    world.tlb = held.clone();
+    let without = world.vcpu.cr0 & !cr0::WP;
+    assert_eq!(world.write(ControlRegister::Cr0, without), Ok(()));
+    assert_eq!(world.tlb, held, "nothing went");
+    assert_eq!(world.with(|core| core.translate(Gva(0xc000), write)), Ok(Gpa(0xc000)));
+}
+
+#[test]
+fn smep_forbids_the_kernel_to_execute_user_pages_and_nothing_else() {
+    let mut world = World::new(true, true);
+    world.vcpu.features.smep = true;
+    for table in [0x1000, 0x2000, 0x3000] {
+        let entry = world.ram.entry(Gpa(table)).expect("mapped") | 4;
+        world.ram.write(Gpa(table), &entry.to_le_bytes());
+    }
+    world.map(0xc, 0x67);
+    let fetch = |user| Access { kind: AccessKind::Execute, user };
+    assert!(world.with(|core| core.translate(Gva(0xc000), fetch(false))).is_ok());
+    let set = world.vcpu.cr4 | cr4::SMEP;
+    assert_eq!(world.write(ControlRegister::Cr4, set), Ok(()));
+    let denied = world.with(|core| core.translate(Gva(0xc000), fetch(false)));
+    // P, and I/D since SMEP is on (SDM vol. 3, 4.7).
+    assert!(matches!(denied, Err(Fault::Exception(e)) if e.error == Some(0x11)), "{denied:?}");
+    let read = Access { kind: AccessKind::Read, user: false };
+    assert!(world.with(|core| core.translate(Gva(0xc000), read)).is_ok(), "SMEP is not SMAP");
+    assert!(world.with(|core| core.translate(Gva(0xd000), fetch(false))).is_ok());
+    world.vcpu.cpl = 3;
+    assert!(world.with(|core| core.translate(Gva(0xc000), fetch(true))).is_ok());
 }
 
 #[test]

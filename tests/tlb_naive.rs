@@ -10,7 +10,8 @@ use stalemate::arch::vcpu::cr4;
 use stalemate::arch::walk::{Tables, walk};
 use std::collections::BTreeMap;
 
-const PAGING: Paging = Paging { pcide: true, pge: true, wp: true, smep: false, nxe: true };
+const PAGING: Paging =
+    Paging { pcide: true, pge: true, wp: true, smep: false, nxe: true, gib_pages: true };
 /// Root 0x1000 has PDPT 0x3000 and PD 0x4000. The PD's first entry references one of the tables
 /// 0x5000 and 0x6000; its second is a 2 MiB page or not present. Root 0x2000 has tables of its
 /// own down to 0x6000, which is always its first, and no 2 MiB page.

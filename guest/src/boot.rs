@@ -10,6 +10,7 @@ use stalemate_shared::{VERSION, layout};
 
 const CR4_PGE: u64 = 1 << 7;
 const CR4_PCIDE: u64 = 1 << 17;
+const CR4_SMEP: u64 = 1 << 20;
 
 /// What this kernel is, decided at boot and never changed.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +23,8 @@ pub struct Config {
     pub invpcid: bool,
     /// Global pages are in use.
     pub pge: bool,
+    /// The kernel executes no user page.
+    pub smep: bool,
     /// Kernel pages outside the trampoline are global.
     pub kernel_global: bool,
     /// The flush policy.
@@ -55,6 +58,7 @@ pub extern "C" fn kernel_main(block: u64) -> ! {
         pti,
         pcid: feature(features::PCID),
         invpcid: feature(features::INVPCID),
+        smep: feature(features::SMEP),
         pge,
         kernel_global: pge && (!pti || option(options::GLOBAL_WITH_PTI)),
         nmi_flush: option(options::NMI_FLUSH),
@@ -87,6 +91,9 @@ fn load_first_mm(config: &Config) {
     }
     if config.pcid {
         cr4 |= CR4_PCIDE;
+    }
+    if config.smep {
+        cr4 |= CR4_SMEP;
     }
     cpu::write_cr4(cr4);
     percpu::set_cr4(cr4);

@@ -65,7 +65,8 @@ pub struct Census {
 
 /// The census reads entries for their links alone: with every control bit that makes more
 /// entries valid.
-const LINKS: Paging = Paging { pcide: true, pge: true, wp: true, smep: true, nxe: true };
+const LINKS: Paging =
+    Paging { pcide: true, pge: true, wp: true, smep: true, nxe: true, gib_pages: true };
 
 impl Census {
     /// Whether the frame is a page table.

@@ -17,6 +17,8 @@ pub struct CpuFeatures {
     pub pge: bool,
     /// CR4.SMEP can be set.
     pub smep: bool,
+    /// PDPTEs can map 1 GiB pages.
+    pub gib_pages: bool,
 }
 
 /// The control bits that translation depends on.
@@ -32,18 +34,21 @@ pub struct Paging {
     pub smep: bool,
     /// EFER.NXE: the XD bit counts.
     pub nxe: bool,
+    /// PS in a PDPTE is not reserved.
+    pub gib_pages: bool,
 }
 
 impl Paging {
-    /// Picks the bits from the registers.
+    /// Picks the bits from what the processor has, and from its registers.
     #[must_use]
-    pub const fn from_registers(cr0: u64, cr4: u64, efer: u64) -> Self {
+    pub const fn of(features: CpuFeatures, cr0: u64, cr4: u64, efer: u64) -> Self {
         Self {
             pcide: cr4 & cr4::PCIDE != 0,
             pge: cr4 & cr4::PGE != 0,
             wp: cr0 & cr0::WP != 0,
             smep: cr4 & cr4::SMEP != 0,
             nxe: efer & efer::NXE != 0,
+            gib_pages: features.gib_pages,
         }
     }
 }

@@ -196,17 +196,24 @@ impl Core<'_> {
         Ok(())
     }
 
+    /// MOV to CR0.
+    ///
+    /// # Errors
+    /// #GP for a bit above 31, PG without PE, NW without CD, and for clearing PG in 64-bit mode,
+    /// whatever else (SDM vol. 2, MOV to control registers, 64-bit mode exceptions). A stop for
+    /// EM, TS and AM, whose exceptions no executor makes.
     fn write_cr0(&mut self, value: u64) -> Result<(), Fault> {
         const DEFINED: u64 = 0xe005_003f;
         let bad = value >> 32 != 0
-            || value & (cr0::PG | cr0::PE) == cr0::PG
-            || value & (cr0::NW | cr0::CD) == cr0::NW
-            || value & cr0::PG == 0 && self.vcpu.cr4 & cr4::PCIDE != 0;
+            || value & cr0::PG == 0
+            || value & cr0::PE == 0
+            || value & (cr0::NW | cr0::CD) == cr0::NW;
         if bad {
             return Err(GP.into());
         }
-        if value & cr0::PG == 0 {
-            return Err(Stop::Interface("CR0.PG cleared: long mode only".to_owned()).into());
+        if value & (cr0::EM | cr0::TS | cr0::AM) != 0 {
+            let what = format!("CR0 set to {value:#x}: EM, TS and AM are not modelled");
+            return Err(Stop::Interface(what).into());
         }
         let old = self.vcpu.cr0;
         self.vcpu.cr0 = value & DEFINED | cr0::ET;
@@ -221,7 +228,7 @@ impl Core<'_> {
     ///
     /// # Errors
     /// #GP for a bit the processor lacks, PAE cleared in long mode, or PCIDE set while
-    /// CR3[11:0] is not 0 (SDM vol. 3, 4.10.1).
+    /// CR3 bits 11:0 are not 0 (SDM vol. 3, 4.10.1).
     pub fn write_cr4(&mut self, value: u64) -> Result<(), Fault> {
         let old = self.vcpu.cr4;
         let features = self.vcpu.features;
@@ -359,12 +366,17 @@ impl Core<'_> {
 
 /// Operations as the injector alters them.
 impl Core<'_> {
-    /// Carries out an altered INVLPG (of the next page) or INVPCID (of the PCID's other half).
+    /// Carries out an altered INVLPG (of the next page), INVPCID (of the PCID's other half) or
+    /// write of CR4 (PGE as it is).
     ///
     /// # Errors
     /// As [`Core::execute`].
     pub fn execute_altered(&mut self, op: Op, next: u64) -> Result<(), Fault> {
         match op {
+            Op::WriteCr { register: register @ ControlRegister::Cr4, value } => {
+                let value = value & !cr4::PGE | self.vcpu.cr4 & cr4::PGE;
+                self.execute(Op::WriteCr { register, value }, next)
+            }
             Op::Invlpg(va) => self.execute(Op::Invlpg(Gva(va.0.wrapping_add(4096))), next),
             Op::Invpcid { kind, descriptor } if self.vcpu.cpl == 0 => {
                 let mut descriptor = self.invpcid_descriptor(kind, descriptor)?;

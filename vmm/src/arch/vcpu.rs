@@ -52,9 +52,12 @@ pub mod flags {
 #[allow(missing_docs)]
 pub mod cr0 {
     pub const PE: u64 = 1;
+    pub const EM: u64 = 1 << 2;
+    pub const TS: u64 = 1 << 3;
     pub const ET: u64 = 1 << 4;
     pub const NE: u64 = 1 << 5;
     pub const WP: u64 = 1 << 16;
+    pub const AM: u64 = 1 << 18;
     pub const NW: u64 = 1 << 29;
     pub const CD: u64 = 1 << 30;
     pub const PG: u64 = 1 << 31;
@@ -183,7 +186,7 @@ impl Vcpu {
     /// The control bits that translation depends on.
     #[must_use]
     pub fn paging(&self) -> Paging {
-        Paging::from_registers(self.cr0, self.cr4, self.efer)
+        Paging::of(self.features, self.cr0, self.cr4, self.efer)
     }
 
     /// The PCID that tags new entries (0 with CR4.PCIDE clear).

@@ -310,7 +310,7 @@ pub fn meaning(bits: u64, level: u8, paging: Paging) -> Meaning {
         // Below the frame of a large page only bit 12, PAT, is defined.
         reserved |= (size.bytes() - 1) & !0x1fff;
     }
-    if level == 4 {
+    if level == 4 || level == 3 && !paging.gib_pages {
         reserved |= entry::PAGE_SIZE;
     }
     if bits & reserved != 0 {

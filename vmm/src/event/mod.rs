@@ -227,7 +227,9 @@ pub struct TraceHeader {
     pub pti: bool,
     /// Fill choice and structure caches of the modelled TLB.
     pub model: crate::arch::tlb::TlbModel,
-    /// Control registers at the first event.
+    /// What the processor has.
+    pub features: crate::arch::features::CpuFeatures,
+    /// CR0 at the first event.
     pub cr0: u64,
     /// CR3 at the first event.
     pub cr3: u64,

@@ -42,6 +42,8 @@ pub enum Target {
     Invlpg,
     /// INVPCID.
     Invpcid,
+    /// A CR4 write.
+    Cr4,
     /// A CR3 load.
     Cr3,
     /// The NOFLUSH bit of a CR3 load.
@@ -109,7 +111,7 @@ pub struct Fault {
 }
 
 /// Every form of a fault but for site and occurrence, with one line of help.
-pub const FORMS: [(&str, &str); 22] = [
+pub const FORMS: [(&str, &str); 25] = [
     ("drop invalidate-other", "the store that makes other ASIDs flush does not happen"),
     ("drop mark", "the store that marks a user PCID does not happen"),
     ("repeat mark", "the store that marks a user PCID happens twice"),
@@ -121,6 +123,9 @@ pub const FORMS: [(&str, &str); 22] = [
     ("drop invpcid", "an INVPCID does not happen"),
     ("repeat invpcid", "an INVPCID happens twice"),
     ("alter invpcid", "an INVPCID is of the other PCID of the pair"),
+    ("drop cr4", "a CR4 write does not happen"),
+    ("repeat cr4", "a CR4 write happens twice"),
+    ("alter cr4", "a CR4 write leaves PGE as it is"),
     ("drop cr3@SITE", "a CR3 load does not happen"),
     ("repeat cr3@SITE", "a CR3 load happens twice"),
     ("set noflush@SITE", "a CR3 load keeps what it should flush"),
@@ -164,12 +169,13 @@ const ACTIONS: [(&str, Action); 5] = [
     ("clear", Action::Clear),
 ];
 
-const TARGETS: [(&str, Target); 8] = [
+const TARGETS: [(&str, Target); 9] = [
     ("invalidate-other", Target::InvalidateOther),
     ("mark", Target::Mark),
     ("consume", Target::Consume),
     ("invlpg", Target::Invlpg),
     ("invpcid", Target::Invpcid),
+    ("cr4", Target::Cr4),
     ("cr3", Target::Cr3),
     ("noflush", Target::Noflush),
     ("pcid", Target::Pcid),

@@ -212,7 +212,9 @@ fn is_user_load(op: Op) -> bool {
 
 fn concerns(target: Target, op: Op, at: Option<SiteAt>, site: Option<Site>) -> bool {
     match (target, op) {
-        (Target::Invlpg, Op::Invlpg(_)) | (Target::Invpcid, Op::Invpcid { .. }) => true,
+        (Target::Invlpg, Op::Invlpg(_))
+        | (Target::Invpcid, Op::Invpcid { .. })
+        | (Target::Cr4, Op::WriteCr { register: ControlRegister::Cr4, .. }) => true,
         (
             Target::Noflush | Target::Pcid | Target::Cr3,
             Op::WriteCr { register: ControlRegister::Cr3, .. },
@@ -233,6 +235,7 @@ fn perturb(ops: &mut Vec<InjectedOp>, action: Action, target: Target) {
             for planned in ops {
                 planned.injected = true;
                 match &mut planned.op {
+                    Op::WriteCr { register: ControlRegister::Cr4, .. } => planned.alter = true,
                     Op::WriteCr { value, .. } => match (action, target) {
                         (Action::Set, Target::Noflush) => *value |= NOFLUSH,
                         (Action::Clear, Target::Noflush) => *value &= !NOFLUSH,

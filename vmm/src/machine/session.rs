@@ -270,6 +270,7 @@ fn opening(machine: &mut Machine, config: &SessionConfig) -> Opening {
     let header = TraceHeader {
         pti: config.options & stalemate_shared::boot::options::PTI != 0,
         model: config.model,
+        features: vcpu.features,
         cr0: vcpu.cr0,
         cr3: vcpu.cr3,
         cr4: vcpu.cr4,

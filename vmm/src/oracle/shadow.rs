@@ -2,7 +2,7 @@
 
 use crate::arch::addr::{Gpa, Gva, Pcid};
 use crate::arch::census::Census;
-use crate::arch::features::Paging;
+use crate::arch::features::{CpuFeatures, Paging};
 use crate::arch::tlb::{Effect, Store, Tlb};
 use crate::arch::vcpu::cr4;
 use crate::arch::walk::Tables;
@@ -53,6 +53,7 @@ pub struct Shadow {
     pub tlb: Tlb,
     /// CR3.
     pub cr3: u64,
+    features: CpuFeatures,
     cr0: u64,
     cr4: u64,
     efer: u64,
@@ -77,6 +78,7 @@ impl Shadow {
             census: Census::default(),
             tlb: Tlb::new(header.model),
             cr3: header.cr3,
+            features: header.features,
             cr0: header.cr0,
             cr4: header.cr4,
             efer: header.efer,
@@ -91,7 +93,7 @@ impl Shadow {
     /// The control bits that translation depends on.
     #[must_use]
     pub fn paging(&self) -> Paging {
-        Paging::from_registers(self.cr0, self.cr4, self.efer)
+        Paging::of(self.features, self.cr0, self.cr4, self.efer)
     }
 
     /// The PCID that is current.

@@ -18,11 +18,17 @@ pub struct CpuModel {
 }
 
 const fn cpu(name: &'static str, pcid: bool, invpcid: bool, pge: bool, default: bool) -> CpuModel {
-    CpuModel { name, features: CpuFeatures { pcid, invpcid, pge, smep: false }, default }
+    let features = CpuFeatures { pcid, invpcid, pge, smep: false, gib_pages: true };
+    CpuModel { name, features, default }
+}
+
+/// The same with SMEP.
+const fn smep(name: &'static str, cpu: CpuModel) -> CpuModel {
+    CpuModel { name, features: CpuFeatures { smep: true, ..cpu.features }, default: false }
 }
 
 /// Every named processor.
-pub const CPUS: [CpuModel; 8] = [
+pub const CPUS: [CpuModel; 9] = [
     cpu("nopcid", false, false, true, true),
     cpu("pcid", true, false, true, true),
     cpu("pcid-invpcid", true, true, true, true),
@@ -31,6 +37,7 @@ pub const CPUS: [CpuModel; 8] = [
     cpu("nopcid-invpcid", false, true, true, false),
     cpu("nopcid-invpcid-nopge", false, true, false, false),
     cpu("pcid-invpcid-nopge", true, true, false, false),
+    smep("pcid-smep", cpu("", true, false, true, false)),
 ];
 
 /// A flush policy.
