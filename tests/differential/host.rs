@@ -26,7 +26,8 @@ pub fn emulates(side: &mut Side) -> bool {
 }
 
 /// The first side's trap, or the other one's where both are right: in the address that a fault of
-/// FXSAVE and FXRSTOR gives, and in which of CMPS's operands faults first.
+/// FXSAVE and FXRSTOR gives, in which of CMPS's operands faults first, and in which of two pages
+/// when an operand lies in both and neither allows the access.
 pub fn either([right, tested]: [Trap; 2], step: &Step, vcpu: &Vcpu) -> Trap {
     let mnemonic = step.instruction.mnemonic();
     let agree = match mnemonic {
@@ -43,10 +44,26 @@ pub fn either([right, tested]: [Trap; 2], step: &Step, vcpu: &Vcpu) -> Trap {
         {
             [0, 1].iter().all(|operand| cannot_be_read(step, *operand, vcpu))
         }
-        _ => false,
+        _ => one_of_two_pages([right, tested], step, vcpu),
     };
     let both = |trap| matches!(trap, Trap::Exception { vector: 13 | 14, .. });
     if agree && both(right) && both(tested) { tested } else { right }
+}
+
+/// Each trap is a fault of one of the pages of the memory operand, as that page is.
+fn one_of_two_pages(traps: [Trap; 2], step: &Step, vcpu: &Vcpu) -> bool {
+    let size = step.instruction.memory_size().size() as u64;
+    let Some(begin) = address(step, vcpu) else { return false };
+    let second = (begin | (PAGE - 1)).wrapping_add(1);
+    traps.iter().all(|trap| {
+        let Some((error, at)) = page_fault(*trap) else { return false };
+        let page = PAGES.iter().find(|page| page.at == at & !(PAGE - 1));
+        let refuses = match page {
+            None => error & 1 == 0,
+            Some(page) => !page.writable && error & 3 == 3,
+        };
+        refuses && (at == begin || at == second && at < begin.saturating_add(size))
+    })
 }
 
 fn page_fault(trap: Trap) -> Option<(u32, u64)> {

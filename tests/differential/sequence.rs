@@ -245,7 +245,7 @@ pub fn is_covered(code: Code) -> bool {
 /// Why a code that the interpreter executes is in no random sequence.
 pub fn left_out(code: Code) -> Option<&'static str> {
     match code {
-        Code::Bswap_r16 => Some("undefined (SDM vol. 2, BSWAP)"),
+        Code::Movsxd_r16_rm16 => Some("Intel's processors read 16 bits of memory, AMD's 32"),
         _ => None,
     }
 }

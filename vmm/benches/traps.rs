@@ -43,7 +43,13 @@ fn main() {
         Ok(Box::new(KvmExecutor::new(&host, memory, WATCHDOG)?))
     };
     let config = SessionConfig {
-        features: CpuFeatures { pcid: true, invpcid: false, pge: true, smep: false, gib_pages: true },
+        features: CpuFeatures {
+            pcid: true,
+            invpcid: false,
+            pge: true,
+            smep: false,
+            gib_pages: true,
+        },
         policy: Policy::Split,
         options: options::PTI,
         model: TlbModel { fill: Fill::WorstCase, structure_caches: true },

@@ -34,7 +34,13 @@ fn main() {
     let image = Image::parse(guest_image()).expect("the built-in guest");
     let backend = Backend::interp();
     let config = SessionConfig {
-        features: CpuFeatures { pcid: true, invpcid: false, pge: true, smep: false, gib_pages: true },
+        features: CpuFeatures {
+            pcid: true,
+            invpcid: false,
+            pge: true,
+            smep: false,
+            gib_pages: true,
+        },
         policy: Policy::Split,
         options: options::PTI,
         model: TlbModel { fill: Fill::WorstCase, structure_caches: true },

@@ -21,9 +21,7 @@ impl CpuFeatures {
             (7, 0) => [0, bit(self.smep, 7) | bit(self.invpcid, 10), 0, 0],
             (0x8000_0000, _) => [0x8000_0008, 0, 0, 0],
             // SYSCALL, NX, 1 GiB pages, long mode.
-            (0x8000_0001, _) => {
-                [0, 0, 0, 1 << 11 | 1 << 20 | bit(self.gib_pages, 26) | 1 << 29]
-            }
+            (0x8000_0001, _) => [0, 0, 0, 1 << 11 | 1 << 20 | bit(self.gib_pages, 26) | 1 << 29],
             (0x8000_0008, _) => [super::features::MAX_PHYSICAL_BITS | 48 << 8, 0, 0, 0],
             _ => [0; 4],
         }
