@@ -32,3 +32,8 @@ bench:
 # The mark scenario on kvm-amd inside QEMU's TCG
 svm:
     tests/svm/run
+
+# The interpreter against KVM over millions of random instructions
+fuzz-interp count="5000000" seed="1":
+    STALEMATE_REQUIRE_KVM=1 STALEMATE_FUZZ_COUNT={{count}} STALEMATE_FUZZ_SEED={{seed}} \
+        cargo test -p stalemate --test differential the_interpreter -- --nocapture

@@ -1,7 +1,7 @@
 //! Decoded code, kept by the guest-physical page that it was decoded from, and dropped when that
 //! page is written.
 
-use super::decode::{self, Decoded};
+use super::decode::{self, Decoded, MAX_INSTRUCTION};
 use super::engine::FetchFault;
 use super::memory::{DataMemory, is_canonical};
 use super::uop::Uop;
@@ -12,8 +12,6 @@ use std::collections::HashMap;
 const SLOTS: usize = 1024;
 /// Instructions of one block at most.
 const MAX_BLOCK: usize = 32;
-/// The longest instruction, in bytes.
-const MAX_INSTRUCTION: usize = 15;
 const PAGE: usize = 4096;
 
 /// Instructions that follow each other, up to the first that may jump.

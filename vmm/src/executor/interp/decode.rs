@@ -6,6 +6,9 @@ use super::uop::{ADDRESS_32, Handler, REP, REPNE, STACK, Uop, form, reg};
 use iced_x86::{Code, ConditionCode, Decoder, DecoderError, DecoderOptions};
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
+/// The longest instruction, in bytes.
+pub const MAX_INSTRUCTION: usize = 15;
+
 /// What stands at an address.
 #[derive(Clone, Copy, Debug)]
 pub enum Decoded {
@@ -23,6 +26,10 @@ pub fn decode(bytes: &[u8], rip: u64, flaw: Option<Flaw>) -> Decoded {
     let instruction = decoder.decode();
     match decoder.last_error() {
         DecoderError::NoMoreBytes => return Decoded::Incomplete,
+        // iced-x86 says the same of an instruction that goes on after fifteen bytes.
+        DecoderError::InvalidInstruction if decoder.position() == MAX_INSTRUCTION => {
+            return Decoded::Incomplete;
+        }
         DecoderError::None => {}
         _ => return Decoded::Last(plain(system::undefined, 0)),
     }
@@ -436,7 +443,15 @@ fn sse_instruction(instruction: &Instruction) -> Option<Handler> {
         M::Movlps | M::Movlpd | M::Movhlps => sse_move::half_handler(false, form),
         M::Movhps | M::Movhpd | M::Movlhps => sse_move::half_handler(true, form),
         M::Pmovmskb | M::Movmskps | M::Movmskpd if is_xmm(1) => sse_move::signs_handler(mnemonic),
-        M::Pextrw if is_xmm(1) && general(0) => Some(sse_move::pextrw),
+        // SSE4.1's form has a memory operand, too.
+        M::Pextrw
+            if matches!(
+                instruction.code(),
+                Code::Pextrw_r32_xmm_imm8 | Code::Pextrw_r64_xmm_imm8
+            ) =>
+        {
+            Some(sse_move::pextrw)
+        }
         M::Pinsrw if is_xmm(0) => sse_move::pinsrw_handler(form),
         M::Cvtsi2ss | M::Cvtsi2sd => {
             sse::from_integer_handler(mnemonic, width_of(instruction, 1), form)

@@ -184,9 +184,17 @@ impl Engine {
     /// The linear address of the memory operand.
     #[inline(always)]
     pub fn address(&self, uop: &Uop) -> u64 {
+        self.address_beside(uop, 0)
+    }
+
+    /// The linear address `distance` bytes from the memory operand. A 32-bit offset wraps around
+    /// before the segment's base is added.
+    #[inline(always)]
+    pub fn address_beside(&self, uop: &Uop, distance: u64) -> u64 {
         let mut offset = self.regs[usize::from(uop.base)]
             .wrapping_add(self.regs[usize::from(uop.index)] << uop.scale)
-            .wrapping_add(uop.disp as u64);
+            .wrapping_add(uop.disp as u64)
+            .wrapping_add(distance);
         if uop.bits & ADDRESS_32 != 0 {
             offset &= 0xffff_ffff;
         }

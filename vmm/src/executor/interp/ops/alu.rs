@@ -3,6 +3,7 @@
 use super::{Engine, Handler, Trapped, Uop, first, forms, modify, source, width};
 use crate::executor::interp::engine::mask;
 use crate::executor::interp::flags::{borrows_of_difference, carries_of_sum};
+use crate::executor::interp::uop::form;
 
 /// Operations as instructions encode them; TEST stands behind.
 pub mod op {
@@ -142,7 +143,7 @@ pub fn unary_handler(operation: u8, bits: u32, form: u8) -> Option<Handler> {
 fn xadd<const BITS: u32, const FORM: u8>(e: &mut Engine, u: &Uop) -> Result<(), Trapped> {
     let b = e.read::<BITS>(u.src);
     let mut old = 0;
-    if FORM == crate::executor::interp::uop::form::RR {
+    if FORM == form::RR {
         // The exchange comes first: with one register twice the sum stays.
         old = e.read::<BITS>(u.dst);
         let sum = compute::<{ op::ADD }, BITS>(e, old, b);
@@ -161,6 +162,16 @@ fn xadd<const BITS: u32, const FORM: u8>(e: &mut Engine, u: &Uop) -> Result<(), 
 fn cmpxchg<const BITS: u32, const FORM: u8>(e: &mut Engine, u: &Uop) -> Result<(), Trapped> {
     let accumulator = e.read::<BITS>(0);
     let new = e.read::<BITS>(u.src);
+    if FORM == form::RR {
+        // A register that differs is not written: its upper half stays, too.
+        let old = e.read::<BITS>(u.dst);
+        compute::<{ op::CMP }, BITS>(e, accumulator, old);
+        match old == accumulator {
+            true => e.write::<BITS>(u.dst, new),
+            false => e.write::<BITS>(0, old),
+        }
+        return Ok(());
+    }
     let mut seen = None;
     modify::<BITS, FORM>(e, u, |e, old| {
         compute::<{ op::CMP }, BITS>(e, accumulator, old);

@@ -31,10 +31,7 @@ fn bit_test<const OP: u8, const BITS: u32, const FORM: u8>(
         // A register offset reaches beyond the operand (SDM vol. 2, BT).
         let words = extend::<BITS>(offset) as i64 >> BITS.trailing_zeros();
         let distance = words.wrapping_mul(i64::from(BITS / 8));
-        let mut address = e.address(u).wrapping_add(distance as u64);
-        if u.bits & crate::executor::interp::uop::ADDRESS_32 != 0 {
-            address &= 0xffff_ffff;
-        }
+        let address = e.address_beside(u, distance as u64);
         let stack = u.bits & STACK != 0;
         let old = match OP {
             op::BT => e.load_at::<BITS>(address, stack)?,

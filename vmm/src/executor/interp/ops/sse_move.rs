@@ -7,6 +7,8 @@ use iced_x86::Mnemonic;
 
 /// What FXSAVE stores.
 const IMAGE: usize = 416;
+/// Bytes of memory that FXSAVE and FXRSTOR need (SDM vol. 2, FXSAVE).
+const AREA: u64 = 512;
 
 fn replace_low(old: u128, new: u128, bytes: u32) -> u128 {
     let mask = u128::MAX >> (128 - 8 * bytes);
@@ -199,6 +201,8 @@ fn image_address(e: &mut Engine, u: &Uop) -> Result<(u64, bool), Trapped> {
 /// FXSAVE64.
 pub fn fxsave(e: &mut Engine, u: &Uop) -> Result<(), Trapped> {
     let (address, stack) = image_address(e, u)?;
+    // The area's end is not written, and must be writable.
+    e.modify_at::<8, ()>(address.wrapping_add(AREA - 1), stack, |_, last| (last, ()))?;
     let image = e.fpu.image();
     e.store_bytes(address, &image, stack)
 }
@@ -206,6 +210,7 @@ pub fn fxsave(e: &mut Engine, u: &Uop) -> Result<(), Trapped> {
 /// FXRSTOR64.
 pub fn fxrstor(e: &mut Engine, u: &Uop) -> Result<(), Trapped> {
     let (address, stack) = image_address(e, u)?;
+    e.load_at::<8>(address.wrapping_add(AREA - 1), stack)?;
     let mut image = [0; IMAGE];
     e.load_bytes(address, &mut image, stack)?;
     if e.fpu.load(&image) { Ok(()) } else { e.general_protection() }

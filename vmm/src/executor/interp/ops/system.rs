@@ -10,8 +10,11 @@ pub fn sensitive(e: &mut Engine, _: &Uop) -> Result<(), Trapped> {
     e.general_protection()
 }
 
-/// INT n: its gate is not for virtual CPL 3 to use.
+/// INT n: its gate is not for virtual CPL 3 to use, but for INT 3's.
 pub fn interrupt(e: &mut Engine, u: &Uop) -> Result<(), Trapped> {
+    if u.imm == i64::from(vector::BREAKPOINT) {
+        return breakpoint(e, u);
+    }
     e.raise(vector::GENERAL_PROTECTION, (u.imm as u32 & 0xff) << 3 | 2)
 }
 
