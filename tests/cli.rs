@@ -201,7 +201,11 @@ fn a_user_without_permission_is_told_what_to_do() {
         eprintln!("SKIP: needs root, the `kvm` feature, and a /dev/kvm that others may not open");
         return;
     }
-    let copy = temporary("binary", &std::fs::read(env!("CARGO_BIN_EXE_stalemate")).expect("it"));
+    // By another process: a descriptor of ours open for writing would be inherited by whatever
+    // another test starts at this moment, and the copy could not be executed.
+    let copy = std::env::temp_dir().join(format!("stalemate-{}-binary", std::process::id()));
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_stalemate")).arg(&copy).status();
+    assert!(copied.expect("cp runs").success());
     std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755)).expect("ours");
     let output = Command::new(&copy)
         .args(["run", "--executor", "kvm"])

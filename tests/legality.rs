@@ -1,17 +1,17 @@
-//! When MOV CR3, MOV CR4, INVPCID and INVLPG fault, and that exceptions go through the guest's own
-//! tables: on the processor model alone, without an executor.
+//! When MOV CR0, MOV CR3, MOV CR4, INVPCID, INVLPG and walks fault, and that exceptions go through
+//! the guest's own tables: on the processor model alone, without an executor.
 #![allow(missing_docs)]
 
-use stalemate::arch::addr::{CpuId, Gpa, Gva};
+use stalemate::arch::addr::{CpuId, Gpa, Gva, Pcid};
 use stalemate::arch::census::Census;
-use stalemate::arch::core::{Core, Log, Memory, StateHook};
+use stalemate::arch::core::{Core, IMPLICIT_WRITE, Log, Memory, StateHook};
 use stalemate::arch::deliver::deliver;
 use stalemate::arch::fault::{Exception, Fault, Stop};
 use stalemate::arch::features::CpuFeatures;
 use stalemate::arch::op::{ControlRegister, Op};
 use stalemate::arch::sensitive::{Destination, Word};
-use stalemate::arch::tlb::{Fill, Tlb, TlbModel};
-use stalemate::arch::vcpu::{Vcpu, cr0, cr4, flags, gpr};
+use stalemate::arch::tlb::{Fill, Scope, Tlb, TlbModel};
+use stalemate::arch::vcpu::{Vcpu, cr0, cr4, efer, flags, gpr};
 use stalemate::arch::walk::{Access, AccessKind, Tables};
 use std::cell::RefCell;
 
@@ -68,6 +68,11 @@ struct World {
 
 impl World {
     fn new(pcid: bool, invpcid: bool) -> Self {
+        let others = CpuFeatures { pge: true, smep: true, ..CpuFeatures::default() };
+        Self::with_features(CpuFeatures { pcid, invpcid, ..others })
+    }
+
+    fn with_features(features: CpuFeatures) -> Self {
         let ram = Ram(RefCell::new(vec![0; SIZE]));
         let put = |at: u64, value: u64| assert!(ram.write(Gpa(at), &value.to_le_bytes()));
         put(0x1000, 0x2063);
@@ -78,7 +83,6 @@ impl World {
         }
         put(GDT + 0x80, 0x00af_9b00_0000_ffff);
         put(TSS + 0x24, 0x1_0000);
-        let features = CpuFeatures { pcid, invpcid, pge: true, smep: false, gib_pages: true };
         let mut vcpu = Vcpu::long_mode(CpuId(0), features, 0x5000, 0x1000);
         vcpu.gdt.base = GDT;
         vcpu.gdt.limit = 0xff;
@@ -113,6 +117,11 @@ impl World {
         self.execute(Op::WriteCr { register, value })
     }
 
+    /// How many translations are cached.
+    fn held(&self) -> usize {
+        self.tlb.tags().map(|tag| self.tlb.entries(tag).count()).sum()
+    }
+
     /// INVPCID with this descriptor.
     fn invpcid(&mut self, kind: u64, first: u64, va: u64) -> Result<(), Fault> {
         self.ram.write(Gpa(DESCRIPTOR), &first.to_le_bytes());
@@ -124,13 +133,6 @@ impl World {
     fn gate(&self, vector: u64) {
         self.ram
             .write(Gpa(IDT + vector * 16), &(0x5500u64 | 0x80 << 16 | 0x8e01 << 32).to_le_bytes());
-    }
-}
-
-impl World {
-    /// Maps page `number` to its frame with these bits.
-    fn map(&self, number: u64, bits: u64) {
-        self.ram.write(Gpa(0x4000 + number * 8), &(number << 12 | bits).to_le_bytes());
     }
 }
 
@@ -174,18 +176,246 @@ fn pcide_needs_the_feature_and_a_cr3_whose_low_bits_are_0() {
 }
 
 #[test]
-fn cr4_refuses_what_the_processor_lacks_and_long_mode_needs() {
+fn every_bit_of_cr4_that_the_processor_lacks_is_refused() {
+    let basic = cr4::PSE | cr4::PAE | cr4::OSFXSR | cr4::OSXMMEXCPT;
+    let none = CpuFeatures::default();
+    for (features, extra) in [
+        (none, 0),
+        (CpuFeatures { pge: true, ..none }, cr4::PGE),
+        (CpuFeatures { pcid: true, ..none }, cr4::PCIDE),
+        (CpuFeatures { smep: true, ..none }, cr4::SMEP),
+    ] {
+        for bit in (0..64).map(|bit| 1u64 << bit) {
+            let legal = (basic | extra) & bit != 0;
+            let mut world = World::with_features(features);
+            let before = world.vcpu.clone();
+            let got = world.write(ControlRegister::Cr4, cr4::PAE | bit);
+            assert_eq!(got, if legal { Ok(()) } else { gp() }, "{features:?} {bit:#x}");
+            if !legal {
+                assert_eq!(world.vcpu, before, "{bit:#x} refused and yet changed something");
+            }
+        }
+    }
+}
+
+#[test]
+fn pae_cannot_be_cleared_in_long_mode() {
     let mut world = World::new(true, true);
-    assert_eq!(world.write(ControlRegister::Cr4, cr4::PAE | cr4::SMEP), gp());
     assert_eq!(world.write(ControlRegister::Cr4, 0), gp());
+    assert_eq!(world.write(ControlRegister::Cr4, cr4::PGE), gp());
     assert_eq!(world.write(ControlRegister::Cr4, cr4::PAE | cr4::PGE), Ok(()));
 }
 
 #[test]
-fn paging_cannot_be_cleared_while_pcide_is_set() {
+fn pcide_needs_long_mode_when_it_is_set_and_nothing_to_stay() {
+    let with = cr4::PAE | cr4::PCIDE;
+    let mut world = World::new(true, true);
+    let long_mode = world.vcpu.efer;
+    world.vcpu.efer &= !efer::LMA;
+    assert_eq!(world.write(ControlRegister::Cr4, with), gp());
+    world.vcpu.efer = long_mode;
+    world.write(ControlRegister::Cr4, with).expect("legal");
+    world.write(ControlRegister::Cr3, 0x1001).expect("legal");
+    assert_eq!(world.write(ControlRegister::Cr4, with | cr4::PGE), Ok(()), "it does not change");
+}
+
+#[test]
+fn clearing_pcide_makes_pcid_0_current_and_empties_the_tlb() {
     let mut world = World::new(true, true);
     world.write(ControlRegister::Cr4, cr4::PAE | cr4::PCIDE).expect("legal");
-    assert_eq!(world.write(ControlRegister::Cr0, 0x11), gp());
+    world.write(ControlRegister::Cr3, 0x1001).expect("legal");
+    world.with(|core| core.read_implicit(Gva(IDT))).expect("mapped");
+    world.write(ControlRegister::Cr4, cr4::PAE).expect("legal");
+    assert_eq!((world.vcpu.pcid(), world.tlb.current()), (Pcid::new(0), Pcid::new(0)));
+    assert_eq!(world.held(), 0);
+    world.with(|core| core.read_implicit(Gva(IDT))).expect("mapped");
+    assert!(world.tlb.peek(Pcid::new(0), Gva(IDT)).is_some(), "filled under PCID 0");
+}
+
+#[test]
+fn bits_63_to_32_of_cr0_fault() {
+    for bit in 32..64 {
+        let mut world = World::new(true, true);
+        let value = world.vcpu.cr0 | 1 << bit;
+        assert_eq!(world.write(ControlRegister::Cr0, value), gp(), "bit {bit}");
+    }
+}
+
+#[test]
+fn other_reserved_bits_of_cr0_stay_clear_and_et_stays_set() {
+    let mut world = World::new(true, true);
+    let before = world.vcpu.cr0;
+    let reserved = !cr0::DEFINED & 0xffff_ffff;
+    assert_eq!(reserved, 0x1ffa_ffc0);
+    assert_eq!(world.write(ControlRegister::Cr0, (before | reserved) & !cr0::ET), Ok(()));
+    assert_eq!(world.vcpu.cr0, before);
+}
+
+#[test]
+fn every_defined_bit_of_cr0_that_may_change_does() {
+    for bit in [cr0::MP, cr0::NE, cr0::WP, cr0::CD] {
+        let mut world = World::new(true, true);
+        let value = world.vcpu.cr0 ^ bit;
+        assert_eq!(world.write(ControlRegister::Cr0, value), Ok(()), "{bit:#x}");
+        assert_eq!(world.vcpu.cr0, value);
+    }
+}
+
+#[test]
+fn paging_needs_protection() {
+    let mut world = World::new(true, true);
+    let value = world.vcpu.cr0 & !cr0::PE;
+    assert_eq!(world.write(ControlRegister::Cr0, value), gp());
+}
+
+#[test]
+fn nw_needs_cd() {
+    let mut world = World::new(true, true);
+    let value = world.vcpu.cr0;
+    assert_eq!(world.write(ControlRegister::Cr0, value | cr0::NW), gp());
+    assert_eq!(world.write(ControlRegister::Cr0, value | cr0::CD), Ok(()));
+    assert_eq!(world.write(ControlRegister::Cr0, value | cr0::CD | cr0::NW), Ok(()));
+}
+
+#[test]
+fn paging_cannot_be_cleared_in_64_bit_mode_with_or_without_pcide() {
+    let mut world = World::new(true, true);
+    let (before, without) = (world.vcpu.cr0, world.vcpu.cr0 & !cr0::PG);
+    assert_eq!(world.write(ControlRegister::Cr0, without), gp());
+    assert_eq!(world.write(ControlRegister::Cr0, without & !cr0::PE), gp());
+    world.write(ControlRegister::Cr4, cr4::PAE | cr4::PCIDE).expect("legal");
+    assert_eq!(world.write(ControlRegister::Cr0, without), gp());
+    assert_eq!(world.vcpu.cr0, before);
+}
+
+#[test]
+fn user_mode_writes_no_control_register() {
+    let mut world = World::new(true, true);
+    world.vcpu.cpl = 3;
+    for (register, value) in [
+        (ControlRegister::Cr0, world.vcpu.cr0),
+        (ControlRegister::Cr2, 0),
+        (ControlRegister::Cr3, world.vcpu.cr3),
+        (ControlRegister::Cr4, world.vcpu.cr4),
+    ] {
+        assert_eq!(world.write(register, value), gp(), "{register:?}");
+    }
+}
+
+#[test]
+fn wp_judges_cached_rights_at_once_and_invalidates_nothing() {
+    let mut world = World::new(true, true);
+    world.ram.write(Gpa(0x4000 + 0xc * 8), &0xc061u64.to_le_bytes());
+    let store =
+        |world: &mut World| world.with(|core| core.write(Gva(0xc000), &[1], IMPLICIT_WRITE));
+    let read_only: Result<(), Fault> = Err(Exception::page_fault(Gva(0xc000), 3).into());
+    assert_eq!(store(&mut world), read_only);
+    let (with, held) = (world.vcpu.cr0, world.held());
+    world.write(ControlRegister::Cr0, with & !cr0::WP).expect("legal");
+    assert_eq!(store(&mut world), Ok(()));
+    let filled = world.held();
+    assert!(filled > held);
+    world.log.scopes.clear();
+    world.write(ControlRegister::Cr0, with).expect("legal");
+    assert_eq!(world.held(), filled);
+    assert_eq!(world.log.scopes, [Scope::Everything], "what runs natively is looked at again");
+    assert_eq!(store(&mut world), read_only);
+}
+
+/// A world whose page at 0xc000 is a user page.
+fn with_a_user_page() -> World {
+    let world = World::new(true, true);
+    for table in [0x1000, 0x2000, 0x3000, 0x4000 + 0xc * 8] {
+        let entry = world.ram.entry(Gpa(table)).expect("in memory") | 4;
+        world.ram.write(Gpa(table), &entry.to_le_bytes());
+    }
+    world
+}
+
+fn fetch(world: &mut World, user: bool) -> Result<(), Fault> {
+    let access = Access { kind: AccessKind::Execute, user };
+    world.with(|core| core.translate(Gva(0xc000), access)).map(|_| ())
+}
+
+#[test]
+fn smep_keeps_the_kernel_from_executing_user_pages() {
+    let mut world = with_a_user_page();
+    assert_eq!(fetch(&mut world, false), Ok(()));
+    world.write(ControlRegister::Cr4, cr4::PAE | cr4::SMEP).expect("legal");
+    // P and I/D.
+    let refused: Result<(), Fault> = Err(Exception::page_fault(Gva(0xc000), 0x11).into());
+    assert_eq!(fetch(&mut world, false), refused);
+    assert_eq!(fetch(&mut world, true), Ok(()), "user mode may");
+    assert_eq!(fetch(&mut world, false), refused, "nor by what user mode has cached");
+    assert!(world.with(|core| core.read_implicit(Gva(0xc000))).is_ok(), "reading is SMAP's");
+    world.write(ControlRegister::Cr4, cr4::PAE).expect("legal");
+    assert_eq!(fetch(&mut world, false), Ok(()));
+}
+
+#[test]
+fn a_fetch_says_so_in_its_error_code_with_smep_or_nxe_only() {
+    let absent = |world: &mut World| {
+        let access = Access { kind: AccessKind::Execute, user: false };
+        world.with(|core| core.translate(Gva(0x30_0000), access))
+    };
+    for (nxe, smep, error) in
+        [(true, false, 0x10), (false, true, 0x10), (true, true, 0x10), (false, false, 0)]
+    {
+        let mut world = World::new(true, true);
+        if !nxe {
+            world.vcpu.efer &= !efer::NXE;
+        }
+        if smep {
+            world.write(ControlRegister::Cr4, cr4::PAE | cr4::SMEP).expect("legal");
+        }
+        let expected = Exception::page_fault(Gva(0x30_0000), error);
+        assert_eq!(absent(&mut world), Err(expected.into()), "NXE {nxe} SMEP {smep}");
+    }
+}
+
+#[test]
+fn setting_smep_empties_the_current_pcid_and_clearing_it_nothing() {
+    let mut world = with_a_user_page();
+    fetch(&mut world, false).expect("mapped");
+    world.write(ControlRegister::Cr4, cr4::PAE | cr4::SMEP).expect("legal");
+    assert_eq!(world.held(), 0);
+    fetch(&mut world, true).expect("mapped");
+    let held = world.held();
+    world.write(ControlRegister::Cr4, cr4::PAE).expect("legal");
+    assert_eq!(world.held(), held);
+}
+
+const GIB: u64 = 1 << 30;
+
+/// Reads the first word of the GDT through the second gibibyte, mapped by this PDPTE.
+fn read_through_pdpte(features: CpuFeatures, entry: u64) -> Result<u64, Fault> {
+    let mut world = World::with_features(features);
+    world.ram.write(Gpa(0x2008), &entry.to_le_bytes());
+    world.with(|core| core.read_implicit(Gva(GIB + GDT + 0x80)))
+}
+
+#[test]
+fn a_pdpte_maps_a_1_gib_page_where_the_processor_has_them() {
+    let has = CpuFeatures { gib_pages: true, ..CpuFeatures::default() };
+    let segment = 0x00af_9b00_0000_ffff;
+    assert_eq!(read_through_pdpte(has, 0xe3), Ok(segment));
+    assert_eq!(read_through_pdpte(has, 0x10e3), Ok(segment), "bit 12 is PAT");
+    // P and RSVD.
+    let reserved: Result<u64, Fault> = Err(Exception::page_fault(Gva(GIB + GDT + 0x80), 9).into());
+    assert_eq!(read_through_pdpte(CpuFeatures::default(), 0xe3), reserved);
+    for bit in 13..30 {
+        assert_eq!(read_through_pdpte(has, 0xe3 | 1 << bit), reserved, "bit {bit}");
+    }
+    assert_eq!([has, CpuFeatures::default()].map(|f| f.cpuid(0x8000_0001, 0)[3] >> 26 & 1), [1, 0]);
+}
+
+#[test]
+fn the_page_size_bit_of_a_pml4e_is_reserved() {
+    let mut world = World::new(true, true);
+    world.ram.write(Gpa(0x1008), &0x20e3u64.to_le_bytes());
+    let va = Gva(1 << 39);
+    let expected = Exception::page_fault(va, 9);
+    assert_eq!(world.with(|core| core.read_implicit(va)), Err(expected.into()));
 }
 
 #[test]
@@ -268,91 +498,16 @@ fn delivery_goes_through_the_tlb_stale_entries_included() {
 }
 
 #[test]
-fn cr0_refuses_what_the_manual_says() {
-    let mut world = World::new(true, true);
-    let now = world.vcpu.cr0;
-    for (value, why) in [
-        (now | 1 << 32, "a bit above 31"),
-        (now & !cr0::PE, "PG without PE"),
-        (now & !cr0::PG, "PG cleared in 64-bit mode"),
-        (now & !(cr0::PG | cr0::PE), "PG and PE cleared"),
-        (now | cr0::NW, "NW without CD"),
-    ] {
-        assert_eq!(world.write(ControlRegister::Cr0, value), gp(), "{why}");
-        assert_eq!(world.vcpu.cr0, now, "{why}");
-    }
-    for (value, stored) in [
-        (now & !cr0::WP, now & !cr0::WP),
-        (now | cr0::CD, now | cr0::CD),
-        (now | cr0::CD | cr0::NW, now | cr0::CD | cr0::NW),
-        // ET is 1, and what is not defined is 0, whatever is written.
-        (now & !cr0::ET | 1 << 6 | 1 << 28, now),
-    ] {
-        assert_eq!(world.write(ControlRegister::Cr0, value), Ok(()));
-        assert_eq!(world.vcpu.cr0, stored);
-    }
-    for bit in [cr0::EM, cr0::TS, cr0::AM] {
-        let stop = world.write(ControlRegister::Cr0, now | bit);
-        assert!(matches!(stop, Err(Fault::Stop(Stop::Interface(_)))), "{bit:#x}: {stop:?}");
-    }
-    world.vcpu.cpl = 3;
-    assert_eq!(world.write(ControlRegister::Cr0, now), gp(), "CPL 3");
-}
-
-#[test]
-fn a_change_of_wp_invalidates_nothing_and_counts_at_once() {
-    let mut world = World::new(true, true);
-    world.map(0xc, 0x61);
-    let write = Access { kind: AccessKind::Write, user: false };
-    let read = Access { kind: AccessKind::Read, user: false };
-    world.with(|core| core.translate(Gva(0xc000), read)).expect("readable");
-    let held = world.tlb.clone();
-    let denied = world.with(|core| core.translate(Gva(0xc000), write));
-    assert!(matches!(denied, Err(Fault::Exception(fault)) if fault.error == Some(3)), "{denied:?}");
-    // The page fault dropped the entry: here it is again.
-    world.tlb = held.clone();
-    let without = world.vcpu.cr0 & !cr0::WP;
-    assert_eq!(world.write(ControlRegister::Cr0, without), Ok(()));
-    assert_eq!(world.tlb, held, "nothing went");
-    assert_eq!(world.with(|core| core.translate(Gva(0xc000), write)), Ok(Gpa(0xc000)));
-}
-
-#[test]
-fn smep_forbids_the_kernel_to_execute_user_pages_and_nothing_else() {
-    let mut world = World::new(true, true);
-    world.vcpu.features.smep = true;
-    for table in [0x1000, 0x2000, 0x3000] {
-        let entry = world.ram.entry(Gpa(table)).expect("mapped") | 4;
-        world.ram.write(Gpa(table), &entry.to_le_bytes());
-    }
-    world.map(0xc, 0x67);
-    let fetch = |user| Access { kind: AccessKind::Execute, user };
-    assert!(world.with(|core| core.translate(Gva(0xc000), fetch(false))).is_ok());
-    let set = world.vcpu.cr4 | cr4::SMEP;
-    assert_eq!(world.write(ControlRegister::Cr4, set), Ok(()));
-    let denied = world.with(|core| core.translate(Gva(0xc000), fetch(false)));
-    // P, and I/D since SMEP is on (SDM vol. 3, 4.7).
-    assert!(matches!(denied, Err(Fault::Exception(e)) if e.error == Some(0x11)), "{denied:?}");
-    let read = Access { kind: AccessKind::Read, user: false };
-    assert!(world.with(|core| core.translate(Gva(0xc000), read)).is_ok(), "SMEP is not SMAP");
-    assert!(world.with(|core| core.translate(Gva(0xd000), fetch(false))).is_ok());
-    world.vcpu.cpl = 3;
-    assert!(world.with(|core| core.translate(Gva(0xc000), fetch(true))).is_ok());
-}
-
-#[test]
 fn wrmsr_and_swapgs_invalidate_nothing() {
     const EFER: u32 = 0xc000_0080;
     let mut world = World::new(true, true);
     world.with(|core| core.read_implicit(Gva(IDT))).expect("mapped");
-    let held =
-        |world: &World| world.tlb.tags().map(|tag| world.tlb.entries(tag).count()).sum::<usize>();
-    let before = held(&world);
+    let before = world.held();
     assert!(before > 0);
     let value = world.vcpu.efer | 1;
     world.execute(Op::Wrmsr { msr: EFER, value }).expect("SCE may be set");
     world.execute(Op::Swapgs).expect("legal");
-    assert_eq!(held(&world), before);
+    assert_eq!(world.held(), before);
 }
 
 #[test]
@@ -416,4 +571,14 @@ fn sgdt_smsw_and_selectors_show_the_virtual_processor() {
     assert_eq!(world.vcpu.gpr[gpr::RAX], world.vcpu.cr0);
     world.execute(Op::StoreWord { word: Word::Cs, to: to(8) }).expect("no fault");
     assert_eq!(world.vcpu.gpr[gpr::RAX], 0x80);
+}
+
+#[test]
+fn em_ts_and_am_are_stops() {
+    let mut world = World::new(true, true);
+    let now = world.vcpu.cr0;
+    for bit in [cr0::EM, cr0::TS, cr0::AM] {
+        let stop = world.write(ControlRegister::Cr0, now | bit);
+        assert!(matches!(stop, Err(Fault::Stop(Stop::Interface(_)))), "{bit:#x}: {stop:?}");
+    }
 }

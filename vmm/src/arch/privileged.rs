@@ -203,7 +203,6 @@ impl Core<'_> {
     /// whatever else (SDM vol. 2, MOV to control registers, 64-bit mode exceptions). A stop for
     /// EM, TS and AM, whose exceptions no executor makes.
     fn write_cr0(&mut self, value: u64) -> Result<(), Fault> {
-        const DEFINED: u64 = 0xe005_003f;
         let bad = value >> 32 != 0
             || value & cr0::PG == 0
             || value & cr0::PE == 0
@@ -216,7 +215,7 @@ impl Core<'_> {
             return Err(Stop::Interface(what).into());
         }
         let old = self.vcpu.cr0;
-        self.vcpu.cr0 = value & DEFINED | cr0::ET;
+        self.vcpu.cr0 = value & cr0::DEFINED | cr0::ET;
         self.emit(Kind::WriteCr0 { old, new: self.vcpu.cr0 });
         if (old ^ self.vcpu.cr0) & cr0::WP != 0 {
             self.log.scopes.push(super::tlb::Scope::Everything);
@@ -232,7 +231,7 @@ impl Core<'_> {
     pub fn write_cr4(&mut self, value: u64) -> Result<(), Fault> {
         let old = self.vcpu.cr4;
         let features = self.vcpu.features;
-        let mut allowed = cr4::PAE | cr4::OSFXSR | cr4::OSXMMEXCPT;
+        let mut allowed = cr4::PSE | cr4::PAE | cr4::OSFXSR | cr4::OSXMMEXCPT;
         for (has, bit) in
             [(features.pge, cr4::PGE), (features.pcid, cr4::PCIDE), (features.smep, cr4::SMEP)]
         {

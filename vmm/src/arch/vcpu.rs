@@ -52,6 +52,7 @@ pub mod flags {
 #[allow(missing_docs)]
 pub mod cr0 {
     pub const PE: u64 = 1;
+    pub const MP: u64 = 1 << 1;
     pub const EM: u64 = 1 << 2;
     pub const TS: u64 = 1 << 3;
     pub const ET: u64 = 1 << 4;
@@ -61,11 +62,14 @@ pub mod cr0 {
     pub const NW: u64 = 1 << 29;
     pub const CD: u64 = 1 << 30;
     pub const PG: u64 = 1 << 31;
+    /// What a load keeps of its operand; other bits below 32 stay 0.
+    pub const DEFINED: u64 = PE | MP | EM | TS | ET | NE | WP | AM | NW | CD | PG;
 }
 
 /// Bits of CR4.
 #[allow(missing_docs)]
 pub mod cr4 {
+    pub const PSE: u64 = 1 << 4;
     pub const PAE: u64 = 1 << 5;
     pub const PGE: u64 = 1 << 7;
     pub const OSFXSR: u64 = 1 << 9;

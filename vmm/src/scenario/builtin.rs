@@ -1,7 +1,7 @@
 //! The built-in scenarios: the files under scenarios/, embedded.
 
 /// Name and text of each, in the order of the suite.
-pub const BUILTIN: [(&str, &str); 20] = [
+pub const BUILTIN: [(&str, &str); 23] = [
     (
         "user-flush-on-next-return",
         include_str!("../../../scenarios/user-flush-on-next-return.toml"),
@@ -10,7 +10,9 @@ pub const BUILTIN: [(&str, &str); 20] = [
     ("remap", include_str!("../../../scenarios/remap.toml")),
     ("protect", include_str!("../../../scenarios/protect.toml")),
     ("dirty-cleared", include_str!("../../../scenarios/dirty-cleared.toml")),
-    ("aged-unmap", include_str!("../../../scenarios/aged-unmap.toml")),
+    ("accessed-cleared", include_str!("../../../scenarios/accessed-cleared.toml")),
+    ("untouched", include_str!("../../../scenarios/untouched.toml")),
+    ("seeded", include_str!("../../../scenarios/seeded.toml")),
     ("user-half", include_str!("../../../scenarios/user-half.toml")),
     ("kernel-half", include_str!("../../../scenarios/kernel-half.toml")),
     ("parked-kernel", include_str!("../../../scenarios/parked-kernel.toml")),
@@ -23,6 +25,7 @@ pub const BUILTIN: [(&str, &str); 20] = [
     ("nmi-flush", include_str!("../../../scenarios/nmi-flush.toml")),
     ("large-page", include_str!("../../../scenarios/large-page.toml")),
     ("flush-all", include_str!("../../../scenarios/flush-all.toml")),
+    ("pge-toggle", include_str!("../../../scenarios/pge-toggle.toml")),
     ("forgotten-flush", include_str!("../../../scenarios/forgotten-flush.toml")),
     ("global-under-pti", include_str!("../../../scenarios/global-under-pti.toml")),
 ];

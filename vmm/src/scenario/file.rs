@@ -37,6 +37,11 @@ impl<'de, T: DeserializeOwned> Deserialize<'de> for List<T> {
             fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<Vec<T>, E> {
                 T::deserialize(value.into_deserializer()).map(|value| vec![value])
             }
+            fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<Vec<T>, E> {
+                let one = T::deserialize(IntoDeserializer::<E>::into_deserializer(value));
+                let found = serde::de::Unexpected::Signed(value);
+                one.map(|value| vec![value]).map_err(|_| E::invalid_type(found, &self))
+            }
             fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Vec<T>, E> {
                 T::deserialize(value.into_deserializer()).map(|value| vec![value])
             }
@@ -92,8 +97,7 @@ struct RawKernel {
 #[serde(deny_unknown_fields, default)]
 struct RawModel {
     fill: List<Fill>,
-    #[serde(default)]
-    seed: u64,
+    seed: List<u64>,
     structure_caches: List<bool>,
 }
 
@@ -345,7 +349,7 @@ pub fn parse(name: &str, file: &str, text: &str) -> Result<Scenario, Diagnostic>
         paranoid_rewrite: or(raw.kernel.paranoid_rewrite, &[false]),
         nmi_flush: raw.kernel.nmi_flush,
         fill: or(raw.model.fill, &[Fill::WorstCase]),
-        seed: raw.model.seed,
+        seed: or(raw.model.seed, &[0]),
         structure_caches: or(raw.model.structure_caches, &[true]),
         steps: source.steps(&raw.steps)?,
         faults: Vec::new(),

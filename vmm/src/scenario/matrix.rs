@@ -55,7 +55,7 @@ impl Scenario {
                 for &pti in &self.pti {
                     for &paranoid_rewrite in &self.paranoid_rewrite {
                         for &fill in &self.fill {
-                            for &structure_caches in &self.structure_caches {
+                            for (structure_caches, seed) in self.model_choices(fill) {
                                 configs.push(RunConfig {
                                     cpu,
                                     policy,
@@ -64,7 +64,7 @@ impl Scenario {
                                     paranoid_rewrite,
                                     nmi_flush: self.nmi_flush,
                                     fill,
-                                    seed: self.seed,
+                                    seed,
                                     structure_caches,
                                 });
                             }
@@ -75,6 +75,13 @@ impl Scenario {
         }
         configs.retain(|config| self.allows(config));
         configs
+    }
+
+    /// Structure caches, and seeds where they make a difference.
+    fn model_choices(&self, fill: Fill) -> impl Iterator<Item = (bool, u64)> + '_ {
+        let seeds = if fill == Fill::Seeded { &self.seed[..] } else { &[0][..] };
+        let each = |&caches: &bool| seeds.iter().map(move |&seed| (caches, seed));
+        self.structure_caches.iter().flat_map(each)
     }
 
     fn allows(&self, config: &RunConfig) -> bool {

@@ -48,7 +48,7 @@ pub struct Scenario {
     /// The fill choices.
     pub fill: Vec<Fill>,
     /// Where seeded choices begin.
-    pub seed: u64,
+    pub seed: Vec<u64>,
     /// With and without paging-structure caches.
     pub structure_caches: Vec<bool>,
     /// The steps.

@@ -49,6 +49,12 @@ impl Tlb {
         if flush {
             effect = self.clear(tables, paging, &[pcid], false);
         }
+        self.make_current(pcid, root);
+        effect
+    }
+
+    /// From now on `root` is walked, and `pcid` tags what comes of it.
+    fn make_current(&mut self, pcid: Pcid, root: Gpa) {
         let tagged = self.tagged.entry(pcid).or_insert_with(|| Tagged {
             root,
             entries: EntrySet::default(),
@@ -60,7 +66,6 @@ impl Tlb {
             tagged.filled = None;
         }
         self.current = pcid;
-        effect
     }
 
     /// INVLPG: the page in the current PCID and among globals, and every paging-structure entry
@@ -114,7 +119,12 @@ impl Tlb {
         let changed = old ^ new;
         if changed & cr4::PGE != 0 || old & !new & cr4::PCIDE != 0 {
             let all: Vec<Pcid> = self.tagged.keys().copied().collect();
-            return self.clear(tables, paging, &all, true);
+            let effect = self.clear(tables, paging, &all, true);
+            if let Some(root) = self.root(Tag::Global).filter(|_| new & cr4::PCIDE == 0) {
+                // Without PCIDs the current one is 0 (SDM vol. 3, 4.10.1), whatever CR3 holds.
+                self.make_current(Pcid::new(0), root);
+            }
+            return effect;
         }
         if changed & cr4::PAE != 0 || new & !old & cr4::SMEP != 0 {
             let mut effect = self.clear(tables, paging, &[self.current], true);
