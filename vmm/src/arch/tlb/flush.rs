@@ -117,10 +117,11 @@ impl Tlb {
     /// 0→1, what the current PCID may use.
     pub fn write_cr4(&mut self, tables: &dyn Tables, paging: Paging, old: u64, new: u64) -> Effect {
         let changed = old ^ new;
-        if changed & cr4::PGE != 0 || old & !new & cr4::PCIDE != 0 {
+        let clears_pcide = old & !new & cr4::PCIDE != 0;
+        if changed & cr4::PGE != 0 || clears_pcide {
             let all: Vec<Pcid> = self.tagged.keys().copied().collect();
             let effect = self.clear(tables, paging, &all, true);
-            if let Some(root) = self.root(Tag::Global).filter(|_| new & cr4::PCIDE == 0) {
+            if let Some(root) = self.root(Tag::Global).filter(|_| clears_pcide) {
                 // Without PCIDs the current one is 0 (SDM vol. 3, 4.10.1), whatever CR3 holds.
                 self.make_current(Pcid::new(0), root);
             }
