@@ -198,7 +198,7 @@ fn a_user_without_permission_is_told_what_to_do() {
     let root = std::fs::read_to_string("/proc/self/status")
         .is_ok_and(|status| status.lines().any(|line| line.starts_with("Uid:\t0\t")));
     if !root || mode & 6 != 0 || !cfg!(feature = "kvm") {
-        eprintln!("SKIP: needs root, the `kvm` feature, and a /dev/kvm that others may not open");
+        common::say("SKIP: needs root, the `kvm` feature, a /dev/kvm that others may not open");
         return;
     }
     // By another process: a descriptor of ours open for writing would be inherited by whatever

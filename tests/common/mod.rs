@@ -15,6 +15,21 @@ pub fn kvm() -> Result<Backend, String> {
     }
 }
 
+/// Says what is skipped, and why: the handle's writes are not captured with a passing test's
+/// output, as those of `eprintln` are.
+pub fn say(reason: &str) {
+    use std::io::Write;
+    thread_local!(static SAID: std::cell::Cell<bool> = const { std::cell::Cell::new(false) });
+    // Once a test, each of which has a thread of its own.
+    if SAID.replace(true) {
+        return;
+    }
+    let thread = std::thread::current();
+    let test = thread.name().unwrap_or("a test");
+    // Who cannot be told cannot be told.
+    let _ = writeln!(std::io::stderr(), "{test}: {reason}");
+}
+
 /// Skips the calling test where there is no KVM.
 #[macro_export]
 macro_rules! kvm_or_skip {
@@ -22,7 +37,7 @@ macro_rules! kvm_or_skip {
         match common::kvm() {
             Ok(backend) => backend,
             Err(reason) => {
-                eprintln!("{reason}");
+                common::say(&reason);
                 return;
             }
         }
@@ -58,7 +73,7 @@ pub fn builtin(name: &str) -> Scenario {
 
 /// One bench for each executor that this host has; says which it lacks.
 pub fn benches() -> Vec<Bench> {
-    let kvm = kvm().inspect_err(|reason| eprintln!("{reason}"));
+    let kvm = kvm().inspect_err(|reason| say(reason));
     [Ok(Backend::interp()), kvm].into_iter().flatten().map(Bench::new).collect()
 }
 

@@ -98,7 +98,7 @@ fn every_form_completes() {
 fn a_wrong_interpreter_is_found() {
     // Where there is no KVM, a right interpreter shows what a wrong one does.
     let right = common::kvm().unwrap_or_else(|reason| {
-        eprintln!("{reason}");
+        common::say(&reason);
         flawed(None)
     });
     for (flaw, mnemonic) in [

@@ -29,7 +29,7 @@ fn sides() -> Vec<Side> {
     let mut sides = vec![Side::new(&Backend::Interp { limit: LIMIT, flaw: None })];
     match common::kvm() {
         Ok(kvm) => sides.push(Side::new(&kvm)),
-        Err(reason) => eprintln!("{reason}"),
+        Err(reason) => common::say(&reason),
     }
     sides
 }
