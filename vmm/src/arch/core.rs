@@ -116,6 +116,8 @@ impl Core<'_> {
         if self.tlb.fill(paging, &walked, &translation) {
             self.emit(Kind::Fill { page: va.page(), translation });
         }
+        // A and D that were set may open more to speculation.
+        self.fill_ahead();
         self.checked(translation.at(va))
     }
 
@@ -152,12 +154,18 @@ impl Core<'_> {
         self.tlb.accessed_dirty(self.census, slot, old, new);
     }
 
-    /// Lets a speculating processor fill, set A, and evict, as its model chooses.
-    pub fn speculate(&mut self) {
+    /// Lets a speculating processor fill all that it may reach, and set A there.
+    fn fill_ahead(&mut self) {
         let paging = self.vcpu.paging();
         for (slot, old, new) in self.tlb.speculate(self.memory.as_tables(), paging) {
             self.accessed_dirty(slot, old, new);
         }
+    }
+
+    /// Lets it also fill and evict by chance, as its model chooses.
+    pub fn speculate(&mut self) {
+        self.fill_ahead();
+        let paging = self.vcpu.paging();
         for chosen in self.tlb.choose(self.memory.as_tables(), paging) {
             match chosen {
                 Chosen::Accessed((slot, old, new)) => self.accessed_dirty(slot, old, new),

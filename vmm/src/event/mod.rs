@@ -140,7 +140,8 @@ pub enum Kind {
         /// The page's address.
         page: Gva,
     },
-    /// A translation was cached, on an access or by chance (on-demand and seeded fills only).
+    /// A translation was cached, on an access or by chance (not with worst-case fills, which need
+    /// not be told).
     Fill {
         /// The page's address.
         page: Gva,

@@ -4,6 +4,8 @@ mod ledger;
 pub mod rule;
 pub mod rules;
 mod shadow;
+#[cfg(test)]
+mod shadow_test;
 mod witness;
 
 pub use ledger::{Discharger, Downgrade, Ledger, Obligation, State};

@@ -33,7 +33,7 @@ impl Fill {
         FILLS.iter().find(|(fill, _)| *fill == self).map_or("?", |(_, name)| name)
     }
 
-    /// Whether everything reachable is filled, so that no fill need be told.
+    /// Whether all that speculation reaches is filled.
     #[must_use]
     pub fn is_complete(self) -> bool {
         matches!(self, Self::WorstCase | Self::LazyA)

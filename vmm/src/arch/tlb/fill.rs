@@ -19,8 +19,8 @@ const REMEMBERED_CHANGES: usize = 64;
 pub type AccessedUpdate = (Gpa, u64, u64);
 
 impl Tlb {
-    /// Caches what an access's walk found (A is set along its path). Whether that is news which
-    /// on-demand filling must tell.
+    /// Caches what an access's walk found (A is set along its path). Whether that must be told,
+    /// since speculation alone need not have found it.
     pub fn fill(&mut self, paging: Paging, walked: &Walk, translation: &Translation) -> bool {
         if self.model.structure_caches {
             let va = translation.page;
@@ -34,7 +34,7 @@ impl Tlb {
             }
         }
         self.hold(*translation);
-        !self.model.fill.is_complete()
+        self.model.fill != Fill::WorstCase
     }
 
     /// Caches what a recorded fill says.
@@ -70,13 +70,13 @@ impl Tlb {
                 for reach in changes.into_iter().filter(|reach| reach.root == root) {
                     harvest_slot(tables, paging, reach, &mut found);
                 }
-                self.take(&found);
+                self.take(&found, false);
             }
             None => match empty.then(|| self.recall(tables, paging, root)).flatten() {
                 Some(updates) => found.updates = updates,
                 None => {
                     found.below(tables, paging, Start::root(root), 0);
-                    self.take(&found);
+                    self.take(&found, empty);
                     if empty {
                         self.remember(root, paging, &found);
                     }
@@ -90,20 +90,20 @@ impl Tlb {
                 beyond.below(tables, paging, structure.start(), structure.base.0);
             }
         }
-        self.take(&beyond);
+        self.take(&beyond, false);
         found.updates.append(&mut beyond.updates);
         found.updates
     }
 
-    /// Caches what was harvested.
-    fn take(&mut self, found: &Harvest) {
+    /// Caches what was harvested; `new` says that none of it is cached yet, and that each page was
+    /// met once.
+    fn take(&mut self, found: &Harvest, new: bool) {
         if self.model.structure_caches {
             for &(level, va, table, rights) in &found.walked {
                 self.hold_structure(level, va, table, rights);
             }
         }
-        let Some(tagged) = self.tagged.get_mut(&self.current) else { return };
-        if !tagged.entries.is_empty() {
+        if !new {
             found.leaves.iter().for_each(|&translation| self.hold(translation));
             return;
         }

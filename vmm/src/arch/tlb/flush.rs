@@ -167,9 +167,10 @@ impl Tlb {
 
     /// Fills one page of the current PCID again, as speculation may at once.
     fn refill(&mut self, tables: &dyn Tables, paging: Paging, va: Gva) {
-        let complete = |tagged: &&Tagged| tagged.filled == Some(self.generation);
-        let root = self.tagged.get(&self.current).filter(complete).map(|tagged| tagged.root);
-        // Where not everything is filled yet, the next speculation does it.
+        let begun = |tagged: &&Tagged| tagged.filled.is_some();
+        let root = self.tagged.get(&self.current).filter(begun).map(|tagged| tagged.root);
+        // Where nothing is filled yet, the next speculation does it; else that looks at what has
+        // changed alone.
         let Some(root) = root.filter(|_| self.model.fill.is_complete()) else { return };
         let walked = walk(tables, Start::root(root), va, paging);
         let lazy = self.model.fill == Fill::LazyA;
