@@ -163,7 +163,7 @@ fn bad_usage_and_bad_input_exit_with_2_before_anything_boots() {
         (&["run", MARK, "--inject", "drop mrk"], "`mrk` is no operation; use one of"),
         (&["run", MARK, "--executor", "bochs"], "possible values: kvm, interp, both"),
         (&["run", "--guest", "/dev/null"], "not a readable 64-bit ELF file"),
-        (&["explain", "nothing"], "no rule, fault or policy"),
+        (&["explain", "nothing"], "no rule, fault, policy or fill"),
         (&["frobnicate"], "unrecognized subcommand"),
     ] {
         let error = fails(arguments, 2);
@@ -235,6 +235,7 @@ fn lists_and_explanations_are_there() {
     }
     assert_eq!(stalemate(&["explain", "drop mark#1"]).status.code(), Some(0));
     assert_eq!(stalemate(&["explain", "unsplit"]).status.code(), Some(0));
+    assert!(text(&stalemate(&["explain", "lazy-a"]).stdout).contains("where A is set"));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 #![allow(missing_docs)]
 
 use proptest::prelude::*;
-use stalemate::scenario::{BUILTIN, builtin, parse};
+use stalemate::scenario::{BUILTIN, CPUS, Selection, builtin, parse};
 
 fn error(text: &str) -> String {
     parse("s", "s.toml", text).expect_err("an error").to_string()
@@ -47,6 +47,19 @@ fn every_error_has_its_place_and_its_help() {
         ("summary = \"s".into(), "1:13", "invalid basic string", "expected"),
         (steps("map u0 red") + "cpu = { pcidd = true }", "5:9", "unknown field", "pcid"),
         (steps("map u0 red") + "cpu = { pcid = 1 }", "5:16", "invalid type", "value or a list"),
+        (steps("map u0 red") + "model = { seed = 1 }", "5:18", "no `seeded` fill", "add `seeded`"),
+        (
+            steps("map u0 red") + "model = { fill = \"seeded\", seed = \"1\" }",
+            "5:35",
+            "invalid type",
+            "u64",
+        ),
+        (
+            steps("map u0 red") + "model = { fill = \"lazy\" }",
+            "5:18",
+            "unknown variant",
+            "did you mean `lazy-a`",
+        ),
         (
             steps("map u0 red") + "kernel = { policy = \"joind\" }",
             "5:21",
@@ -203,4 +216,23 @@ proptest! {
             prop_assert!(error.to_string().starts_with("s.toml:"));
         }
     }
+}
+
+#[test]
+fn fills_and_seeds_expand_into_a_matrix() {
+    let text = steps("map u0 red")
+        + "cpu = { pcid = false, invpcid = false, pge = false }\nkernel = { pti = true }\n\
+           model = { fill = [\"lazy-a\", \"seeded\"], seed = [4, 5] }";
+    let scenario = parse("s", "s.toml", &text).unwrap_or_else(|error| panic!("{error}"));
+    let selection = Selection { cpus: CPUS.to_vec(), policy: None, inject: Vec::new() };
+    let shown: Vec<String> =
+        scenario.runs(0, &selection).iter().map(|run| run.config.to_string()).collect();
+    assert_eq!(
+        shown,
+        [
+            "nopcid-nopge split pti lazy-a",
+            "nopcid-nopge split pti seeded 4",
+            "nopcid-nopge split pti seeded 5"
+        ]
+    );
 }

@@ -54,6 +54,12 @@ impl PageSize {
             Self::Huge => 1 << 30,
         }
     }
+
+    /// The first address of the page of this size around `va`.
+    #[must_use]
+    pub const fn base(self, va: Gva) -> Gva {
+        Gva(va.0 & !(self.bytes() - 1))
+    }
 }
 
 /// The rights that a walk gathers: ANDed R/W and U/S, ORed XD.

@@ -1,6 +1,7 @@
 //! `stalemate list` and `stalemate explain`.
 
 use super::{Failure, ListWhat};
+use crate::arch::tlb::FILLS;
 use crate::inject::fault::{FORMS, SITES};
 use crate::oracle::RULES;
 use crate::scenario::{self, CPUS, POLICIES};
@@ -63,6 +64,9 @@ pub fn explain(name: &str) -> Result<String, Failure> {
     if let Some((_, name, help)) = POLICIES.iter().find(|(_, known, _)| *known == name) {
         return Ok(format!("{name}\n\n{help}\n"));
     }
+    if let Some((_, name, help)) = FILLS.iter().find(|(_, known, _)| *known == name) {
+        return Ok(format!("{name}\n\nfill: {help}\n"));
+    }
     let form = name.split(['#']).next().unwrap_or_default();
     let matches = |known: &str| match known.split_once("@SITE") {
         Some((head, _)) => form.split('@').next() == Some(head),
@@ -72,7 +76,7 @@ pub fn explain(name: &str) -> Result<String, Failure> {
         return Ok(format!("{form}\n\n{help}\n"));
     }
     Err(Failure::usage(format!(
-        "`{name}` is no rule, fault or policy; see `stalemate list rules`, `list faults` and \
+        "`{name}` is no rule, fault, policy or fill; see `stalemate list rules`, `list faults` and \
          `list policies`"
     )))
 }

@@ -173,7 +173,7 @@ fn is_covered(entry: &Entry, other: &Entry) -> bool {
         && two.rights().exceed(&one.rights())
         && (two.dirty || !one.dirty)
         && entry.root == other.root
-        && other.missing.is_none()
+        && other.missing.is_empty()
 }
 
 /// What a TLB holds, in an order of its own.

@@ -97,7 +97,7 @@ struct RawKernel {
 #[serde(deny_unknown_fields, default)]
 struct RawModel {
     fill: List<Fill>,
-    seed: List<u64>,
+    seed: Option<Spanned<List<u64>>>,
     structure_caches: List<bool>,
 }
 
@@ -336,6 +336,14 @@ pub fn parse(name: &str, file: &str, text: &str) -> Result<Scenario, Diagnostic>
         let help = "drop `global = true`, or allow `pge = true`".to_owned();
         return Err(source.error(spanned.span(), message, help));
     }
+    let fill = or(raw.model.fill, &[Fill::WorstCase]);
+    let seeded = fill.contains(&Fill::Seeded);
+    if let Some(spanned) = raw.model.seed.as_ref().filter(|_| !seeded) {
+        let message = "a seed, and no `seeded` fill that it is for".to_owned();
+        let help = "leave it out, or add `seeded` to `fill`".to_owned();
+        return Err(source.error(spanned.span(), message, help));
+    }
+    let seed = raw.model.seed.map_or_else(List::default, Spanned::into_inner);
     let mut scenario = Scenario {
         name: name.to_owned(),
         file: file.to_owned(),
@@ -348,8 +356,8 @@ pub fn parse(name: &str, file: &str, text: &str) -> Result<Scenario, Diagnostic>
         pti,
         paranoid_rewrite: or(raw.kernel.paranoid_rewrite, &[false]),
         nmi_flush: raw.kernel.nmi_flush,
-        fill: or(raw.model.fill, &[Fill::WorstCase]),
-        seed: or(raw.model.seed, &[0]),
+        fill,
+        seed: or(seed, &[0]),
         structure_caches: or(raw.model.structure_caches, &[true]),
         steps: source.steps(&raw.steps)?,
         faults: Vec::new(),

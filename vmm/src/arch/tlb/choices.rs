@@ -18,19 +18,19 @@ pub enum Fill {
     Seeded,
 }
 
-/// Every fill choice by its name in scenarios and reports.
-pub const FILLS: [(Fill, &str); 4] = [
-    (Fill::WorstCase, "worst-case"),
-    (Fill::OnDemand, "on-demand"),
-    (Fill::LazyA, "lazy-a"),
-    (Fill::Seeded, "seeded"),
+/// Every fill choice by its name in scenarios and reports, and what the TLB holds with it.
+pub const FILLS: [(Fill, &str, &str); 4] = [
+    (Fill::WorstCase, "worst-case", "everything that speculation may reach; it sets A, never D"),
+    (Fill::LazyA, "lazy-a", "the same, but only where A is set already"),
+    (Fill::OnDemand, "on-demand", "what was accessed"),
+    (Fill::Seeded, "seeded", "what was accessed; pseudo-random fills and evictions from a seed"),
 ];
 
 impl Fill {
     /// Its name.
     #[must_use]
     pub fn name(self) -> &'static str {
-        FILLS.iter().find(|(fill, _)| *fill == self).map_or("?", |(_, name)| name)
+        FILLS.iter().find(|(fill, ..)| *fill == self).map_or("?", |row| row.1)
     }
 
     /// Whether all that speculation reaches is filled.

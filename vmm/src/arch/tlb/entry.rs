@@ -27,8 +27,8 @@ impl fmt::Display for Tag {
     }
 }
 
-/// A cached translation. A large page stands for its entry and for the fractures that the
-/// processor may hold of it (SDM vol. 3, 4.10.2.3): 4 KiB ones of 2 MiB, 2 MiB ones of 1 GiB.
+/// A cached translation. A large page stands for its entry and for the smaller fractures that the
+/// processor may hold of it (SDM vol. 3, 4.10.2.3).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// Its id.
@@ -39,8 +39,8 @@ pub struct Entry {
     pub root: Gpa,
     /// Execution uses a newer entry since it did not grant an access.
     pub demoted: bool,
-    /// Of a large page, the fractures that were invalidated.
-    pub missing: Option<Box<[u64; 8]>>,
+    /// Of a large page, the parts that were invalidated: first address and size.
+    pub missing: Vec<(Gva, PageSize)>,
 }
 
 impl Entry {
@@ -56,30 +56,29 @@ impl Entry {
         self.translation.contains(va) && !self.is_missing(va)
     }
 
-    /// The number of the fracture with `va`, of 512.
-    fn fracture(&self, va: Gva) -> usize {
-        let shift = if self.translation.size == PageSize::Huge { 21 } else { 12 };
-        (va.0 >> shift & 0x1ff) as usize
+    fn is_missing(&self, va: Gva) -> bool {
+        self.missing.iter().any(|&(base, size)| size.base(va) == base)
     }
 
-    fn is_missing(&self, va: Gva) -> bool {
-        let fracture = self.fracture(va);
-        self.missing.as_ref().is_some_and(|map| map[fracture / 64] >> (fracture % 64) & 1 != 0)
+    /// The 4 KiB pages of `[start, end)`, which lies within the page, that it still translates.
+    pub fn pages_in(&self, start: Gva, end: Gva) -> impl Iterator<Item = Gva> + '_ {
+        let step = PageSize::Small.bytes() as usize;
+        (start.0..end.0).step_by(step).map(Gva).filter(|&page| !self.is_missing(page))
     }
 
     /// The 4 KiB pages that it still translates.
     pub fn pages(&self) -> impl Iterator<Item = Gva> + '_ {
-        let count = self.translation.size.bytes() >> 12;
-        let page = move |index| Gva(self.translation.page.0 + (index << 12));
-        (0..count).map(page).filter(|&page| !self.is_missing(page))
+        let Translation { page, size, .. } = self.translation;
+        self.pages_in(page, Gva(page.0 + size.bytes()))
     }
 
-    /// Drops one fracture; whether any remains.
-    pub(super) fn drop_fracture(&mut self, va: Gva) -> bool {
-        let fracture = self.fracture(va);
-        let map = self.missing.get_or_insert_default();
-        map[fracture / 64] |= 1 << (fracture % 64);
-        map.iter().any(|&word| word != u64::MAX)
+    /// Drops the fractures in the part of `size` that contains `va`; whether any others remain.
+    pub(super) fn drop_part(&mut self, va: Gva, size: PageSize) -> bool {
+        let base = size.base(va);
+        self.missing.retain(|&(part, _)| size.base(part) != base);
+        self.missing.push((base, size));
+        let missing: u64 = self.missing.iter().map(|(_, size)| size.bytes()).sum();
+        missing < self.translation.size.bytes()
     }
 }
 

@@ -116,7 +116,13 @@ impl Tlb {
             let id = EntryId(self.next_id);
             self.next_id += 1;
             let Some(tagged) = self.tagged.get(&self.current) else { return };
-            fresh.push(Entry { id, translation, root: tagged.root, demoted: false, missing: None });
+            fresh.push(Entry {
+                id,
+                translation,
+                root: tagged.root,
+                demoted: false,
+                missing: Vec::new(),
+            });
         }
         if let Some(tagged) = self.tagged.get_mut(&self.current) {
             tagged.entries.extend(fresh);
@@ -172,7 +178,7 @@ impl Tlb {
                     translation,
                     root,
                     demoted: false,
-                    missing: None,
+                    missing: Vec::new(),
                 });
             }
             updates.append(&mut found.updates);
@@ -227,7 +233,7 @@ impl Tlb {
         let Some(tagged) = self.tagged.get_mut(&self.current) else { return };
         // Globals belong to no root.
         let root = if translation.global { Gpa(0) } else { tagged.root };
-        let new = Entry { id, translation, root, demoted: false, missing: None };
+        let new = Entry { id, translation, root, demoted: false, missing: Vec::new() };
         let set = if translation.global { &mut self.globals } else { &mut tagged.entries };
         self.next_id += u64::from(set.insert(new));
     }

@@ -21,7 +21,7 @@ pub use seeded::Chosen;
 use super::addr::{Gpa, Gva, Pcid};
 use super::census::Reach;
 use super::features::Paging;
-use super::walk::{Access, Start, Tables, Translation, walk};
+use super::walk::{Access, Start, Tables, Translation, shift, walk};
 use choices::Choices;
 use set::{EntrySet, StructureSet};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -167,16 +167,19 @@ impl Tlb {
         entry: &Entry,
     ) -> Option<Gva> {
         let root = self.root(tag)?;
-        let today = |va| walk(tables, Start::root(root), va, paging).result.ok();
-        let stale = |va: Gva| entry.translation.grants_more(va, today(va).as_ref());
-        let base = entry.translation.page;
-        let first = entry.pages().next()?;
-        // A large page that is still one needs a single look.
-        let whole = today(base).is_some_and(|today| today.size == entry.translation.size);
-        if whole || !entry.is_large() {
-            return stale(first).then_some(first);
+        let mut at = entry.translation.page;
+        while entry.translation.contains(at) {
+            let today = walk(tables, Start::root(root), at, paging);
+            // All that goes through the entry read last is translated alike.
+            let span = today.path.last().map_or(1 << 12, |step| 1 << shift(step.level));
+            let end = Gva(at.0 + span.min(entry.translation.size.bytes()));
+            let stale = entry.translation.grants_more(at, today.result.as_ref().ok());
+            if let Some(page) = entry.pages_in(at, end).next().filter(|_| stale) {
+                return Some(page);
+            }
+            at = end;
         }
-        entry.pages().find(|&page| stale(page))
+        None
     }
 
     /// Whether a cached paging-structure entry gives another table, or more rights, than a walk

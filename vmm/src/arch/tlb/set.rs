@@ -92,7 +92,7 @@ impl EntrySet {
                 let upgraded = Translation { dirty: true, ..new.translation };
                 let held = Translation { dirty: true, ..entry.translation };
                 let keeps = !entry.translation.dirty || new.translation.dirty;
-                held == upgraded && keeps && entry.root == new.root && entry.missing.is_none()
+                held == upgraded && keeps && entry.root == new.root && entry.missing.is_empty()
             })
             .map(|(key, entry)| (*key, entry.demoted || entry.translation != new.translation));
         if let Some((key, changes)) = same {
@@ -122,10 +122,9 @@ impl EntrySet {
         let keys: Vec<_> = self.at(va).map(key).collect();
         for (key, size) in keys {
             let map = &mut self.by_size[index_of(size)];
-            let split = today.is_some_and(|today| today.bytes() < size.bytes());
-            if split {
+            if let Some(part) = today.filter(|today| today.bytes() < size.bytes()) {
                 let entry = Rc::make_mut(map).get_mut(&key);
-                if entry.is_some_and(|entry| entry.drop_fracture(va)) {
+                if entry.is_some_and(|entry| entry.drop_part(va, part)) {
                     continue;
                 }
             }
