@@ -9,7 +9,7 @@ use crate::arch::addr::Gpa;
 use std::collections::HashMap;
 
 /// Entries of the look-up table by address; a power of two.
-const SLOTS: usize = 1024;
+const SLOTS: usize = 4096;
 /// Instructions of one block at most.
 const MAX_BLOCK: usize = 32;
 const PAGE: usize = 4096;
@@ -59,8 +59,9 @@ impl CodeCache {
     /// The block at `rip` in the current space.
     #[inline(always)]
     pub fn block(&mut self, memory: &mut DataMemory, rip: u64) -> Result<&Block, FetchFault> {
-        let slot = &self.slots[slot_of(rip)];
-        if slot.rip == rip && slot.stamp == memory.fetch_stamp() {
+        let stamp = memory.fetch_stamp();
+        let slot = &self.slots[slot_of(rip, stamp)];
+        if slot.rip == rip && slot.stamp == stamp {
             return Ok(&self.blocks[slot.block as usize]);
         }
         self.find(memory, rip)
@@ -78,7 +79,8 @@ impl CodeCache {
         let offset = (rip & (PAGE as u64 - 1)) as usize;
         let known = self.pages.get(&frame).and_then(|page| page.get(&(offset as u16))).copied();
         if let Some(block) = known {
-            self.slots[slot_of(rip)] = Slot { rip, stamp: memory.fetch_stamp(), block };
+            let stamp = memory.fetch_stamp();
+            self.slots[slot_of(rip, stamp)] = Slot { rip, stamp, block };
             return Ok(&self.blocks[block as usize]);
         }
         let mut bytes = [0; PAGE];
@@ -99,7 +101,8 @@ impl CodeCache {
             };
             memory.watch_code(frame);
             self.pages.entry(frame).or_default().insert(offset as u16, number);
-            self.slots[slot_of(rip)] = Slot { rip, stamp: memory.fetch_stamp(), block: number };
+            let stamp = memory.fetch_stamp();
+            self.slots[slot_of(rip, stamp)] = Slot { rip, stamp, block: number };
             return Ok(&self.blocks[number as usize]);
         }
         // The first instruction goes on in the next page.
@@ -158,6 +161,7 @@ impl CodeCache {
 }
 
 #[inline(always)]
-fn slot_of(rip: u64) -> usize {
-    (rip ^ rip >> 10) as usize % SLOTS
+fn slot_of(rip: u64, stamp: u64) -> usize {
+    // The same code runs in several spaces, one after the other.
+    (rip ^ rip >> 10 ^ stamp << 5) as usize % SLOTS
 }

@@ -7,10 +7,11 @@ mod engine;
 mod flags;
 mod memory;
 mod ops;
+mod supported;
 mod uop;
 mod xmm;
 
-pub use decode::is_supported;
+pub use supported::is_supported;
 
 use super::{Executor, ExecutorError, Leaf, Space, Trap};
 use crate::arch::addr::Gva;
