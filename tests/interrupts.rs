@@ -88,3 +88,20 @@ fn a_run_that_was_left_at_every_boundary_goes_on_as_if_it_never_was() {
         assert_eq!(plain.events[..], with_branches.events[..plain.events.len()]);
     }
 }
+
+#[test]
+fn a_sweep_that_meets_no_boundary_or_is_never_delivered_is_not_applied() {
+    let bench = Bench::new(Backend::interp());
+    let config = config("pcid", Policy::Split, true);
+    let run = |name: &str, faults: &[&str]| bench.run(&builtin(name), config, faults);
+    for faults in [&["nmi@each#99"][..], &["nmi@each#5", "irq@each#5"]] {
+        let result = run("nmi-window", faults);
+        assert_eq!(result.outcome, Outcome::NotApplied, "{faults:?}");
+        assert_eq!(result.not_fired.len(), 1);
+    }
+    // Interrupts are on in user mode only, and a run without it keeps them off to its end.
+    let kernel = common::scenario("map k0 red\nkernel read k0 -> red");
+    let result = bench.run(&kernel, config, &["irq@each"]);
+    assert_eq!(result.outcome, Outcome::NotApplied);
+    assert_eq!(swept(&result).swept.undelivered, swept(&result).swept.tried);
+}

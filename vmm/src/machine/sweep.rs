@@ -27,6 +27,8 @@ pub struct Swept {
     pub tried: usize,
     /// At so many an NMI would have been held back: one was being handled.
     pub held: usize,
+    /// At so many it was raised and never delivered: interrupts stayed off.
+    pub undelivered: usize,
     /// There were more than the executor tries.
     pub cut_short: bool,
 }
@@ -77,6 +79,9 @@ impl Session {
                     let mut branch = observer.clone();
                     raise(&mut self.machine, sweep.interrupt);
                     let end = self.go_on(&mut branch, reports.clone(), steps, index)?;
+                    let vcpu = &self.machine.vcpu;
+                    let waits = vcpu.nmi_pending || vcpu.irq_pending.is_some();
+                    swept.undelivered += usize::from(waits);
                     each(boundary, end, branch);
                     if self.spent {
                         return Ok((self.ended(observer, reports, None)?, swept));

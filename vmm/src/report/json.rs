@@ -94,6 +94,7 @@ fn sweep(results: &Results<'_>, sweep: &SweepResult) -> Value {
         },
         "tried": sweep.swept.tried,
         "held": sweep.swept.held,
+        "undelivered": sweep.swept.undelivered,
         "cut_short": sweep.swept.cut_short,
         "failing": sweep.failing.iter().map(|failing| value!({
             "step": failing.step,

@@ -222,7 +222,7 @@ impl<'a> Runner<'a> {
         let result = RunResult::judge(scenario, run, end, &oracle, counts);
         Ok(match sweep {
             None => result,
-            Some(sweep) => branches.finish(result, sweep.interrupt, swept),
+            Some(sweep) => branches.finish(result, &sweep, swept),
         })
     }
 

@@ -2,7 +2,7 @@
 
 use super::{Outcome, RunResult};
 use crate::arch::addr::Gva;
-use crate::inject::Interrupt;
+use crate::inject::{Interrupt, Sweep};
 use crate::machine::{Boundary, Swept};
 use crate::oracle::RuleId;
 use std::collections::BTreeSet;
@@ -77,18 +77,17 @@ impl Branches {
     }
 
     /// The result of the whole: the first branch that failed where the run without did not.
-    pub(super) fn finish(
-        mut self,
-        base: RunResult,
-        interrupt: Interrupt,
-        swept: Swept,
-    ) -> RunResult {
+    pub(super) fn finish(mut self, base: RunResult, asked: &Sweep, swept: Swept) -> RunResult {
         let of_base = (base.outcome, base.rules());
         let same = |outcome, rules: BTreeSet<RuleId>| (outcome, rules) == of_base;
         self.failing.retain(|failing| !same(failing.outcome, failing.rules.clone()));
         let first = self.first.into_iter().find(|one| !same(one.outcome, one.rules()));
-        let sweep = SweepResult { interrupt, swept, failing: self.failing };
+        let sweep = SweepResult { interrupt: asked.interrupt, swept, failing: self.failing };
         let mut result = first.unwrap_or(base);
+        if swept.tried == swept.undelivered {
+            result.not_fired.push(asked.fault().to_string());
+            result.outcome = Outcome::NotApplied;
+        }
         result.sweep = Some(sweep);
         result.compare_with_expected();
         result
