@@ -5,7 +5,7 @@
 use stalemate::arch::addr::{Gpa, Gva, Pcid};
 use stalemate::arch::census::Census;
 use stalemate::arch::features::Paging;
-use stalemate::arch::tlb::{Chosen, Fill, Store, Tag, Tlb, TlbModel};
+use stalemate::arch::tlb::{Chosen, Fill, Scope, Store, Tag, Tlb, TlbModel};
 use stalemate::arch::vcpu::cr4;
 use stalemate::arch::walk::{Start, Tables, Walk, WalkFailure, walk};
 use std::cell::RefCell;
@@ -444,4 +444,13 @@ fn without_1_gib_pages_ps_in_a_pdpte_is_reserved_and_with_them_bits_29_to_13_are
     }
     memory.set(0x3008, 0x8000_00e7 | 1 << 12);
     assert!(result(PAGING).is_ok(), "bit 12 is PAT");
+}
+
+#[test]
+fn dropped_fractures_leave_the_projection() {
+    let mut world = World::new();
+    world.memory.set(0x4008, 0x6067);
+    world.memory.set(0x6000, 0xd_0067);
+    let effect = world.tlb.invlpg(&world.memory, PAGING, LARGE);
+    assert_eq!(effect.scope, Scope::Pages(vec![LARGE]));
 }

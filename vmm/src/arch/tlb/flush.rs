@@ -2,7 +2,7 @@
 //! Everything else stays: a processor may drop more at any time, the model never does.
 
 use super::entry::{Entry, EntryId, Tag};
-use super::set::{EntrySet, StructureSet};
+use super::set::{EntrySet, Removed, StructureSet};
 use super::{Fill, Tagged, Tlb};
 use crate::arch::addr::{Gpa, Gva, Pcid};
 use crate::arch::features::Paging;
@@ -71,18 +71,17 @@ impl Tlb {
     /// INVLPG: the page in the current PCID and among globals, and every paging-structure entry
     /// of the current PCID.
     pub fn invlpg(&mut self, tables: &dyn Tables, paging: Paging, va: Gva) -> Effect {
-        let mut removed = self.remove_page(tables, paging, Tag::Pcid(self.current), va);
+        let own = self.remove_page(tables, paging, Tag::Pcid(self.current), va);
         let globals = self.remove_page(tables, paging, Tag::Global, va);
-        if !globals.is_empty() {
+        if !globals.1.entries.is_empty() || !globals.1.parts.is_empty() {
             // The refill is of the current root; what another maps there comes back with it.
             let current = self.current;
             let others = self.tagged.iter_mut().filter(|(pcid, _)| **pcid != current);
             others.for_each(|(_, tagged)| tagged.filled = None);
         }
-        removed.extend(globals);
         self.remove_structures(tables, paging, self.current, None);
         self.refill(tables, paging, va);
-        self.effect(tables, paging, removed)
+        self.effect(tables, paging, vec![own, globals])
     }
 
     /// INVPCID: 0 an address in a PCID, 1 a PCID, 2 everything, 3 everything but globals.
@@ -103,7 +102,7 @@ impl Tlb {
                 } else if let Some(tagged) = self.tagged.get_mut(&pcid) {
                     tagged.filled = None;
                 }
-                self.effect(tables, paging, removed)
+                self.effect(tables, paging, vec![removed])
             }
             1 => self.clear(tables, paging, &[pcid], false),
             kind => {
@@ -141,7 +140,7 @@ impl Tlb {
         let removed = self.remove_page(tables, paging, Tag::Pcid(self.current), va);
         self.remove_structures(tables, paging, self.current, Some(va));
         self.refill(tables, paging, va);
-        self.effect(tables, paging, removed)
+        self.effect(tables, paging, vec![removed])
     }
 
     /// Removes the paging-structure entries of `pcid` that are used for `va`, or all of them.
@@ -188,31 +187,39 @@ impl Tlb {
         paging: Paging,
         tag: Tag,
         va: Gva,
-    ) -> Vec<(Tag, Entry)> {
+    ) -> (Tag, Removed) {
         let today = self.root(tag).map(|root| walk(tables, Start::root(root), va, paging));
         let today = today.and_then(|walk| walk.result.ok()).map(|today| today.size);
         let set = match tag {
             Tag::Pcid(pcid) => self.tagged.get_mut(&pcid).map(|tagged| &mut tagged.entries),
             Tag::Global => Some(&mut self.globals),
         };
-        let removed = set.map_or_else(Vec::new, |set| set.remove_page(va, today));
-        removed.into_iter().map(|entry| (tag, entry)).collect()
+        (tag, set.map_or_else(Removed::default, |set| set.remove_page(va, today)))
     }
 
-    /// The effect of removing entries of single pages.
+    /// The effect of removing entries of single pages, or parts of them.
     fn effect(
         &mut self,
         tables: &dyn Tables,
         paging: Paging,
-        removed: Vec<(Tag, Entry)>,
+        removed: Vec<(Tag, Removed)>,
     ) -> Effect {
+        let parts: Vec<(Gva, PageSize)> =
+            removed.iter().flat_map(|(_, removed)| removed.parts.iter().copied()).collect();
+        let tagged = |(tag, removed): (Tag, Removed)| {
+            removed.entries.into_iter().map(move |entry| (tag, entry))
+        };
+        let removed: Vec<(Tag, Entry)> = removed.into_iter().flat_map(tagged).collect();
         // A 1 GiB page has more 4 KiB ones than everything that is mapped.
         let huge = removed.iter().any(|(_, entry)| entry.translation.size == PageSize::Huge);
         let scope = if huge {
             Scope::Everything
         } else {
-            let pages: BTreeSet<Gva> =
-                removed.iter().flat_map(|(_, entry)| entry.pages()).collect();
+            let of_part = |(base, size): (Gva, PageSize)| {
+                (0..size.bytes()).step_by(4096).map(move |offset| Gva(base.0 + offset))
+            };
+            let whole = removed.iter().flat_map(|(_, entry)| entry.pages());
+            let pages: BTreeSet<Gva> = whole.chain(parts.into_iter().flat_map(of_part)).collect();
             Scope::Pages(pages.into_iter().collect())
         };
         Effect { live_lost: self.live(tables, paging, &removed), removed: removed.len(), scope }

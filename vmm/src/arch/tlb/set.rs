@@ -17,6 +17,15 @@ pub(super) struct EntrySet {
     by_size: [Rc<Entries>; 3],
 }
 
+/// What went of a set.
+#[derive(Debug, Default)]
+pub(super) struct Removed {
+    /// Whole entries.
+    pub(super) entries: Vec<Entry>,
+    /// Parts of entries that stay: first address and size.
+    pub(super) parts: Vec<(Gva, PageSize)>,
+}
+
 fn index_of(size: PageSize) -> usize {
     match size {
         PageSize::Small => 0,
@@ -115,9 +124,9 @@ impl EntrySet {
 
     /// Removes what INVLPG, INVPCID of an address or a page fault at `va` must remove.
     /// `today` is the size of the page that memory now translates `va` by: of a larger one the
-    /// fractures that are not `va`'s may stay. Returns the entries that went.
-    pub(super) fn remove_page(&mut self, va: Gva, today: Option<PageSize>) -> Vec<Entry> {
-        let mut removed = Vec::new();
+    /// fractures that are not `va`'s may stay.
+    pub(super) fn remove_page(&mut self, va: Gva, today: Option<PageSize>) -> Removed {
+        let mut removed = Removed::default();
         let key = |entry: &Entry| ((entry.translation.page, entry.id), entry.translation.size);
         let keys: Vec<_> = self.at(va).map(key).collect();
         for (key, size) in keys {
@@ -125,10 +134,11 @@ impl EntrySet {
             if let Some(part) = today.filter(|today| today.bytes() < size.bytes()) {
                 let entry = Rc::make_mut(map).get_mut(&key);
                 if entry.is_some_and(|entry| entry.drop_part(va, part)) {
+                    removed.parts.push((part.base(va), part));
                     continue;
                 }
             }
-            removed.extend(Rc::make_mut(map).remove(&key));
+            removed.entries.extend(Rc::make_mut(map).remove(&key));
         }
         removed
     }
