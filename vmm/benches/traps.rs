@@ -3,30 +3,23 @@
 //! Times vary with the host; the ratios are what the goals are about.
 #![allow(missing_docs, clippy::print_stdout)]
 
+mod common;
+
+use common::{Nobody, steps};
 use stalemate::arch::addr::{CpuId, Gpa, Gva, Pcid};
 use stalemate::arch::core::Memory;
 use stalemate::arch::features::CpuFeatures;
-use stalemate::arch::tlb::{Fill, TlbModel};
 use stalemate::arch::vcpu::Vcpu;
 use stalemate::boot::{GuestMemory, Image, guest_image};
-use stalemate::event::{Event, Observer, TraceHeader};
 use stalemate::executor::kvm::{Host, KvmExecutor};
 use stalemate::executor::{Executor, ExecutorError, Leaf, Space, Trap, WATCHDOG};
 use stalemate::inject::Injector;
-use stalemate::machine::{Session, SessionConfig, StepInput};
+use stalemate::machine::{Session, StepInput};
 use stalemate::oracle::Oracle;
-use stalemate::scenario::{Scenario, builtin, parse};
-use stalemate_shared::boot::{Policy, options};
+use stalemate::scenario::Scenario;
 use std::time::{Duration, Instant};
 
 const ROUNDS: u32 = 2_000;
-
-struct Nobody;
-
-impl Observer for Nobody {
-    fn begin(&mut self, _: &TraceHeader) {}
-    fn event(&mut self, _: &Event) {}
-}
 
 fn main() {
     let host = match Host::open("/dev/kvm".as_ref()) {
@@ -42,20 +35,8 @@ fn main() {
     let make = |memory: &GuestMemory| -> Result<Box<dyn Executor>, ExecutorError> {
         Ok(Box::new(KvmExecutor::new(&host, memory, WATCHDOG)?))
     };
-    let config = SessionConfig {
-        features: CpuFeatures {
-            pcid: true,
-            invpcid: false,
-            pge: true,
-            smep: false,
-            gib_pages: true,
-        },
-        policy: Policy::Split,
-        options: options::PTI,
-        model: TlbModel { fill: Fill::WorstCase, structure_caches: true, seed: 0 },
-    };
     let start = Instant::now();
-    let mut session = Session::boot(config, &image, make).expect("the guest boots");
+    let mut session = Session::boot(common::config(), &image, make).expect("the guest boots");
     let boot = start.elapsed();
 
     println!("\nby kind, with the full model on                 ratio   goal");
@@ -77,10 +58,7 @@ fn main() {
     }
 
     println!("\nscenario (pcid, split, pti, clean)      traps   time ms  in KVM_RUN");
-    for scenario in builtin().expect("the built-in scenarios") {
-        if scenario.pcid == [false] || scenario.global == Some(true) {
-            continue;
-        }
+    for scenario in common::scenarios() {
         let (traps, time, share) = whole(&mut session, &scenario);
         println!(
             "  {:36} {traps:5}   {:7.2}      {:4.1} %",
@@ -121,12 +99,6 @@ fn bare_trap(host: &Host) -> Duration {
         best = best.min(start.elapsed() / ROUNDS);
     }
     best
-}
-
-fn steps(text: &str) -> Vec<StepInput> {
-    let text = format!("summary = \"s\"\nsteps = \"\"\"\n{text}\n\"\"\"\n");
-    let scenario = parse("bench", "bench", &text).expect("a scenario");
-    scenario.steps.iter().map(|step| step.input).collect()
 }
 
 /// Time a trap in steady state: the difference of a long and a short run.

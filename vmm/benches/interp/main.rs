@@ -2,61 +2,38 @@
 //! same loop there in the same run.
 #![allow(missing_docs, clippy::print_stdout)]
 
+#[path = "../common/mod.rs"]
+mod common;
 mod unicorn;
 
+use common::{Nobody, steps};
 use object::{Object, ObjectSection, ObjectSymbol};
 use stalemate::arch::addr::{CpuId, Gpa, Gva, Pcid};
 use stalemate::arch::core::Memory;
 use stalemate::arch::features::CpuFeatures;
-use stalemate::arch::tlb::{Fill, TlbModel};
 use stalemate::arch::vcpu::{Vcpu, gpr};
 use stalemate::boot::{GuestMemory, Image, guest_image};
-use stalemate::event::{Event, Observer, TraceHeader};
 use stalemate::executor::interp::InterpExecutor;
 use stalemate::executor::{Backend, Executor, Leaf, Space, Trap};
 use stalemate::inject::Injector;
-use stalemate::machine::{Session, SessionConfig, StepInput};
+use stalemate::machine::{Session, StepInput};
 use stalemate::oracle::Oracle;
-use stalemate::scenario::{builtin, parse};
-use stalemate_shared::boot::{Policy, options};
 use std::time::{Duration, Instant};
 
 const ROUNDS: u32 = 200;
 
-struct Nobody;
-
-impl Observer for Nobody {
-    fn begin(&mut self, _: &TraceHeader) {}
-    fn event(&mut self, _: &Event) {}
-}
-
 fn main() {
     let image = Image::parse(guest_image()).expect("the built-in guest");
     let backend = Backend::interp();
-    let config = SessionConfig {
-        features: CpuFeatures {
-            pcid: true,
-            invpcid: false,
-            pge: true,
-            smep: false,
-            gib_pages: true,
-        },
-        policy: Policy::Split,
-        options: options::PTI,
-        model: TlbModel { fill: Fill::WorstCase, structure_caches: true, seed: 0 },
-    };
-    let mut session =
-        Session::boot(config, &image, |memory| backend.make(memory)).expect("the guest boots");
+    let mut session = Session::boot(common::config(), &image, |memory| backend.make(memory))
+        .expect("the guest boots");
     let speed = instructions(&mut session);
     println!("guest instructions, full TLB model    {:8.1} M/s    goal >= 60", speed / 1e6);
     compare_with_unicorn();
     println!("\nscenario (pcid, split, pti)          reset to outcome us   a second");
     let mut total = Duration::ZERO;
     let mut count = 0;
-    for scenario in builtin().expect("the built-in scenarios") {
-        if scenario.pcid == [false] || scenario.global == Some(true) {
-            continue;
-        }
+    for scenario in common::scenarios() {
         let steps: Vec<StepInput> = scenario.steps.iter().map(|step| step.input).collect();
         let mut primed = Oracle::default();
         session.opening().tell(&mut primed);
@@ -168,12 +145,6 @@ fn best(mut work: impl FnMut()) -> Duration {
         })
         .min()
         .unwrap_or_default()
-}
-
-fn steps(text: &str) -> Vec<StepInput> {
-    let text = format!("summary = \"s\"\nsteps = \"\"\"\n{text}\n\"\"\"\n");
-    let scenario = parse("bench", "bench", &text).expect("a scenario");
-    scenario.steps.iter().map(|step| step.input).collect()
 }
 
 /// Instructions a second of a program in user mode, while its kernel's tables are watched.
