@@ -8,7 +8,7 @@ use stalemate::arch::op::decode;
 use stalemate::boot::guest_image;
 use stalemate::executor::Backend;
 use stalemate::runner::{Outcome, RunResult, SweepResult};
-use stalemate::scenario::{Policy, RunConfig};
+use stalemate::scenario::{Expected, Policy, Run, RunConfig};
 
 fn swept(result: &RunResult) -> &SweepResult {
     result.sweep.as_ref().expect("a sweep was asked for")
@@ -99,9 +99,29 @@ fn a_sweep_that_meets_no_boundary_or_is_never_delivered_is_not_applied() {
         assert_eq!(result.outcome, Outcome::NotApplied, "{faults:?}");
         assert_eq!(result.not_fired.len(), 1);
     }
+    let result = run("nmi-window", &["drop mark#1", "nmi@each#99"]);
+    assert_eq!(rules(&result), ["stale-user-entry"], "a violation is not hidden");
     // Interrupts are on in user mode only, and a run without it keeps them off to its end.
     let kernel = common::scenario("map k0 red\nkernel read k0 -> red");
     let result = bench.run(&kernel, config, &["irq@each"]);
     assert_eq!(result.outcome, Outcome::NotApplied);
     assert_eq!(swept(&result).swept.undelivered, swept(&result).swept.tried);
+}
+
+#[test]
+fn what_is_beyond_the_executors_limit_is_skipped_and_said_to_be() {
+    let bench = Bench::new(Backend::interp());
+    let run = Run {
+        scenario: 0,
+        config: nmi_flush(),
+        faults: vec!["nmi@each#6".parse().expect("a fault")],
+        expected: Expected::Clean,
+        cost: false,
+    };
+    let mut runner = bench.runner();
+    runner.limit_boundaries(10);
+    let result = runner.run(&builtin("nmi-flush"), &run, None).expect("it runs");
+    let sweep = swept(&result);
+    assert_eq!((sweep.swept.tried, sweep.swept.cut_short), (10, true));
+    assert!(sweep.failing.is_empty(), "the window lies beyond");
 }

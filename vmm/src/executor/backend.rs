@@ -14,7 +14,7 @@ pub const INSTRUCTION_LIMIT: u64 = 50_000_000;
 /// Boundaries that a sweep tries on KVM, where each is reached by single step and the rest of its
 /// run takes milliseconds.
 #[cfg(feature = "kvm")]
-const KVM_BOUNDARIES: usize = 256;
+const KVM_BOUNDARIES: usize = 4096;
 
 /// Set to 1, what needs KVM fails where there is none, instead of doing without.
 pub const REQUIRE_KVM: &str = "STALEMATE_REQUIRE_KVM";

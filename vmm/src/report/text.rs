@@ -340,7 +340,7 @@ fn sweep(out: &mut String, results: &Results<'_>, scenario: &Scenario, sweep: &S
     }
     let failing: usize = sweep.failing.iter().map(|failing| failing.boundaries).sum();
     let _ = match failing {
-        0 => writeln!(out, "; it makes no difference at any"),
+        0 => writeln!(out, "; it makes no difference at any of them"),
         _ => writeln!(out, "; at {failing} it makes a difference:"),
     };
     for failing in &sweep.failing {

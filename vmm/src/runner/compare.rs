@@ -41,7 +41,7 @@ pub fn compare(
 ) -> Result<(RunResult, Option<Difference>), BootError> {
     // Both try the same boundaries of a sweep.
     let limit = runners.iter().map(|runner| runner.boundary_limit).min().unwrap_or(0);
-    runners.iter_mut().for_each(|runner| runner.boundary_limit = limit);
+    runners.iter_mut().for_each(|runner| runner.limit_boundaries(limit));
     let mut traces = [Trace::default(), Trace::default()];
     let mut results = Vec::new();
     for (runner, trace) in runners.iter_mut().zip(&mut traces) {

@@ -146,6 +146,12 @@ impl<'a> Runner<'a> {
         self.backend.name()
     }
 
+    /// The boundaries that a sweep tries at most: as many as the executor can, unless fewer are
+    /// wanted.
+    pub fn limit_boundaries(&mut self, limit: usize) {
+        self.boundary_limit = limit.min(self.backend.boundary_limit());
+    }
+
     /// Does one run to see the registers at event `seq`, and the instruction that it is of.
     ///
     /// # Errors

@@ -86,7 +86,10 @@ impl Branches {
         let mut result = first.unwrap_or(base);
         if swept.tried == swept.undelivered {
             result.not_fired.push(asked.fault().to_string());
-            result.outcome = Outcome::NotApplied;
+            // What another fault brought about is told before what never came.
+            if result.stop.is_none() && result.outcome != Outcome::Violation {
+                result.outcome = Outcome::NotApplied;
+            }
         }
         result.sweep = Some(sweep);
         result.compare_with_expected();
