@@ -1,7 +1,10 @@
 //! From bytes to [`Uop`]s: iced-x86 decodes, and the instruction's operands pick a handler.
 
 use super::Flaw;
-use super::ops::{alu, bits, branch, data, multiply, shift, sse, sse_move, stack, string, system};
+use super::ops::{
+    alu, bits, branch, data, multiply, shift, sse, sse_convert, sse_move, sse_shuffle, stack,
+    string, system,
+};
 use super::uop::{ADDRESS_32, Handler, REP, REPNE, STACK, Uop, form, reg};
 use iced_x86::{Code, ConditionCode, Decoder, DecoderError, DecoderOptions};
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
@@ -454,17 +457,17 @@ fn sse_instruction(instruction: &Instruction) -> Option<Handler> {
         }
         M::Pinsrw if is_xmm(0) => sse_move::pinsrw_handler(form),
         M::Cvtsi2ss | M::Cvtsi2sd => {
-            sse::from_integer_handler(mnemonic, width_of(instruction, 1), form)
+            sse_convert::from_integer_handler(mnemonic, width_of(instruction, 1), form)
         }
         M::Cvtss2si | M::Cvtsd2si | M::Cvttss2si | M::Cvttsd2si => {
-            sse::to_integer_handler(mnemonic, width_of(instruction, 0), form)
+            sse_convert::to_integer_handler(mnemonic, width_of(instruction, 0), form)
         }
-        _ if form == form::RI => sse::shift_immediate_handler(mnemonic),
+        _ if form == form::RI => sse_shuffle::shift_immediate_handler(mnemonic),
         _ => sse::packed_handler(mnemonic, form)
             .or_else(|| sse::float_handler(mnemonic, form))
-            .or_else(|| sse::compare_handler(mnemonic, form))
-            .or_else(|| sse::compare_to_flags_handler(mnemonic, form))
-            .or_else(|| sse::shuffle_handler(mnemonic, form))
+            .or_else(|| sse_convert::compare_handler(mnemonic, form))
+            .or_else(|| sse_convert::compare_to_flags_handler(mnemonic, form))
+            .or_else(|| sse_shuffle::shuffle_handler(mnemonic, form))
             .or_else(|| sse::estimate_handler(mnemonic, form)),
     }
 }

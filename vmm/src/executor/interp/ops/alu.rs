@@ -191,8 +191,8 @@ fn cmpxchg<const BITS: u32, const FORM: u8>(e: &mut Engine, u: &Uop) -> Result<(
 /// XADD's handler.
 pub fn xadd_handler(bits: u32, form: u8) -> Option<Handler> {
     match form {
-        0 => width!(bits, xadd::<[] _ [, 0]>),
-        2 => width!(bits, xadd::<[] _ [, 2]>),
+        form::RR => width!(bits, xadd::<[] _ [, { form::RR }]>),
+        form::MR => width!(bits, xadd::<[] _ [, { form::MR }]>),
         _ => None,
     }
 }
@@ -200,8 +200,8 @@ pub fn xadd_handler(bits: u32, form: u8) -> Option<Handler> {
 /// CMPXCHG's handler.
 pub fn cmpxchg_handler(bits: u32, form: u8) -> Option<Handler> {
     match form {
-        0 => width!(bits, cmpxchg::<[] _ [, 0]>),
-        2 => width!(bits, cmpxchg::<[] _ [, 2]>),
+        form::RR => width!(bits, cmpxchg::<[] _ [, { form::RR }]>),
+        form::MR => width!(bits, cmpxchg::<[] _ [, { form::MR }]>),
         _ => None,
     }
 }

@@ -104,8 +104,8 @@ fn xchg<const BITS: u32, const FORM: u8>(e: &mut Engine, u: &Uop) -> Result<(), 
 /// XCHG.
 pub fn xchg_handler(bits: u32, form: u8) -> Option<Handler> {
     match form {
-        form::RR => width!(bits, xchg::<[] _ [, 0]>),
-        form::MR => width!(bits, xchg::<[] _ [, 2]>),
+        form::RR => width!(bits, xchg::<[] _ [, { form::RR }]>),
+        form::MR => width!(bits, xchg::<[] _ [, { form::MR }]>),
         _ => None,
     }
 }
@@ -170,8 +170,8 @@ fn setcc<const CC: u8, const FORM: u8>(e: &mut Engine, u: &Uop) -> Result<(), Tr
 /// SETcc; RI for a register, MI for memory.
 pub fn setcc_handler(cc: u8, form: u8) -> Option<Handler> {
     match form {
-        form::RI => Some(condition!(cc, setcc, , 3)),
-        form::MI => Some(condition!(cc, setcc, , 4)),
+        form::RI => Some(condition!(cc, setcc, , { form::RI })),
+        form::MI => Some(condition!(cc, setcc, , { form::MI })),
         _ => None,
     }
 }
@@ -190,12 +190,12 @@ fn cmov<const CC: u8, const BITS: u32, const FORM: u8>(
 /// CMOVcc.
 pub fn cmov_handler(cc: u8, bits: u32, form: u8) -> Option<Handler> {
     match (bits, form) {
-        (16, form::RR) => Some(condition!(cc, cmov, , 16, 0)),
-        (32, form::RR) => Some(condition!(cc, cmov, , 32, 0)),
-        (64, form::RR) => Some(condition!(cc, cmov, , 64, 0)),
-        (16, form::RM) => Some(condition!(cc, cmov, , 16, 1)),
-        (32, form::RM) => Some(condition!(cc, cmov, , 32, 1)),
-        (64, form::RM) => Some(condition!(cc, cmov, , 64, 1)),
+        (16, form::RR) => Some(condition!(cc, cmov, , 16, { form::RR })),
+        (32, form::RR) => Some(condition!(cc, cmov, , 32, { form::RR })),
+        (64, form::RR) => Some(condition!(cc, cmov, , 64, { form::RR })),
+        (16, form::RM) => Some(condition!(cc, cmov, , 16, { form::RM })),
+        (32, form::RM) => Some(condition!(cc, cmov, , 32, { form::RM })),
+        (64, form::RM) => Some(condition!(cc, cmov, , 64, { form::RM })),
         _ => None,
     }
 }
