@@ -37,3 +37,7 @@ svm:
 fuzz-interp count="5000000" seed="1":
     STALEMATE_REQUIRE_KVM=1 STALEMATE_FUZZ_COUNT={{count}} STALEMATE_FUZZ_SEED={{seed}} \
         cargo test -p stalemate --test differential the_interpreter -- --nocapture
+
+# Property tests on cases that nobody has drawn yet
+properties cases="50000":
+    PROPTEST_RNG_SEED= PROPTEST_CASES={{cases}} cargo test --release -p stalemate --test tlb_naive

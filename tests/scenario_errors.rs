@@ -175,7 +175,7 @@ fn a_near_miss_is_recognised() {
         (steps("map u0 red\nuser read u0 -> fualt"), "did you mean `fault`?"),
         (steps("misbehave tripple-fault"), "did you mean `triple-fault`?"),
         (steps("read u0"), "`user read …`"),
-        (steps("b switch_mm"), "a letter from A to H"),
+        (steps("b switch_mm"), "a letter from A to L"),
         (steps("map u0 red").replace("summary", "sumary"), "did you mean `summary`?"),
         (steps("map u0 red") + "kernel = { policy = \"splt\" }", "did you mean `split`?"),
         (

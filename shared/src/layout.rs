@@ -72,8 +72,8 @@ pub const USER_LARGE_PAGES: u64 = 0x80_0000;
 pub const USER_LARGE_PAGE_COUNT: u64 = 2;
 /// End (exclusive) of the user half.
 pub const USER_END: u64 = 0x0000_8000_0000_0000;
-/// Number of address spaces, named A, B, … in scenarios and numbered from 0 here.
-pub const MM_COUNT: usize = 8;
+/// Number of address spaces, named A to L in scenarios and numbered from 0 here.
+pub const MM_COUNT: usize = 12;
 
 /// The kernel's code selector at virtual CPL 0. Guest selectors are 0x80 and above, so that
 /// IRETQ and far returns to them trap on every host.

@@ -1,6 +1,6 @@
 //! Step lines: `[mm] verb …`.
 //!
-//! The address space is a letter A..H; a line without one is about A, also in a scenario that
+//! The address space is a letter A..L; a line without one is about A, also in a scenario that
 //! uses several. `#` begins a comment.
 
 use super::diagnostic::{nearest, suggest};
@@ -326,7 +326,7 @@ fn verb(words: &mut Words<'_>) -> Result<Parsed, StepError> {
                 "read" | "write" | "nop" => {
                     format!("say who does it: `user {other} …` or `kernel {other} …`")
                 }
-                _ if other.len() == 1 => "an address space is a letter from A to H".to_owned(),
+                _ if other.len() == 1 => "an address space is a letter from A to L".to_owned(),
                 _ => suggest(other, &VERBS),
             };
             words.error(format!("`{other}` is no verb"), help)

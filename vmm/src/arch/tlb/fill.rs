@@ -2,12 +2,13 @@
 
 use super::entry::{Entry, EntryId, StructureEntry};
 use super::harvest::Harvest;
-use super::{Fill, Recalled, Store, Tlb};
+use super::{Fill, Recalled, Store, Tlb, today};
 use crate::arch::addr::{Gpa, Gva};
 use crate::arch::census::{Census, Reach};
 use crate::arch::features::Paging;
 use crate::arch::walk::{
     Meaning, Rights, Start, Tables, Translation, Walk, entry, meaning, shift, slot as walk_slot,
+    walk,
 };
 use std::collections::BTreeSet;
 
@@ -45,7 +46,7 @@ impl Tlb {
         translation: &Translation,
     ) {
         let Some(start) = self.walk_start(translation.page) else { return };
-        let walked = crate::arch::walk::walk(tables, start, translation.page, paging);
+        let walked = walk(tables, start, translation.page, paging);
         self.fill(paging, &walked, translation);
     }
 
@@ -85,8 +86,11 @@ impl Tlb {
         }
         let mut beyond = Harvest { lazy, ..Harvest::default() };
         for structure in cached {
-            // Walks that begin at a fresh entry have just been made from the root.
-            if self.structure_is_stale(tables, paging, &structure) {
+            // Walks that begin at a fresh entry have just been made from the root, unless they
+            // stopped above it, where A is clear.
+            let found = today(tables, paging, root, &structure);
+            let stopped = lazy && found.is_some_and(|found| !found.accessed);
+            if stopped || self.structure_is_stale(tables, paging, &structure) {
                 beyond.below(tables, paging, structure.start(), structure.base.0);
             }
         }

@@ -1,9 +1,9 @@
 //! What each operation must invalidate (SDM vol. 3, 4.10.4.1; vol. 2, INVLPG and INVPCID).
 //! Everything else stays: a processor may drop more at any time, the model never does.
 
-use super::entry::{Entry, EntryId, Tag};
+use super::entry::{Entry, EntryId, StructureEntry, Tag};
 use super::set::{EntrySet, Removed, StructureSet};
-use super::{Fill, Tagged, Tlb};
+use super::{Fill, Tagged, Tlb, today};
 use crate::arch::addr::{Gpa, Gva, Pcid};
 use crate::arch::features::Paging;
 use crate::arch::vcpu::cr4;
@@ -144,7 +144,7 @@ impl Tlb {
     }
 
     /// Removes the paging-structure entries of `pcid` that are used for `va`, or all of them.
-    /// Those that a speculating processor would fill again at once stay.
+    /// Those that a speculating processor would fill again at once, just the same, stay.
     fn remove_structures(
         &mut self,
         tables: &dyn Tables,
@@ -152,11 +152,20 @@ impl Tlb {
         pcid: Pcid,
         va: Option<Gva>,
     ) {
-        let refilled = self.model.fill.is_complete() && pcid == self.current;
+        let lazy = self.model.fill == Fill::LazyA;
+        let root = self.root(Tag::Pcid(pcid)).filter(|_| pcid == self.current);
+        let refilled = |structure: &StructureEntry| {
+            let found = root.and_then(|root| today(tables, paging, root, structure));
+            self.model.fill.is_complete()
+                && found.is_some_and(|found| {
+                    (found.table, found.rights) == (structure.table, structure.rights)
+                        && (found.accessed || !lazy)
+                })
+        };
         let gone: Vec<EntryId> = self
             .structures(pcid)
             .filter(|structure| va.is_none_or(|va| structure.covers(va)))
-            .filter(|structure| !refilled || self.structure_is_stale(tables, paging, structure))
+            .filter(|structure| !refilled(structure))
             .map(|structure| structure.id)
             .collect();
         if let Some(tagged) = self.tagged.get_mut(&pcid) {

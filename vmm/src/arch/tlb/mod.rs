@@ -21,7 +21,9 @@ pub use seeded::Chosen;
 use super::addr::{Gpa, Gva, Pcid};
 use super::census::Reach;
 use super::features::Paging;
-use super::walk::{Access, Start, Tables, Translation, shift, walk};
+use super::walk::{
+    Access, Meaning, Rights, Start, Tables, Translation, entry as bits, meaning, shift, walk,
+};
 use choices::Choices;
 use set::{EntrySet, StructureSet};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -192,19 +194,9 @@ impl Tlb {
         structure: &StructureEntry,
     ) -> bool {
         let Some(root) = self.root(Tag::Pcid(structure.pcid)) else { return false };
-        let walked = walk(tables, Start::root(root), structure.base, paging);
-        let mut rights = super::walk::Rights::ALL;
-        for step in &walked.path {
-            rights = rights.and(step.entry);
-            if step.level == structure.level {
-                let table = match super::walk::meaning(step.entry, step.level, paging) {
-                    super::walk::Meaning::Table(table) => Some(table),
-                    _ => None,
-                };
-                return table != Some(structure.table) || structure.rights.exceed(&rights);
-            }
-        }
-        true
+        today(tables, paging, root, structure).is_none_or(|today| {
+            today.table != structure.table || structure.rights.exceed(&today.rights)
+        })
     }
 
     /// The tables that cached paging-structure entries reach, with their levels.
@@ -266,4 +258,33 @@ impl Tlb {
         let cached = tagged.structures.deepest(va);
         Some(cached.map_or(Start::root(tagged.root), StructureEntry::start))
     }
+}
+
+/// What a walk gives today where a cached paging-structure entry was made.
+struct Today {
+    table: Gpa,
+    rights: Rights,
+    /// A is set all the way down to it.
+    accessed: bool,
+}
+
+fn today(
+    tables: &dyn Tables,
+    paging: Paging,
+    root: Gpa,
+    structure: &StructureEntry,
+) -> Option<Today> {
+    let walked = walk(tables, Start::root(root), structure.base, paging);
+    let (mut rights, mut accessed) = (Rights::ALL, true);
+    for step in &walked.path {
+        rights = rights.and(step.entry);
+        accessed &= step.entry & bits::ACCESSED != 0;
+        if step.level == structure.level {
+            return match meaning(step.entry, step.level, paging) {
+                Meaning::Table(table) => Some(Today { table, rights, accessed }),
+                _ => None,
+            };
+        }
+    }
+    None
 }
