@@ -11,4 +11,4 @@ pub mod percpu;
 pub mod segments;
 mod start;
 
-pub use entry::{UserContext, UserExit, configure, enter_user, probe_read, probe_write};
+pub use entry::{UserContext, UserExit, configure, enter_user, hop, probe_read, probe_write};
