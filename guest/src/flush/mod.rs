@@ -1,7 +1,10 @@
 //! The flush primitives. What callers use is here: it announces begin and return with the
 //! caller's range, keeps generations, and leaves the work to the policy. No policy announces.
 
+mod eager;
+mod fallback;
 mod full;
+mod joined;
 mod split;
 mod unsplit;
 
@@ -29,6 +32,9 @@ pub trait Policy: Sync {
     fn flush_tlb_mm(&self);
     /// Flushes everything.
     fn flush_tlb_all(&self);
+    /// Loads `cr3`, a kernel CR3 of slot `asid`, so that nothing older is used under either PCID
+    /// of the slot. Only with PCIDs.
+    fn switch_mm_flush(&self, cr3: u64, asid: u16);
 }
 
 static CONFIG: crate::arch::percpu::Once<Config> = crate::arch::percpu::Once::new();
@@ -44,12 +50,16 @@ pub fn config() -> &'static Config {
     CONFIG.get()
 }
 
-/// The policy.
+/// The policy that this kernel was booted with.
+#[must_use]
 pub fn policy() -> &'static dyn Policy {
     match config().policy {
         PolicyName::Split => &split::Split,
         PolicyName::Unsplit => &unsplit::Unsplit,
         PolicyName::Full => &full::Full,
+        PolicyName::Eager => &eager::Eager,
+        PolicyName::Fallback => &fallback::Fallback,
+        PolicyName::Joined => &joined::Joined,
     }
 }
 
