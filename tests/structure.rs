@@ -67,8 +67,10 @@ fn every_rule_has_a_file_a_statement_and_a_source() {
 }
 
 #[test]
-fn every_rule_that_fails_runs_is_violated_somewhere_in_the_suite() {
-    let scenarios = stalemate::scenario::builtin().unwrap_or_else(|error| panic!("{error}"));
+fn every_rule_that_fails_runs_is_violated_in_the_suite_or_the_zoo() {
+    let suite = stalemate::scenario::builtin().unwrap_or_else(|error| panic!("{error}"));
+    let zoo = stalemate::scenario::zoo().unwrap_or_else(|error| panic!("{error}"));
+    let scenarios: Vec<_> = suite.into_iter().chain(zoo).collect();
     let violated: std::collections::BTreeSet<_> = scenarios
         .iter()
         .flat_map(|scenario| {

@@ -1,11 +1,12 @@
 //! From the first Rust instruction to the step loop.
 
 use crate::arch::{self, apic, cpu, hypercall, memory, percpu, segments};
-use crate::{flush, mm, paging, steps};
+use crate::{flush, mm, paging, steps, variant};
 use core::mem::{offset_of, size_of};
 use stalemate_shared::boot::{BootBlock, MAGIC, Policy, features, options};
 use stalemate_shared::layout::BOOT_BLOCK;
 use stalemate_shared::pcid::kernel_pcid;
+use stalemate_shared::variant::Variant;
 use stalemate_shared::{VERSION, layout};
 
 const CR4_PGE: u64 = 1 << 7;
@@ -33,6 +34,8 @@ pub struct Config {
     pub nmi_flush: bool,
     /// How many CPUs there are.
     pub cpus: u64,
+    /// The historical mistake that this kernel makes.
+    pub variant: Option<Variant>,
 }
 
 fn read(offset: usize) -> u64 {
@@ -65,6 +68,7 @@ pub extern "C" fn kernel_main(block: u64) -> ! {
         kernel_global: pge && (!pti || option(options::GLOBAL_WITH_PTI)),
         nmi_flush: option(options::NMI_FLUSH),
         cpus: read(offset_of!(BootBlock, cpus)),
+        variant: Variant::from_number(read(offset_of!(BootBlock, variant))),
         policy: match policy_and_options as u32 {
             0 => Policy::Split,
             1 => Policy::Unsplit,
@@ -78,6 +82,7 @@ pub extern "C" fn kernel_main(block: u64) -> ! {
     flush::install(config);
     percpu::init();
     arch::configure(config.pti, config.pcid, option(options::PARANOID_REWRITE));
+    arch::patch(config.variant);
     segments::build();
     paging::init(&config);
     start_cpu(0, 0);
@@ -118,7 +123,9 @@ fn load_first_mm(config: &Config, number: usize) {
     cpu::write_cr4(cr4);
     percpu::set_cr4(cr4);
     if config.pcid {
-        cpu::load_cr3(root | u64::from(kernel_pcid(0)));
+        // A CPU that comes back from sleep may find another PCID in CR3 than slot 0's.
+        let asid = if variant::is(Variant::ForeignPcidAtBoot) { 2 } else { 0 };
+        cpu::load_cr3(root | u64::from(kernel_pcid(asid)));
     }
 }
 

@@ -95,6 +95,12 @@ pub fn copied(entry: u64, frame: u64) -> u64 {
     clean(kept) | frame | F::WRITABLE.bits()
 }
 
+/// `entry` with another frame.
+#[must_use]
+pub fn moved(entry: u64, frame: u64) -> u64 {
+    entry & !stalemate_shared::pcid::ROOT_MASK | frame
+}
+
 /// The 4 KiB part `index` of the large page `entry`.
 #[must_use]
 pub fn part(entry: u64, index: u64) -> u64 {

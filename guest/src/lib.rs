@@ -23,3 +23,5 @@ pub mod paging;
 pub mod shootdown;
 #[cfg(feature = "image")]
 pub mod steps;
+#[cfg(feature = "image")]
+pub mod variant;

@@ -1,11 +1,14 @@
 //! Switching address spaces.
 
+use crate::arch::memory::Word;
 use crate::arch::{cpu, percpu};
 use crate::asid;
 use crate::flush::{config, policy};
-use stalemate_shared::layout::MM_COUNT;
+use crate::variant;
+use stalemate_shared::layout::{MAX_CPUS, MM_COUNT};
 use stalemate_shared::pcid::{ASID_SLOTS, NOFLUSH, kernel_pcid};
 use stalemate_shared::tlb_state::{MmState, SWITCHING, Slot};
+use stalemate_shared::variant::Variant;
 
 /// The address space without a user half.
 pub const INIT: usize = MM_COUNT;
@@ -46,7 +49,7 @@ pub fn switch_mm(number: usize) {
     percpu::set_is_lazy(0);
     if is_loaded(&percpu::mm_state(number)) {
         // Nobody has told a lazy CPU of flushes.
-        if was_lazy {
+        if was_lazy && !variant::is(Variant::LazyDoesNotCatchUp) {
             catch_up(number);
         }
         return;
@@ -54,20 +57,49 @@ pub fn switch_mm(number: usize) {
     let previous = percpu::loaded_mm();
     // From here to the end CR3 and `loaded_mm` may disagree: whoever flushes must not pass over
     // this CPU.
-    percpu::set_loaded_mm(SWITCHING);
+    let open = variant::is(Variant::SwitchWithInterrupts);
+    if open {
+        cpu::enable_interrupts();
+    } else {
+        percpu::set_loaded_mm(SWITCHING);
+    }
     percpu::join(number);
     // Read after the cpumask was written: a flush that saw no bit there has raised it before.
     let next = percpu::mm_state(number);
-    load(&next);
+    let previous = (previous as usize).checked_sub(1);
+    let early = variant::is(Variant::LeavesEarly);
+    if let Some(previous) = previous.filter(|_| early) {
+        percpu::leave(previous);
+    }
+    load(number, &next);
+    if open {
+        cpu::disable_interrupts();
+    }
     percpu::set_loaded_mm(next.ctx_id);
+    USER_RAN[percpu::number() as usize].set(0);
     // Only now can the CPU's walks no longer reach the tables of the previous one.
-    if let Some(previous) = (previous as usize).checked_sub(1) {
+    if let Some(previous) = previous.filter(|_| !early) {
         percpu::leave(previous);
     }
 }
 
+/// Whether user mode has run since this CPU loaded its address space.
+static USER_RAN: [Word; MAX_CPUS] = [const { Word::new(0) }; MAX_CPUS];
+
+/// User mode runs now.
+pub fn user_runs() {
+    USER_RAN[percpu::number() as usize].set(1);
+}
+
+/// Whether user mode has run since this CPU loaded its address space. It says nothing of what
+/// the processor has cached.
+#[must_use]
+pub fn user_has_run() -> bool {
+    USER_RAN[percpu::number() as usize].get() != 0
+}
+
 /// Loads CR3 with the address space's root.
-fn load(next: &MmState) {
+fn load(number: usize, next: &MmState) {
     if !config().pcid {
         // Without PCIDs every CR3 load flushes.
         percpu::set_slot(0, Slot { ctx_id: next.ctx_id, tlb_gen: next.tlb_gen });
@@ -78,11 +110,25 @@ fn load(next: &MmState) {
         clear_asid_other();
     }
     let slots = percpu::slots();
-    let choice = asid::choose(&slots, percpu::next_asid(), next.ctx_id, next.tlb_gen);
+    let mut choice = asid::choose(&slots, percpu::next_asid(), next.ctx_id, next.tlb_gen);
+    if variant::is(Variant::SlotNotFlushed) {
+        choice.need_flush &= !choice.taken;
+    }
+    if variant::is(Variant::SlotByNumber) {
+        let asid = (number % ASID_SLOTS) as u16;
+        choice = asid::Choice { asid, need_flush: false, taken: false };
+    }
     if choice.taken {
         percpu::set_next_asid((u64::from(choice.asid) + 1) % ASID_SLOTS as u64);
     }
     let cr3 = next.kernel_root | u64::from(kernel_pcid(choice.asid));
+    if variant::is(Variant::FlushedWhileLoaded) && choice.taken {
+        let asid = percpu::loaded_mm_asid() as u16;
+        percpu::set_slot(asid, Slot { ctx_id: next.ctx_id, tlb_gen: next.tlb_gen });
+        policy().flush_tlb_mm();
+        cpu::load_cr3(next.kernel_root | u64::from(kernel_pcid(asid)) | NOFLUSH);
+        return;
+    }
     if choice.need_flush {
         percpu::set_slot(choice.asid, Slot { ctx_id: next.ctx_id, tlb_gen: next.tlb_gen });
         policy().switch_mm_flush(cr3, choice.asid);

@@ -7,8 +7,10 @@ use crate::arch::memory::Word;
 use crate::arch::{apic, hypercall, percpu};
 use crate::flush::{config, policy};
 use crate::mm::{self, INIT};
+use crate::variant;
 use stalemate_shared::layout::{MAX_CPUS, MM_COUNT, PAGE_SIZE};
 use stalemate_shared::tlb_state::{SWITCHING, Slot};
+use stalemate_shared::variant::Variant;
 
 /// Pages above which a range is flushed as a whole address space, or as everything.
 const CEILING: u64 = 8;
@@ -44,15 +46,23 @@ pub struct Request {
     pub end: u64,
     /// Bytes from one page to the next: of the pages as they were cached, not as they are now.
     pub stride: u64,
+    /// `loaded_mm` of the CPU that asks.
+    pub asked_under: u64,
 }
 
 /// Words of a request as others read it.
-const WORDS: usize = 7;
+const WORDS: usize = 8;
 
 /// The request of each CPU.
 static REQUESTS: [[Word; WORDS]; MAX_CPUS] = [const { [const { Word::new(0) }; WORDS] }; MAX_CPUS];
 
 impl Request {
+    /// A flush of `[start, end)`, whose pages are `stride` bytes apart.
+    #[must_use]
+    pub fn new(what: What, start: u64, end: u64, stride: u64) -> Self {
+        Self { what, start, end, stride, asked_under: percpu::loaded_mm() }
+    }
+
     fn publish(&self) {
         let [kind, number, tlb_gen, frees] = match self.what {
             What::User { number, tlb_gen, frees_tables } => {
@@ -62,14 +72,15 @@ impl Request {
             What::Loaded => [2, 0, 0, 0],
             What::Everything => [3, 0, 0, 0],
         };
-        let words = [kind, number, tlb_gen, frees, self.start, self.end, self.stride];
+        let range = [self.start, self.end, self.stride, self.asked_under];
+        let words = [kind, number, tlb_gen, frees].into_iter().chain(range);
         for (word, value) in REQUESTS[percpu::number() as usize].iter().zip(words) {
             word.set(value);
         }
     }
 
     fn of(cpu: u64) -> Self {
-        let [kind, number, tlb_gen, frees, start, end, stride] =
+        let [kind, number, tlb_gen, frees, start, end, stride, asked_under] =
             core::array::from_fn(|word| REQUESTS[cpu as usize][word].get());
         let what = match kind {
             0 => What::User { number: number as usize, tlb_gen, frees_tables: frees != 0 },
@@ -77,13 +88,15 @@ impl Request {
             2 => What::Loaded,
             _ => What::Everything,
         };
-        Self { what, start, end, stride }
+        Self { what, start, end, stride, asked_under }
     }
 }
 
 /// Flushes here, and on all CPUs of `cpus` that must.
 pub fn flush_on(cpus: u64, request: &Request) {
-    flush_here(request);
+    if !variant::is(Variant::AllButSelf) {
+        flush_here(request);
+    }
     let me = percpu::number();
     let asked = (0..config().cpus)
         .filter(|&cpu| cpu != me && cpus >> cpu & 1 != 0 && must_flush(cpu, request))
@@ -100,12 +113,18 @@ pub const EVERY_CPU: u64 = u64::MAX;
 /// before it goes on; only where tables are freed it must not walk them until then.
 fn must_flush(cpu: u64, request: &Request) -> bool {
     match request.what {
+        What::User { frees_tables: true, .. }
+            if variant::is(Variant::LazyKeepsTables) && percpu::is_lazy_of(cpu) =>
+        {
+            false
+        }
         What::Kernel | What::Everything | What::User { frees_tables: true, .. } => true,
         What::Loaded => !percpu::is_lazy_of(cpu),
         What::User { number, .. } => {
             let loaded = percpu::loaded_mm_of(cpu);
             // In the middle of a switch it may have read the generation already.
-            loaded == SWITCHING || loaded == mm::ctx_id(number) && !percpu::is_lazy_of(cpu)
+            let switching = loaded == SWITCHING && !variant::is(Variant::SwitchingPassedOver);
+            switching || loaded == mm::ctx_id(number) && !percpu::is_lazy_of(cpu)
         }
     }
 }
@@ -118,7 +137,7 @@ fn ask(cpus: u64, request: &Request) {
         percpu::ask(cpu);
         apic::send_shootdown(cpu);
     }
-    while percpu::waiting() != 0 {
+    while percpu::waiting() != 0 && !variant::is(Variant::NobodyWaits) {
         hypercall::wait_for_others();
     }
 }
@@ -127,6 +146,11 @@ fn ask(cpus: u64, request: &Request) {
 pub fn answer() {
     for cpu in (0..config().cpus).filter(|cpu| percpu::pending() >> cpu & 1 != 0) {
         percpu::take_notice(cpu);
+        if variant::is(Variant::AcknowledgesFirst) {
+            percpu::acknowledge(cpu);
+            flush_here(&Request::of(cpu));
+            continue;
+        }
         flush_here(&Request::of(cpu));
         percpu::acknowledge(cpu);
     }
@@ -153,13 +177,20 @@ fn is_loaded(number: usize) -> bool {
 }
 
 fn kernel(request: &Request) {
+    if variant::is(Variant::KernelFlushNeedsSameMm) && percpu::loaded_mm() != request.asked_under {
+        return;
+    }
     if (request.end - request.start) / PAGE_SIZE > CEILING {
         policy().flush_tlb_all();
         return;
     }
     let mut va = request.start;
     while va < request.end {
-        policy().flush_tlb_one_kernel(va);
+        if variant::is(Variant::KernelRangeAsUser) {
+            policy().flush_tlb_one_user(va);
+        } else {
+            policy().flush_tlb_one_kernel(va);
+        }
         va += PAGE_SIZE;
     }
 }
@@ -174,7 +205,12 @@ fn user(number: usize, asked: u64, request: &Request) {
     }
     let asid = percpu::loaded_mm_asid() as u16;
     let (slot, mm) = (percpu::slot(asid), percpu::mm_state(number));
-    if slot.tlb_gen >= mm.tlb_gen {
+    let done = slot.tlb_gen + u64::from(variant::is(Variant::GenerationOffByOne));
+    if done >= mm.tlb_gen {
+        return;
+    }
+    if variant::is(Variant::SpeculationIgnored) && !mm::user_has_run() {
+        percpu::set_slot(asid, Slot { ctx_id: mm.ctx_id, tlb_gen: mm.tlb_gen });
         return;
     }
     let few = (request.end - request.start) / request.stride <= CEILING;

@@ -1,7 +1,7 @@
 //! The step loop: one step at a time from the VMM, and what it came to.
 
 use crate::arch::{self, UserContext, UserExit, cpu::broken, hypercall, memory, percpu};
-use crate::paging::{self, Downgrade, Refused, pool, tables};
+use crate::paging::{self, Downgrade, Refused, edits, pool, tables};
 use crate::{entry, flush, mm};
 use stalemate_shared::layout::{
     KERNEL_PAGE_COUNT, KERNEL_PAGES, MEMORY_SIZE, MM_COUNT, PAGE_SIZE, USER_CODE, USER_END,
@@ -102,6 +102,11 @@ fn step(pending: &mut Pending, opcode: u64, args: [u64; 4]) -> Result<Report, Re
         op::MERGE_LARGE => tables::merge(number, va)?,
         op::FREE_TABLE => tables::free_table(number, va)?,
         op::FREE_FRAME => pool::give_back(args[0]),
+        op::UNMAP_RANGE => edits::unmap_range(number, va, third)?,
+        op::MOVE_PAGE => edits::move_page(number, va, third)?,
+        op::MIGRATE => edits::migrate(number, va, third)?,
+        op::MAKE_CLEAN => edits::make_clean(number, va)?,
+        op::WRITE_PROTECT => edits::write_protect(number, va)?,
         op::SWITCH_MM => mm::switch_mm(number),
         op::LAZY => mm::enter_lazy_tlb(),
         op::LEAVE_MM => mm::switch_mm(mm::INIT),
@@ -142,6 +147,7 @@ fn user(number: usize, address: u64, operation: u64, value: u64) -> Report {
     mm::switch_mm(number);
     let context = UserContext { rip: USER_CODE, rsp: 0, address, operation, value };
     loop {
+        mm::user_runs();
         match arch::enter_user(&context) {
             UserExit::Syscall(value) => return [status::DONE, value, 0],
             // A store to a page that is shared: once it is copied, the store is tried again.

@@ -32,6 +32,16 @@ pub mod op {
     pub const FREE_TABLE: u64 = 51;
     /// (frame): give a frame back
     pub const FREE_FRAME: u64 = 52;
+    /// (mm, start, end): unmap what is mapped of user pages, flush, and free the frames
+    pub const UNMAP_RANGE: u64 = 53;
+    /// (mm, from, to): move a page's frame from one address to another; and flush
+    pub const MOVE_PAGE: u64 = 54;
+    /// (mm, va, frame): give a page another frame by way of not present; and flush
+    pub const MIGRATE: u64 = 55;
+    /// (mm, va): clear D; and flush
+    pub const MAKE_CLEAN: u64 = 56;
+    /// (mm, va): take the right to write away; and flush
+    pub const WRITE_PROTECT: u64 = 57;
     /// (mm, va): `flush_tlb_one_user`
     pub const FLUSH_ONE_USER: u64 = 10;
     /// (mm, va): `flush_tlb_one_kernel`; mm is ignored

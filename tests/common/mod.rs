@@ -53,6 +53,7 @@ pub fn config(cpu: &str, policy: Policy, pti: bool) -> RunConfig {
         global_with_pti: false,
         paranoid_rewrite: false,
         nmi_flush: false,
+        variant: None,
         fill: stalemate::arch::tlb::Fill::WorstCase,
         seed: 0,
         structure_caches: true,

@@ -8,9 +8,10 @@
 //! if it was set, while kernel CR3 and kernel GS are still in use; a paranoid exit does the same
 //! for a user CR3 that it saved, and leaves a kernel CR3 alone.
 
-use super::memory::{symbol, write_word};
+use super::memory::{symbol, write_byte, write_bytes, write_word};
 use core::arch::global_asm;
 use stalemate_shared::tlb_state::USER_PCID_FLUSH_MASK;
+use stalemate_shared::variant::Variant;
 
 /// Bits of `trampoline_config`, which the entry code tests.
 const PTI: u64 = 1;
@@ -35,9 +36,11 @@ global_asm!(
     "test byte ptr [rip + trampoline_config], {pcid}",
     "jz 78f",
     "mov \\index, \\cr3",
+    "\\consume\\()_index:",
     "and \\index32, 0x7ff",
     "mov \\state, gs:[32]",
     "bt qword ptr [\\state + {mask}], \\index",
+    "\\consume\\()_test:",
     "jnc 76f",
     ".global \\consume",
     "\\consume:",
@@ -284,6 +287,7 @@ global_asm!(
     "bt rax, 12",
     "jc 4f",
     // A kernel CR3 is still loaded. Linux before 6.9 (bb998361999e) rewrote it all the same.
+    "paranoid_kernel_cr3:",
     "test byte ptr [rip + trampoline_config], {rewrite}",
     "jz 5f",
     "test byte ptr [rip + trampoline_config], {pcid}",
@@ -308,10 +312,19 @@ global_asm!(
     ".global iret_paranoid_exit",
     "iret_paranoid_exit:",
     "iretq",
+    // Only where `patch` says so: clears the mark of a kernel CR3's ASID, and restores nothing.
+    "paranoid_kernel_consumes:",
+    "test byte ptr [rip + trampoline_config], {pcid}",
+    "jz 5b",
+    "and eax, 0x7ff",
+    "mov r10, gs:[32]",
+    "btr qword ptr [r10 + {mask}], rax",
+    "jmp 5b",
     ".size entry_paranoid, . - entry_paranoid",
     pti = const PTI,
     pcid = const PCID,
     rewrite = const PARANOID_REWRITE,
+    mask = const USER_PCID_FLUSH_MASK,
     handler = sym super::handlers::paranoid,
 );
 
@@ -394,3 +407,37 @@ pub fn configure(pti: bool, pcid: bool, paranoid_rewrite: bool) {
     let config = bit(pti, PTI) | bit(pcid, PCID) | bit(paranoid_rewrite, PARANOID_REWRITE);
     write_word(symbol!(trampoline_config), config);
 }
+
+/// Changes the entry code for one of the historical mistakes, as alternatives are patched in:
+/// before anything but boot code has run.
+pub fn patch(variant: Option<Variant>) {
+    match variant {
+        // JNC over the consuming branch becomes JMP: marks are not looked at.
+        Some(Variant::MarkIgnored) => {
+            for jump in [symbol!(consume_return_test), symbol!(consume_irq_test)] {
+                write_byte(jump, JMP_REL8);
+            }
+        }
+        Some(Variant::ParanoidExitKeeps) => write_byte(symbol!(consume_paranoid_test), JMP_REL8),
+        // AND r8d, 0x7ff becomes MOV r8d, 1 and NOP: one bit for all.
+        Some(Variant::OnePendingBit) => {
+            for index in [
+                symbol!(consume_return_index),
+                symbol!(consume_irq_index),
+                symbol!(consume_paranoid_index),
+            ] {
+                write_bytes(index, &[0x41, 0xb8, 1, 0, 0, 0, 0x90]);
+            }
+        }
+        Some(Variant::KernelRestoreConsumes) => {
+            let from = symbol!(paranoid_kernel_cr3);
+            let distance = symbol!(paranoid_kernel_consumes).wrapping_sub(from + 5) as u32;
+            write_byte(from, JMP_REL32);
+            write_bytes(from + 1, &distance.to_le_bytes());
+        }
+        _ => {}
+    }
+}
+
+const JMP_REL8: u8 = 0xeb;
+const JMP_REL32: u8 = 0xe9;

@@ -75,6 +75,17 @@ pub(super) fn write_word(va: u64, value: u64) {
     };
 }
 
+/// Writes a byte at kernel-virtual `va`: of code, at boot, on tables that let it be written.
+pub(super) fn write_byte(va: u64, byte: u8) {
+    // SAFETY: callers name code of the kernel's own that has not run yet.
+    unsafe { (va as *mut u8).write_volatile(byte) };
+}
+
+/// Writes bytes one after the other, as [`write_byte`].
+pub(super) fn write_bytes(va: u64, bytes: &[u8]) {
+    (va..).zip(bytes).for_each(|(at, &byte)| write_byte(at, byte));
+}
+
 /// Sets a bit of such a word, with one BTS.
 #[inline(always)]
 pub(super) fn set_bit(va: u64, bit: u64) {

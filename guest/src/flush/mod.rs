@@ -13,7 +13,7 @@ use crate::arch::{cpu, hypercall, percpu};
 use crate::boot::Config;
 use crate::paging::Downgrade;
 use crate::shootdown::{EVERY_CPU, Request, What, flush_on};
-use crate::{entry, paging};
+use crate::{entry, paging, variant};
 use stalemate_shared::boot::Policy as PolicyName;
 use stalemate_shared::hypercall::primitive;
 use stalemate_shared::layout::{
@@ -21,6 +21,7 @@ use stalemate_shared::layout::{
     USER_TABLE_PAGES,
 };
 use stalemate_shared::pcid::{PCID_MASK, ROOT_MASK, kernel_pcid};
+use stalemate_shared::variant::Variant;
 
 /// One complete design of the flush primitives. Each works on the loaded address space.
 pub trait Policy: Sync {
@@ -73,6 +74,28 @@ pub fn flush_tlb_range(number: usize, start: u64, end: u64) {
     user(number, primitive::RANGE, start, end);
 }
 
+/// As [`flush_tlb_range`], asked for `[start, end)` and flushing `[start, flushed_end)`.
+pub fn flush_tlb_range_announcing(number: usize, start: u64, end: u64, flushed_end: u64) {
+    hypercall::begin(primitive::RANGE, percpu::mm_state(number).kernel_root, start, end);
+    let tlb_gen = percpu::raise_tlb_gen(number);
+    let what = What::User { number, tlb_gen, frees_tables: false };
+    let cpus = percpu::mm_state(number).cpumask;
+    flush_on(cpus, &Request::new(what, start, flushed_end, PAGE_SIZE));
+    hypercall::end(primitive::RANGE);
+}
+
+/// One user page, on this CPU and no other.
+pub fn flush_tlb_here(number: usize, token: Downgrade) {
+    let va = token.page;
+    let end = va + page_size(va);
+    hypercall::begin(primitive::ONE_USER, percpu::mm_state(number).kernel_root, va, end);
+    let tlb_gen = percpu::raise_tlb_gen(number);
+    let what = What::User { number, tlb_gen, frees_tables: false };
+    flush_on(0, &Request::new(what, va, end, page_size(va)));
+    hypercall::end(primitive::ONE_USER);
+    let _ = token.discharge(Some(number), va, end);
+}
+
 /// The user half of address space `number`.
 pub fn flush_tlb_mm(number: usize) {
     user(number, primitive::MM, 0, USER_END);
@@ -81,7 +104,8 @@ pub fn flush_tlb_mm(number: usize) {
 /// User pages whose page tables are about to be freed.
 pub fn flush_tlb_freeing(number: usize, start: u64, end: u64) {
     // The pages of a page table are small, whatever takes their place.
-    announced_user(number, primitive::FREE_TABLES, start, end, PAGE_SIZE, true);
+    let stride = if variant::is(Variant::StrideOfToday) { page_size(start) } else { PAGE_SIZE };
+    announced_user(number, primitive::FREE_TABLES, start, end, stride, true);
 }
 
 /// One kernel page, on every CPU.
@@ -100,8 +124,9 @@ pub fn flush_tlb_all() {
 }
 
 fn announced(id: u64, what: What, start: u64, end: u64) {
+    let cpus = if variant::is(Variant::KernelFlushIsLocal) { 0 } else { EVERY_CPU };
     hypercall::begin(id, 0, start, end);
-    flush_on(EVERY_CPU, &Request { what, start, end, stride: PAGE_SIZE });
+    flush_on(cpus, &Request::new(what, start, end, PAGE_SIZE));
     hypercall::end(id);
 }
 
@@ -113,11 +138,19 @@ fn user(number: usize, id: u64, start: u64, end: u64) {
 /// others see the generation at their next switch, and flush.
 fn announced_user(number: usize, id: u64, start: u64, end: u64, stride: u64, frees_tables: bool) {
     hypercall::begin(id, percpu::mm_state(number).kernel_root, start, end);
-    let tlb_gen = percpu::raise_tlb_gen(number);
+    let late = variant::is(Variant::GenerationAfterIpi);
+    let tlb_gen = match late {
+        true => percpu::mm_state(number).tlb_gen + 1,
+        false => percpu::raise_tlb_gen(number),
+    };
     let what = What::User { number, tlb_gen, frees_tables };
     // Read after the generation was raised: a CPU that is not in it yet will see that.
-    let cpus = percpu::mm_state(number).cpumask;
-    flush_on(cpus, &Request { what, start, end, stride });
+    let local = variant::is(Variant::UserFlushIsLocal);
+    let cpus = if local { 0 } else { percpu::mm_state(number).cpumask };
+    flush_on(cpus, &Request::new(what, start, end, stride));
+    if late {
+        percpu::raise_tlb_gen(number);
+    }
     hypercall::end(id);
 }
 
@@ -136,11 +169,23 @@ pub fn defer(number: usize, page: Downgrade) {
     let _ = page.discharge(None, 0, u64::MAX);
 }
 
+/// Whether this CPU has deferred anything.
+#[must_use]
+pub fn has_batch() -> bool {
+    BATCHES[percpu::number() as usize].get() != 0
+}
+
+/// A flush of a user range for which there is nothing to do, announced all the same.
+pub fn nothing_to_flush(number: usize, start: u64, end: u64) {
+    hypercall::begin(primitive::RANGE, percpu::mm_state(number).kernel_root, start, end);
+    hypercall::end(primitive::RANGE);
+}
+
 /// Flushes what this CPU has deferred.
 pub fn flush_tlb_batched() {
     hypercall::begin(primitive::BATCHED, 0, 0, USER_END);
     let batch = &BATCHES[percpu::number() as usize];
-    let request = Request { what: What::Loaded, start: 0, end: USER_END, stride: PAGE_SIZE };
+    let request = Request::new(What::Loaded, 0, USER_END, PAGE_SIZE);
     flush_on(batch.get(), &request);
     batch.set(0);
     hypercall::end(primitive::BATCHED);

@@ -5,7 +5,9 @@
 use super::{Policy, config};
 use crate::arch::{cpu, percpu};
 use crate::paging::is_trampoline;
-use stalemate_shared::pcid::{ASID_SLOTS, user_pcid};
+use crate::variant;
+use stalemate_shared::pcid::{ASID_SLOTS, NOFLUSH, user_pcid};
+use stalemate_shared::variant::Variant;
 
 const CR4_PGE: u64 = 1 << 7;
 
@@ -42,6 +44,13 @@ fn loaded_asid() -> u16 {
 #[inline(never)]
 pub fn flush_tlb_one_user(va: u64) {
     cpu::invlpg(va);
+    if variant::is(Variant::UserPcidForgotten) {
+        return;
+    }
+    if variant::is(Variant::OtherForCurrent) {
+        percpu::set_invalidate_other(1);
+        return;
+    }
     if config().pti && config().pcid {
         if config().invpcid {
             cpu::invpcid_address(user_pcid(loaded_asid()), va);
@@ -70,7 +79,8 @@ pub fn flush_tlb_mm() {
     if config().pti && config().pcid {
         percpu::mark(loaded_asid());
     }
-    cpu::load_cr3(cpu::read_cr3());
+    let keep = if variant::is(Variant::FlushKeeps) { NOFLUSH } else { 0 };
+    cpu::load_cr3(cpu::read_cr3() | keep);
 }
 
 /// Everything, by the biggest hammer that the CPU has. A CR3 load alone would not reach the other

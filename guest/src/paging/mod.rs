@@ -2,6 +2,7 @@
 //! token that only a flush consumes.
 
 mod build;
+pub mod edits;
 pub mod pool;
 pub mod tables;
 

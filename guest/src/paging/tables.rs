@@ -2,12 +2,14 @@
 
 use super::{Downgrade, Refused, change, get, leaf, pool, put, slot_at};
 use crate::arch::memory::{read_physical, write_physical};
+use crate::variant;
 use crate::{entry, flush};
 use core::ops::Range;
 use stalemate_shared::layout::{
     LARGE_PAGE_SIZE, PAGE_SIZE, USER_LARGE_PAGE_COUNT, USER_LARGE_PAGES, USER_PAGE_COUNT,
     USER_PAGES, USER_TABLE_PAGE_COUNT, USER_TABLE_PAGES,
 };
+use stalemate_shared::variant::Variant;
 
 /// Level of the entries that reference page tables.
 const PDE: u32 = 2;
@@ -50,11 +52,24 @@ pub fn free_table(mm: usize, va: u64) -> Result<(), Refused> {
         return Err(Refused);
     }
     write_physical(slot, 0);
+    let table = entry::frame(bits);
+    let maps_nothing = (0..ENTRIES).all(|index| read_physical(table + index * 8) == 0);
+    let forgets = variant::is(Variant::TableNotFlushed)
+        || variant::is(Variant::EmptyTableNotFlushed) && maps_nothing;
+    let early = variant::is(Variant::TableFreedFirst);
+    if forgets || early {
+        pool::give_back(table);
+    }
+    if forgets {
+        return Ok(());
+    }
     // One address in reach of the table would do for paging-structure caches (SDM vol. 3,
     // 4.10.4.1, INVLPG); the pages that it mapped are flushed one by one.
     let Range { start, end } = table_pages();
     flush::flush_tlb_freeing(mm, start, end);
-    pool::give_back(entry::frame(bits));
+    if !early {
+        pool::give_back(table);
+    }
     Ok(())
 }
 
@@ -109,6 +124,11 @@ pub fn merge(mm: usize, va: u64) -> Result<(), Refused> {
     let joined = (0..ENTRIES).fold(entry::joined(first), |joined, index| {
         joined | read_physical(table + index * 8) & (entry::ACCESSED | entry::DIRTY)
     });
+    if variant::is(Variant::MergeNotFlushed) {
+        write_physical(slot, joined);
+        pool::give_back(table);
+        return Ok(());
+    }
     write_physical(slot, 0);
     flush::flush_tlb_freeing(mm, va, va + LARGE_PAGE_SIZE);
     write_physical(slot, joined);

@@ -2,6 +2,7 @@
 
 use stalemate::arch::features::CpuFeatures;
 use stalemate::arch::tlb::{Fill, TlbModel};
+use stalemate::boot::KernelOptions;
 use stalemate::event::{Event, Observer, TraceHeader};
 use stalemate::machine::{SessionConfig, StepInput};
 use stalemate::scenario::{Scenario, builtin, parse};
@@ -25,8 +26,7 @@ pub fn config() -> SessionConfig {
             smep: false,
             gib_pages: true,
         },
-        policy: Policy::Split,
-        options: options::PTI,
+        kernel: KernelOptions { policy: Policy::Split, options: options::PTI, variant: None },
         model: TlbModel { fill: Fill::WorstCase, structure_caches: true, seed: 0 },
         cpus: 1,
         schedule: stalemate::machine::Schedule::InOrder,

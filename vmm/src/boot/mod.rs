@@ -12,6 +12,7 @@ use crate::arch::addr::Gpa;
 use crate::arch::core::{Memory, Watched};
 use crate::arch::features::CpuFeatures;
 use stalemate_shared::boot::BootBlock;
+use stalemate_shared::variant::Variant;
 use stalemate_shared::{VERSION, boot, layout};
 
 /// The guest kernel built with this VMM, as an ELF file.
@@ -22,6 +23,17 @@ pub fn guest_image() -> &'static [u8] {
 
 /// Words of a [`BootBlock`] that the VMM reads and writes.
 const BOOT_BLOCK_WORDS: usize = size_of::<BootBlock>() / 8;
+
+/// What the kernel is told to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KernelOptions {
+    /// The flush policy.
+    pub policy: boot::Policy,
+    /// Bits of `shared::boot::options`.
+    pub options: u32,
+    /// The historical mistake that it makes.
+    pub variant: Option<Variant>,
+}
 
 /// What the kernel completed its boot block with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,15 +49,10 @@ pub struct KernelInfo {
 }
 
 /// Writes everything that is in memory at entry but the image: boot block, boot tables, colours.
-pub fn prepare(
-    memory: &GuestMemory,
-    features: CpuFeatures,
-    policy: boot::Policy,
-    options: u32,
-    cpus: u8,
-) {
+pub fn prepare(memory: &GuestMemory, features: CpuFeatures, kernel: &KernelOptions, cpus: u8) {
     let version_and_size = u64::from(VERSION) | (size_of::<BootBlock>() as u64) << 32;
-    let policy_and_options = u64::from(policy as u32) | u64::from(options) << 32;
+    let policy_and_options = u64::from(kernel.policy as u32) | u64::from(kernel.options) << 32;
+    let variant = kernel.variant.map_or(0, |variant| variant as u64);
     let bits = [
         (features.pcid, boot::features::PCID),
         (features.invpcid, boot::features::INVPCID),
@@ -60,6 +67,7 @@ pub fn prepare(
         policy_and_options,
         features,
         u64::from(cpus),
+        variant,
     ];
     for (index, word) in block.into_iter().enumerate() {
         memory.write_word(Gpa(layout::BOOT_BLOCK + index as u64 * 8), word);

@@ -5,6 +5,7 @@ use crate::arch::tlb::FILLS;
 use crate::inject::fault::{FORMS, SITES};
 use crate::oracle::RULES;
 use crate::scenario::{self, CPUS, POLICIES};
+use stalemate_shared::variant::VARIANTS;
 use std::fmt::Write;
 
 /// What `list` prints.
@@ -25,6 +26,11 @@ pub fn list(what: ListWhat) -> Result<String, Failure> {
             .iter()
             .map(|(_, name, help)| ((*name).to_owned(), (*help).to_owned()))
             .collect(),
+        ListWhat::Variants => VARIANTS
+            .iter()
+            .map(|about| (about.name.to_owned(), format!("{}: {}", about.function, about.what)))
+            .collect(),
+        ListWhat::Zoo => Vec::new(),
         ListWhat::Cpus => CPUS
             .iter()
             .map(|cpu| {
@@ -39,6 +45,9 @@ pub fn list(what: ListWhat) -> Result<String, Failure> {
             })
             .collect(),
     };
+    if what == ListWhat::Zoo {
+        return zoo();
+    }
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     let mut out = String::new();
     for (name, what) in rows {
@@ -49,6 +58,29 @@ pub fn list(what: ListWhat) -> Result<String, Failure> {
         let sites: Vec<&str> = SITES.iter().map(|(name, _)| *name).collect();
         let _ = writeln!(out, "\nSITE is one of {}.", sites.join(", "));
         let _ = writeln!(out, "`#n` after a fault means its nth occurrence; without, all of them.");
+    }
+    Ok(out)
+}
+
+/// The historical bugs: what is rebuilt, and what is not.
+fn zoo() -> Result<String, Failure> {
+    let rows = scenario::zoo().map_err(|error| Failure::usage(error.to_string()))?;
+    let mut out = String::new();
+    for scenario in &rows {
+        let Some(zoo) = &scenario.zoo else { continue };
+        let variant = scenario.variant.iter().flatten().next();
+        let function = variant.map_or("", |variant| variant.about().function);
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            out,
+            "{}\n    {} ({}, {})\n    {}\n    breaks {} in {function}",
+            scenario.name, zoo.reference, zoo.system, zoo.year, scenario.summary, zoo.rule
+        );
+    }
+    let _ =
+        writeln!(out, "\n{} historical bugs, each broken and fixed. Not rebuilt:\n", rows.len());
+    for (row, why) in scenario::NOT_REBUILT {
+        let _ = writeln!(out, "{row}\n    {why}");
     }
     Ok(out)
 }
@@ -67,6 +99,9 @@ pub fn explain(name: &str) -> Result<String, Failure> {
     if let Some((_, name, help)) = FILLS.iter().find(|(_, known, _)| *known == name) {
         return Ok(format!("{name}\n\nfill: {help}\n"));
     }
+    if let Some(about) = VARIANTS.iter().find(|about| about.name == name) {
+        return Ok(format!("{name}\n\n{}\n\nin: {}\n", about.what, about.function));
+    }
     let form = name.split(['#']).next().unwrap_or_default();
     let matches = |known: &str| match known.split_once("@SITE") {
         Some((head, _)) => form.split('@').next() == Some(head),
@@ -76,7 +111,7 @@ pub fn explain(name: &str) -> Result<String, Failure> {
         return Ok(format!("{form}\n\n{help}\n"));
     }
     Err(Failure::usage(format!(
-        "`{name}` is no rule, fault, policy or fill; see `stalemate list rules`, `list faults` and \
+        "`{name}` is no rule, fault, policy, fill or variant; see `stalemate list rules`, `list faults` and \
          `list policies`"
     )))
 }

@@ -2,7 +2,8 @@
 
 use super::Failure;
 use crate::inject::Fault;
-use crate::scenario::{self, BUILTIN, CPUS, CpuModel, POLICIES, Policy, Scenario, nearest};
+use crate::scenario::{self, BUILTIN, CPUS, CpuModel, POLICIES, Policy, Scenario, ZOO, nearest};
+use stalemate_shared::variant::{VARIANTS, Variant};
 use std::path::Path;
 
 /// The scenarios that `names` mean; the built-in ones if there is none.
@@ -13,8 +14,16 @@ pub fn scenarios(names: &[String]) -> Result<Vec<Scenario>, Failure> {
     }
     let mut found = Vec::new();
     for name in names {
-        if let Some((name, text)) = BUILTIN.iter().find(|(known, _)| known == name) {
-            let file = format!("scenarios/{name}.toml");
+        if name == "zoo" {
+            found.extend(scenario::zoo().map_err(diagnostic)?);
+            continue;
+        }
+        let of = |files: &[(&str, &'static str)]| {
+            files.iter().find(|(known, _)| known == name).map(|(_, text)| *text)
+        };
+        let builtin = of(&BUILTIN).map(|text| (format!("scenarios/{name}.toml"), text));
+        let zoo = || of(&ZOO).map(|text| (format!("scenarios/zoo/{name}.toml"), text));
+        if let Some((file, text)) = builtin.or_else(zoo) {
             found.push(scenario::parse(name, &file, text).map_err(diagnostic)?);
             continue;
         }
@@ -30,7 +39,8 @@ pub fn scenarios(names: &[String]) -> Result<Vec<Scenario>, Failure> {
         } else if path.exists() {
             found.push(file(path)?);
         } else {
-            let near = nearest(name, BUILTIN.iter().map(|(known, _)| *known));
+            let known = BUILTIN.iter().chain(&ZOO).map(|(known, _)| *known);
+            let near = nearest(name, known.chain(["zoo"]));
             let help = near.map_or_else(
                 || "see `stalemate list scenarios`".to_owned(),
                 |near| format!("did you mean `{near}`?"),
@@ -95,6 +105,22 @@ pub fn policy(name: Option<&str>) -> Result<Option<Policy>, Failure> {
     found.map(|&(policy, ..)| Some(policy)).ok_or_else(|| {
         let names: Vec<&str> = POLICIES.iter().map(|(_, name, _)| *name).collect();
         Failure::usage(format!("`{name}` is no policy; use one of {}", names.join(", ")))
+    })
+}
+
+/// The variant of `--variant`; none is the kernel as it is.
+pub fn variant(name: &str) -> Result<Option<Variant>, Failure> {
+    if name == "none" {
+        return Ok(None);
+    }
+    let found = VARIANTS.iter().find(|about| about.name == name);
+    found.map(|about| Some(about.variant)).ok_or_else(|| {
+        let near = nearest(name, VARIANTS.iter().map(|about| about.name));
+        let help = near.map_or_else(
+            || "see `stalemate list variants`".to_owned(),
+            |near| format!("did you mean `{near}`?"),
+        );
+        Failure::usage(format!("`{name}` is no variant; {help}"))
     })
 }
 

@@ -55,7 +55,7 @@ enum Command {
 /// Arguments of `run`.
 #[derive(Debug, Default, clap::Args)]
 pub struct RunArgs {
-    /// Scenarios by name or path; none means the built-in suite
+    /// Scenarios by name or path; none means the built-in suite, `zoo` the historical bugs
     #[arg(value_name = "PATH|NAME")]
     scenarios: Vec<String>,
     /// What runs unprivileged instructions [default: kvm where it works, else interp]
@@ -64,6 +64,10 @@ pub struct RunArgs {
     /// Use this flush policy instead of those that the scenarios name
     #[arg(long, value_name = "POLICY")]
     policy: Option<String>,
+    /// Let the kernel make this historical mistake, or `none`, instead of those that the scenarios
+    /// name
+    #[arg(long, value_name = "VARIANT")]
+    variant: Option<String>,
     /// Processors, separated by commas, or `all`
     #[arg(long, value_name = "LIST")]
     cpu: Option<String>,
@@ -109,6 +113,10 @@ enum ListWhat {
     Policies,
     /// The named processors
     Cpus,
+    /// The variants of the kernel: historical mistakes
+    Variants,
+    /// The historical bugs that are rebuilt, and those that are not
+    Zoo,
 }
 
 /// An error with the exit code it ends in.

@@ -19,6 +19,7 @@ pub fn run(args: &RunArgs, device: &Path, out: &mut dyn Write) -> Result<u8, Fai
     let selection = Selection {
         cpus: input::cpus(args.cpu.as_deref())?,
         policy: input::policy(args.policy.as_deref())?,
+        variant: args.variant.as_deref().map(input::variant).transpose()?,
         inject: input::faults(&args.inject)?,
     };
     let all = Selection { cpus: CPUS.to_vec(), ..selection.clone() };

@@ -9,13 +9,13 @@ use crate::arch::fault::Stop;
 use crate::arch::features::CpuFeatures;
 use crate::arch::tlb::TlbModel;
 use crate::arch::vcpu::Vcpu;
-use crate::boot::{self, GuestMemory, Image, ImageError, KernelInfo};
+use crate::boot::{self, GuestMemory, Image, ImageError, KernelInfo, KernelOptions};
 use crate::event::{CpuHeader, Event, Kind, Observer, StepClass, TraceHeader};
 use crate::executor::{Executor, ExecutorError};
 use crate::inject::Injector;
+use stalemate_shared::layout;
 use stalemate_shared::step::{op, status};
 use stalemate_shared::tlb_state::{MmState, TLB_STATE_WORDS};
-use stalemate_shared::{boot::Policy, layout};
 use std::time::Duration;
 
 /// Traps from entry to the first step, at most.
@@ -28,10 +28,8 @@ const STEP_TRAP_BUDGET: u64 = 5_000;
 pub struct SessionConfig {
     /// What the processor has.
     pub features: CpuFeatures,
-    /// The flush policy.
-    pub policy: Policy,
-    /// Bits of `shared::boot::options`.
-    pub options: u32,
+    /// What the kernel is told to be.
+    pub kernel: KernelOptions,
     /// Fill choice and structure caches.
     pub model: TlbModel,
     /// How many virtual CPUs.
@@ -155,7 +153,7 @@ impl Session {
         let memory = GuestMemory::new(layout::MEMORY_SIZE)
             .map_err(|_| BootError::Memory(layout::MEMORY_SIZE))?;
         image.load(&memory)?;
-        boot::prepare(&memory, config.features, config.policy, config.options, config.cpus);
+        boot::prepare(&memory, config.features, &config.kernel, config.cpus);
         let mut vcpu =
             Vcpu::long_mode(CpuId(0), config.features, image.entry(), layout::BOOT_TABLES);
         vcpu.gpr[crate::arch::vcpu::gpr::RDI] = layout::KERNEL_BASE + layout::BOOT_BLOCK;
@@ -288,7 +286,7 @@ fn opening(machine: &mut Machine, config: &SessionConfig) -> Opening {
             .map_or_else(Vec::new, |watched| words(watched.of(vcpu.id), TLB_STATE_WORDS)),
     });
     let header = TraceHeader {
-        pti: config.options & stalemate_shared::boot::options::PTI != 0,
+        pti: config.kernel.options & stalemate_shared::boot::options::PTI != 0,
         model: config.model,
         features: vcpu.features,
         cpus: cpus.collect(),

@@ -4,6 +4,7 @@ use super::{Results, command};
 use crate::arch::addr::Gva;
 use crate::arch::tlb::Fill;
 use crate::inject::Interrupt;
+use crate::machine::Schedule;
 use crate::oracle::{Obligation, State, Violation};
 use crate::runner::{Difference, RunResult, SweepResult};
 use crate::scenario::Expected;
@@ -52,6 +53,11 @@ fn run(results: &Results<'_>, result: &RunResult) -> Value {
         Expected::Unstated => Value::Null,
     };
     let faults: Vec<String> = result.run.faults.iter().map(ToString::to_string).collect();
+    let schedule = match config.schedule {
+        Schedule::InOrder => value!({ "kind": "in-order" }),
+        Schedule::Events(seed) => value!({ "kind": "events", "seed": seed }),
+        Schedule::Instructions(seed) => value!({ "kind": "instructions", "seed": seed }),
+    };
     value!({
         "scenario": scenario.name,
         "cpu": config.cpu.name,
@@ -60,6 +66,9 @@ fn run(results: &Results<'_>, result: &RunResult) -> Value {
         "kernel_global": config.kernel_global(),
         "fill": config.fill.name(),
         "seed": config.seed,
+        "variant": config.variant.map(|variant| variant.about().name),
+        "cpus": config.cpus,
+        "schedule": schedule,
         "faults": faults,
         "expected_violations": expected,
         "outcome": result.outcome,
@@ -113,6 +122,7 @@ fn violation(results: &Results<'_>, violation: &Violation) -> Value {
         "rule": violation.rule,
         "message": violation.message,
         "event": violation.seq,
+        "cpu": violation.cpu,
         "step": violation.step,
         "at": at(violation.rip),
         "entry": violation.entry.as_ref().map(|(tag, entry)| value!({
@@ -152,6 +162,7 @@ fn obligation(results: &Results<'_>, owed: &Obligation) -> Value {
     };
     value!({
         "page": owed.page,
+        "cpu": owed.cpu,
         "tag": owed.tag.to_string(),
         "made_by_event": owed.downgrade.seq,
         "made_in_step": owed.downgrade.step,

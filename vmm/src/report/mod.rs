@@ -50,11 +50,18 @@ impl Results<'_> {
 #[must_use]
 pub fn command(scenario: &Scenario, run: &Run) -> String {
     use std::fmt::Write;
-    let builtin = scenario.file == format!("scenarios/{}.toml", scenario.name);
+    let builtin = ["scenarios", "scenarios/zoo"]
+        .iter()
+        .any(|directory| scenario.file == format!("{directory}/{}.toml", scenario.name));
     let name = if builtin { &scenario.name } else { &scenario.file };
     let config = &run.config;
     let mut command =
         format!("stalemate run {name} --cpu {} --policy {}", config.cpu.name, config.policy);
+    if scenario.variant != [config.variant] {
+        let name = config.variant.map_or("none", |variant| variant.about().name);
+        // Writing to a String cannot fail.
+        let _ = write!(command, " --variant {name}");
+    }
     for fault in &run.faults {
         // Writing to a String cannot fail.
         let _ = write!(command, " --inject \"{fault}\"");

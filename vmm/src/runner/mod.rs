@@ -13,7 +13,7 @@ pub use sweep::{Failing, SweepResult};
 
 use crate::arch::tlb::TlbModel;
 use crate::arch::vcpu::Vcpu;
-use crate::boot::{Image, Symbols};
+use crate::boot::{Image, KernelOptions, Symbols};
 use crate::event::{Event, Observer, TraceHeader};
 use crate::executor::Backend;
 use crate::inject::{Injector, Sites, Sweep};
@@ -236,8 +236,11 @@ impl<'a> Runner<'a> {
     fn session(&mut self, config: &RunConfig) -> Result<&mut Session, BootError> {
         let wanted = SessionConfig {
             features: config.cpu.features,
-            policy: config.policy.boot(),
-            options: config.options(),
+            kernel: KernelOptions {
+                policy: config.policy.boot(),
+                options: config.options(),
+                variant: config.variant,
+            },
             model: TlbModel {
                 fill: config.fill,
                 structure_caches: config.structure_caches,

@@ -5,6 +5,7 @@ use crate::arch::tlb::Fill;
 use crate::machine::Schedule;
 use serde::{Deserialize, Serialize};
 use stalemate_shared::boot::{self, options};
+use stalemate_shared::variant::Variant;
 use std::fmt;
 
 /// A processor by its name.
@@ -128,6 +129,8 @@ pub struct RunConfig {
     pub paranoid_rewrite: bool,
     /// The NMI handler changes a page and flushes it.
     pub nmi_flush: bool,
+    /// The historical mistake that the kernel makes.
+    pub variant: Option<Variant>,
     /// The fill choice.
     pub fill: Fill,
     /// Where seeded choices begin.
@@ -173,6 +176,9 @@ impl fmt::Display for RunConfig {
         if self.nmi_flush {
             f.write_str(" nmi-flush")?;
         }
+        if let Some(variant) = self.variant {
+            write!(f, " {}", variant.about().name)?;
+        }
         if self.fill != Fill::WorstCase {
             write!(f, " {}", self.fill.name())?;
         }
@@ -208,6 +214,8 @@ pub struct When {
     pub global: Vec<bool>,
     /// One of these fill choices.
     pub fill: Vec<Fill>,
+    /// One of these variants; none stands for the kernel as it is.
+    pub variant: Vec<Option<Variant>>,
 }
 
 impl When {
@@ -223,6 +231,7 @@ impl When {
             ("pti", Self { pti: self.pti.clone(), ..none() }),
             ("global", Self { global: self.global.clone(), ..none() }),
             ("fill", Self { fill: self.fill.clone(), ..none() }),
+            ("variant", Self { variant: self.variant.clone(), ..none() }),
         ]
     }
 
@@ -240,5 +249,6 @@ impl When {
             && one(&self.pti, config.pti)
             && one(&self.global, config.kernel_global())
             && one(&self.fill, config.fill)
+            && one(&self.variant, config.variant)
     }
 }

@@ -4,7 +4,7 @@ use super::config::{CPUS, POLICIES, Policy, RunConfig, When};
 use super::diagnostic::{Diagnostic, nearest, suggest};
 use super::matrix::Selection;
 use super::step::{self, Change, Page, Step};
-use super::{FaultCase, Scenario, Verdict};
+use super::{FaultCase, Scenario, Verdict, ZooRow};
 use crate::arch::addr::CpuId;
 use crate::arch::tlb::Fill;
 use crate::inject::Fault;
@@ -12,6 +12,7 @@ use crate::machine::Schedule;
 use crate::oracle::{RULES, RuleId};
 use serde::de::{DeserializeOwned, IntoDeserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use stalemate_shared::variant::{VARIANTS, Variant};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::marker::PhantomData;
@@ -69,6 +70,7 @@ struct RawScenario {
     kernel: RawKernel,
     #[serde(default)]
     model: RawModel,
+    zoo: Option<RawZoo>,
     steps: Spanned<String>,
     #[serde(default)]
     fault: Vec<RawFault>,
@@ -93,6 +95,16 @@ struct RawKernel {
     paranoid_rewrite: List<bool>,
     #[serde(default)]
     nmi_flush: bool,
+    variant: Option<Spanned<List<String>>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawZoo {
+    reference: String,
+    year: u16,
+    system: String,
+    rule: Spanned<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -123,11 +135,13 @@ struct RawWhen {
     pti: List<bool>,
     global: List<bool>,
     fill: List<Fill>,
+    variant: Option<Spanned<List<String>>>,
 }
 
-impl From<RawWhen> for When {
-    fn from(raw: RawWhen) -> Self {
-        Self {
+impl Source<'_> {
+    fn when(&self, raw: RawWhen) -> Result<When, Diagnostic> {
+        Ok(When {
+            variant: self.variants(raw.variant.as_ref(), &[])?,
             policy: raw.policy.0,
             pcid: raw.pcid.0,
             invpcid: raw.invpcid.0,
@@ -135,7 +149,40 @@ impl From<RawWhen> for When {
             pti: raw.pti.0,
             global: raw.global.0,
             fill: raw.fill.0,
-        }
+        })
+    }
+
+    /// Variants by name, `none` for the kernel as it is; `default` where there is nothing.
+    fn variants(
+        &self,
+        raw: Option<&Spanned<List<String>>>,
+        default: &[Option<Variant>],
+    ) -> Result<Vec<Option<Variant>>, Diagnostic> {
+        let Some(raw) = raw else { return Ok(default.to_vec()) };
+        let each = |name: &String| {
+            let found = VARIANTS.iter().find(|about| about.name == name);
+            match found {
+                Some(about) => Ok(Some(about.variant)),
+                None if name == "none" => Ok(None),
+                None => {
+                    let known: Vec<&str> =
+                        VARIANTS.iter().map(|about| about.name).chain(["none"]).collect();
+                    let message = format!("`{name}` is no variant");
+                    Err(self.error(self.item(raw.span(), name), message, suggest(name, &known)))
+                }
+            }
+        };
+        raw.get_ref().0.iter().map(each).collect()
+    }
+
+    fn zoo(&self, raw: RawZoo) -> Result<ZooRow, Diagnostic> {
+        let rule = raw.rule.get_ref();
+        let rule = rule.parse().map_err(|_: String| {
+            let help = suggest(rule, &RULES.map(|about| about.name));
+            self.error(raw.rule.span(), format!("`{rule}` is no rule"), help)
+        })?;
+        let RawZoo { reference, year, system, .. } = raw;
+        Ok(ZooRow { reference, year, system, rule })
     }
 }
 
@@ -353,6 +400,15 @@ impl Order {
                 self.mapped.retain(|(mm, page)| *mm != step.mm || !matches!(page, Page::Table(_)));
                 Ok(())
             }
+            Change::UnmapRange(first, last) => {
+                let inside = |page: Page| first <= page && page <= last;
+                self.mapped.retain(|(mm, page)| *mm != step.mm || !inside(*page));
+                Ok(())
+            }
+            Change::Move(from, to) => {
+                let moved = self.mapped.remove(&key(from)) && self.mapped.insert(key(to));
+                if moved { Ok(()) } else { unmapped() }
+            }
             Change::Fork(child) => {
                 let of = |mm: usize| {
                     let user = move |(of, page): &&(usize, Page)| {
@@ -419,6 +475,8 @@ pub fn parse(name: &str, file: &str, text: &str) -> Result<Scenario, Diagnostic>
         pti,
         paranoid_rewrite: or(raw.kernel.paranoid_rewrite, &[false]),
         nmi_flush: raw.kernel.nmi_flush,
+        variant: source.variants(raw.kernel.variant.as_ref(), &[None])?,
+        zoo: raw.zoo.map(|zoo| source.zoo(zoo)).transpose()?,
         fill,
         schedule: schedules(&grains, &seed.0),
         seed: or(seed, &[0]),
@@ -437,14 +495,17 @@ pub fn parse(name: &str, file: &str, text: &str) -> Result<Scenario, Diagnostic>
         let inject = source.faults(&fault.inject)?;
         let violates = source.rules(&fault.violates)?;
         let span = fault.when.as_ref().map_or(fault.inject.span(), Spanned::span);
-        let when = fault.when.map_or_else(When::default, |when| when.into_inner().into());
+        let when = match fault.when {
+            Some(when) => source.when(when.into_inner())?,
+            None => When::default(),
+        };
         source.reachable(span, &when, &configs)?;
         scenario.faults.push(FaultCase { inject, when, violates });
     }
     for verdict in raw.verdict {
         let violates = source.rules(&verdict.violates)?;
         let span = verdict.when.span();
-        let when = verdict.when.into_inner().into();
+        let when = source.when(verdict.when.into_inner())?;
         source.reachable(span, &when, &configs)?;
         scenario.verdicts.push(Verdict { when, violates });
     }
@@ -465,7 +526,8 @@ fn schedules(grains: &[Grain], seeds: &[u64]) -> Vec<Schedule> {
 /// Every configuration that a command line can ask of a scenario.
 fn every_config(scenario: &Scenario) -> Vec<RunConfig> {
     let configs = |policy| {
-        let selection = Selection { cpus: CPUS.to_vec(), policy, inject: Vec::new() };
+        let selection =
+            Selection { cpus: CPUS.to_vec(), policy, variant: None, inject: Vec::new() };
         scenario.configs(&selection)
     };
     POLICIES.iter().flat_map(|(policy, ..)| configs(Some(*policy))).collect()

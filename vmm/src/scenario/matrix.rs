@@ -6,6 +6,7 @@ use crate::arch::tlb::Fill;
 use crate::inject::Fault;
 use crate::machine::Schedule;
 use crate::oracle::RuleId;
+use stalemate_shared::variant::Variant;
 use std::collections::BTreeSet;
 
 /// What a run must come to.
@@ -26,6 +27,8 @@ pub struct Selection {
     pub cpus: Vec<CpuModel>,
     /// The policy, instead of those of the file.
     pub policy: Option<Policy>,
+    /// The kernel's variant, instead of those of the file: some, or the kernel as it is.
+    pub variant: Option<Option<Variant>>,
     /// The faults, instead of those of the file.
     pub inject: Vec<Fault>,
 }
@@ -45,33 +48,36 @@ pub struct Run {
     pub cost: bool,
 }
 
+/// Every pair.
+fn product<'a, A, B>(first: &'a [A], second: &'a [B]) -> impl Iterator<Item = (&'a A, &'a B)> {
+    first.iter().flat_map(move |one| second.iter().map(move |other| (one, other)))
+}
+
 impl Scenario {
     /// The configurations that the selected processors give.
     #[must_use]
     pub fn configs(&self, selection: &Selection) -> Vec<RunConfig> {
         let policies = selection.policy.map_or(self.policy.clone(), |policy| vec![policy]);
+        let variants = selection.variant.map_or(self.variant.clone(), |variant| vec![variant]);
         let mut configs = Vec::new();
-        for &cpu in &selection.cpus {
-            for &policy in &policies {
-                for &pti in &self.pti {
-                    for &paranoid_rewrite in &self.paranoid_rewrite {
-                        for &fill in &self.fill {
-                            for (structure_caches, seed, schedule) in self.model_choices(fill) {
-                                configs.push(RunConfig {
-                                    cpu,
-                                    policy,
-                                    pti,
-                                    global_with_pti: self.global == Some(true) && pti,
-                                    paranoid_rewrite,
-                                    nmi_flush: self.nmi_flush,
-                                    fill,
-                                    seed,
-                                    structure_caches,
-                                    cpus: self.cpus(),
-                                    schedule,
-                                });
-                            }
-                        }
+        for (&cpu, &policy) in product(&selection.cpus, &policies) {
+            for (&pti, &paranoid_rewrite) in product(&self.pti, &self.paranoid_rewrite) {
+                for (&variant, &fill) in product(&variants, &self.fill) {
+                    for (structure_caches, seed, schedule) in self.model_choices(fill) {
+                        configs.push(RunConfig {
+                            cpu,
+                            policy,
+                            pti,
+                            global_with_pti: self.global == Some(true) && pti,
+                            paranoid_rewrite,
+                            nmi_flush: self.nmi_flush,
+                            variant,
+                            fill,
+                            seed,
+                            structure_caches,
+                            cpus: self.cpus(),
+                            schedule,
+                        });
                     }
                 }
             }
@@ -108,7 +114,9 @@ impl Scenario {
             self.policy.contains(&policy)
                 || self.verdicts.iter().any(|verdict| verdict.when.policy.contains(&policy))
         };
+        let said = |variant| self.variant.contains(&variant);
         match selection.policy {
+            _ if !said(config.variant) => Expected::Unstated,
             Some(policy) if !named(policy) => Expected::Unstated,
             _ => Expected::Clean,
         }

@@ -7,7 +7,7 @@ mod file;
 mod matrix;
 mod step;
 
-pub use builtin::BUILTIN;
+pub use builtin::{BUILTIN, NOT_REBUILT, ZOO};
 pub use config::{CPUS, CpuModel, POLICIES, Policy, RunConfig, When};
 pub use diagnostic::{Diagnostic, nearest, suggest};
 pub use file::parse;
@@ -18,6 +18,7 @@ use crate::arch::tlb::Fill;
 use crate::inject::Fault;
 use crate::machine::Schedule;
 use crate::oracle::RuleId;
+use stalemate_shared::variant::Variant;
 use std::collections::BTreeSet;
 
 /// One scenario, checked.
@@ -46,6 +47,10 @@ pub struct Scenario {
     pub paranoid_rewrite: Vec<bool>,
     /// The NMI handler changes a page and flushes it.
     pub nmi_flush: bool,
+    /// The historical mistakes that the kernel makes; none stands for the kernel as it is.
+    pub variant: Vec<Option<Variant>>,
+    /// What it rebuilds of history, if anything.
+    pub zoo: Option<ZooRow>,
     /// The fill choices.
     pub fill: Vec<Fill>,
     /// How CPUs come in between each other.
@@ -60,6 +65,19 @@ pub struct Scenario {
     pub faults: Vec<FaultCase>,
     /// Where the run without faults is not clean.
     pub verdicts: Vec<Verdict>,
+}
+
+/// A historical bug.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ZooRow {
+    /// Where it is told: commit, CVE or advisory.
+    pub reference: String,
+    /// When it was found.
+    pub year: u16,
+    /// Whose it was.
+    pub system: String,
+    /// The rule that it breaks.
+    pub rule: RuleId,
 }
 
 impl Scenario {
@@ -95,8 +113,20 @@ pub struct Verdict {
 /// # Errors
 /// The first error in one of them; a test says that there is none.
 pub fn builtin() -> Result<Vec<Scenario>, Diagnostic> {
-    BUILTIN
+    all_of(&BUILTIN, "scenarios")
+}
+
+/// The historical bugs, parsed.
+///
+/// # Errors
+/// As [`builtin`].
+pub fn zoo() -> Result<Vec<Scenario>, Diagnostic> {
+    all_of(&ZOO, "scenarios/zoo")
+}
+
+fn all_of(files: &[(&str, &str)], directory: &str) -> Result<Vec<Scenario>, Diagnostic> {
+    files
         .iter()
-        .map(|(name, text)| parse(name, &format!("scenarios/{name}.toml"), text))
+        .map(|(name, text)| parse(name, &format!("{directory}/{name}.toml"), text))
         .collect()
 }

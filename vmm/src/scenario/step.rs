@@ -73,6 +73,10 @@ pub enum Change {
     Fork(usize),
     /// Every page that shares the page table of this one is unmapped.
     FreeTable(Page),
+    /// These pages are unmapped, as far as they are mapped.
+    UnmapRange(Page, Page),
+    /// What the first maps the second maps from now on.
+    Move(Page, Page),
 }
 
 /// One step.
@@ -95,7 +99,12 @@ pub struct Step {
 /// An error in a step line: the word's number, what is wrong, what would be right.
 pub type StepError = (usize, String, String);
 
-const VERBS: [&str; 25] = [
+const VERBS: [&str; 30] = [
+    "unmap_range",
+    "move",
+    "migrate",
+    "make_clean",
+    "write_protect",
     "resume",
     "lazy",
     "leave_mm",
@@ -403,6 +412,45 @@ fn verb(words: &mut Words<'_>) -> Result<Parsed, StepError> {
                 );
             }
             edit(op::UNMAP_BATCHED, [page.address(), 0, 0], Change::Unmap(page))
+        }
+        "unmap_range" => {
+            let word = words.next("a range of pages")?;
+            let ends = word.split_once("..").map(|(a, b)| (parse_page(a), parse_page(b)));
+            match ends {
+                Some((Some(first), Some(last)))
+                    if first <= last
+                        && std::mem::discriminant(&first) == std::mem::discriminant(&last)
+                        && matches!(first, Page::User(_) | Page::Table(_)) =>
+                {
+                    let rest = [first.address(), last.address() + last.size(), 0];
+                    edit(op::UNMAP_RANGE, rest, Change::UnmapRange(first, last))
+                }
+                _ => words.error(
+                    format!("`{word}` is no range of 4 KiB user pages"),
+                    "use the first and the last page, as in `u0..u3`".to_owned(),
+                ),
+            }
+        }
+        "move" => {
+            let (from, to) = (words.page()?, words.page()?);
+            if !matches!((from, to), (Page::User(_), Page::User(_))) {
+                return words.error(
+                    "only pages u… are moved".to_owned(),
+                    "use two of them, as in `move u0 u1`".to_owned(),
+                );
+            }
+            let rest = [from.address(), to.address(), 0];
+            edit(op::MOVE_PAGE, rest, Change::Move(from, to))
+        }
+        "migrate" => {
+            let page = words.page()?;
+            let frame = words.frame(page)?;
+            edit(op::MIGRATE, [page.address(), frame, 0], Change::Edit(page))
+        }
+        "make_clean" | "write_protect" => {
+            let page = words.page()?;
+            let opcode = if verb == "make_clean" { op::MAKE_CLEAN } else { op::WRITE_PROTECT };
+            edit(opcode, [page.address(), 0, 0], Change::Edit(page))
         }
         "fork" => {
             let word = words.next("an address space")?;
