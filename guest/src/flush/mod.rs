@@ -1,5 +1,6 @@
 //! The flush primitives. What callers use is here: it announces begin and return with the
 //! caller's range, keeps generations, and leaves the work to the policy. No policy announces.
+//! They are inlined, so that the place of an announcement tells its caller.
 
 mod eager;
 mod fallback;
@@ -65,12 +66,14 @@ pub fn policy() -> &'static dyn Policy {
 }
 
 /// One user page of address space `number`.
+#[inline(always)]
 pub fn flush_tlb_one_user(number: usize, va: u64) {
     let end = va + page_size(va);
     user(number, primitive::ONE_USER, va, end, |policy| policy.flush_tlb_one_user(va));
 }
 
 /// User pages of address space `number`, end exclusive.
+#[inline(always)]
 pub fn flush_tlb_range(number: usize, start: u64, end: u64) {
     user(number, primitive::RANGE, start, end, |policy| {
         if (end - start) / page_size(start) > RANGE_CEILING {
@@ -86,11 +89,13 @@ pub fn flush_tlb_range(number: usize, start: u64, end: u64) {
 }
 
 /// The user half of address space `number`.
+#[inline(always)]
 pub fn flush_tlb_mm(number: usize) {
     user(number, primitive::MM, 0, USER_END, |policy| policy.flush_tlb_mm());
 }
 
 /// One kernel page.
+#[inline(always)]
 pub fn flush_tlb_one_kernel(va: u64) {
     hypercall::begin(primitive::ONE_KERNEL, 0, va, va + PAGE_SIZE);
     policy().flush_tlb_one_kernel(va);
@@ -98,6 +103,7 @@ pub fn flush_tlb_one_kernel(va: u64) {
 }
 
 /// Everything.
+#[inline(always)]
 pub fn flush_tlb_all() {
     hypercall::begin(primitive::ALL, 0, 0, u64::MAX);
     policy().flush_tlb_all();
@@ -106,6 +112,7 @@ pub fn flush_tlb_all() {
 
 /// A flush of an address space: its generation rises; where it is loaded the policy works now,
 /// else its next switch sees the generation and flushes.
+#[inline(always)]
 fn user(number: usize, id: u64, start: u64, end: u64, work: impl FnOnce(&dyn Policy)) {
     let mut mm = percpu::mm_state(number);
     hypercall::begin(id, mm.kernel_root, start, end);
