@@ -1,0 +1,168 @@
+//! `stalemate compare`, and docs/findings.md, which is written from it.
+#![allow(missing_docs)]
+
+mod figures;
+
+use stalemate::boot::guest_image;
+use stalemate::compare::{self, Comparison, WORKLOADS};
+use stalemate::runner::Outcome;
+use stalemate::scenario::Policy;
+use std::sync::OnceLock;
+
+const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/findings.md");
+const TEMPLATE: &str = include_str!("template.md");
+
+fn fresh() -> Comparison {
+    let workloads = compare::workloads().unwrap_or_else(|error| panic!("{error}"));
+    let cpus = compare::default_cpus();
+    compare::compare(guest_image(), &workloads, &cpus, &mut |_, _| {}).expect("it boots")
+}
+
+fn found() -> &'static Comparison {
+    static FOUND: OnceLock<Comparison> = OnceLock::new();
+    FOUND.get_or_init(fresh)
+}
+
+#[test]
+fn the_findings_say_what_the_comparison_says() {
+    let text = figures::fill(TEMPLATE, found()).unwrap_or_else(|error| panic!("{error}"));
+    if std::env::var_os("STALEMATE_BLESS").is_some_and(|value| value == "1") {
+        std::fs::write(FILE, &text).expect("docs can be written");
+    }
+    let committed = std::fs::read_to_string(FILE).unwrap_or_default();
+    assert!(
+        committed == text,
+        "docs/findings.md is out of date: STALEMATE_BLESS=1 cargo test -p stalemate --test findings"
+    );
+}
+
+#[test]
+fn the_template_has_no_figure_of_its_own() {
+    assert_eq!(figures::own_figures(TEMPLATE), Vec::<String>::new());
+    assert_eq!(figures::own_figures("a {{b 1}} 26 of `c 3`\n%% d 4 == 4"), ["26"]);
+}
+
+#[test]
+fn a_false_claim_and_an_unknown_figure_are_refused() {
+    for (template, why) in [
+        ("%% all all split rows == 0\n", "does not hold"),
+        ("%% 2 < 2\n", "does not hold"),
+        ("%% all pcid split refills\n", "claims nothing"),
+        ("{{all pcid split beauty}}", "is no figure"),
+        ("{{all pcid splat refills}}", "selects no row"),
+        ("{{all pcid split refills", "without"),
+    ] {
+        let error = figures::fill(template, found()).expect_err(template);
+        assert!(error.contains(why), "{template}: {error}");
+    }
+    let filled = figures::fill("a {{3 - 1}}\n%% 2 <= 2\n", found());
+    assert_eq!(filled.as_deref(), Ok("a 2\n"));
+}
+
+#[test]
+fn two_comparisons_are_the_same_bytes() {
+    let other = fresh();
+    assert!(compare::text(found()) == compare::text(&other));
+    assert!(compare::json(found()).to_string() == compare::json(&other).to_string());
+    assert!(compare::svg(found()) == compare::svg(&other));
+}
+
+#[test]
+fn every_policy_is_clean_but_unsplit_where_kernel_pages_change_under_pcids() {
+    assert_eq!(found().rows.len(), WORKLOADS.len() * 5 * 6);
+    for row in &found().rows {
+        let broken = row.policy == Policy::Unsplit
+            && row.workload == "kernel-churn"
+            && row.cpu.features.pcid;
+        let name = format!("{} on {} under {}", row.workload, row.cpu.name, row.policy);
+        let expected = match row.workload.as_str() {
+            _ if broken => Outcome::Violation,
+            "syscalls" => Outcome::Vacuous,
+            _ => Outcome::Clean,
+        };
+        assert_eq!(row.outcome, expected, "{name}");
+        assert!(row.as_expected, "{name}");
+    }
+}
+
+#[test]
+fn eager_and_joined_never_set_a_mark() {
+    for row in &found().rows {
+        let marks = row.costs.marks_made;
+        if matches!(row.policy, Policy::Eager | Policy::Joined) {
+            assert_eq!(marks, 0, "{} on {} under {}", row.workload, row.cpu.name, row.policy);
+        }
+    }
+    // The count can fail: the others mark.
+    let marks = |policy| found().row("map-unmap", "pcid", policy).expect("a row").costs.marks_made;
+    assert_eq!(marks(Policy::Split), 11);
+    assert_eq!(marks(Policy::Eager), 0);
+}
+
+#[test]
+fn invalidations_of_kernel_churn_are_those_that_each_policy_is_defined_by() {
+    // INVLPG, INVPCID by type, changes of CR4.PGE.
+    for (cpu, policy, invlpg, invpcid, toggles) in [
+        ("pcid", Policy::Split, 6, [0, 0, 0, 0], 0),
+        ("pcid", Policy::Fallback, 0, [0, 0, 0, 0], 12),
+        ("pcid-invpcid", Policy::Fallback, 0, [0, 0, 6, 0], 0),
+        ("pcid-invpcid", Policy::Joined, 6, [6, 9, 0, 0], 0),
+        ("pcid-invpcid", Policy::Eager, 6, [0, 9, 0, 0], 0),
+        ("nopcid", Policy::Fallback, 6, [0, 0, 0, 0], 0),
+    ] {
+        let costs = &found().row("kernel-churn", cpu, policy).expect("a row").costs;
+        let counted = (costs.invlpg, costs.invpcid, costs.cr4_toggles);
+        assert_eq!(counted, (invlpg, invpcid, toggles), "{policy} on {cpu}");
+    }
+}
+
+#[test]
+fn what_a_policy_needs_is_read_off_the_image() {
+    let words = |policy| {
+        let need = found().need("pcid", policy).expect("a need");
+        need.code.words.values().copied().collect::<Vec<_>>()
+    };
+    assert!(words(Policy::Split).contains(&"user_pcid_flush_mask"));
+    assert!(words(Policy::Split).contains(&"invalidate_other"));
+    for policy in [Policy::Eager, Policy::Joined] {
+        assert!(!words(policy).contains(&"user_pcid_flush_mask"), "{policy}");
+        assert!(words(policy).contains(&"invalidate_other"), "{policy}");
+    }
+    // MOV, AND, MOV, BT and the branch on it.
+    assert_eq!((found().mark.instructions, found().mark.branches), (5, 1));
+}
+
+#[test]
+fn the_audit_names_callers_in_the_step_loop() {
+    let mut sites = 0;
+    for site in found().rows.iter().flat_map(|row| row.audit.keys()) {
+        assert_eq!(site.caller, "step", "{site:?}");
+        assert!(site.line.contains("guest/src/steps.rs:"), "{site:?}");
+        sites += 1;
+    }
+    assert!(sites > 0);
+}
+
+#[test]
+fn the_json_follows_its_schema() {
+    let schema: serde_json::Value =
+        serde_json::from_str(include_str!("../../docs/compare.schema.json")).expect("a schema");
+    let validator = jsonschema::validator_for(&schema).expect("a valid schema");
+    let json = compare::json(found());
+    let errors: Vec<String> = validator.iter_errors(&json).map(|error| error.to_string()).collect();
+    assert!(errors.is_empty(), "{errors:?}");
+    let mut broken = json;
+    broken["rows"][0]["costs"]["refills"] = "many".into();
+    assert!(!validator.is_valid(&broken), "the schema can refuse");
+}
+
+#[test]
+fn the_chart_has_a_bar_for_every_row_and_a_cross_for_every_violation() {
+    let svg = compare::svg(found());
+    let rows = found().rows.len();
+    let violated = found().rows.iter().filter(|row| !row.violated.is_empty()).count();
+    // Two panels, and a title of the whole.
+    assert_eq!(svg.matches("<title>").count(), 2 * rows + 1);
+    // And one in the legend.
+    assert_eq!(svg.matches('×').count(), 2 * violated + 1);
+}
