@@ -2,7 +2,7 @@
 //!
 //! `{{…}}` holds an expression and becomes its value; a line `%% expression op expression` is a
 //! claim, checked and left out. An expression is terms with ` - ` between them; a term is a number,
-//! `mark instructions`, `mark branches`, or `workload cpu policy figure`. `all` stands for every
+//! `mark instructions`, `mark branches`, a `count`, or `workload cpu policy figure`. `all` stands for every
 //! workload or processor, `with-pcid` for the processors with PCIDs, and `correct` for every policy
 //! but `unsplit`.
 
@@ -13,8 +13,8 @@ use std::fmt::Write;
 /// A template that cannot be filled in, with the place.
 pub type Wrong = String;
 
-/// Fills in `template`.
-pub fn fill(template: &str, found: &Comparison) -> Result<String, Wrong> {
+/// Fills in `template`; `compiler` built the guest.
+pub fn fill(template: &str, found: &Comparison, compiler: &str) -> Result<String, Wrong> {
     let mut out = String::new();
     let mut rest = template;
     while let Some((before, after)) = rest.split_once("{{") {
@@ -24,23 +24,44 @@ pub fn fill(template: &str, found: &Comparison) -> Result<String, Wrong> {
         match words.split_once(' ') {
             Some(("table", figure)) => out.push_str(&table(figure, found)?),
             _ if words == "table-calls" => out.push_str(&calls(found)),
+            _ if words == "compiler" => out.push_str(compiler),
             _ => out.push_str(&expression(&words, found)?.to_string()),
         }
         rest = after;
     }
     out.push_str(rest);
-    let mut text = String::new();
+    let mut lines = Vec::new();
     for line in out.lines() {
         match line.strip_prefix("%% ") {
             Some(claim) => check(claim, found)?,
-            None => text += &format!("{line}\n"),
+            None => lines.push(line),
         }
     }
-    // Where claims stood no gap is left.
-    while text.contains("\n\n\n") {
-        text = text.replace("\n\n\n", "\n\n");
+    let text = lines.join("\n");
+    let blocks = text.split("\n\n").map(str::trim).filter(|block| !block.is_empty());
+    Ok(blocks.map(wrap).collect::<Vec<_>>().join("\n\n") + "\n")
+}
+
+/// A paragraph in lines of at most 100 columns; headings and tables as they are.
+fn wrap(block: &str) -> String {
+    if block.starts_with(['#', '|']) {
+        return block.to_owned();
     }
-    Ok(text)
+    let mut out = String::new();
+    let mut column = 0;
+    for word in block.split_whitespace() {
+        let length = word.chars().count();
+        if column > 0 && column + 1 + length > 100 {
+            out.push('\n');
+            column = 0;
+        } else if column > 0 {
+            out.push(' ');
+            column += 1;
+        }
+        out.push_str(word);
+        column += length;
+    }
+    out
 }
 
 fn check(claim: &str, found: &Comparison) -> Result<(), Wrong> {
@@ -71,6 +92,9 @@ fn term(text: &str, found: &Comparison) -> Result<i64, Wrong> {
     }
     let words: Vec<&str> = text.split(' ').collect();
     let value = match words[..] {
+        ["count", "workloads"] => Some(found.workloads.len() as u64),
+        ["count", "policies"] => Some(POLICIES.len() as u64),
+        ["count", "processors"] => Some(found.cpus.len() as u64),
         ["mark", "instructions"] => Some(found.mark.instructions as u64),
         ["mark", "branches"] => Some(found.mark.branches as u64),
         [workload, cpu, policy, name] => {
@@ -167,7 +191,11 @@ fn calls(found: &Comparison) -> String {
     out
 }
 
-/// Words of a template's prose that hold a figure and no placeholder.
+/// Numbers in words. What is smaller may count what the sentence itself names.
+const NUMBERS: [&str; 10] =
+    ["three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"];
+
+/// Words of a template's prose that are a figure and no placeholder.
 pub fn own_figures(template: &str) -> Vec<String> {
     let mut prose = String::new();
     for (index, part) in template.split("{{").enumerate() {
@@ -176,5 +204,11 @@ pub fn own_figures(template: &str) -> Vec<String> {
     let lines = prose.lines().filter(|line| !line.starts_with("%% "));
     // Names stand in backticks.
     let words = lines.flat_map(|line| line.split('`').step_by(2).flat_map(str::split_whitespace));
-    words.filter(|word| word.bytes().any(|byte| byte.is_ascii_digit())).map(str::to_owned).collect()
+    words
+        .filter(|word| {
+            let number = word.trim_matches(|char: char| !char.is_alphanumeric()).to_lowercase();
+            NUMBERS.contains(&number.as_str()) || word.bytes().any(|byte| byte.is_ascii_digit())
+        })
+        .map(str::to_owned)
+        .collect()
 }
