@@ -10,6 +10,7 @@ use stalemate::boot::guest_image;
 use stalemate::compare::{self, Comparison, WORKLOADS};
 use stalemate::runner::Outcome;
 use stalemate::scenario::Policy;
+use std::process::{Command, Output};
 use std::sync::OnceLock;
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/findings.md");
@@ -86,7 +87,8 @@ fn a_false_claim_and_an_unknown_figure_are_refused() {
 fn two_comparisons_are_the_same_bytes() {
     let other = fresh();
     assert!(compare::text(found()) == compare::text(&other));
-    assert!(compare::json(found()).to_string() == compare::json(&other).to_string());
+    let json = |of| serde_json::to_vec(&compare::json(of)).expect("plain data");
+    assert!(json(found()) == json(&other));
     assert!(compare::svg(found()) == compare::svg(&other));
 }
 
@@ -188,4 +190,37 @@ fn the_chart_has_a_bar_for_every_row_and_a_cross_for_every_violation() {
     assert_eq!(svg.matches("<title>").count(), 2 * rows + 1);
     // And one in the legend.
     assert_eq!(svg.matches('×').count(), 2 * violated + 1);
+}
+
+fn stalemate(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_stalemate"));
+    command.arg("compare").args(arguments).output().expect("it runs")
+}
+
+#[test]
+fn the_command_prints_what_the_library_compares_and_writes_the_chart() {
+    let chart = std::env::temp_dir().join(format!("stalemate-{}.svg", std::process::id()));
+    let name = chart.to_str().expect("a plain path");
+    let output = stalemate(&["--cpu", "pcid", "--format", "json", "--svg", name]);
+    assert_eq!(output.status.code(), Some(0));
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let whole = compare::json(found());
+    let of_pcid = whole["rows"].as_array().expect("rows").iter().filter(|row| row["cpu"] == "pcid");
+    assert!(json["rows"].as_array().expect("rows").iter().eq(of_pcid));
+    assert!(std::fs::read_to_string(&chart).is_ok_and(|text| text.ends_with("</svg>\n")));
+    std::fs::remove_file(&chart).expect("it is there");
+}
+
+#[test]
+fn bad_usage_of_the_command_exits_with_2() {
+    for (arguments, message) in [
+        (&["--cpu", "z80"][..], "`z80` is no CPU"),
+        (&["--format", "junit"], "invalid value 'junit'"),
+        (&["--cpu", "pcid", "--svg", "/nowhere/c.svg"], "/nowhere/c.svg"),
+    ] {
+        let output = stalemate(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(error.contains(message), "{arguments:?}: {error}");
+    }
 }
