@@ -2,9 +2,9 @@
 //!
 //! `{{…}}` holds an expression and becomes its value; a line `%% expression op expression` is a
 //! claim, checked and left out. An expression is terms with ` - ` between them; a term is a number,
-//! `mark instructions`, `mark branches`, a `count`, or `workload cpu policy figure`. `all` stands for every
-//! workload or processor, `with-pcid` for the processors with PCIDs, and `correct` for every policy
-//! but `unsplit`.
+//! `mark instructions`, `mark branches`, a `count`, or `workload cpu policy figure`. `all` stands
+//! for every workload or processor, `with-pcid` for the processors with PCIDs, and `correct` for
+//! every policy but `unsplit`.
 
 use stalemate::compare::{Comparison, Costs, POLICIES, Row};
 use stalemate::scenario::Policy;

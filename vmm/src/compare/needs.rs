@@ -13,14 +13,15 @@ use stalemate_shared::tlb_state::TlbState;
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::{offset_of, size_of};
 
-/// The words of `TlbState` that are told by name; the rest are slots.
-const WORDS: [(usize, &str); 6] = [
+/// The words of `TlbState`, by where each begins.
+const WORDS: [(usize, &str); 7] = [
     (offset_of!(TlbState, loaded_mm), "loaded_mm"),
     (offset_of!(TlbState, loaded_mm_asid), "loaded_mm_asid"),
     (offset_of!(TlbState, next_asid), "next_asid"),
     (offset_of!(TlbState, invalidate_other), "invalidate_other"),
     (offset_of!(TlbState, user_pcid_flush_mask), "user_pcid_flush_mask"),
     (offset_of!(TlbState, cr4), "cr4"),
+    (offset_of!(TlbState, slots), "slots"),
 ];
 
 /// The guest's type for each policy, and the module that it is in.
@@ -178,12 +179,10 @@ impl<'a> Disassembly<'a> {
             }
         }
         let named = held.into_iter().filter_map(|address| {
-            let offset = address.checked_sub(base.0)? as usize;
-            let word = WORDS.iter().find(|(at, _)| *at == offset);
-            let slot = (offset < size_of::<TlbState>()).then_some("slots");
-            word.map(|(_, name)| *name)
-                .or(slot.filter(|_| offset > WORDS[5].0))
-                .map(|name| (offset as u64, name))
+            let offset =
+                address.checked_sub(base.0).filter(|at| *at < size_of::<TlbState>() as u64)?;
+            let word = WORDS.iter().rev().find(|(at, _)| *at as u64 <= offset)?;
+            Some((offset, word.1))
         });
         named.collect()
     }

@@ -40,29 +40,61 @@ pub fn text(comparison: &Comparison) -> String {
     out
 }
 
+/// A column's head and width; those with a negative width are flush left.
+type Columns = [(&'static str, isize)];
+
+const TABLE: &Columns = &[
+    ("workload", -12),
+    ("cpu", -18),
+    ("policy", -8),
+    ("verdict", -16),
+    ("invlpg", 6),
+    ("invpcid", 7),
+    ("cr3", 4),
+    ("kept", 4),
+    ("cr4", 3),
+    ("marks", 5),
+    ("lost", 5),
+    ("refills", 7),
+    ("flush", 6),
+    ("return", 6),
+    ("state", 5),
+    ("branches", 8),
+];
+
+const AUDIT: &Columns = &[
+    ("workload", -12),
+    ("policy", -8),
+    ("primitive", -20),
+    ("caller", -20),
+    ("calls", 5),
+    ("owed", 5),
+    ("needless", 8),
+    ("little", 6),
+    ("deferred", 8),
+    ("big", 5),
+    ("grown", 5),
+];
+
+fn head(out: &mut String, columns: &Columns) {
+    let heads: Vec<String> = columns.iter().map(|(head, _)| (*head).to_owned()).collect();
+    line(out, columns, &heads);
+}
+
+fn line(out: &mut String, columns: &Columns, cells: &[String]) {
+    let padded = columns.iter().zip(cells).map(|(&(_, width), cell)| {
+        let wide = width.unsigned_abs();
+        if width < 0 { format!("{cell:wide$}") } else { format!("{cell:>wide$}") }
+    });
+    *out += padded.collect::<Vec<_>>().join(" ").trim_end();
+    out.push('\n');
+}
+
 fn table(out: &mut String, comparison: &Comparison) {
-    let _ = writeln!(
-        out,
-        "{:12} {:18} {:8} {:16} {:>6} {:>8} {:>4} {:>4} {:>4} {:>5} {:>5} {:>7} {:>6} {:>6} {:>5} {:>8}",
-        "workload",
-        "cpu",
-        "policy",
-        "verdict",
-        "invlpg",
-        "invpcid",
-        "cr3",
-        "kept",
-        "cr4",
-        "marks",
-        "lost",
-        "refills",
-        "flush",
-        "return",
-        "state",
-        "branches"
-    );
+    head(out, TABLE);
     let mut shown = ("", "");
     for row in &comparison.rows {
+        // What stands in the line above is not said again.
         let this = (row.workload.as_str(), row.cpu.name);
         let workload = if this.0 == shown.0 { "" } else { this.0 };
         let cpu = if this == shown { "" } else { this.1 };
@@ -73,22 +105,25 @@ fn table(out: &mut String, comparison: &Comparison) {
         let (state, branches) = need.map_or((0, String::new()), |need| {
             (need.state_bits, format!("{}+{}", need.code.branches, need.code.return_branches))
         });
-        let _ = writeln!(
-            out,
-            "{workload:12} {cpu:18} {:8} {:16} {:>6} {:>8} {:>4} {:>4} {:>4} {:>5} {:>5} {:>7} {:>6} {:>6} {state:>5} {branches:>8}",
-            row.policy,
+        let cells = [
+            workload.to_owned(),
+            cpu.to_owned(),
+            row.policy.to_string(),
             verdict(row),
-            costs.invlpg,
+            costs.invlpg.to_string(),
             format!("{address}/{single}/{}", all + not_globals),
-            costs.cr3_flushing,
-            costs.cr3_kept,
-            costs.cr4_toggles,
-            costs.marks_consumed,
-            costs.live_lost,
-            costs.refills,
-            costs.primitive_instructions,
-            costs.return_instructions,
-        );
+            costs.cr3_flushing.to_string(),
+            costs.cr3_kept.to_string(),
+            costs.cr4_toggles.to_string(),
+            costs.marks_consumed.to_string(),
+            costs.live_lost.to_string(),
+            costs.refills.to_string(),
+            costs.primitive_instructions.to_string(),
+            costs.return_instructions.to_string(),
+            state.to_string(),
+            branches,
+        ];
+        line(out, TABLE, &cells);
     }
 }
 
@@ -100,52 +135,41 @@ pub(super) fn verdict(row: &Row) -> String {
     row.violated.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }
 
+/// What the columns of the audit mean.
+const AUDIT_LEGEND: &str = "\
+Audit by call site, all processors together
+owed      obligations that stood in the caller's range; needless: calls that met none
+little    pages removed at once; deferred: a user PCID left to its next load
+big       a PCID or everything emptied at once; grown: big, where pages were asked for
+";
+
 fn audit(out: &mut String, comparison: &Comparison) {
-    let _ = writeln!(
-        out,
-        "Audit by call site, all processors together. owed: obligations that stood in the caller's \
-         range;\nneedless: calls that met none; little: pages removed at once; deferred: a user \
-         PCID left to its next\nload; big: a PCID or everything emptied at once; grown: big, where \
-         pages were asked for\n"
-    );
-    let _ = writeln!(
-        out,
-        "{:12} {:8} {:20} {:22} {:>5} {:>5} {:>8} {:>6} {:>8} {:>4} {:>5}",
-        "workload",
-        "policy",
-        "primitive",
-        "caller",
-        "calls",
-        "owed",
-        "needless",
-        "little",
-        "deferred",
-        "big",
-        "grown"
-    );
+    let _ = writeln!(out, "{AUDIT_LEGEND}");
+    head(out, AUDIT);
     let audits: Vec<_> =
-        POLICIES.iter().map(|&policy| (policy, comparison.audit(policy))).collect();
+        POLICIES.iter().map(|&policy| (policy.to_string(), comparison.audit(policy))).collect();
     for (number, (workload, _)) in comparison.workloads.iter().enumerate() {
-        let mut shown = false;
+        let mut workload = workload.clone();
         for (policy, audit) in &audits {
-            let mut named = false;
+            let mut policy = policy.clone();
             for ((_, site), calls) in audit.iter().filter(|((at, _), _)| *at == number) {
-                let workload = if shown { "" } else { workload };
-                let policy = if named { String::new() } else { policy.to_string() };
-                (shown, named) = (true, true);
-                let caller = short(&site.caller, &site.line);
-                let _ = writeln!(
-                    out,
-                    "{workload:12} {policy:8} {:20} {caller:22} {:>5} {:>5} {:>8} {:>6} {:>8} {:>4} {:>5}",
-                    site.primitive,
+                let counts = [
                     calls.calls,
                     calls.owed,
                     calls.needless,
                     calls.little,
                     calls.deferred,
                     calls.big,
-                    calls.grown
-                );
+                    calls.grown,
+                ];
+                let mut cells = vec![
+                    std::mem::take(&mut workload),
+                    std::mem::take(&mut policy),
+                    site.primitive.to_owned(),
+                    short(&site.caller, &site.line),
+                ];
+                cells.extend(counts.iter().map(ToString::to_string));
+                line(out, AUDIT, &cells);
             }
         }
     }
