@@ -30,7 +30,7 @@ fn a_recorded_trace_gets_the_same_verdict() {
                 let (header, events): (Option<TraceHeader>, Vec<Event>) =
                     serde_json::from_str(&text).expect("what was written");
                 let mut oracle = Oracle::default();
-                Trace { header, events }.replay(&mut oracle);
+                Trace::opened(header.expect("a header"), events).replay(&mut oracle);
                 assert_eq!(oracle.violations(), live.violations, "{name} {faults:?}");
                 let states = |of: &[stalemate::oracle::Obligation]| {
                     of.iter().map(|owed| (owed.tag, owed.page, owed.state)).collect::<Vec<_>>()

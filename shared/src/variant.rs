@@ -39,15 +39,15 @@ macro_rules! variants {
 variants! {
     KernelRangeAsUser = 1, "kernel-range-as-user", "shootdown::kernel",
         "A kernel range is flushed by the function for user pages.";
-    UserPcidForgotten = 2, "user-pcid-forgotten", "split::flush_tlb_one_user",
+    UserPcidForgotten = 2, "user-pcid-forgotten", "flush_tlb_one_user",
         "A user page is flushed in the kernel PCID alone.";
     KernelRestoreConsumes = 3, "kernel-restore-consumes", "entry_paranoid",
         "The paranoid exit clears the mark although it restores a kernel CR3.";
     ParanoidExitKeeps = 4, "paranoid-exit-keeps", "entry_paranoid",
         "The paranoid exit restores a user CR3 with NOFLUSH, whatever is marked.";
-    NarrowMask = 5, "narrow-mask", "percpu::mark",
+    NarrowMask = 5, "narrow-mask", "mark",
         "The mask has fewer bits than there are ASIDs; a mark beyond it goes to its neighbour.";
-    OtherForCurrent = 6, "other-for-current", "split::flush_tlb_one_user",
+    OtherForCurrent = 6, "other-for-current", "flush_tlb_one_user",
         "The user PCID is left to invalidate_other, which does not mean the current ASID.";
     OnePendingBit = 7, "one-pending-bit", "USER_CR3",
         "One mark serves the whole CPU, not each ASID.";
@@ -99,7 +99,7 @@ variants! {
         "A user page is flushed on the CPU that asks, and on no other.";
     NobodyWaits = 31, "nobody-waits", "shootdown::ask",
         "The CPU that asks goes on before the others have acknowledged.";
-    FlushKeeps = 32, "flush-keeps", "split::flush_tlb_mm",
+    FlushKeeps = 32, "flush-keeps", "flush_tlb_mm",
         "CR3 is written back with NOFLUSH set.";
     SlotByNumber = 33, "slot-by-number", "asid::choose",
         "The slot goes by the address space's number, and nobody asks who had it.";

@@ -5,6 +5,7 @@
 pub mod arch;
 pub mod boot;
 pub mod cli;
+pub mod compare;
 pub mod event;
 #[allow(unsafe_code)]
 pub mod executor;

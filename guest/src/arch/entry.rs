@@ -18,6 +18,7 @@ const PTI: u64 = 1;
 const PCID: u64 = 2;
 const PARANOID_REWRITE: u64 = 4;
 
+// One block: the macros must come before what uses them, and blocks have no order.
 global_asm!(
     ".section .trampoline.data, \"aw\", @progbits",
     ".balign 16",
@@ -70,12 +71,7 @@ global_asm!(
     // Vector and error code.
     "add rsp, 16",
     ".endm",
-    pcid = const PCID,
-    mask = const USER_PCID_FLUSH_MASK,
-);
-
-// Into user mode and back.
-global_asm!(
+    // Into user mode and back.
     ".section .trampoline.text, \"ax\"",
     ".global enter_user",
     ".type enter_user, @function",
@@ -130,11 +126,7 @@ global_asm!(
     "pop r15", "pop r14", "pop r13", "pop r12", "pop rbp", "pop rbx",
     "ret",
     ".size entry_syscall, . - entry_syscall",
-    pti = const PTI,
-);
-
-// Exceptions. Every vector but NMI and #DF shares one stack and is not expected to nest.
-global_asm!(
+    // Exceptions. Every vector but NMI and #DF shares one stack and is not expected to nest.
     ".section .trampoline.text, \"ax\"",
     ".balign 16",
     ".global vector_stubs",
@@ -200,13 +192,8 @@ global_asm!(
     "iret_fault_exit:",
     "iretq",
     ".size entry_fault, . - entry_fault",
-    pti = const PTI,
-    kernel_fault = sym super::handlers::kernel_fault,
-);
-
-// Interrupts: what they interrupt goes on. They come with IF set only, and so never between entry
-// or exit code's SWAPGS and CR3 load.
-global_asm!(
+    // Interrupts: what they interrupt goes on. They come with IF set only, and so never between entry
+    // or exit code's SWAPGS and CR3 load.
     ".section .trampoline.text, \"ax\"",
     ".global entry_irq",
     ".type entry_irq, @function",
@@ -224,7 +211,7 @@ global_asm!(
     "mov cr3, rax",
     "2:",
     "mov rdi, [rsp + 512 + 15*8]",
-    "call {handler}",
+    "call {interrupt}",
     "test byte ptr [rip + trampoline_config], {pti}",
     "jz 4f",
     "mov rax, cr3",
@@ -237,19 +224,14 @@ global_asm!(
     "jmp 5f",
     "3:",
     "mov rdi, [rsp + 512 + 15*8]",
-    "call {handler}",
+    "call {interrupt}",
     "5:",
     "POP_REGISTERS",
     ".global iret_irq_exit",
     "iret_irq_exit:",
     "iretq",
     ".size entry_irq, . - entry_irq",
-    pti = const PTI,
-    handler = sym super::handlers::interrupt,
-);
-
-// NMI and #DF: from any state, entry and exit code with kernel CS and user CR3 or GS included.
-global_asm!(
+    // NMI and #DF: from any state, entry and exit code with kernel CS and user CR3 or GS included.
     ".section .trampoline.text, \"ax\"",
     ".global entry_paranoid",
     ".type entry_paranoid, @function",
@@ -278,7 +260,7 @@ global_asm!(
     "mov cr3, rax",
     "3:",
     "mov rdi, rsp",
-    "call {handler}",
+    "call {paranoid}",
     ".global paranoid_exit",
     "paranoid_exit:",
     "test byte ptr [rip + trampoline_config], {pti}",
@@ -321,15 +303,7 @@ global_asm!(
     "btr qword ptr [r10 + {mask}], rax",
     "jmp 5b",
     ".size entry_paranoid, . - entry_paranoid",
-    pti = const PTI,
-    pcid = const PCID,
-    rewrite = const PARANOID_REWRITE,
-    mask = const USER_PCID_FLUSH_MASK,
-    handler = sym super::handlers::paranoid,
-);
-
-// The CR3 hop: one user page flushed at once, without INVPCID. Both loads are NOFLUSH.
-global_asm!(
+    // The CR3 hop: one user page flushed at once, without INVPCID. Both loads are NOFLUSH.
     ".section .trampoline.text, \"ax\"",
     ".global hop_invlpg_user",
     ".type hop_invlpg_user, @function",
@@ -370,6 +344,13 @@ global_asm!(
     "mov cr3, rcx",
     "ret",
     ".size hop_flush_pair, . - hop_flush_pair",
+    pcid = const PCID,
+    mask = const USER_PCID_FLUSH_MASK,
+    pti = const PTI,
+    kernel_fault = sym super::handlers::kernel_fault,
+    interrupt = sym super::handlers::interrupt,
+    rewrite = const PARANOID_REWRITE,
+    paranoid = sym super::handlers::paranoid,
 );
 
 /// Hops to the user CR3 of the loaded address space and back, by code that both roots map. Only

@@ -4,6 +4,7 @@ use core::arch::asm;
 use stalemate_shared::hypercall::{self as call, PORT, primitive};
 
 /// Makes hypercall `number`; RAX, RDI, RSI, RDX and RCX come back.
+#[inline(always)]
 fn hypercall(number: u64, args: [u64; 4]) -> [u64; 5] {
     let [mut rdi, mut rsi, mut rdx, mut rcx] = args;
     let mut rax = number;
@@ -37,11 +38,13 @@ pub fn next_step(report: [u64; 3], interruptible: bool) -> (u64, [u64; 4]) {
 }
 
 /// A flush primitive begins, over the caller's range.
+#[inline(always)]
 pub fn begin(primitive: u64, root: u64, start: u64, end: u64) {
     hypercall(call::BEGIN, [primitive, root, start, end]);
 }
 
 /// It returns.
+#[inline(always)]
 pub fn end(primitive: u64) {
     hypercall(call::END, [primitive, 0, 0, 0]);
 }

@@ -2,14 +2,12 @@
 //! address spaces, which all of them share.
 
 use super::memory::{lock_clear_bit, lock_increment, lock_set_bit, read_word, set_bit, write_word};
-use crate::variant;
 use core::arch::asm;
 use core::cell::UnsafeCell;
 use core::mem::offset_of;
 use stalemate_shared::layout::{KERNEL_BASE, MAX_CPUS, MM_STATES, PAGE_SIZE};
 use stalemate_shared::pcid::ASID_SLOTS;
 use stalemate_shared::tlb_state::{MmState, Slot, TlbState};
-use stalemate_shared::variant::Variant;
 
 /// A static whose words are read and written one at a time, through its address.
 #[repr(transparent)]
@@ -192,18 +190,14 @@ pub fn acknowledge(cpu: u64) {
 pub fn mark(asid: u16) {
     let mask = tlb_state() + offset_of!(TlbState, user_pcid_flush_mask) as u64;
     let bit = u64::from(stalemate_shared::pcid::kernel_pcid(asid));
-    if variant::is(Variant::OnePendingBit) {
-        set_bit(mask, 1);
-    } else if variant::is(Variant::NarrowMask) && bit >= NARROW_MASK_BITS {
-        // The word after it: what entry code tests stays clear.
-        set_bit(mask + 8, bit - NARROW_MASK_BITS);
-    } else {
-        set_bit(mask, bit);
-    }
+    set_bit(mask, bit);
 }
 
-/// Bits of the mask in the variant in which it has too few.
-const NARROW_MASK_BITS: u64 = 4;
+/// Sets a bit of the word `words` after `user_pcid_flush_mask`: what a mistaken mark does.
+pub fn mark_elsewhere(words: u64, bit: u64) {
+    let mask = tlb_state() + offset_of!(TlbState, user_pcid_flush_mask) as u64;
+    set_bit(mask + words * 8, bit);
+}
 
 fn slot_address(asid: u16) -> u64 {
     let slots = tlb_state() + offset_of!(TlbState, slots) as u64;

@@ -1,10 +1,12 @@
 //! The flush primitives. What callers use is here: it announces begin and return with the
 //! caller's range, keeps generations, and leaves the work to the policy. No policy announces.
+//! They are inlined, so that the place of an announcement tells its caller.
 
 mod eager;
 mod fallback;
 mod full;
 mod joined;
+mod mistaken;
 mod split;
 mod unsplit;
 
@@ -55,6 +57,9 @@ pub fn config() -> &'static Config {
 #[must_use]
 pub fn policy() -> &'static dyn Policy {
     match config().policy {
+        PolicyName::Split if config().variant.is_some_and(mistaken::concerns) => {
+            &mistaken::Mistaken
+        }
         PolicyName::Split => &split::Split,
         PolicyName::Unsplit => &unsplit::Unsplit,
         PolicyName::Full => &full::Full,
@@ -65,16 +70,19 @@ pub fn policy() -> &'static dyn Policy {
 }
 
 /// One user page of address space `number`.
+#[inline(always)]
 pub fn flush_tlb_one_user(number: usize, va: u64) {
     user(number, primitive::ONE_USER, va, va + page_size(va));
 }
 
 /// User pages of address space `number`, end exclusive.
+#[inline(always)]
 pub fn flush_tlb_range(number: usize, start: u64, end: u64) {
     user(number, primitive::RANGE, start, end);
 }
 
 /// As [`flush_tlb_range`], asked for `[start, end)` and flushing `[start, flushed_end)`.
+#[inline(always)]
 pub fn flush_tlb_range_announcing(number: usize, start: u64, end: u64, flushed_end: u64) {
     hypercall::begin(primitive::RANGE, percpu::mm_state(number).kernel_root, start, end);
     let tlb_gen = percpu::raise_tlb_gen(number);
@@ -85,6 +93,7 @@ pub fn flush_tlb_range_announcing(number: usize, start: u64, end: u64, flushed_e
 }
 
 /// One user page, on this CPU and no other.
+#[inline(always)]
 pub fn flush_tlb_here(number: usize, token: Downgrade) {
     let va = token.page;
     let end = va + page_size(va);
@@ -97,11 +106,13 @@ pub fn flush_tlb_here(number: usize, token: Downgrade) {
 }
 
 /// The user half of address space `number`.
+#[inline(always)]
 pub fn flush_tlb_mm(number: usize) {
     user(number, primitive::MM, 0, USER_END);
 }
 
 /// User pages whose page tables are about to be freed.
+#[inline(always)]
 pub fn flush_tlb_freeing(number: usize, start: u64, end: u64) {
     // The pages of a page table are small, whatever takes their place.
     let stride = if variant::is(Variant::StrideOfToday) { page_size(start) } else { PAGE_SIZE };
@@ -109,35 +120,52 @@ pub fn flush_tlb_freeing(number: usize, start: u64, end: u64) {
 }
 
 /// One kernel page, on every CPU.
+#[inline(always)]
 pub fn flush_tlb_one_kernel(va: u64) {
     announced(primitive::ONE_KERNEL, What::Kernel, va, va + PAGE_SIZE);
 }
 
 /// Kernel pages, on every CPU, end exclusive.
+#[inline(always)]
 pub fn flush_tlb_kernel_range(start: u64, end: u64) {
     announced(primitive::KERNEL_RANGE, What::Kernel, start, end);
 }
 
 /// Everything, on every CPU.
+#[inline(always)]
 pub fn flush_tlb_all() {
     announced(primitive::ALL, What::Everything, 0, u64::MAX);
 }
 
+#[inline(always)]
 fn announced(id: u64, what: What, start: u64, end: u64) {
-    let cpus = if variant::is(Variant::KernelFlushIsLocal) { 0 } else { EVERY_CPU };
     hypercall::begin(id, 0, start, end);
-    flush_on(cpus, &Request::new(what, start, end, PAGE_SIZE));
+    flush_everywhere(what, start, end);
     hypercall::end(id);
 }
 
+#[inline(never)]
+fn flush_everywhere(what: What, start: u64, end: u64) {
+    let cpus = if variant::is(Variant::KernelFlushIsLocal) { 0 } else { EVERY_CPU };
+    flush_on(cpus, &Request::new(what, start, end, PAGE_SIZE));
+}
+
+#[inline(always)]
 fn user(number: usize, id: u64, start: u64, end: u64) {
     announced_user(number, id, start, end, page_size(start), false);
 }
 
-/// A flush of an address space: its generation rises; CPUs that have it loaded work now, the
-/// others see the generation at their next switch, and flush.
+#[inline(always)]
 fn announced_user(number: usize, id: u64, start: u64, end: u64, stride: u64, frees_tables: bool) {
     hypercall::begin(id, percpu::mm_state(number).kernel_root, start, end);
+    flush_user(number, start, end, stride, frees_tables);
+    hypercall::end(id);
+}
+
+/// A flush of an address space: its generation rises; CPUs that have it loaded work now, the
+/// others see the generation at their next switch, and flush.
+#[inline(never)]
+fn flush_user(number: usize, start: u64, end: u64, stride: u64, frees_tables: bool) {
     let late = variant::is(Variant::GenerationAfterIpi);
     let tlb_gen = match late {
         true => percpu::mm_state(number).tlb_gen + 1,
@@ -151,7 +179,6 @@ fn announced_user(number: usize, id: u64, start: u64, end: u64, stride: u64, fre
     if late {
         percpu::raise_tlb_gen(number);
     }
-    hypercall::end(id);
 }
 
 /// The CPUs that the next batched flush must ask, by the CPU that batches.
@@ -176,12 +203,14 @@ pub fn has_batch() -> bool {
 }
 
 /// A flush of a user range for which there is nothing to do, announced all the same.
+#[inline(always)]
 pub fn nothing_to_flush(number: usize, start: u64, end: u64) {
     hypercall::begin(primitive::RANGE, percpu::mm_state(number).kernel_root, start, end);
     hypercall::end(primitive::RANGE);
 }
 
 /// Flushes what this CPU has deferred.
+#[inline(always)]
 pub fn flush_tlb_batched() {
     hypercall::begin(primitive::BATCHED, 0, 0, USER_END);
     let batch = &BATCHES[percpu::number() as usize];

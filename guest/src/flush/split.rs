@@ -5,9 +5,7 @@
 use super::{Policy, config};
 use crate::arch::{cpu, percpu};
 use crate::paging::is_trampoline;
-use crate::variant;
-use stalemate_shared::pcid::{ASID_SLOTS, NOFLUSH, user_pcid};
-use stalemate_shared::variant::Variant;
+use stalemate_shared::pcid::{ASID_SLOTS, user_pcid};
 
 const CR4_PGE: u64 = 1 << 7;
 
@@ -44,13 +42,6 @@ fn loaded_asid() -> u16 {
 #[inline(never)]
 pub fn flush_tlb_one_user(va: u64) {
     cpu::invlpg(va);
-    if variant::is(Variant::UserPcidForgotten) {
-        return;
-    }
-    if variant::is(Variant::OtherForCurrent) {
-        percpu::set_invalidate_other(1);
-        return;
-    }
     if config().pti && config().pcid {
         if config().invpcid {
             cpu::invpcid_address(user_pcid(loaded_asid()), va);
@@ -79,8 +70,7 @@ pub fn flush_tlb_mm() {
     if config().pti && config().pcid {
         percpu::mark(loaded_asid());
     }
-    let keep = if variant::is(Variant::FlushKeeps) { NOFLUSH } else { 0 };
-    cpu::load_cr3(cpu::read_cr3() | keep);
+    cpu::load_cr3(cpu::read_cr3());
 }
 
 /// Everything, by the biggest hammer that the CPU has. A CR3 load alone would not reach the other

@@ -96,6 +96,31 @@ impl Symbols {
             .map(|(&start, &(_, size))| (Gva(start), Gva(start + size)))
     }
 
+    /// The function that `address` is in, its begin and end.
+    #[must_use]
+    pub fn function_at(&self, address: Gva) -> Option<(&str, Gva, Gva)> {
+        let (&start, (name, size)) = self.by_address.range(..=address.0).next_back()?;
+        (address.0 < start + size).then_some((name, Gva(start), Gva(start + size)))
+    }
+
+    /// The functions that were inlined at `address`, innermost first, and the one that they were
+    /// inlined into, each with its file and line.
+    #[must_use]
+    pub fn inlined(&self, address: Gva) -> Vec<(String, String)> {
+        let found = self.lines.as_ref().and_then(|lines| {
+            let mut frames = lines.find_frames(address.0).skip_all_loads().ok()?;
+            let mut all = Vec::new();
+            while let Ok(Some(frame)) = frames.next() {
+                let name = frame.function.as_ref().and_then(|name| name.demangle().ok());
+                let name = name.map_or_else(String::new, |name| name.into_owned());
+                let at = frame.location.and_then(|at| Some(format!("{}:{}", at.file?, at.line?)));
+                all.push((name, at.unwrap_or_default()));
+            }
+            Some(all)
+        });
+        found.unwrap_or_default()
+    }
+
     /// Where `address` is.
     #[must_use]
     pub fn locate(&self, address: Gva) -> Location {

@@ -3,6 +3,7 @@
 //! Exit codes: 0 all as expected, 1 an outcome was not as expected, 2 bad usage or bad input,
 //! 3 the host cannot run what was asked.
 
+mod compare;
 mod describe;
 mod doctor;
 mod input;
@@ -48,6 +49,12 @@ enum Command {
         /// Its name, as `list` prints it
         name: String,
     },
+    /// Run every flush policy over the same workloads and print what each costs
+    ///
+    /// Verdicts come from worst-case fills, costs from on-demand fills of the same programs on the
+    /// interpreter, with PTI on. Beside the table stands an audit by call site: what each caller
+    /// asked to flush and what was owed.
+    Compare(CompareArgs),
     /// Say what this host offers, and what will be used
     Doctor,
 }
@@ -80,6 +87,22 @@ pub struct RunArgs {
     /// Run this kernel (ELF) instead of the built-in guest
     #[arg(long, value_name = "FILE")]
     guest: Option<PathBuf>,
+}
+
+/// Arguments of `compare`.
+#[derive(Debug, clap::Args)]
+pub struct CompareArgs {
+    /// Processors, separated by commas, or `all` [default: with PCID, with and without INVPCID and
+    /// PGE; and nopcid]
+    #[arg(long, value_name = "LIST")]
+    cpu: Option<String>,
+    /// How to print; the schema of `json` is docs/compare.schema.json
+    #[arg(long, value_enum, default_value_t = Format::Text, hide_possible_values = true,
+          value_name = "text|json")]
+    format: Format,
+    /// Write a chart to this file too
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -151,6 +174,7 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
 pub fn main(cli: Cli, out: &mut dyn std::io::Write) -> Result<u8, Failure> {
     let text = match cli.command {
         None => return run::run(&RunArgs::default(), &cli.kvm_device, out),
+        Some(Command::Compare(args)) => return compare::run(&args, out),
         Some(Command::Run(args)) => return run::run(&args, &cli.kvm_device, out),
         Some(Command::List { what }) => describe::list(what)?,
         Some(Command::Explain { name }) => describe::explain(&name)?,

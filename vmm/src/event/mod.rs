@@ -293,4 +293,7 @@ pub trait Observer {
     fn begin(&mut self, header: &TraceHeader);
     /// One event.
     fn event(&mut self, event: &Event);
+    /// Instructions that the executor has completed, where it counts them, when the next event
+    /// that marks a place in the program happens. Those that trapped are not among them.
+    fn completed(&mut self, _instructions: u64) {}
 }

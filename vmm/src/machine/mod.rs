@@ -256,6 +256,9 @@ impl Machine {
             return;
         }
         self.release(observer);
+        if let Some(instructions) = self.executor.instructions() {
+            observer.completed(instructions);
+        }
         if holds {
             self.held.push(event);
         } else {

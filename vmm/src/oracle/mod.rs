@@ -30,6 +30,7 @@ pub struct Oracle {
     history: Vec<Invalidation>,
     violations: Vec<Violation>,
     hammers: Vec<BigHammer>,
+    losses: Vec<(u64, usize)>,
     told: BTreeSet<(RuleId, String)>,
 }
 
@@ -43,6 +44,7 @@ impl Default for Oracle {
             history: Vec::new(),
             violations: Vec::new(),
             hammers: Vec::new(),
+            losses: Vec::new(),
             told: BTreeSet::new(),
         }
     }
@@ -73,6 +75,13 @@ impl Oracle {
     #[must_use]
     pub fn hammers(&self) -> &[BigHammer] {
         &self.hammers
+    }
+
+    /// What was lost: events that removed live entries which no primitive under way was asked
+    /// for, and how many. Big hammers are among them, and so are switches.
+    #[must_use]
+    pub fn losses(&self) -> &[(u64, usize)] {
+        &self.losses
     }
 
     fn judge(
@@ -141,6 +150,12 @@ impl Observer for Oracle {
             ended,
         };
         self.hammers.extend(rules::big_hammer::observe(&context, consuming));
+        let primitive = shadow.works_for(event.cpu);
+        let asked = |page| primitive.is_some_and(|(_, primitive)| primitive.covers(page));
+        let lost = effect.live_lost.iter().filter(|(_, page)| !asked(*page)).count();
+        if lost > 0 {
+            self.losses.push((event.seq, lost));
+        }
         if let Kind::LoadCr3 { value, .. } = event.kind {
             shadow.cpu_mut(event.cpu).loaded(value);
         }

@@ -29,20 +29,36 @@ pub struct Trace {
     pub header: Option<TraceHeader>,
     /// The events.
     pub events: Vec<Event>,
+    /// For each event the instructions completed when it happened, where the executor counts
+    /// them and the event marks a place in the program; else the last count before it.
+    pub completed: Vec<u64>,
+    /// The last count.
+    last: u64,
 }
 
 impl Observer for Trace {
     fn begin(&mut self, header: &TraceHeader) {
-        self.header = Some(header.clone());
-        self.events.clear();
+        *self = Self { header: Some(header.clone()), ..Self::default() };
     }
 
     fn event(&mut self, event: &Event) {
         self.events.push(event.clone());
+        self.completed.push(self.last);
+    }
+
+    fn completed(&mut self, instructions: u64) {
+        self.last = instructions;
     }
 }
 
 impl Trace {
+    /// A trace that begins with these events.
+    #[must_use]
+    pub fn opened(header: TraceHeader, events: Vec<Event>) -> Self {
+        let completed = vec![0; events.len()];
+        Self { header: Some(header), events, completed, last: 0 }
+    }
+
     /// Gives the trace to another observer.
     pub fn replay(&self, observer: &mut dyn Observer) {
         if let Some(header) = &self.header {
@@ -77,6 +93,12 @@ impl Observer for Watchers {
         self.counts.event(event);
         if let Some(trace) = &mut self.trace {
             trace.event(event);
+        }
+    }
+
+    fn completed(&mut self, instructions: u64) {
+        if let Some(trace) = &mut self.trace {
+            trace.completed(instructions);
         }
     }
 }
@@ -202,7 +224,7 @@ impl<'a> Runner<'a> {
         let session = self.session(&run.config)?;
         if trace.is_some() {
             let Opening { header, events } = session.opening().clone();
-            watchers.trace = Some(Trace { header: Some(header), events });
+            watchers.trace = Some(Trace::opened(header, events));
         }
         let mut branches = Branches::default();
         let mut branch_events = Vec::new();

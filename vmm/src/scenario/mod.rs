@@ -12,7 +12,7 @@ pub use config::{CPUS, CpuModel, POLICIES, Policy, RunConfig, When};
 pub use diagnostic::{Diagnostic, nearest, suggest};
 pub use file::parse;
 pub use matrix::{Expected, Run, Selection};
-pub use step::{Expect, Page, Step};
+pub use step::{Change, Expect, Page, Step};
 
 use crate::arch::tlb::Fill;
 use crate::inject::Fault;

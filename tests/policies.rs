@@ -1,0 +1,80 @@
+//! The policies beside `split`: each is right on every built-in scenario and every named CPU.
+#![allow(missing_docs)]
+
+mod common;
+
+use common::{Bench, benches, builtin, config};
+use stalemate::executor::Backend;
+use stalemate::runner::Outcome;
+use stalemate::scenario::{self, CPUS, Policy, Selection};
+
+fn is_as_expected_everywhere(policy: Policy) {
+    let bench = Bench::new(Backend::interp());
+    let scenarios = scenario::builtin().unwrap_or_else(|error| panic!("{error}"));
+    let selection =
+        Selection { cpus: CPUS.to_vec(), policy: Some(policy), variant: None, inject: Vec::new() };
+    let runs: Vec<_> = scenarios
+        .iter()
+        .enumerate()
+        .flat_map(|(index, scenario)| scenario.runs(index, &selection))
+        .collect();
+    let results = bench.runner().run_all(&scenarios, &runs, &mut |_| {}).expect("the host works");
+    assert!(results.len() > 300);
+    for result in results {
+        let name = &scenarios[result.run.scenario].name;
+        assert!(result.as_expected, "{name} on {}: {}", result.run.config, result.outcome);
+    }
+}
+
+#[test]
+fn fallback_is_right_everywhere() {
+    is_as_expected_everywhere(Policy::Fallback);
+}
+
+#[test]
+fn joined_is_right_everywhere() {
+    is_as_expected_everywhere(Policy::Joined);
+}
+
+#[test]
+fn eager_is_right_everywhere() {
+    is_as_expected_everywhere(Policy::Eager);
+}
+
+#[test]
+fn no_correct_policy_but_unsplit_lets_a_parked_kernel_page_go_stale() {
+    for bench in benches() {
+        for policy in [Policy::Fallback, Policy::Joined, Policy::Eager] {
+            for cpu in ["pcid", "pcid-invpcid", "pcid-nopge", "nopcid"] {
+                let config = config(cpu, policy, true);
+                let result = bench.run(&builtin("parked-kernel"), config, &[]);
+                assert_eq!(result.outcome, Outcome::Clean, "{config}");
+            }
+        }
+    }
+}
+
+#[test]
+fn eager_and_joined_mark_nothing() {
+    for bench in benches() {
+        for cpu in ["pcid", "pcid-invpcid", "pcid-nopge"] {
+            let marks = |policy| {
+                bench.run(&builtin("flush-all"), config(cpu, policy, true), &[]).counts.marks_made
+            };
+            assert_eq!((marks(Policy::Eager), marks(Policy::Joined)), (0, 0), "{cpu}");
+            assert!(marks(Policy::Split) > 0, "{cpu}");
+        }
+    }
+}
+
+#[test]
+fn a_hop_whose_invlpg_is_lost_is_caught() {
+    for bench in benches() {
+        // The first INVLPG is the kernel PCID's, the second the hop's.
+        let config = config("pcid", Policy::Eager, true);
+        let result = bench.run(&builtin("user-flush-on-next-return"), config, &["drop invlpg#2"]);
+        assert_eq!(common::rules(&result), ["stale-user-entry"]);
+        let result = bench.run(&builtin("user-flush-on-next-return"), config, &["drop invlpg#1"]);
+        assert_eq!(common::rules(&result), ["stale-kernel-entry"]);
+    }
+}

@@ -1,0 +1,247 @@
+//! The policies side by side: the same workloads under each, on processors with and without
+//! INVPCID and PGE. Verdicts come from worst-case runs, costs from on-demand runs of the same
+//! programs on the interpreter, branches and words of state from the image.
+
+mod audit;
+mod json;
+mod measure;
+mod needs;
+mod svg;
+mod text;
+mod workload;
+
+pub use audit::{Audit, Calls, Site};
+pub use json::{SCHEMA_VERSION, json};
+pub use measure::Costs;
+pub use needs::{Disassembly, Mark, Needs};
+pub use svg::svg;
+pub use text::text;
+pub use workload::{WORKLOADS, workloads};
+
+use crate::arch::tlb::Fill;
+use crate::boot::{Image, Symbols};
+use crate::executor::Backend;
+use crate::machine::BootError;
+use crate::oracle::RuleId;
+use crate::runner::{Outcome, RunResult, Runner, Trace};
+use crate::scenario::{CPUS, CpuModel, Expected, Policy, Run, RunConfig, Scenario, Selection};
+use std::collections::BTreeMap;
+
+/// The processors that are compared where the command line names none.
+pub const DEFAULT_CPUS: [&str; 5] =
+    ["pcid", "pcid-invpcid", "pcid-nopge", "pcid-invpcid-nopge", "nopcid"];
+
+/// The policies in the order of the table; the broken one last.
+pub const POLICIES: [Policy; 6] =
+    [Policy::Split, Policy::Fallback, Policy::Joined, Policy::Eager, Policy::Full, Policy::Unsplit];
+
+/// One policy in one workload on one processor.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// The workload.
+    pub workload: String,
+    /// The processor.
+    pub cpu: CpuModel,
+    /// The policy.
+    pub policy: Policy,
+    /// What the worst-case run came to.
+    pub outcome: Outcome,
+    /// The rules that it violated.
+    pub violated: Vec<RuleId>,
+    /// Whether the workload's file says so.
+    pub as_expected: bool,
+    /// What it cost.
+    pub costs: Costs,
+    /// What its callers asked for, and what was owed.
+    pub audit: Audit,
+}
+
+/// What a policy needs on one processor.
+#[derive(Clone, Debug)]
+pub struct Need {
+    /// The policy.
+    pub policy: Policy,
+    /// The processor.
+    pub cpu: CpuModel,
+    /// Its code, the same on every processor.
+    pub code: Needs,
+    /// Bits of its words of state that changed in some workload.
+    pub state_bits: u32,
+}
+
+/// Everything that was compared.
+#[derive(Clone, Debug)]
+pub struct Comparison {
+    /// The processors.
+    pub cpus: Vec<CpuModel>,
+    /// The workloads: name and summary.
+    pub workloads: Vec<(String, String)>,
+    /// By workload, processor, policy.
+    pub rows: Vec<Row>,
+    /// By processor, policy.
+    pub needs: Vec<Need>,
+    /// What the mark adds to the return path.
+    pub mark: Mark,
+}
+
+impl Comparison {
+    /// The row of a policy.
+    #[must_use]
+    pub fn row(&self, workload: &str, cpu: &str, policy: Policy) -> Option<&Row> {
+        self.rows
+            .iter()
+            .find(|row| row.workload == workload && row.cpu.name == cpu && row.policy == policy)
+    }
+
+    /// What a policy needs on a processor.
+    #[must_use]
+    pub fn need(&self, cpu: &str, policy: Policy) -> Option<&Need> {
+        self.needs.iter().find(|need| need.cpu.name == cpu && need.policy == policy)
+    }
+
+    /// The calls of a policy, by workload and site, of all processors together.
+    #[must_use]
+    pub fn audit(&self, policy: Policy) -> BTreeMap<(usize, Site), Calls> {
+        let mut all: BTreeMap<(usize, Site), Calls> = BTreeMap::new();
+        for row in self.rows.iter().filter(|row| row.policy == policy) {
+            let number = self.workloads.iter().position(|(name, _)| *name == row.workload);
+            for (site, calls) in &row.audit {
+                all.entry((number.unwrap_or(0), site.clone())).or_default().add(calls);
+            }
+        }
+        all
+    }
+
+    /// Whether every verdict is what the workload's file says.
+    #[must_use]
+    pub fn all_as_expected(&self) -> bool {
+        self.rows.iter().all(|row| row.as_expected)
+    }
+}
+
+/// The processors of [`DEFAULT_CPUS`].
+#[must_use]
+pub fn default_cpus() -> Vec<CpuModel> {
+    let named = |name: &&str| CPUS.into_iter().find(|cpu| cpu.name == *name);
+    DEFAULT_CPUS.iter().filter_map(named).collect()
+}
+
+/// Compares the policies on `cpus`, in `workloads`, on kernel `bytes`; `progress` is told how many
+/// of how many rows are done.
+///
+/// # Errors
+/// When the image cannot be loaded.
+pub fn compare(
+    bytes: &'static [u8],
+    workloads: &[Scenario],
+    cpus: &[CpuModel],
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Comparison, BootError> {
+    let image = Image::parse(bytes)?;
+    let symbols = Symbols::new(bytes);
+    let code = Disassembly::new(bytes, &symbols);
+    let backend = Backend::interp();
+    let mut runner = Runner::new(&image, &symbols, &backend);
+    let mut rows = Vec::new();
+    let total = workloads.len() * cpus.len() * POLICIES.len();
+    // One guest is alive at a time: what it can be used for comes together.
+    for cpu in cpus {
+        for policy in POLICIES {
+            let mut of_policy = verdicts(&mut runner, workloads, *cpu, policy, &symbols)?;
+            costs(&mut runner, workloads, &mut of_policy, &symbols)?;
+            rows.extend(of_policy.into_iter().map(|(number, row, _)| (number, row)));
+            progress(rows.len(), total);
+        }
+    }
+    rows.sort_by_key(|(number, _)| *number);
+    let rows: Vec<Row> = rows.into_iter().map(|(_, row)| row).collect();
+    let mut needs = Vec::new();
+    for cpu in cpus {
+        for policy in POLICIES {
+            needs.push(need(&rows, *cpu, policy, code.needs(policy)));
+        }
+    }
+    let names = workloads.iter().map(|one| (one.name.clone(), one.summary.clone())).collect();
+    let mark = code.return_path().1;
+    Ok(Comparison { cpus: cpus.to_vec(), workloads: names, rows, needs, mark })
+}
+
+/// A row under way, with its workload's number and its worst-case run.
+type Pending = (usize, Row, RunConfig);
+
+fn verdicts(
+    runner: &mut Runner<'_>,
+    workloads: &[Scenario],
+    cpu: CpuModel,
+    policy: Policy,
+    symbols: &Symbols,
+) -> Result<Vec<Pending>, BootError> {
+    let selection =
+        Selection { cpus: vec![cpu], policy: Some(policy), variant: None, inject: Vec::new() };
+    let mut rows = Vec::new();
+    for (number, workload) in workloads.iter().enumerate() {
+        for run in workload.runs(number, &selection).into_iter().filter(|run| !run.cost) {
+            let mut trace = Trace::default();
+            let result = runner.run(workload, &run, Some(&mut trace))?;
+            rows.push((
+                number,
+                Row {
+                    workload: workload.name.clone(),
+                    cpu,
+                    policy,
+                    outcome: result.outcome,
+                    violated: result.rules().into_iter().collect(),
+                    as_expected: is_as_expected(workload, &result),
+                    costs: Costs::default(),
+                    audit: audit::audit(&trace.events, &result.obligations, symbols),
+                },
+                run.config,
+            ));
+        }
+    }
+    Ok(rows)
+}
+
+/// Where nothing is ever taken back nothing can be stale: a vacuous run is then right.
+fn is_as_expected(workload: &Scenario, result: &RunResult) -> bool {
+    result.as_expected || result.outcome == Outcome::Vacuous && workload::is_idle(workload)
+}
+
+fn costs(
+    runner: &mut Runner<'_>,
+    workloads: &[Scenario],
+    rows: &mut [Pending],
+    symbols: &Symbols,
+) -> Result<(), BootError> {
+    for (number, row, config) in rows {
+        let run = Run {
+            scenario: *number,
+            config: RunConfig { fill: Fill::OnDemand, ..*config },
+            faults: Vec::new(),
+            expected: Expected::Clean,
+            cost: true,
+        };
+        let mut trace = Trace::default();
+        runner.run(&workloads[*number], &run, Some(&mut trace))?;
+        row.costs = measure::measure(&trace, symbols);
+    }
+    Ok(())
+}
+
+/// The bits that the policy's own words of state took in any workload.
+fn need(rows: &[Row], cpu: CpuModel, policy: Policy, code: Needs) -> Need {
+    let mut bits: BTreeMap<u64, u64> = BTreeMap::new();
+    for row in rows.iter().filter(|row| row.cpu == cpu && row.policy == policy) {
+        for &(offset, changed) in &row.costs.changed {
+            if code.words.contains_key(&offset) {
+                *bits.entry(offset).or_default() |= changed;
+            }
+        }
+    }
+    // Which address space is loaded, and the shadow of CR4, every policy has.
+    bits.retain(|offset, _| {
+        let word = code.words.get(offset).copied().unwrap_or_default();
+        matches!(word, "user_pcid_flush_mask" | "invalidate_other")
+    });
+    Need { policy, cpu, code, state_bits: bits.values().map(|bits| bits.count_ones()).sum() }
+}

@@ -1,0 +1,254 @@
+//! What a policy needs, read off the image: branches and words of state in its functions, and
+//! what the mark adds to the return path.
+
+use crate::arch::addr::Gva;
+use crate::boot::Symbols;
+use crate::scenario::Policy;
+use iced_x86::{
+    Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess,
+    OpKind, Register,
+};
+use object::{Object, ObjectSection};
+use stalemate_shared::tlb_state::TlbState;
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem::{offset_of, size_of};
+
+/// The words of `TlbState`, by where each begins.
+const WORDS: [(usize, &str); 7] = [
+    (offset_of!(TlbState, loaded_mm), "loaded_mm"),
+    (offset_of!(TlbState, loaded_mm_asid), "loaded_mm_asid"),
+    (offset_of!(TlbState, next_asid), "next_asid"),
+    (offset_of!(TlbState, invalidate_other), "invalidate_other"),
+    (offset_of!(TlbState, user_pcid_flush_mask), "user_pcid_flush_mask"),
+    (offset_of!(TlbState, cr4), "cr4"),
+    (offset_of!(TlbState, slots), "slots"),
+];
+
+/// The guest's type for each policy, and the module that it is in.
+const TYPES: [(Policy, &str, &str); 6] = [
+    (Policy::Split, "split", "Split"),
+    (Policy::Fallback, "fallback", "Fallback"),
+    (Policy::Joined, "joined", "Joined"),
+    (Policy::Eager, "eager", "Eager"),
+    (Policy::Full, "full", "Full"),
+    (Policy::Unsplit, "unsplit", "Unsplit"),
+];
+
+/// The methods of a policy.
+const METHODS: [&str; 5] = [
+    "flush_tlb_one_user",
+    "flush_tlb_one_kernel",
+    "flush_tlb_mm",
+    "flush_tlb_all",
+    "switch_mm_flush",
+];
+
+/// What one policy's code has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Functions reached from its methods.
+    pub functions: usize,
+    /// Conditional branches in them; those that lead to a panic are left out.
+    pub branches: usize,
+    /// Words of `TlbState` that they name, by byte offset.
+    pub words: BTreeMap<u64, &'static str>,
+    /// Conditional branches on the return path: without those of the mark, where the policy makes
+    /// no marks.
+    pub return_branches: usize,
+}
+
+/// What the mark is on the return path: the test of it, and what the test alone needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// Instructions that run at every return.
+    pub instructions: usize,
+    /// Conditional branches among them.
+    pub branches: usize,
+}
+
+/// An image's code, by address.
+pub struct Disassembly<'a> {
+    sections: Vec<(u64, &'a [u8])>,
+    symbols: &'a Symbols,
+}
+
+impl<'a> Disassembly<'a> {
+    /// The code of `image`, whose symbols are `symbols`. What cannot be read is left out.
+    #[must_use]
+    pub fn new(image: &'a [u8], symbols: &'a Symbols) -> Self {
+        let sections = object::File::parse(image).map_or_else(
+            |_| Vec::new(),
+            |file| {
+                let sections = file.sections();
+                sections.filter_map(|one| Some((one.address(), one.data().ok()?))).collect()
+            },
+        );
+        Self { sections, symbols }
+    }
+
+    fn instructions(&self, start: Gva, end: Gva) -> Vec<Instruction> {
+        let within =
+            |&&(at, bytes): &&(u64, &[u8])| at <= start.0 && end.0 <= at + bytes.len() as u64;
+        let Some(&(at, bytes)) = self.sections.iter().find(within) else { return Vec::new() };
+        let code = &bytes[(start.0 - at) as usize..(end.0 - at) as usize];
+        Decoder::with_ip(64, code, start.0, DecoderOptions::NONE).into_iter().collect()
+    }
+
+    fn function(&self, at: u64) -> Option<(&str, Gva, Gva)> {
+        self.symbols.function_at(Gva(at))
+    }
+
+    /// Whether the code at `at` does nothing but panic.
+    fn panics(&self, at: u64) -> bool {
+        let Some((_, _, end)) = self.function(at) else { return false };
+        for instruction in self.instructions(Gva(at), end) {
+            match instruction.flow_control() {
+                FlowControl::Next => {}
+                FlowControl::Call => {
+                    let target = self.function(instruction.near_branch_target());
+                    return target.is_some_and(|(name, ..)| name.starts_with("core::"));
+                }
+                _ => return false,
+            }
+        }
+        false
+    }
+
+    fn is_choice(&self, instruction: &Instruction) -> bool {
+        instruction.flow_control() == FlowControl::ConditionalBranch
+            && !self.panics(instruction.near_branch_target())
+            && !self.panics(instruction.next_ip())
+    }
+
+    /// The functions that `roots` reach by calls and jumps.
+    fn reached(&self, roots: impl IntoIterator<Item = Gva>) -> BTreeSet<(Gva, Gva)> {
+        let mut found = BTreeSet::new();
+        let mut todo: Vec<u64> = roots.into_iter().map(|at| at.0).collect();
+        while let Some(at) = todo.pop() {
+            let Some((name, start, end)) = self.function(at) else { continue };
+            if name.starts_with("core::") || !found.insert((start, end)) {
+                continue;
+            }
+            for instruction in self.instructions(start, end) {
+                let target = instruction.near_branch_target();
+                if target != 0 && !(start.0..end.0).contains(&target) {
+                    todo.push(target);
+                }
+            }
+        }
+        found
+    }
+
+    /// What `policy`'s code has.
+    #[must_use]
+    pub fn needs(&self, policy: Policy) -> Needs {
+        let Some((_, module, name)) = TYPES.iter().find(|(known, ..)| *known == policy) else {
+            return Needs::default();
+        };
+        let roots = METHODS.iter().filter_map(|method| {
+            let of = format!(
+                "<stalemate_guest::flush::{module}::{name} as stalemate_guest::flush::Policy>"
+            );
+            self.symbols.address(&format!("{of}::{method}"))
+        });
+        let functions = self.reached(roots);
+        let code: Vec<Instruction> =
+            functions.iter().flat_map(|&(start, end)| self.instructions(start, end)).collect();
+        let words: BTreeMap<u64, &str> =
+            code.iter().flat_map(|instruction| self.state_words(instruction)).collect();
+        let marks = words.values().any(|word| *word == "user_pcid_flush_mask");
+        let (path, mark) = self.return_path();
+        Needs {
+            functions: functions.len(),
+            branches: code.iter().filter(|instruction| self.is_choice(instruction)).count(),
+            words,
+            return_branches: path - if marks { 0 } else { mark.branches },
+        }
+    }
+
+    /// The words of `TlbState` whose address an instruction holds.
+    fn state_words(&self, instruction: &Instruction) -> Vec<(u64, &'static str)> {
+        let Some(base) = self.symbols.address("stalemate_guest::arch::percpu::TLB_STATE") else {
+            return Vec::new();
+        };
+        let mut held = vec![instruction.memory_displacement64()];
+        for operand in 0..instruction.op_count() {
+            if matches!(instruction.op_kind(operand), OpKind::Immediate64 | OpKind::Immediate32to64)
+            {
+                held.push(instruction.immediate(operand));
+            }
+        }
+        let named = held.into_iter().filter_map(|address| {
+            let offset =
+                address.checked_sub(base.0).filter(|at| *at < size_of::<TlbState>() as u64)?;
+            let word = WORDS.iter().rev().find(|(at, _)| *at as u64 <= offset)?;
+            Some((offset, word.1))
+        });
+        named.collect()
+    }
+
+    /// The return path from the read of CR3 to its load: conditional branches, and the mark's
+    /// share.
+    #[must_use]
+    pub fn return_path(&self) -> (usize, Mark) {
+        let window = self.window();
+        let branches = |of: &[Instruction]| {
+            of.iter().filter(|one| one.flow_control() == FlowControl::ConditionalBranch).count()
+        };
+        let mark = slice(&window);
+        let share = Mark { instructions: mark.len(), branches: branches(&mark) };
+        (branches(&window), share)
+    }
+
+    fn window(&self) -> Vec<Instruction> {
+        let place = |name| self.symbols.address(name);
+        let (Some(from), Some(to)) = (place("enter_user"), place("cr3_return")) else {
+            return Vec::new();
+        };
+        let mut code = self.instructions(from, to);
+        let read = code
+            .iter()
+            .position(|one| one.mnemonic() == Mnemonic::Mov && one.op1_register() == Register::CR3);
+        code.drain(..read.unwrap_or(0));
+        code
+    }
+}
+
+/// The backward slice of the test of the mark: the test, the branch on it, and what computes the
+/// test's operands and nothing else. The read of CR3 itself is needed all the same.
+fn slice(window: &[Instruction]) -> Vec<Instruction> {
+    let Some(test) = window.iter().position(|one| one.mnemonic() == Mnemonic::Bt) else {
+        return Vec::new();
+    };
+    let mut info = InstructionInfoFactory::new();
+    let mut wanted: BTreeSet<Register> = BTreeSet::new();
+    let mut found: Vec<Instruction> = window[test..].iter().take(2).copied().collect();
+    for (index, instruction) in window[..=test].iter().enumerate().rev() {
+        let used = info.info(instruction);
+        let (mut reads, mut writes) = (BTreeSet::new(), BTreeSet::new());
+        for register in used.used_registers() {
+            let full = register.register().full_register();
+            if !full.is_gpr64() {
+                continue;
+            }
+            if matches!(
+                register.access(),
+                OpAccess::Read | OpAccess::ReadWrite | OpAccess::CondRead
+            ) {
+                reads.insert(full);
+            }
+            if matches!(register.access(), OpAccess::Write | OpAccess::ReadWrite) {
+                writes.insert(full);
+            }
+        }
+        let is_test = index == test;
+        let reads_cr3 = instruction.op1_register() == Register::CR3;
+        if is_test || !reads_cr3 && writes.iter().any(|register| wanted.contains(register)) {
+            wanted.extend(reads);
+            if !is_test {
+                found.insert(0, *instruction);
+            }
+        }
+    }
+    found
+}
