@@ -8,6 +8,7 @@ pub mod cli;
 pub mod event;
 #[allow(unsafe_code)]
 pub mod executor;
+pub mod fuzz;
 pub mod inject;
 pub mod machine;
 pub mod oracle;

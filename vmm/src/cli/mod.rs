@@ -5,6 +5,7 @@
 
 mod describe;
 mod doctor;
+mod fuzz;
 mod input;
 mod run;
 
@@ -37,6 +38,8 @@ pub struct Cli {
 enum Command {
     /// Run scenarios: built-in ones by name, files by path, all files of a directory
     Run(RunArgs),
+    /// Run random programs, on which every correct policy is clean
+    Fuzz(fuzz::FuzzArgs),
     /// List what there is
     List {
         /// What to list
@@ -144,6 +147,7 @@ pub fn main(cli: Cli, out: &mut dyn std::io::Write) -> Result<u8, Failure> {
     let text = match cli.command {
         None => return run::run(&RunArgs::default(), &cli.kvm_device, out),
         Some(Command::Run(args)) => return run::run(&args, &cli.kvm_device, out),
+        Some(Command::Fuzz(args)) => return fuzz::fuzz(&args, &cli.kvm_device, out),
         Some(Command::List { what }) => describe::list(what)?,
         Some(Command::Explain { name }) => describe::explain(&name)?,
         Some(Command::Doctor) => doctor::report(&cli.kvm_device),

@@ -12,6 +12,7 @@ use stalemate_shared::layout::{
     USER_PAGES, colour_word,
 };
 use stalemate_shared::step::{flags, misbehaviour, op};
+use std::fmt;
 
 /// What a step's report must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +51,16 @@ impl Page {
 
     fn size(self) -> u64 {
         if matches!(self, Self::Large(_)) { LARGE_PAGE_SIZE } else { PAGE_SIZE }
+    }
+}
+
+impl fmt::Display for Page {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::User(number) => write!(f, "u{number}"),
+            Self::Large(number) => write!(f, "h{number}"),
+            Self::Kernel(number) => write!(f, "k{number}"),
+        }
     }
 }
 

@@ -1,0 +1,299 @@
+//! Random programs: legal by construction, each a function of its seed and its number alone.
+
+use super::model::{Action, Frame, Verb, World};
+use crate::arch::tlb::Fill;
+use crate::inject::Fault;
+use crate::scenario::Page;
+use stalemate_shared::layout::{
+    COLOURS, KERNEL_PAGE_COUNT, LARGE_COLOURS, MM_COUNT, USER_LARGE_PAGE_COUNT, USER_PAGE_COUNT,
+};
+
+/// Steps of a program, at least and at most.
+pub const LENGTH: std::ops::RangeInclusive<usize> = 4..=40;
+
+/// A stream of choices (SplitMix64: Steele, Lea, Flood, "Fast splittable pseudorandom number
+/// generators", 2014).
+#[derive(Clone, Debug)]
+struct Draw(u64);
+
+impl Draw {
+    fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+
+    fn below(&mut self, count: u64) -> u64 {
+        self.bits() % count
+    }
+
+    fn one_in(&mut self, times: u64) -> bool {
+        self.below(times) == 0
+    }
+
+    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.below(from.len() as u64) as usize]
+    }
+
+    /// One of `rows`, each as likely as its weight says.
+    fn weighted<T: Copy>(&mut self, rows: &[(u64, T)]) -> T {
+        let mut at = self.below(rows.iter().map(|(weight, _)| weight).sum());
+        for &(weight, value) in rows {
+            if at < weight {
+                return value;
+            }
+            at -= weight;
+        }
+        rows[0].1
+    }
+}
+
+/// What a program runs on; the policy is the caller's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ground {
+    /// A number to choose a processor by.
+    pub cpu: u64,
+    /// Page-table isolation.
+    pub pti: bool,
+    /// The fill choice.
+    pub fill: Fill,
+    /// Where a seeded fill begins.
+    pub seed: u64,
+}
+
+/// One program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Program {
+    /// Its steps.
+    pub actions: Vec<Action>,
+    /// Interrupts that a correct kernel tolerates.
+    pub faults: Vec<Fault>,
+}
+
+/// Fills, with their weights: the verdict is the worst case's.
+const FILLS: [(u64, Fill); 3] = [(16, Fill::WorstCase), (2, Fill::LazyA), (1, Fill::Seeded)];
+/// Seeds of a seeded fill: few, because each is a guest to boot.
+const FILL_SEEDS: u64 = 2;
+/// One program in so many is interrupted at a named point.
+const INTERRUPTED: u64 = 8;
+/// One in so many at every instruction of one step, which is hundreds of runs.
+const SWEPT: u64 = 4000;
+/// Points at which an NMI may come; a kernel must tolerate it at each.
+const POINTS: [&str; 3] = ["nmi@after-mark", "nmi@before-user-cr3", "nmi@after-user-cr3"];
+const SWEEPS: [&str; 2] = ["nmi@each", "irq@each"];
+
+/// How many address spaces a program has; past six slots they take each other's.
+const SPACES: [(u64, u64); 6] = [(6, 1), (8, 2), (3, 3), (1, 6), (2, 8), (1, MM_COUNT as u64)];
+/// How many user pages it has: past eight, a range is flushed as a whole address space.
+const USER_PAGES: [(u64, u64); 5] = [(4, 1), (4, 2), (3, 4), (1, 10), (1, USER_PAGE_COUNT)];
+const KERNEL_PAGES: [(u64, u64); 4] = [(4, 0), (4, 1), (2, 2), (1, KERNEL_PAGE_COUNT)];
+const LARGE_PAGES: [(u64, u64); 3] = [(6, 0), (2, 1), (1, USER_LARGE_PAGE_COUNT)];
+
+/// A kind of step: what it would be, if it can be here.
+type Kind = fn(&mut Author) -> Option<Verb>;
+
+/// The kinds of steps that are neither owed nor at the beginning, with their weights. One that
+/// cannot be where it is drawn is drawn again.
+const KINDS: [(u64, Kind); 13] = [
+    (4, |author| author.unmapped().map(|(page, frame)| Verb::Map(page, frame))),
+    (8, |author| {
+        let page = author.mapped()?;
+        Some(Verb::Remap(page, author.frame(page)))
+    }),
+    (6, |author| author.mapped().map(Verb::Unmap)),
+    (5, |author| {
+        let page = author.mapped()?;
+        Some(Verb::Protect(page, author.draw.one_in(2)))
+    }),
+    (3, |author| author.mapped().map(Verb::Clean)),
+    (2, |author| author.mapped().map(Verb::Age)),
+    (8, |author| Some(Verb::Read(author.page(), true))),
+    (5, |author| Some(Verb::Write(author.page(), true, author.value()))),
+    (5, |author| Some(Verb::Read(author.page(), false))),
+    (3, |author| Some(Verb::Write(author.page(), false, author.value()))),
+    (5, |_| Some(Verb::Switch)),
+    (3, |_| Some(Verb::Nop)),
+    (1, |author| Some(author.needless_flush())),
+];
+
+/// Ways to pay for a page, with their weights.
+#[derive(Clone, Copy)]
+enum Payment {
+    One,
+    Range,
+    Mm,
+    All,
+}
+
+const PAYMENTS: [(u64, Payment); 4] =
+    [(12, Payment::One), (3, Payment::Range), (2, Payment::Mm), (1, Payment::All)];
+
+/// Where program `number` of `seed` runs.
+#[must_use]
+pub fn ground(seed: u64, number: u64) -> Ground {
+    let mut draw = stream(seed, number, 0);
+    let fill = draw.weighted(&FILLS);
+    let (cpu, pti) = (draw.bits() >> 1, draw.one_in(2));
+    let seed = if fill == Fill::Seeded { 1 + draw.below(FILL_SEEDS) } else { 0 };
+    Ground { cpu, pti, fill, seed }
+}
+
+/// Program `number` of `seed`.
+#[must_use]
+pub fn program(seed: u64, number: u64) -> Program {
+    let mut author = Author::new(stream(seed, number, 1));
+    author.write();
+    let faults = author.interrupts();
+    Program { actions: author.actions, faults }
+}
+
+fn stream(seed: u64, number: u64, purpose: u64) -> Draw {
+    let mixed = Draw(seed).bits().wrapping_add(number.wrapping_mul(2).wrapping_add(purpose));
+    Draw(Draw(mixed).bits())
+}
+
+/// Writes one program.
+struct Author {
+    draw: Draw,
+    world: World,
+    actions: Vec<Action>,
+    /// The address space of the step under way.
+    mm: usize,
+    spaces: u64,
+    pages: Vec<Page>,
+    colours: u64,
+}
+
+impl Author {
+    fn new(mut draw: Draw) -> Self {
+        let spaces = draw.weighted(&SPACES);
+        let (user, kernel) = (draw.weighted(&USER_PAGES), draw.weighted(&KERNEL_PAGES));
+        let large = draw.weighted(&LARGE_PAGES);
+        let all = (0..user).map(Page::User).chain((0..kernel).map(Page::Kernel));
+        let pages = all.chain((0..large).map(Page::Large)).collect();
+        // Few frames: two pages often share one.
+        let colours = draw.pick(&[2, 3, COLOURS.len() as u64]);
+        let (world, actions) = (World::default(), Vec::new());
+        Self { draw, world, actions, mm: 0, spaces, pages, colours }
+    }
+
+    fn write(&mut self) {
+        let span = (LENGTH.end() - LENGTH.start()) as u64 + 1;
+        // The shorter of two: most failures need few steps, and short programs run faster.
+        let wanted = LENGTH.start() + self.draw.below(span).min(self.draw.below(span)) as usize;
+        let beginning = 1 + self.draw.below(wanted as u64 / 3 + 1) as usize;
+        while self.actions.len() < wanted {
+            self.mm = self.draw.below(self.spaces) as usize;
+            // One step is kept for the flush of what is owed at the end.
+            let left = wanted - self.actions.len();
+            if !self.world.owed().is_empty() && (left <= 1 || self.draw.one_in(2)) {
+                self.pay(left);
+                continue;
+            }
+            let kind = if self.actions.len() < beginning { KINDS[0].1 } else { self.kind() };
+            let Some(verb) = kind(self).or_else(|| self.kind()(self)) else { continue };
+            if left > 1 || !verb.owes() {
+                self.take(verb);
+            }
+        }
+    }
+
+    fn kind(&mut self) -> Kind {
+        self.draw.weighted(&KINDS)
+    }
+
+    fn take(&mut self, verb: Verb) {
+        let action = Action { mm: self.mm, verb };
+        if self.world.take(&action).is_ok() {
+            self.actions.push(action);
+        }
+    }
+
+    /// Flushes something that is owed; everything, where one step is left.
+    fn pay(&mut self, left: usize) {
+        let owed: Vec<_> = self.world.owed().iter().copied().collect();
+        let (mm, page) = self.draw.pick(&owed);
+        let payment = match self.draw.weighted(&PAYMENTS) {
+            _ if left <= 1 && owed.len() > 1 => Payment::All,
+            Payment::Range | Payment::Mm if matches!(page, Page::Kernel(_)) => Payment::One,
+            payment => payment,
+        };
+        self.mm = mm;
+        let verb = match payment {
+            Payment::One => Verb::FlushOne(page),
+            Payment::Range => self.range(page),
+            Payment::Mm => Verb::FlushMm,
+            Payment::All => Verb::FlushAll,
+        };
+        self.take(verb);
+    }
+
+    /// A range around a page, in the address space of the step.
+    fn range(&mut self, page: Page) -> Verb {
+        let (number, count, make): (u64, u64, fn(u64) -> Page) = match page {
+            Page::User(number) => (number, USER_PAGE_COUNT, Page::User),
+            Page::Large(number) => (number, USER_LARGE_PAGE_COUNT, Page::Large),
+            Page::Kernel(_) => return Verb::FlushOne(page),
+        };
+        let first = self.draw.below(number + 1);
+        let last = number + self.draw.below(count - number);
+        Verb::FlushRange(make(first), make(last))
+    }
+
+    fn needless_flush(&mut self) -> Verb {
+        let page = self.page();
+        match self.draw.weighted(&PAYMENTS) {
+            Payment::One => Verb::FlushOne(page),
+            Payment::Range => self.range(page),
+            Payment::Mm => Verb::FlushMm,
+            Payment::All => Verb::FlushAll,
+        }
+    }
+
+    fn page(&mut self) -> Page {
+        self.draw.pick(&self.pages)
+    }
+
+    fn mapped(&mut self) -> Option<Page> {
+        // Twice: a page of this address space that is mapped is what most kinds need.
+        (0..2).find_map(|_| {
+            let page = self.page();
+            self.world.frame(self.mm, page).map(|_| page)
+        })
+    }
+
+    fn unmapped(&mut self) -> Option<(Page, Frame)> {
+        let page = self.page();
+        let frame = self.frame(page);
+        self.world.frame(self.mm, page).is_none().then_some((page, frame))
+    }
+
+    fn frame(&mut self, page: Page) -> Frame {
+        let large = matches!(page, Page::Large(_));
+        let colours = if large { self.colours.min(LARGE_COLOURS as u64) } else { self.colours };
+        let colour = self.draw.below(colours) as usize;
+        Frame { colour, writable: !self.draw.one_in(4), dirty: self.draw.one_in(8) }
+    }
+
+    fn value(&mut self) -> u64 {
+        0x10 + self.draw.below(0xf0)
+    }
+
+    /// Interrupts for the finished program.
+    fn interrupts(&mut self) -> Vec<Fault> {
+        let text = if self.draw.one_in(SWEPT) {
+            let step = 1 + self.draw.below(self.actions.len() as u64);
+            format!("{}#{step}", self.draw.pick(&SWEEPS))
+        } else if self.draw.one_in(INTERRUPTED) {
+            let point = self.draw.pick(&POINTS);
+            let count = self.draw.below(4);
+            if count == 0 { point.to_owned() } else { format!("{point}#{count}") }
+        } else {
+            return Vec::new();
+        };
+        // Only forms that a test reads are written.
+        text.parse().into_iter().collect()
+    }
+}
