@@ -79,7 +79,7 @@ const FILL_SEEDS: u64 = 2;
 /// One program in so many is interrupted at a named point.
 const INTERRUPTED: u64 = 8;
 /// One in so many at every instruction of one step, which is hundreds of runs.
-const SWEPT: u64 = 4000;
+const SWEPT: u64 = 20_000;
 /// Points at which an NMI may come; a kernel must tolerate it at each.
 const POINTS: [&str; 3] = ["nmi@after-mark", "nmi@before-user-cr3", "nmi@after-user-cr3"];
 const SWEEPS: [&str; 2] = ["nmi@each", "irq@each"];
@@ -98,11 +98,11 @@ type Kind = fn(&mut Author) -> Option<Verb>;
 /// cannot be where it is drawn is drawn again.
 const KINDS: [(u64, Kind); 13] = [
     (4, |author| author.unmapped().map(|(page, frame)| Verb::Map(page, frame))),
-    (8, |author| {
+    (10, |author| {
         let page = author.mapped()?;
         Some(Verb::Remap(page, author.frame(page)))
     }),
-    (6, |author| author.mapped().map(Verb::Unmap)),
+    (7, |author| author.mapped().map(Verb::Unmap)),
     (5, |author| {
         let page = author.mapped()?;
         Some(Verb::Protect(page, author.draw.one_in(2)))
@@ -181,8 +181,9 @@ impl Author {
 
     fn write(&mut self) {
         let span = (LENGTH.end() - LENGTH.start()) as u64 + 1;
-        // The shorter of two: most failures need few steps, and short programs run faster.
-        let wanted = LENGTH.start() + self.draw.below(span).min(self.draw.below(span)) as usize;
+        // The shortest of three: most failures need few steps, and short programs run faster.
+        let more = (0..3).map(|_| self.draw.below(span)).min().unwrap_or_default();
+        let wanted = LENGTH.start() + more as usize;
         let beginning = 1 + self.draw.below(wanted as u64 / 3 + 1) as usize;
         while self.actions.len() < wanted {
             self.mm = self.draw.below(self.spaces) as usize;
@@ -252,20 +253,29 @@ impl Author {
         }
     }
 
+    /// A page for an access: mostly one that is mapped somewhere.
     fn page(&mut self) -> Page {
+        let mapped = if self.draw.one_in(4) { None } else { self.mapped() };
+        mapped.unwrap_or_else(|| self.any())
+    }
+
+    fn any(&mut self) -> Page {
         self.draw.pick(&self.pages)
     }
 
+    /// A page that is mapped; the step is about its address space then.
     fn mapped(&mut self) -> Option<Page> {
-        // Twice: a page of this address space that is mapped is what most kinds need.
-        (0..2).find_map(|_| {
-            let page = self.page();
-            self.world.frame(self.mm, page).map(|_| page)
-        })
+        let count = self.world.mapped().count() as u64;
+        let at = if count == 0 { 0 } else { self.draw.below(count) as usize };
+        let (mm, page) = self.world.mapped().nth(at)?;
+        if !matches!(page, Page::Kernel(_)) {
+            self.mm = mm;
+        }
+        Some(page)
     }
 
     fn unmapped(&mut self) -> Option<(Page, Frame)> {
-        let page = self.page();
+        let page = self.any();
         let frame = self.frame(page);
         self.world.frame(self.mm, page).is_none().then_some((page, frame))
     }

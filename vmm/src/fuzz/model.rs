@@ -167,6 +167,11 @@ impl World {
         self.pages.get(&place(mm, page)).copied()
     }
 
+    /// The pages that are mapped; kernel pages are told of address space 0.
+    pub fn mapped(&self) -> impl Iterator<Item = Place> + '_ {
+        self.pages.keys().copied()
+    }
+
     /// The pages whose flush is owed.
     #[must_use]
     pub fn owed(&self) -> &BTreeSet<Place> {

@@ -6,7 +6,7 @@
 //! is none.
 
 use super::generate::Program;
-use super::model::{Action, Illegal, World};
+use super::model::{Action, Frame, Illegal, Verb, World};
 use crate::scenario::Page;
 use std::collections::BTreeMap;
 
@@ -24,6 +24,7 @@ pub fn shrink<E>(
     let mut smallest = Smallest { program: program.clone(), left: BUDGET, fails };
     smallest.without_faults()?;
     smallest.fewer_steps()?;
+    smallest.plainer_steps()?;
     smallest.lower_names()?;
     Ok(smallest.program)
 }
@@ -80,6 +81,24 @@ impl<E> Smallest<'_, E> {
         }
     }
 
+    /// Replaces each step by plainer ones.
+    fn plainer_steps(&mut self) -> Result<(), E> {
+        for at in 0..self.program.actions.len() {
+            for verb in plainer(self.program.actions[at].verb) {
+                let Program { mut actions, faults } = self.program.clone();
+                actions[at].verb = verb;
+                // A step that the plainer one makes impossible would shift those that follow.
+                let legal = legal(&actions).filter(|legal| legal.len() == actions.len());
+                if let Some(actions) = legal
+                    && self.offer(Program { actions, faults })?
+                {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Calls address spaces and pages by the first names there are, in the order of their use.
     fn lower_names(&mut self) -> Result<(), E> {
         let mut actions = self.program.actions.clone();
@@ -108,6 +127,19 @@ impl<E> Smallest<'_, E> {
             Some(actions) => self.offer(Program { actions, faults }).map(|_| ()),
             None => Ok(()),
         }
+    }
+}
+
+/// What may stand for a step and says less, the plainest first.
+fn plainer(verb: Verb) -> Vec<Verb> {
+    let plain = |frame: Frame| Frame { writable: true, dirty: false, ..frame };
+    match verb {
+        Verb::Map(page, frame) => vec![Verb::Map(page, plain(frame))],
+        Verb::Remap(page, frame) => vec![Verb::Unmap(page), Verb::Remap(page, plain(frame))],
+        Verb::Write(page, user, _) => vec![Verb::Switch, Verb::Nop, Verb::Read(page, user)],
+        Verb::Read(..) => vec![Verb::Switch, Verb::Nop],
+        Verb::Nop => vec![Verb::Switch],
+        _ => Vec::new(),
     }
 }
 
