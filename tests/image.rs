@@ -10,9 +10,11 @@ use iced_x86::{
 };
 use object::{Object, ObjectSection, ObjectSegment, ObjectSymbol, SectionKind, SegmentFlags, elf};
 use stalemate::boot::guest_image;
-use stalemate_shared::layout::{IMAGE, IMAGE_END, KERNEL_BASE, PAGE_SIZE};
+use stalemate_shared::layout::{IMAGE, IMAGE_END, KERNEL_BASE, MAX_CPUS, PAGE_SIZE};
 use std::ops::Range;
 
+/// Bytes of a per-CPU block.
+const PER_CPU_SIZE: u64 = 56;
 /// Bytes that the image may take in guest memory, .bss and stacks included.
 const MAX_LOADED: u64 = 128 << 10;
 
@@ -349,8 +351,13 @@ fn code_on_user_tables_touches_the_trampoline_alone() {
             let stack = one.memory_base() == R::RSP;
             let named =
                 one.is_ip_rel_memory_operand() && trampoline.contains(&one.ip_rel_memory_address());
-            let per_cpu = one.memory_segment() == R::GS;
-            assert!((stack || named) && !per_cpu, "{}", shown(&guest, one, "is not mapped"));
+            // The per-CPU blocks lie in the trampoline, and GS leads there.
+            let per_cpu = one.memory_segment() == R::GS
+                && one.memory_displacement64() < PER_CPU_SIZE
+                && one.memory_base() == R::None;
+            let gs = one.memory_segment() == R::GS;
+            let mapped = per_cpu || (stack || named) && !gs;
+            assert!(mapped, "{}", shown(&guest, one, "is not mapped"));
         }
     }
     // From the user CR3 to SYSRETQ there is no stack at all.
@@ -373,16 +380,27 @@ fn the_trampoline_and_tlb_state_have_pages_of_their_own() {
     }
     assert_eq!(seen, 3, "trampoline code, trampoline data, user code");
 
-    let state = guest.range("stalemate_guest::arch::percpu::TLB_STATE");
-    assert_eq!((state.start % PAGE_SIZE, state.end - state.start), (0, PAGE_SIZE));
-    let others: Vec<&String> = guest
-        .symbols
-        .iter()
-        .filter(|(_, range)| range.start < state.end && range.end > state.start)
-        .filter(|(_, range)| *range != state && !range.is_empty())
-        .map(|(name, _)| name)
-        .collect();
-    assert!(others.is_empty(), "beside TlbState: {others:?}");
+    let alone = [
+        ("stalemate_guest::arch::percpu::TLB_STATES", MAX_CPUS as u64 * PAGE_SIZE),
+        ("stalemate_guest::arch::percpu::MM_STATE", PAGE_SIZE),
+    ];
+    for (name, size) in alone {
+        let state = guest.range(name);
+        assert_eq!((state.start % PAGE_SIZE, state.end - state.start), (0, size), "{name}");
+        let others: Vec<&String> = guest
+            .symbols
+            .iter()
+            .filter(|(_, range)| range.start < state.end && range.end > state.start)
+            .filter(|(_, range)| *range != state && !range.is_empty())
+            .map(|(name, _)| name)
+            .collect();
+        assert!(others.is_empty(), "beside {name}: {others:?}");
+    }
+    let blocks = guest.range("stalemate_guest::arch::percpu::PER_CPU");
+    let data = guest.range("__trampoline_data_start").start;
+    let end = guest.range("__trampoline_data_end").start;
+    assert!(data <= blocks.start && blocks.end <= end, "the entry path needs the per-CPU blocks");
+    assert_eq!(blocks.end - blocks.start, MAX_CPUS as u64 * PER_CPU_SIZE);
 }
 
 #[test]

@@ -4,7 +4,7 @@
 
 use stalemate::arch::addr::{CpuId, Gpa, Gva, Pcid};
 use stalemate::arch::census::Census;
-use stalemate::arch::core::{Core, IMPLICIT_WRITE, Log, Memory, StateHook};
+use stalemate::arch::core::{Core, IMPLICIT_WRITE, Log, Memory, StateHook, StateWord};
 use stalemate::arch::deliver::deliver;
 use stalemate::arch::fault::{Exception, Fault, Stop};
 use stalemate::arch::features::CpuFeatures;
@@ -53,8 +53,8 @@ impl Memory for Ram {
 struct NoHook;
 
 impl StateHook for NoHook {
-    fn state_store(&mut self, _: Gva, _: u64, _: u64, new: u64) -> Vec<u64> {
-        vec![new]
+    fn state_store(&mut self, _: Gva, store: StateWord) -> Vec<u64> {
+        vec![store.new]
     }
 }
 
@@ -102,7 +102,8 @@ impl World {
             tlb: &mut self.tlb,
             census: &mut self.census,
             memory: &self.ram,
-            state_page: None,
+            remote: Vec::new(),
+            watched: None,
             hook: &mut NoHook,
             seq: 0,
             log: &mut self.log,
@@ -318,7 +319,11 @@ fn wp_judges_cached_rights_at_once_and_invalidates_nothing() {
     world.log.scopes.clear();
     world.write(ControlRegister::Cr0, with).expect("legal");
     assert_eq!(world.held(), filled);
-    assert_eq!(world.log.scopes, [Scope::Everything], "what runs natively is looked at again");
+    assert_eq!(
+        world.log.scopes,
+        [(CpuId(0), Scope::Everything)],
+        "what runs natively is looked at again"
+    );
     assert_eq!(store(&mut world), read_only);
 }
 

@@ -1,6 +1,6 @@
 //! From the first Rust instruction to the step loop.
 
-use crate::arch::{self, cpu, hypercall, memory, percpu, segments};
+use crate::arch::{self, apic, cpu, hypercall, memory, percpu, segments};
 use crate::{flush, mm, paging, steps};
 use core::mem::{offset_of, size_of};
 use stalemate_shared::boot::{BootBlock, MAGIC, Policy, features, options};
@@ -31,6 +31,8 @@ pub struct Config {
     pub policy: Policy,
     /// The NMI handler flushes.
     pub nmi_flush: bool,
+    /// How many CPUs there are.
+    pub cpus: u64,
 }
 
 fn read(offset: usize) -> u64 {
@@ -62,6 +64,7 @@ pub extern "C" fn kernel_main(block: u64) -> ! {
         pge,
         kernel_global: pge && (!pti || option(options::GLOBAL_WITH_PTI)),
         nmi_flush: option(options::NMI_FLUSH),
+        cpus: read(offset_of!(BootBlock, cpus)),
         policy: match policy_and_options as u32 {
             0 => Policy::Split,
             1 => Policy::Unsplit,
@@ -72,18 +75,32 @@ pub extern "C" fn kernel_main(block: u64) -> ! {
     flush::install(config);
     percpu::init();
     arch::configure(config.pti, config.pcid, option(options::PARANOID_REWRITE));
-    segments::init();
+    segments::build();
     paging::init(&config);
-    load_first_mm(&config);
+    start_cpu(0, 0);
     complete_boot_block(&config);
     hypercall::ready();
     steps::run()
 }
 
+/// The main function of CPU `cpu`, once the first has booted.
+pub extern "C" fn ap_main(cpu: u64) -> ! {
+    start_cpu(cpu, mm::INIT);
+    steps::run()
+}
+
+/// Makes a processor this kernel's, with address space `number` loaded.
+fn start_cpu(cpu: u64, number: usize) {
+    segments::init(cpu);
+    apic::init();
+    load_first_mm(flush::config(), number);
+    mm::adopt_first(number);
+}
+
 /// Loads the first address space, and turns on global pages and PCIDs as the manual wants it:
 /// CR4.PCIDE only while CR3[11:0] is 0 (SDM vol. 3, 4.10.1).
-fn load_first_mm(config: &Config) {
-    let root = percpu::mm_state(0).kernel_root;
+fn load_first_mm(config: &Config, number: usize) {
+    let root = percpu::mm_state(number).kernel_root;
     cpu::load_cr3(root);
     let mut cr4 = cpu::read_cr4();
     if config.pge {
@@ -100,14 +117,14 @@ fn load_first_mm(config: &Config) {
     if config.pcid {
         cpu::load_cr3(root | u64::from(kernel_pcid(0)));
     }
-    mm::adopt_first();
 }
 
 fn complete_boot_block(config: &Config) {
-    write(offset_of!(BootBlock, tlb_state), percpu::tlb_state_physical());
+    write(offset_of!(BootBlock, tlb_state), percpu::tlb_states_physical());
     write(offset_of!(BootBlock, mm_states), percpu::mm_states_physical());
+    write(offset_of!(BootBlock, ap_entry), arch::ap_entry());
     write(offset_of!(BootBlock, kernel_global), u64::from(config.kernel_global));
-    let ranges = [memory::trampoline_text(), memory::trampoline_data()];
+    let ranges = paging::trampoline_ranges(config);
     write(offset_of!(BootBlock, trampoline_count), ranges.len() as u64);
     let mut at = offset_of!(BootBlock, trampoline);
     for range in ranges {

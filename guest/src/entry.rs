@@ -70,6 +70,48 @@ pub fn protected(entry: u64, step_flags: u64) -> u64 {
     entry & !writable | if step_flags & flags::WRITABLE != 0 { writable } else { 0 }
 }
 
+/// Bit 9, which is software's: the page is shared, and copied at the first store.
+const COPY_ON_WRITE: F = F::BIT_9;
+
+/// `entry` as a copy of it that both owners may only read.
+#[must_use]
+pub fn shared(entry: u64) -> u64 {
+    match F::from_bits_retain(entry).contains(F::WRITABLE) {
+        true => entry & !F::WRITABLE.bits() | COPY_ON_WRITE.bits(),
+        false => entry,
+    }
+}
+
+/// Whether a store makes a copy of the page.
+#[must_use]
+pub fn is_shared(entry: u64) -> bool {
+    entry & COPY_ON_WRITE.bits() != 0
+}
+
+/// `entry` for the copy in `frame`: writable, D clear.
+#[must_use]
+pub fn copied(entry: u64, frame: u64) -> u64 {
+    let kept = entry & !(stalemate_shared::pcid::ROOT_MASK | COPY_ON_WRITE.bits());
+    clean(kept) | frame | F::WRITABLE.bits()
+}
+
+/// The 4 KiB part `index` of the large page `entry`.
+#[must_use]
+pub fn part(entry: u64, index: u64) -> u64 {
+    (entry & !F::HUGE_PAGE.bits()) + (index << 12)
+}
+
+/// The large page whose first 4 KiB part is `first`.
+#[must_use]
+pub fn joined(first: u64) -> u64 {
+    first | F::HUGE_PAGE.bits()
+}
+
+/// A.
+pub const ACCESSED: u64 = F::ACCESSED.bits();
+/// D.
+pub const DIRTY: u64 = F::DIRTY.bits();
+
 /// Whether P is set.
 #[must_use]
 pub fn is_present(entry: u64) -> bool {
@@ -112,6 +154,22 @@ mod tests {
     #[test]
     fn kernel_test_pages_are_global_where_kernel_pages_are() {
         assert_eq!(test_page(0x5000, flags::WRITABLE, false, true), 0x8000_0000_0000_5103);
+    }
+
+    #[test]
+    fn a_copy_is_writable_again_and_clean() {
+        let entry = test_page(0x5000, flags::WRITABLE | flags::DIRTY, true, false);
+        let shared = shared(entry);
+        assert!(is_shared(shared) && shared & 2 == 0);
+        assert_eq!(copied(shared, 0x9000), clean(entry) - 0x5000 + 0x9000);
+        assert_eq!(super::shared(entry & !2), entry & !2, "what nobody may write is just shared");
+    }
+
+    #[test]
+    fn a_large_page_comes_apart_and_together() {
+        let entry = test_page(0x20_0000, flags::LARGE | flags::WRITABLE, true, false);
+        assert_eq!(part(entry, 3), test_page(0x20_3000, flags::WRITABLE, true, false));
+        assert_eq!(joined(part(entry, 0)), entry);
     }
 
     #[test]

@@ -20,4 +20,6 @@ pub mod mm;
 #[cfg(feature = "image")]
 pub mod paging;
 #[cfg(feature = "image")]
+pub mod shootdown;
+#[cfg(feature = "image")]
 pub mod steps;

@@ -2,15 +2,26 @@
 
 use crate::arch::{cpu, percpu};
 use crate::asid;
-use crate::flush::config;
+use crate::flush::{config, policy};
+use stalemate_shared::layout::MM_COUNT;
 use stalemate_shared::pcid::{ASID_SLOTS, NOFLUSH, kernel_pcid};
-use stalemate_shared::tlb_state::{MmState, Slot};
+use stalemate_shared::tlb_state::{MmState, SWITCHING, Slot};
 
-/// The first address space is in CR3, in slot 0, and flushed.
-pub fn adopt_first() {
-    let first = percpu::mm_state(0);
+/// The address space without a user half.
+pub const INIT: usize = MM_COUNT;
+
+/// The context id of address space `number`.
+#[must_use]
+pub fn ctx_id(number: usize) -> u64 {
+    number as u64 + 1
+}
+
+/// Address space `number` is in CR3, in slot 0, and flushed.
+pub fn adopt_first(number: usize) {
+    let first = percpu::mm_state(number);
     percpu::set_slot(0, Slot { ctx_id: first.ctx_id, tlb_gen: first.tlb_gen });
     percpu::set_next_asid(1);
+    percpu::join(number);
     percpu::set_loaded_mm(first.ctx_id);
 }
 
@@ -20,19 +31,47 @@ pub fn is_loaded(mm: &MmState) -> bool {
     percpu::loaded_mm() == mm.ctx_id
 }
 
+/// A kernel thread runs on whatever address space is loaded.
+pub fn enter_lazy_tlb() {
+    if percpu::loaded_mm() != ctx_id(INIT) {
+        percpu::set_is_lazy(1);
+    }
+}
+
 /// Loads address space `number`, if it is not loaded: in the slot that it has, flushed where its
 /// generation lags; else in the next slot, flushed.
 #[inline(never)]
 pub fn switch_mm(number: usize) {
-    let next = percpu::mm_state(number);
-    if is_loaded(&next) {
+    let was_lazy = percpu::is_lazy() != 0;
+    percpu::set_is_lazy(0);
+    if is_loaded(&percpu::mm_state(number)) {
+        // Nobody has told a lazy CPU of flushes.
+        if was_lazy {
+            catch_up(number);
+        }
         return;
     }
+    let previous = percpu::loaded_mm();
+    // From here to the end CR3 and `loaded_mm` may disagree: whoever flushes must not pass over
+    // this CPU.
+    percpu::set_loaded_mm(SWITCHING);
+    percpu::join(number);
+    // Read after the cpumask was written: a flush that saw no bit there has raised it before.
+    let next = percpu::mm_state(number);
+    load(&next);
+    percpu::set_loaded_mm(next.ctx_id);
+    // Only now can the CPU's walks no longer reach the tables of the previous one.
+    if let Some(previous) = (previous as usize).checked_sub(1) {
+        percpu::leave(previous);
+    }
+}
+
+/// Loads CR3 with the address space's root.
+fn load(next: &MmState) {
     if !config().pcid {
         // Without PCIDs every CR3 load flushes.
         percpu::set_slot(0, Slot { ctx_id: next.ctx_id, tlb_gen: next.tlb_gen });
         cpu::load_cr3(next.kernel_root);
-        percpu::set_loaded_mm(next.ctx_id);
         return;
     }
     if percpu::invalidate_other() != 0 {
@@ -55,8 +94,17 @@ pub fn switch_mm(number: usize) {
     } else {
         cpu::load_cr3(cr3 | NOFLUSH);
     }
-    percpu::set_loaded_mm(next.ctx_id);
     percpu::set_loaded_mm_asid(u64::from(choice.asid));
+}
+
+/// Flushes the loaded address space, where its slot lags behind it.
+pub fn catch_up(number: usize) {
+    let mm = percpu::mm_state(number);
+    let asid = percpu::loaded_mm_asid() as u16;
+    if percpu::slot(asid).tlb_gen < mm.tlb_gen {
+        policy().flush_tlb_mm();
+        percpu::set_slot(asid, Slot { ctx_id: mm.ctx_id, tlb_gen: mm.tlb_gen });
+    }
 }
 
 /// Kernel entries in the other ASIDs are stale: whoever owns their slots must flush.

@@ -1,17 +1,18 @@
 //! The step loop: one step at a time from the VMM, and what it came to.
 
-use crate::arch::{self, UserContext, UserExit, cpu::broken, hypercall, memory};
-use crate::paging::{self, Downgrade, Refused};
+use crate::arch::{self, UserContext, UserExit, cpu::broken, hypercall, memory, percpu};
+use crate::paging::{self, Downgrade, Refused, pool, tables};
 use crate::{entry, flush, mm};
 use stalemate_shared::layout::{
     KERNEL_PAGE_COUNT, KERNEL_PAGES, MEMORY_SIZE, MM_COUNT, PAGE_SIZE, USER_CODE, USER_END,
-    USER_LARGE_PAGE_COUNT, USER_PAGE_COUNT,
+    USER_LARGE_PAGE_COUNT, USER_PAGE_COUNT, USER_TABLE_PAGE_COUNT,
 };
 use stalemate_shared::step::{flags, misbehaviour, op, status};
 
 /// Downgrades whose flush is a later step: at most one for each test page.
-const MAX_PENDING: usize =
-    MM_COUNT * (USER_PAGE_COUNT + USER_LARGE_PAGE_COUNT) as usize + KERNEL_PAGE_COUNT as usize;
+const MAX_PENDING: usize = MM_COUNT
+    * (USER_PAGE_COUNT + USER_LARGE_PAGE_COUNT + USER_TABLE_PAGE_COUNT) as usize
+    + KERNEL_PAGE_COUNT as usize;
 
 /// A step's report: status, value, second value.
 type Report = [u64; 3];
@@ -43,7 +44,7 @@ pub fn run() -> ! {
     let mut pending = Pending([const { None }; MAX_PENDING]);
     let mut report = [status::NONE, 0, 0];
     loop {
-        let (opcode, args) = hypercall::next_step(report);
+        let (opcode, args) = hypercall::next_step(report, flush::config().cpus > 1);
         report = step(&mut pending, opcode, args).unwrap_or([status::REFUSED, 0, 0]);
     }
 }
@@ -51,7 +52,7 @@ pub fn run() -> ! {
 fn step(pending: &mut Pending, opcode: u64, args: [u64; 4]) -> Result<Report, Refused> {
     let [number, va, third, fourth] = args;
     let number = number as usize;
-    if opcode != op::MISBEHAVE && number >= MM_COUNT {
+    if !matches!(opcode, op::MISBEHAVE | op::FREE_FRAME) && number >= MM_COUNT {
         return Err(Refused);
     }
     match opcode {
@@ -87,23 +88,47 @@ fn step(pending: &mut Pending, opcode: u64, args: [u64; 4]) -> Result<Report, Re
             flush::flush_tlb_all();
             pending.discharge(None, 0, u64::MAX);
         }
+        op::FLUSH_KERNEL_RANGE => {
+            if va >= third || va < USER_END {
+                return Err(Refused);
+            }
+            flush::flush_tlb_kernel_range(va, third);
+            pending.discharge(None, va, third);
+        }
+        op::FLUSH_BATCHED => flush::flush_tlb_batched(),
+        op::UNMAP_BATCHED => flush::defer(number, paging::unmap(number, va)?),
+        op::FORK if va < MM_COUNT as u64 => tables::fork(number, va as usize)?,
+        op::SPLIT_LARGE => tables::split(number, va)?,
+        op::MERGE_LARGE => tables::merge(number, va)?,
+        op::FREE_TABLE => tables::free_table(number, va)?,
+        op::FREE_FRAME => pool::give_back(args[0]),
         op::SWITCH_MM => mm::switch_mm(number),
+        op::LAZY => mm::enter_lazy_tlb(),
+        op::LEAVE_MM => mm::switch_mm(mm::INIT),
         op::USER_NOP => return Ok(user(number, va, 0, third)),
         op::USER_READ => return Ok(user(number, va, 1, third)),
         op::USER_WRITE => return Ok(user(number, va, 2, third)),
         op::USER_SPIN => return Ok(user(number, va, 3, third.max(1))),
         op::KERNEL_READ => {
-            mm::switch_mm(number);
+            load_for(number, va);
             return Ok(probed(arch::probe_read(va)));
         }
         op::KERNEL_WRITE => {
-            mm::switch_mm(number);
+            load_for(number, va);
             return Ok(probed(arch::probe_write(va, third)));
         }
         op::MISBEHAVE => misbehave(args[0])?,
         _ => return Err(Refused),
     }
     Ok(DONE)
+}
+
+/// Loads the address space for an access to `va`. A kernel thread's own pages are in all of them:
+/// it stays lazy.
+fn load_for(number: usize, va: u64) {
+    if va < USER_END || percpu::is_lazy() == 0 {
+        mm::switch_mm(number);
+    }
 }
 
 fn probed(result: Result<u64, (u64, u64)>) -> Report {
@@ -116,11 +141,19 @@ fn probed(result: Result<u64, (u64, u64)>) -> Report {
 fn user(number: usize, address: u64, operation: u64, value: u64) -> Report {
     mm::switch_mm(number);
     let context = UserContext { rip: USER_CODE, rsp: 0, address, operation, value };
-    match arch::enter_user(&context) {
-        UserExit::Syscall(value) => [status::DONE, value, 0],
-        UserExit::Fault { error, address, .. } => [status::FAULT, error, address],
+    loop {
+        match arch::enter_user(&context) {
+            UserExit::Syscall(value) => return [status::DONE, value, 0],
+            // A store to a page that is shared: once it is copied, the store is tried again.
+            UserExit::Fault { error, address, .. }
+                if error == STORE_TO_PRESENT && tables::copy(number, address).is_ok() => {}
+            UserExit::Fault { error, address, .. } => return [status::FAULT, error, address],
+        }
     }
 }
+
+/// The page-fault error code of a user's store to a page that is present: P, W and U.
+const STORE_TO_PRESENT: u64 = 7;
 
 fn misbehave(how: u64) -> Result<(), Refused> {
     match how {

@@ -74,11 +74,20 @@ pub struct BootBlock {
     pub options: u32,
     /// Bits of [`features`].
     pub features: u64,
+    /// Virtual CPUs, at most [`crate::layout::MAX_CPUS`].
+    pub cpus: u64,
+    /// A broken or fixed variant of the kernel's primitives, by its [`crate::variant`] number; 0
+    /// for none.
+    pub variant: u64,
 
-    /// From the kernel: guest-physical address of this CPU's `TlbState`.
+    /// From the kernel: guest-physical address of the `TlbState` of CPU 0; those of the others
+    /// follow, a page each.
     pub tlb_state: u64,
-    /// From the kernel: guest-physical address of an array of `MM_COUNT` `MmState`.
+    /// From the kernel: guest-physical address, page-aligned, of an array of
+    /// [`crate::layout::MM_STATES`] `MmState`.
     pub mm_states: u64,
+    /// From the kernel: where the other CPUs begin, on the boot tables, with RDI = their number.
+    pub ap_entry: u64,
     /// From the kernel: whether its pages outside the trampoline are global (0 or 1).
     pub kernel_global: u64,
     /// From the kernel: how many of `trampoline` are in use.

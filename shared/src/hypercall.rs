@@ -18,6 +18,11 @@ pub const BEGIN: u64 = 3;
 pub const END: u64 = 4;
 /// A frame is given back. RDI: its guest-physical address.
 pub const FRAME_FREED: u64 = 5;
+/// The CPU waits for another one; nothing comes back.
+pub const YIELD: u64 = 7;
+/// The flush of what was just unmapped is deferred: RSI, RDX and RCX as for [`BEGIN`]. It is due
+/// when the next [`primitive::BATCHED`] returns.
+pub const DEFER: u64 = 8;
 /// The kernel cannot go on. RDI: line number in the source, RSI and RDX: address and length of
 /// the file's name.
 pub const PANIC: u64 = 6;
@@ -34,4 +39,10 @@ pub mod primitive {
     pub const MM: u64 = 4;
     /// `flush_tlb_all`
     pub const ALL: u64 = 5;
+    /// `flush_tlb_kernel_range`
+    pub const KERNEL_RANGE: u64 = 6;
+    /// `flush_tlb_batched`: what was deferred
+    pub const BATCHED: u64 = 7;
+    /// The tables that map a range are taken away and freed
+    pub const FREE_TABLES: u64 = 8;
 }

@@ -13,4 +13,4 @@ pub mod step;
 pub mod tlb_state;
 
 /// Version of everything in this crate.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;

@@ -20,6 +20,18 @@ pub mod op {
     pub const CLEAN: u64 = 5;
     /// (mm, va): clear the A bit.
     pub const AGE: u64 = 6;
+    /// (mm, va): make a page not present, its flush left to a later [`FLUSH_BATCHED`]
+    pub const UNMAP_BATCHED: u64 = 7;
+    /// (mm, child): the child gets the 4 KiB user pages of `mm`, both copy on write; and flush
+    pub const FORK: u64 = 8;
+    /// (mm, va): replace a 2 MiB page by 4 KiB pages of the same frames; and flush
+    pub const SPLIT_LARGE: u64 = 9;
+    /// (mm, va): the reverse, and free the table; and flush
+    pub const MERGE_LARGE: u64 = 50;
+    /// (mm, va): take away the page table that maps `va`, flush, and free it
+    pub const FREE_TABLE: u64 = 51;
+    /// (frame): give a frame back
+    pub const FREE_FRAME: u64 = 52;
     /// (mm, va): `flush_tlb_one_user`
     pub const FLUSH_ONE_USER: u64 = 10;
     /// (mm, va): `flush_tlb_one_kernel`; mm is ignored
@@ -30,8 +42,16 @@ pub mod op {
     pub const FLUSH_MM: u64 = 13;
     /// (): `flush_tlb_all`
     pub const FLUSH_ALL: u64 = 14;
+    /// (mm, start, end): `flush_tlb_kernel_range`; mm is ignored
+    pub const FLUSH_KERNEL_RANGE: u64 = 15;
+    /// (): flush what was unmapped with [`UNMAP_BATCHED`]
+    pub const FLUSH_BATCHED: u64 = 16;
     /// (mm): `switch_mm`
     pub const SWITCH_MM: u64 = 20;
+    /// (): run a kernel thread on the loaded address space, lazily (`enter_lazy_tlb`)
+    pub const LAZY: u64 = 21;
+    /// (): load the address space without a user half
+    pub const LEAVE_MM: u64 = 22;
     /// (mm, va): load 8 bytes at `va` in user mode, switching to `mm` first where it is not loaded
     pub const USER_READ: u64 = 30;
     /// (mm, va, value): store 8 bytes likewise

@@ -16,10 +16,13 @@ pub struct Slot {
 #[repr(C, align(4096))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TlbState {
-    /// Context id of the address space in CR3; 0 before the first switch.
+    /// Context id of the address space in CR3; 0 before the first switch, [`SWITCHING`] while CR3
+    /// and this word may disagree.
     pub loaded_mm: u64,
     /// ASID slot of the loaded address space.
     pub loaded_mm_asid: u64,
+    /// 1 while a kernel thread runs on an address space that is not its own.
+    pub is_lazy: u64,
     /// The slot that the round-robin allocator takes next.
     pub next_asid: u64,
     /// 1 where kernel entries in the *other* ASIDs are stale.
@@ -31,18 +34,29 @@ pub struct TlbState {
     pub cr4: u64,
     /// The slots.
     pub slots: [Slot; ASID_SLOTS],
+    /// Bit `n`: CPU `n` asks this one to flush. Other CPUs set bits.
+    pub pending: u64,
+    /// Bit `n`: CPU `n` has not yet acknowledged what this one asked for. CPU `n` clears it: its
+    /// acknowledgement.
+    pub waiting: u64,
 }
+
+/// [`TlbState::loaded_mm`] while CR3 is being changed.
+pub const SWITCHING: u64 = u64::MAX;
 
 impl TlbState {
     /// The state of a CPU that has loaded no address space.
     pub const NEW: Self = Self {
         loaded_mm: 0,
         loaded_mm_asid: 0,
+        is_lazy: 0,
         next_asid: 0,
         invalidate_other: 0,
         user_pcid_flush_mask: 0,
         cr4: 0,
         slots: [Slot { ctx_id: 0, tlb_gen: 0 }; ASID_SLOTS],
+        pending: 0,
+        waiting: 0,
     };
 }
 
@@ -51,6 +65,15 @@ pub const USER_PCID_FLUSH_MASK: u64 = core::mem::offset_of!(TlbState, user_pcid_
 
 /// Byte offset of [`TlbState::invalidate_other`].
 pub const INVALIDATE_OTHER: u64 = core::mem::offset_of!(TlbState, invalidate_other) as u64;
+
+/// Words of a [`TlbState`] up to its last field.
+pub const TLB_STATE_WORDS: usize = core::mem::offset_of!(TlbState, waiting) / 8 + 1;
+
+/// Byte offset of [`TlbState::is_lazy`].
+pub const IS_LAZY: u64 = core::mem::offset_of!(TlbState, is_lazy) as u64;
+
+/// Byte offset of [`TlbState::waiting`].
+pub const WAITING: u64 = core::mem::offset_of!(TlbState, waiting) as u64;
 
 /// One address space, as the VMM reads it in guest memory.
 #[repr(C)]
@@ -62,4 +85,6 @@ pub struct MmState {
     pub tlb_gen: u64,
     /// Guest-physical address of the kernel root; the user root, with PTI, is 4 KiB above.
     pub kernel_root: u64,
+    /// Bit `n`: CPU `n` may have it loaded.
+    pub cpumask: u64,
 }

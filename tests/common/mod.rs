@@ -56,6 +56,8 @@ pub fn config(cpu: &str, policy: Policy, pti: bool) -> RunConfig {
         fill: stalemate::arch::tlb::Fill::WorstCase,
         seed: 0,
         structure_caches: true,
+        cpus: 1,
+        schedule: stalemate::machine::Schedule::InOrder,
     }
 }
 

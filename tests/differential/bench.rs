@@ -149,7 +149,7 @@ impl Side {
         let mut executor = backend.make(&memory).expect("an executor");
         let vcpu = Vcpu::long_mode(CpuId(0), CpuFeatures::default(), CODE, 0);
         for user in [false, true] {
-            let space = Space { pcid: vcpu.pcid(), user };
+            let space = Space { cpu: vcpu.id, pcid: vcpu.pcid(), user };
             for page in &PAGES {
                 let (writable, executable) = (page.writable, page.executable);
                 let leaf = Leaf { frame: Gpa(page.frame), writable, executable };

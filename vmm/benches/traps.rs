@@ -85,7 +85,7 @@ fn bare_trap(host: &Host) -> Duration {
     assert!(memory.write(Gpa(0x1000), &[0xcc; 4096]));
     let mut executor = KvmExecutor::new(host, &memory, WATCHDOG).expect("a virtual machine");
     let mut vcpu = Vcpu::long_mode(CpuId(0), CpuFeatures::default(), 0x40_0000, 0);
-    let space = Space { pcid: Pcid::new(0), user: false };
+    let space = Space { cpu: CpuId(0), pcid: Pcid::new(0), user: false };
     let leaf = Leaf { frame: Gpa(0x1000), writable: false, executable: true };
     executor.map(space, Gva(0x40_0000), leaf).expect("a table");
     let mut best = Duration::MAX;

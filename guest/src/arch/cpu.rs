@@ -74,6 +74,19 @@ pub fn invpcid_all() {
     invpcid(2, 0, 0);
 }
 
+/// STI.
+pub fn enable_interrupts() {
+    // SAFETY: every handler leaves what it interrupts as it was; callers hold nothing that a
+    // handler takes.
+    unsafe { asm!("sti", options(nostack)) };
+}
+
+/// CLI.
+pub fn disable_interrupts() {
+    // SAFETY: delays interrupts only.
+    unsafe { asm!("cli", options(nostack)) };
+}
+
 /// Writes a model-specific register.
 pub fn wrmsr(register: u32, value: u64) {
     let (low, high) = (value as u32, (value >> 32) as u32);

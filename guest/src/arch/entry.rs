@@ -21,13 +21,6 @@ global_asm!(
     ".section .trampoline.data, \"aw\", @progbits",
     ".balign 16",
     "trampoline_config: .quad 0",
-    // User RSP and RAX while the kernel's stack cannot be reached yet.
-    "entry_scratch: .quad 0, 0",
-    ".section .trampoline.stacks, \"aw\", @progbits",
-    ".balign 4096",
-    ".global stacks_start",
-    // The entry stack, then the IST stacks in order.
-    "stacks_start: .skip 4096 * 5",
     // Clears the user bits of CR3 in \reg, and sets NOFLUSH with PCIDs.
     ".macro KERNEL_CR3 reg",
     "and \\reg, -0x1801",
@@ -114,8 +107,8 @@ global_asm!(
     ".type entry_syscall, @function",
     "entry_syscall:",
     "swapgs",
-    "mov [rip + entry_scratch], rsp",
-    "mov [rip + entry_scratch + 8], rax",
+    // The kernel's stack cannot be reached yet; the per-CPU block can.
+    "mov gs:[40], rax",
     "test byte ptr [rip + trampoline_config], {pti}",
     "jz 2f",
     "mov rax, cr3",
@@ -125,7 +118,7 @@ global_asm!(
     "mov cr3, rax",
     "2:",
     "mov rsp, gs:[0]",
-    "mov rax, [rip + entry_scratch + 8]",
+    "mov rax, gs:[40]",
     "mov qword ptr gs:[8], 0",
     "mov gs:[16], rax",
     // The other half of `enter_user`: back to its caller.
@@ -144,7 +137,7 @@ global_asm!(
     ".global vector_stubs",
     "vector_stubs:",
     ".set vector, 0",
-    ".rept 33",
+    ".rept 34",
     ".balign 16",
     // The vectors that push an error code (SDM vol. 3, table 6-1).
     ".if vector == 8 || (vector >= 10 && vector <= 14) || vector == 17 || vector == 21",
@@ -205,7 +198,7 @@ global_asm!(
     "iretq",
     ".size entry_fault, . - entry_fault",
     pti = const PTI,
-    kernel_fault = sym kernel_fault,
+    kernel_fault = sym super::handlers::kernel_fault,
 );
 
 // Interrupts: what they interrupt goes on. They come with IF set only, and so never between entry
@@ -227,6 +220,7 @@ global_asm!(
     "cr3_irq_entry:",
     "mov cr3, rax",
     "2:",
+    "mov rdi, [rsp + 512 + 15*8]",
     "call {handler}",
     "test byte ptr [rip + trampoline_config], {pti}",
     "jz 4f",
@@ -239,6 +233,7 @@ global_asm!(
     "swapgs",
     "jmp 5f",
     "3:",
+    "mov rdi, [rsp + 512 + 15*8]",
     "call {handler}",
     "5:",
     "POP_REGISTERS",
@@ -247,7 +242,7 @@ global_asm!(
     "iretq",
     ".size entry_irq, . - entry_irq",
     pti = const PTI,
-    handler = sym irq_handler,
+    handler = sym super::handlers::interrupt,
 );
 
 // NMI and #DF: from any state, entry and exit code with kernel CS and user CR3 or GS included.
@@ -317,7 +312,7 @@ global_asm!(
     pti = const PTI,
     pcid = const PCID,
     rewrite = const PARANOID_REWRITE,
-    handler = sym paranoid_handler,
+    handler = sym super::handlers::paranoid,
 );
 
 // The CR3 hop: one user page flushed at once, without INVPCID. Both loads are NOFLUSH.
@@ -341,208 +336,9 @@ global_asm!(
     ".size hop_invlpg_user, . - hop_invlpg_user",
 );
 
-// Kernel accesses that may fault: RAX the value or error code, RDX 1 if it faulted.
-global_asm!(
-    ".section .text.probe, \"ax\"",
-    ".global probe_read_asm, probe_write_asm",
-    "probe_begin:",
-    "probe_read_asm:",
-    "mov rax, [rdi]",
-    "xor edx, edx",
-    "ret",
-    "probe_write_asm:",
-    "mov [rdi], rsi",
-    "xor eax, eax",
-    "xor edx, edx",
-    "ret",
-    "probe_end:",
-    "probe_faulted:",
-    "mov edx, 1",
-    "ret",
-    ".global probe_begin, probe_end, probe_faulted",
-);
-
-// The page of user code: RDI address, RSI operation, RDX value; ends in SYSCALL.
-global_asm!(
-    ".section .user_code, \"ax\"",
-    ".balign 4096",
-    ".global user_program",
-    "user_program:",
-    "cmp esi, 1",
-    "je 2f",
-    "cmp esi, 2",
-    "je 3f",
-    "cmp esi, 3",
-    "je 4f",
-    "syscall",
-    "2:",
-    "mov rax, [rdi]",
-    "syscall",
-    "3:",
-    "mov [rdi], rdx",
-    "syscall",
-    // A loop of loads, stores, arithmetic and branches, RDX times.
-    ".global user_spin, user_spin_end",
-    "user_spin:",
-    "4:",
-    "mov rcx, [rdi]",
-    "lea rax, [rcx + 8 * rdx]",
-    "xor rax, rcx",
-    "shr rax, 3",
-    "movzx ecx, al",
-    "cmp rcx, 0x80",
-    "jb 5f",
-    "add rax, [rdi + 8]",
-    "5:",
-    "mov [rdi + 8], rax",
-    "add rax, rcx",
-    "mov [rdi], rax",
-    "dec rdx",
-    "jnz 4b",
-    "user_spin_end:",
-    "syscall",
-    "ud2",
-);
-
-/// What user mode begins with.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct UserContext {
-    /// First instruction.
-    pub rip: u64,
-    /// Stack pointer; the user program uses no stack.
-    pub rsp: u64,
-    /// First argument: an address.
-    pub address: u64,
-    /// Second argument: 0 nothing, 1 load, 2 store, 3 a loop of both.
-    pub operation: u64,
-    /// Third argument: what to store, or how many rounds.
-    pub value: u64,
-}
-
-/// How user mode was left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UserExit {
-    /// By SYSCALL, with RAX.
-    Syscall(u64),
-    /// By an exception.
-    Fault {
-        /// Its vector.
-        vector: u64,
-        /// Its error code.
-        error: u64,
-        /// CR2.
-        address: u64,
-    },
-}
-
 /// Tells the entry code what kind of kernel this is.
 pub fn configure(pti: bool, pcid: bool, paranoid_rewrite: bool) {
     let bit = |set: bool, bit: u64| if set { bit } else { 0 };
     let config = bit(pti, PTI) | bit(pcid, PCID) | bit(paranoid_rewrite, PARANOID_REWRITE);
     write_word(symbol!(trampoline_config), config);
-}
-
-/// Enters user mode, and comes back when it is left.
-#[must_use]
-pub fn enter_user(context: &UserContext) -> UserExit {
-    unsafe extern "C" {
-        #[link_name = "enter_user"]
-        fn enter_user_asm(context: *const UserContext);
-    }
-    // SAFETY: the assembly saves what the ABI wants saved, and comes back on this stack; user
-    // code runs at CPL 3 on tables that give it none of the kernel's memory.
-    unsafe { enter_user_asm(context) };
-    let word = |offset| super::memory::read_word(super::percpu::PER_CPU.address() + offset);
-    match word(8) {
-        0 => UserExit::Syscall(word(16)),
-        kind => UserExit::Fault { vector: kind - 1, error: word(16), address: word(24) },
-    }
-}
-
-#[repr(C)]
-struct Probed {
-    value: u64,
-    faulted: u64,
-}
-
-unsafe extern "C" {
-    fn probe_read_asm(va: u64) -> Probed;
-    fn probe_write_asm(va: u64, value: u64) -> Probed;
-}
-
-impl Probed {
-    fn result(self) -> Result<u64, (u64, u64)> {
-        match self.faulted {
-            0 => Ok(self.value),
-            _ => Err((self.value, super::cpu::read_cr2())),
-        }
-    }
-}
-
-/// Loads a word at `va` in kernel mode.
-///
-/// # Errors
-/// The page fault's error code and CR2.
-pub fn probe_read(va: u64) -> Result<u64, (u64, u64)> {
-    // SAFETY: a fault of the load is caught by `kernel_fault`; test pages hold plain words.
-    unsafe { probe_read_asm(va) }.result()
-}
-
-/// Stores a word at `va` in kernel mode.
-///
-/// # Errors
-/// The page fault's error code and CR2.
-pub fn probe_write(va: u64, value: u64) -> Result<u64, (u64, u64)> {
-    // SAFETY: as in `probe_read`; no Rust object lives in a test page.
-    unsafe { probe_write_asm(va, value) }.result()
-}
-
-/// What PUSH_REGISTERS and the processor leave on the stack.
-#[repr(C)]
-struct Frame {
-    fpu: [u64; 64],
-    registers: [u64; 14],
-    rax: u64,
-    vector: u64,
-    error: u64,
-    rip: u64,
-}
-
-const PAGE_FAULT: u64 = 14;
-
-/// An exception in kernel mode: a probe's page fault goes on at its end, anything else is a bug.
-extern "C" fn kernel_fault(frame: &mut Frame) {
-    let in_probe = (symbol!(probe_begin)..symbol!(probe_end)).contains(&frame.rip);
-    if frame.vector == PAGE_FAULT && in_probe {
-        frame.rip = symbol!(probe_faulted);
-        frame.rax = frame.error;
-        return;
-    }
-    super::hypercall::panicked("exception in kernel mode, vector as line", frame.vector as u32);
-}
-
-/// How many NMIs came.
-static NMI_COUNT: super::percpu::Words<u64> = super::percpu::Words::new(0);
-
-/// How many interrupts came.
-static IRQ_COUNT: super::percpu::Words<u64> = super::percpu::Words::new(0);
-
-fn count(counter: &super::percpu::Words<u64>) {
-    let at = counter.address();
-    write_word(at, super::memory::read_word(at) + 1);
-}
-
-extern "C" fn paranoid_handler(frame: &mut Frame) {
-    if frame.vector != 2 {
-        super::hypercall::panicked("double fault", frame.vector as u32);
-    }
-    count(&NMI_COUNT);
-    if crate::flush::config().nmi_flush {
-        crate::flush::flush_in_nmi();
-    }
-}
-
-extern "C" fn irq_handler() {
-    count(&IRQ_COUNT);
 }

@@ -1,7 +1,7 @@
 //! Hypercalls: `out PORT, al` with arguments in registers.
 
 use core::arch::asm;
-use stalemate_shared::hypercall::{self as call, PORT};
+use stalemate_shared::hypercall::{self as call, PORT, primitive};
 
 /// Makes hypercall `number`; RAX, RDI, RSI, RDX and RCX come back.
 fn hypercall(number: u64, args: [u64; 4]) -> [u64; 5] {
@@ -21,11 +21,18 @@ pub fn ready() {
     hypercall(call::READY, [0; 4]);
 }
 
-/// Reports (status, value, second value); returns the next step's opcode and arguments.
+/// Reports (status, value, second value); returns the next step's opcode and arguments. While it
+/// waits for that, and if there are other CPUs, the CPU takes interrupts.
 #[must_use]
-pub fn next_step(report: [u64; 3]) -> (u64, [u64; 4]) {
+pub fn next_step(report: [u64; 3], interruptible: bool) -> (u64, [u64; 4]) {
     let [status, value, second] = report;
+    if interruptible {
+        super::cpu::enable_interrupts();
+    }
     let [op, a, b, c, d] = hypercall(call::NEXT_STEP, [status, value, second, 0]);
+    if interruptible {
+        super::cpu::disable_interrupts();
+    }
     (op, [a, b, c, d])
 }
 
@@ -37,6 +44,23 @@ pub fn begin(primitive: u64, root: u64, start: u64, end: u64) {
 /// It returns.
 pub fn end(primitive: u64) {
     hypercall(call::END, [primitive, 0, 0, 0]);
+}
+
+/// The flush of this range of an address space is left to the next batched one.
+pub fn defer(root: u64, start: u64, end: u64) {
+    hypercall(call::DEFER, [primitive::BATCHED, root, start, end]);
+}
+
+/// A frame is given back.
+pub fn frame_freed(frame: u64) {
+    hypercall(call::FRAME_FREED, [frame, 0, 0, 0]);
+}
+
+/// Waits a little for another CPU, with interrupts on.
+pub fn wait_for_others() {
+    super::cpu::enable_interrupts();
+    hypercall(call::YIELD, [0; 4]);
+    super::cpu::disable_interrupts();
 }
 
 /// The kernel cannot go on.

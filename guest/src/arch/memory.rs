@@ -5,6 +5,7 @@
 //! compiler can neither merge nor split: each is an event of its own.
 
 use core::arch::asm;
+use core::cell::UnsafeCell;
 use stalemate_shared::layout::{DIRECT_MAP_SIZE, KERNEL_BASE};
 
 /// Reads the aligned word at guest-physical `at`.
@@ -24,6 +25,31 @@ pub fn write_physical(at: u64, value: u64) {
         asm!("mov qword ptr [{}], {}", in(reg) KERNEL_BASE + at, in(reg) value,
              options(nostack, preserves_flags));
     };
+}
+
+/// A word of the kernel's that any CPU may read and write.
+pub struct Word(UnsafeCell<u64>);
+
+// SAFETY: every access is a single volatile instruction, and one CPU runs at a time.
+unsafe impl Sync for Word {}
+
+impl Word {
+    /// Holds `value`.
+    #[must_use]
+    pub const fn new(value: u64) -> Self {
+        Self(UnsafeCell::new(value))
+    }
+
+    /// Its value.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        read_word(self.0.get() as u64)
+    }
+
+    /// Changes it.
+    pub fn set(&self, value: u64) {
+        write_word(self.0.get() as u64, value);
+    }
 }
 
 /// The direct-map address of guest-physical `at`.
@@ -56,6 +82,28 @@ pub(super) fn set_bit(va: u64, bit: u64) {
     unsafe { asm!("bts qword ptr [{}], {}", in(reg) va, in(reg) bit, options(nostack)) };
 }
 
+/// Sets a bit of such a word that other CPUs change too, with one LOCK BTS.
+pub(super) fn lock_set_bit(va: u64, bit: u64) {
+    // SAFETY: as in `set_bit`.
+    unsafe { asm!("lock bts qword ptr [{}], {}", in(reg) va, in(reg) bit, options(nostack)) };
+}
+
+/// Clears one, with one LOCK BTR.
+pub(super) fn lock_clear_bit(va: u64, bit: u64) {
+    // SAFETY: as in `set_bit`.
+    unsafe { asm!("lock btr qword ptr [{}], {}", in(reg) va, in(reg) bit, options(nostack)) };
+}
+
+/// Adds 1 to such a word with one LOCK XADD; what it is then.
+pub(super) fn lock_increment(va: u64) -> u64 {
+    let mut one = 1u64;
+    // SAFETY: as in `read_word`.
+    unsafe {
+        asm!("lock xadd qword ptr [{}], {}", in(reg) va, inout(reg) one, options(nostack));
+    };
+    one + 1
+}
+
 macro_rules! symbol {
     ($name:ident) => {{
         unsafe extern "C" {
@@ -84,8 +132,9 @@ range!(
     trampoline_data,
     __trampoline_data_start,
     __trampoline_data_end,
-    "GDT, IDT, TSS, entry scratch, and the stacks that the processor switches to."
+    "GDT, IDT, TSS and the per-CPU blocks."
 );
+range!(image, __text_start, __end, "All of the image.");
 range!(user_code, __user_code_start, __user_code_end, "The page of user code.");
 
 #[unsafe(no_mangle)]

@@ -1,14 +1,22 @@
 //! Everything that is unsafe: instructions, entry code, statics that hardware reads, raw memory.
 //!
-//! The processor has one CPU and takes no interrupts but NMIs, whose handler touches only its own
-//! counter; so the statics here are used by one flow of control at a time.
+//! Virtual CPUs run one at a time and change places only where one traps or is interrupted: a word
+//! that more than one of them writes is written by a single instruction, locked where it depends
+//! on what it finds.
 
+pub mod apic;
 pub mod cpu;
 mod entry;
+mod handlers;
 pub mod hypercall;
 pub mod memory;
 pub mod percpu;
+mod probe;
 pub mod segments;
 mod start;
+mod user;
 
-pub use entry::{UserContext, UserExit, configure, enter_user, probe_read, probe_write};
+pub use entry::configure;
+pub use probe::{probe_read, probe_write};
+pub use start::ap_entry;
+pub use user::{UserContext, UserExit, enter_user};

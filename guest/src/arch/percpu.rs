@@ -1,9 +1,11 @@
-//! What belongs to one CPU: the block that GS points to, and its `TlbState`.
+//! What belongs to one CPU: the block that GS points to, and its `TlbState`; and the state of the
+//! address spaces, which all of them share.
 
-use super::memory::{read_word, set_bit, write_word};
+use super::memory::{lock_clear_bit, lock_increment, lock_set_bit, read_word, set_bit, write_word};
+use core::arch::asm;
 use core::cell::UnsafeCell;
 use core::mem::offset_of;
-use stalemate_shared::layout::{KERNEL_BASE, MM_COUNT};
+use stalemate_shared::layout::{KERNEL_BASE, MAX_CPUS, MM_STATES, PAGE_SIZE};
 use stalemate_shared::pcid::ASID_SLOTS;
 use stalemate_shared::tlb_state::{MmState, Slot, TlbState};
 
@@ -11,7 +13,7 @@ use stalemate_shared::tlb_state::{MmState, Slot, TlbState};
 #[repr(transparent)]
 pub struct Words<T>(UnsafeCell<T>);
 
-// SAFETY: one CPU, and every access is a single volatile word or instruction.
+// SAFETY: every access is a single volatile word or instruction, and one CPU runs at a time.
 unsafe impl<T> Sync for Words<T> {}
 
 impl<T> Words<T> {
@@ -26,8 +28,10 @@ impl<T> Words<T> {
     }
 }
 
-/// What GS:0 points to. The offsets are the entry code's.
+/// What GS:0 points to. The offsets are the entry code's. It lies in the trampoline: entry code
+/// uses it before it has left the user CR3.
 #[repr(C)]
+#[derive(Clone, Copy)]
 pub struct PerCpu {
     /// 0: RSP of the kernel while user mode runs.
     pub kernel_rsp: u64,
@@ -39,52 +43,107 @@ pub struct PerCpu {
     pub exit_address: u64,
     /// 32: address of this CPU's `TlbState`.
     pub tlb_state: u64,
+    /// 40: RAX while the kernel's stack cannot be reached yet.
+    pub scratch: u64,
+    /// 48: this CPU's number.
+    pub number: u64,
 }
 
-/// The boot CPU's block.
-pub static PER_CPU: Words<PerCpu> = Words::new(PerCpu {
+const EMPTY: PerCpu = PerCpu {
     kernel_rsp: 0,
     exit_kind: 0,
     exit_value: 0,
     exit_address: 0,
     tlb_state: 0,
-});
+    scratch: 0,
+    number: 0,
+};
 
-#[unsafe(link_section = ".data")]
-static TLB_STATE: Words<TlbState> = Words::new(TlbState::NEW);
+#[unsafe(link_section = ".trampoline.data")]
+static PER_CPU: Words<[PerCpu; MAX_CPUS]> = Words::new([EMPTY; MAX_CPUS]);
 
-static MM_STATES: Words<[MmState; MM_COUNT]> =
-    Words::new([MmState { ctx_id: 0, tlb_gen: 0, kernel_root: 0 }; MM_COUNT]);
+static TLB_STATES: Words<[TlbState; MAX_CPUS]> = Words::new([TlbState::NEW; MAX_CPUS]);
 
-/// Points the block at its `TlbState`.
-pub fn init() {
-    write_word(PER_CPU.address() + offset_of!(PerCpu, tlb_state) as u64, TLB_STATE.address());
+/// The states of the address spaces, alone on a page.
+#[repr(C, align(4096))]
+struct MmStates([MmState; MM_STATES]);
+
+const NO_MM: MmState = MmState { ctx_id: 0, tlb_gen: 0, kernel_root: 0, cpumask: 0 };
+
+static MM_STATE: Words<MmStates> = Words::new(MmStates([NO_MM; MM_STATES]));
+
+/// The block of CPU `cpu`.
+#[must_use]
+pub fn block_of(cpu: u64) -> u64 {
+    PER_CPU.address() + cpu * size_of::<PerCpu>() as u64
 }
 
-/// Guest-physical address of `TlbState`.
+/// Fills in the blocks.
+pub fn init() {
+    for cpu in 0..MAX_CPUS as u64 {
+        write_word(block_of(cpu) + offset_of!(PerCpu, tlb_state) as u64, tlb_state_of(cpu));
+        write_word(block_of(cpu) + offset_of!(PerCpu, number) as u64, cpu);
+    }
+}
+
+/// This CPU's number.
 #[must_use]
-pub fn tlb_state_physical() -> u64 {
-    TLB_STATE.address() - KERNEL_BASE
+#[inline(always)]
+pub fn number() -> u64 {
+    let number;
+    // SAFETY: GS points to this CPU's block in kernel mode; offset 48 is its number.
+    unsafe {
+        asm!("mov {}, gs:[48]", out(reg) number, options(nostack, preserves_flags, readonly));
+    };
+    number
+}
+
+/// This CPU's block.
+#[must_use]
+pub fn block() -> u64 {
+    block_of(number())
+}
+
+/// Address of this CPU's `TlbState`.
+#[must_use]
+#[inline(always)]
+fn tlb_state() -> u64 {
+    let address;
+    // SAFETY: as in `number`; offset 32 is the address.
+    unsafe {
+        asm!("mov {}, gs:[32]", out(reg) address, options(nostack, preserves_flags, readonly));
+    };
+    address
+}
+
+fn tlb_state_of(cpu: u64) -> u64 {
+    TLB_STATES.address() + cpu * PAGE_SIZE
+}
+
+/// Guest-physical address of the first `TlbState`.
+#[must_use]
+pub fn tlb_states_physical() -> u64 {
+    TLB_STATES.address() - KERNEL_BASE
 }
 
 /// Guest-physical address of the `MmState` array.
 #[must_use]
 pub fn mm_states_physical() -> u64 {
-    MM_STATES.address() - KERNEL_BASE
+    MM_STATE.address() - KERNEL_BASE
 }
 
 macro_rules! field {
     ($get:ident, $set:ident, $field:ident) => {
-        #[doc = concat!("Reads `", stringify!($field), "`.")]
+        #[doc = concat!("Reads this CPU's `", stringify!($field), "`.")]
         #[must_use]
         pub fn $get() -> u64 {
-            read_word(TLB_STATE.address() + offset_of!(TlbState, $field) as u64)
+            read_word(tlb_state() + offset_of!(TlbState, $field) as u64)
         }
-        #[doc = concat!("Writes `", stringify!($field), "`, where it changes.")]
+        #[doc = concat!("Writes this CPU's `", stringify!($field), "`, where it changes.")]
         #[inline(always)]
         pub fn $set(value: u64) {
             if $get() != value {
-                write_word(TLB_STATE.address() + offset_of!(TlbState, $field) as u64, value);
+                write_word(tlb_state() + offset_of!(TlbState, $field) as u64, value);
             }
         }
     };
@@ -92,19 +151,55 @@ macro_rules! field {
 
 field!(loaded_mm, set_loaded_mm, loaded_mm);
 field!(loaded_mm_asid, set_loaded_mm_asid, loaded_mm_asid);
+field!(is_lazy, set_is_lazy, is_lazy);
 field!(next_asid, set_next_asid, next_asid);
 field!(invalidate_other, set_invalidate_other, invalidate_other);
 field!(cr4, set_cr4, cr4);
+field!(pending, set_pending, pending);
+field!(waiting, set_waiting, waiting);
+
+/// `loaded_mm` of another CPU.
+#[must_use]
+pub fn loaded_mm_of(cpu: u64) -> u64 {
+    read_word(tlb_state_of(cpu) + offset_of!(TlbState, loaded_mm) as u64)
+}
+
+/// `is_lazy` of another CPU.
+#[must_use]
+pub fn is_lazy_of(cpu: u64) -> bool {
+    read_word(tlb_state_of(cpu) + offset_of!(TlbState, is_lazy) as u64) != 0
+}
+
+/// Tells `cpu` that this one asks something of it.
+pub fn ask(cpu: u64) {
+    lock_set_bit(tlb_state_of(cpu) + offset_of!(TlbState, pending) as u64, number());
+}
+
+/// Takes notice of what `cpu` asks.
+pub fn take_notice(cpu: u64) {
+    lock_clear_bit(tlb_state() + offset_of!(TlbState, pending) as u64, cpu);
+}
+
+/// Acknowledges to `cpu` that what it asked for is done.
+pub fn acknowledge(cpu: u64) {
+    lock_clear_bit(tlb_state_of(cpu) + offset_of!(TlbState, waiting) as u64, number());
+}
 
 /// Marks a user PCID: it is flushed when its user tables are next loaded.
 #[inline(always)]
 pub fn mark(asid: u16) {
-    let mask = TLB_STATE.address() + offset_of!(TlbState, user_pcid_flush_mask) as u64;
-    set_bit(mask, u64::from(stalemate_shared::pcid::kernel_pcid(asid)));
+    mark_bit(u64::from(stalemate_shared::pcid::kernel_pcid(asid)));
+}
+
+/// Sets a bit of `user_pcid_flush_mask`.
+#[inline(always)]
+pub fn mark_bit(bit: u64) {
+    let mask = tlb_state() + offset_of!(TlbState, user_pcid_flush_mask) as u64;
+    set_bit(mask, bit);
 }
 
 fn slot_address(asid: u16) -> u64 {
-    let slots = TLB_STATE.address() + offset_of!(TlbState, slots) as u64;
+    let slots = tlb_state() + offset_of!(TlbState, slots) as u64;
     slots + u64::from(asid) * size_of::<Slot>() as u64
 }
 
@@ -133,19 +228,48 @@ pub fn set_slot(asid: u16, new: Slot) {
     }
 }
 
+fn mm_address(number: usize) -> u64 {
+    MM_STATE.address() + (number * size_of::<MmState>()) as u64
+}
+
 /// Reads the state of address space `number`.
 #[must_use]
 pub fn mm_state(number: usize) -> MmState {
-    let at = MM_STATES.address() + (number * size_of::<MmState>()) as u64;
-    MmState { ctx_id: read_word(at), tlb_gen: read_word(at + 8), kernel_root: read_word(at + 16) }
+    let at = mm_address(number);
+    MmState {
+        ctx_id: read_word(at),
+        tlb_gen: read_word(at + 8),
+        kernel_root: read_word(at + 16),
+        cpumask: read_word(at + 24),
+    }
 }
 
-/// Writes it.
+/// Writes it, at boot.
 pub fn set_mm_state(number: usize, state: MmState) {
-    let at = MM_STATES.address() + (number * size_of::<MmState>()) as u64;
+    let at = mm_address(number);
     write_word(at, state.ctx_id);
     write_word(at + 8, state.tlb_gen);
     write_word(at + 16, state.kernel_root);
+    write_word(at + 24, state.cpumask);
+}
+
+/// Raises an address space's generation; what it is then.
+pub fn raise_tlb_gen(number: usize) -> u64 {
+    lock_increment(mm_address(number) + offset_of!(MmState, tlb_gen) as u64)
+}
+
+/// Says that this CPU may have the address space loaded.
+pub fn join(number: usize) {
+    if mm_state(number).cpumask >> self::number() & 1 == 0 {
+        lock_set_bit(mm_address(number) + offset_of!(MmState, cpumask) as u64, self::number());
+    }
+}
+
+/// Says that it has not.
+pub fn leave(number: usize) {
+    if mm_state(number).cpumask >> self::number() & 1 != 0 {
+        lock_clear_bit(mm_address(number) + offset_of!(MmState, cpumask) as u64, self::number());
+    }
 }
 
 /// A value that is set once, at boot, before anything reads it.

@@ -2,25 +2,23 @@
 
 use super::cpu::wrmsr;
 use super::memory::{symbol, write_word};
-use super::percpu::{PER_CPU, Words};
+use super::percpu::{self, Words};
 use core::arch::asm;
 use stalemate_shared::layout::{
-    IRQ_VECTOR, IST_DOUBLE_FAULT, IST_FAULT, IST_IRQ, IST_NMI, KERNEL_CS, KERNEL_SS, SYSRET_BASE,
-    TSS_SELECTOR, USER_CS, USER_SS,
+    ENTRY_STACKS, IST_DOUBLE_FAULT, IST_FAULT, IST_IRQ, IST_NMI, KERNEL_BASE, KERNEL_CS, KERNEL_SS,
+    MAX_CPUS, PAGE_SIZE, SHOOTDOWN_VECTOR, STACKS, SYSRET_BASE, TSS_SELECTOR, USER_CS, USER_SS,
 };
 
-const VECTORS: usize = IRQ_VECTOR as usize + 1;
-const GDT_WORDS: usize = (TSS_SELECTOR as usize + 16) / 8;
+const VECTORS: usize = SHOOTDOWN_VECTOR as usize + 1;
+const GDT_WORDS: usize = TSS_SELECTOR as usize / 8 + 2 * MAX_CPUS;
 const TSS_WORDS: usize = 13;
-/// Bytes of each stack that the processor switches to.
-pub const STACK_SIZE: u64 = 4096;
 
 #[unsafe(link_section = ".trampoline.data")]
 static GDT: Words<[u64; GDT_WORDS]> = Words::new([0; GDT_WORDS]);
 #[unsafe(link_section = ".trampoline.data")]
 static IDT: Words<[u64; VECTORS * 2]> = Words::new([0; VECTORS * 2]);
 #[unsafe(link_section = ".trampoline.data")]
-static TSS: Words<[u64; TSS_WORDS]> = Words::new([0; TSS_WORDS]);
+static TSS: Words<[[u64; TSS_WORDS]; MAX_CPUS]> = Words::new([[0; TSS_WORDS]; MAX_CPUS]);
 
 /// Base and limit as LGDT and LIDT read them: the limit in the last two bytes of the first word.
 #[repr(C, align(16))]
@@ -36,13 +34,21 @@ impl Pointer {
     }
 }
 
-/// Builds the tables and loads GDTR, CS, SS, TR, IDTR and the SYSCALL registers.
-pub fn init() {
+/// Builds the tables, for every CPU.
+pub fn build() {
     gdt();
-    tss();
+    (0..MAX_CPUS as u64).for_each(tss);
     idt();
-    load();
-    syscall();
+}
+
+/// Loads a CPU's GDTR, CS, SS, TR, IDTR and SYSCALL registers.
+pub fn init(cpu: u64) {
+    load(TSS_SELECTOR + 16 * cpu as u16);
+    syscall(cpu);
+}
+
+fn tss_address(cpu: u64) -> u64 {
+    TSS.address() + cpu * TSS_WORDS as u64 * 8
 }
 
 fn gdt() {
@@ -53,21 +59,24 @@ fn gdt() {
     set(KERNEL_SS, 0x00cf_9300_0000_ffff);
     set(USER_SS, 0x00cf_f300_0000_ffff);
     set(USER_CS, 0x00af_fb00_0000_ffff);
-    let base = TSS.address();
-    let limit = (TSS_WORDS * 8 - 1) as u64;
-    let low = limit | (base & 0xff_ffff) << 16 | 0x89 << 40 | (base >> 24 & 0xff) << 56;
-    set(TSS_SELECTOR, low);
-    set(TSS_SELECTOR + 8, base >> 32);
+    for cpu in 0..MAX_CPUS as u16 {
+        let base = tss_address(u64::from(cpu));
+        let limit = (TSS_WORDS * 8 - 1) as u64;
+        let low = limit | (base & 0xff_ffff) << 16 | 0x89 << 40 | (base >> 24 & 0xff) << 56;
+        set(TSS_SELECTOR + 16 * cpu, low);
+        set(TSS_SELECTOR + 16 * cpu + 8, base >> 32);
+    }
 }
 
-fn tss() {
+fn tss(cpu: u64) {
     // RSP0 at offset 4, IST1 at 0x24: 8-byte fields at 4-byte alignment.
     let set = |offset: u64, value: u64| {
-        let at = TSS.address() + offset;
+        let at = tss_address(cpu) + offset;
         // SAFETY: an unaligned word inside the TSS, which nobody else uses yet.
         unsafe { (at as *mut u64).write_unaligned(value) };
     };
-    let top = |index: u64| symbol!(stacks_start) + (index + 1) * STACK_SIZE;
+    let first = KERNEL_BASE + STACKS + cpu * ENTRY_STACKS * PAGE_SIZE;
+    let top = |index: u64| first + (index + 1) * PAGE_SIZE;
     set(4, top(0));
     for ist in [IST_DOUBLE_FAULT, IST_NMI, IST_FAULT, IST_IRQ] {
         let ist = u64::from(ist);
@@ -100,7 +109,7 @@ pub fn break_idt() -> ! {
     super::cpu::broken::zero_idt(IDT.address(), VECTORS * 2)
 }
 
-fn load() {
+fn load(tss: u16) {
     let gdt = Pointer::new(GDT.address(), GDT_WORDS * 8);
     let idt = Pointer::new(IDT.address(), VECTORS * 16);
     // SAFETY: the tables are complete and never move. IRETQ loads CS and SS, since far returns
@@ -121,7 +130,7 @@ fn load() {
             "ltr {tss:x}",
             gdt = in(reg) gdt.address(),
             idt = in(reg) idt.address(),
-            tss = in(reg) TSS_SELECTOR,
+            tss = in(reg) tss,
             ss = const KERNEL_SS,
             cs = const KERNEL_CS,
             scratch = out(reg) _,
@@ -129,7 +138,7 @@ fn load() {
     };
 }
 
-fn syscall() {
+fn syscall(cpu: u64) {
     const EFER: u32 = 0xc000_0080;
     const STAR: u32 = 0xc000_0081;
     const LSTAR: u32 = 0xc000_0082;
@@ -142,6 +151,6 @@ fn syscall() {
     wrmsr(LSTAR, symbol!(entry_syscall));
     // TF, IF, DF, IOPL, NT, AC.
     wrmsr(FMASK, 0x4_7700);
-    wrmsr(GS_BASE, PER_CPU.address());
+    wrmsr(GS_BASE, percpu::block_of(cpu));
     wrmsr(KERNEL_GS_BASE, 0);
 }

@@ -1,26 +1,35 @@
 //! The first instruction.
 
+use super::memory::symbol;
 use core::arch::global_asm;
+use stalemate_shared::layout::{KERNEL_BASE, KERNEL_STACK_PAGES, KERNEL_STACKS, PAGE_SIZE};
 
-// Entered with RDI = address of the boot block, on the VMM's tables, without a stack.
+// CPU 0 is entered with RDI = address of the boot block, the others with RDI = their number; all of
+// them on the VMM's tables, without a stack.
 global_asm!(
     ".section .text._start, \"ax\"",
-    ".global _start",
+    ".global _start, ap_start",
     "_start:",
-    "lea rsp, [rip + {stack} + {size}]",
+    "mov rsp, {stacks} + {size}",
     "xor ebp, ebp",
     "call {main}",
     "ud2",
-    stack = sym KERNEL_STACK,
-    size = const KERNEL_STACK_SIZE,
+    "ap_start:",
+    "lea rax, [rdi + 1]",
+    "imul rax, rax, {size}",
+    "mov rsp, {stacks}",
+    "add rsp, rax",
+    "xor ebp, ebp",
+    "call {ap_main}",
+    "ud2",
+    stacks = const (KERNEL_BASE + KERNEL_STACKS) as i64,
+    size = const KERNEL_STACK_PAGES * PAGE_SIZE,
     main = sym crate::boot::kernel_main,
+    ap_main = sym crate::boot::ap_main,
 );
 
-const KERNEL_STACK_SIZE: usize = 16 << 10;
-
-#[repr(C, align(4096))]
-struct Stack([u8; KERNEL_STACK_SIZE]);
-
-/// The kernel's stack: not mapped in user roots.
-static KERNEL_STACK: super::percpu::Words<Stack> =
-    super::percpu::Words::new(Stack([0; KERNEL_STACK_SIZE]));
+/// Where the CPUs but the first begin.
+#[must_use]
+pub fn ap_entry() -> u64 {
+    symbol!(ap_start)
+}

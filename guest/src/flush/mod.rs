@@ -5,20 +5,19 @@ mod full;
 mod split;
 mod unsplit;
 
+use crate::arch::memory::Word;
 use crate::arch::{cpu, hypercall, percpu};
 use crate::boot::Config;
-use crate::mm::is_loaded;
+use crate::paging::Downgrade;
+use crate::shootdown::{EVERY_CPU, Request, What, flush_on};
 use crate::{entry, paging};
 use stalemate_shared::boot::Policy as PolicyName;
 use stalemate_shared::hypercall::primitive;
 use stalemate_shared::layout::{
-    LARGE_PAGE_SIZE, MM_COUNT, PAGE_SIZE, USER_END, USER_LARGE_PAGES, USER_PAGES,
+    LARGE_PAGE_SIZE, MAX_CPUS, MM_COUNT, PAGE_SIZE, USER_END, USER_LARGE_PAGES, USER_PAGES,
+    USER_TABLE_PAGES,
 };
 use stalemate_shared::pcid::{PCID_MASK, ROOT_MASK, kernel_pcid};
-use stalemate_shared::tlb_state::Slot;
-
-/// Pages above which a range is flushed as a whole address space.
-const RANGE_CEILING: u64 = 8;
 
 /// One complete design of the flush primitives. Each works on the loaded address space.
 pub trait Policy: Sync {
@@ -45,7 +44,8 @@ pub fn config() -> &'static Config {
     CONFIG.get()
 }
 
-fn policy() -> &'static dyn Policy {
+/// The policy.
+pub fn policy() -> &'static dyn Policy {
     match config().policy {
         PolicyName::Split => &split::Split,
         PolicyName::Unsplit => &unsplit::Unsplit,
@@ -55,57 +55,83 @@ fn policy() -> &'static dyn Policy {
 
 /// One user page of address space `number`.
 pub fn flush_tlb_one_user(number: usize, va: u64) {
-    let end = va + page_size(va);
-    user(number, primitive::ONE_USER, va, end, |policy| policy.flush_tlb_one_user(va));
+    user(number, primitive::ONE_USER, va, va + page_size(va));
 }
 
 /// User pages of address space `number`, end exclusive.
 pub fn flush_tlb_range(number: usize, start: u64, end: u64) {
-    user(number, primitive::RANGE, start, end, |policy| {
-        if (end - start) / page_size(start) > RANGE_CEILING {
-            policy.flush_tlb_mm();
-            return;
-        }
-        let mut va = start;
-        while va < end {
-            policy.flush_tlb_one_user(va);
-            va += page_size(va);
-        }
-    });
+    user(number, primitive::RANGE, start, end);
 }
 
 /// The user half of address space `number`.
 pub fn flush_tlb_mm(number: usize) {
-    user(number, primitive::MM, 0, USER_END, |policy| policy.flush_tlb_mm());
+    user(number, primitive::MM, 0, USER_END);
 }
 
-/// One kernel page.
+/// User pages whose page tables are about to be freed.
+pub fn flush_tlb_freeing(number: usize, start: u64, end: u64) {
+    announced_user(number, primitive::FREE_TABLES, start, end, true);
+}
+
+/// One kernel page, on every CPU.
 pub fn flush_tlb_one_kernel(va: u64) {
-    hypercall::begin(primitive::ONE_KERNEL, 0, va, va + PAGE_SIZE);
-    policy().flush_tlb_one_kernel(va);
-    hypercall::end(primitive::ONE_KERNEL);
+    announced(primitive::ONE_KERNEL, What::Kernel, va, va + PAGE_SIZE);
 }
 
-/// Everything.
+/// Kernel pages, on every CPU, end exclusive.
+pub fn flush_tlb_kernel_range(start: u64, end: u64) {
+    announced(primitive::KERNEL_RANGE, What::Kernel, start, end);
+}
+
+/// Everything, on every CPU.
 pub fn flush_tlb_all() {
-    hypercall::begin(primitive::ALL, 0, 0, u64::MAX);
-    policy().flush_tlb_all();
-    hypercall::end(primitive::ALL);
+    announced(primitive::ALL, What::Everything, 0, u64::MAX);
 }
 
-/// A flush of an address space: its generation rises; where it is loaded the policy works now,
-/// else its next switch sees the generation and flushes.
-fn user(number: usize, id: u64, start: u64, end: u64, work: impl FnOnce(&dyn Policy)) {
-    let mut mm = percpu::mm_state(number);
-    hypercall::begin(id, mm.kernel_root, start, end);
-    mm.tlb_gen += 1;
-    percpu::set_mm_state(number, mm);
-    if is_loaded(&mm) {
-        work(policy());
-        let asid = percpu::loaded_mm_asid() as u16;
-        percpu::set_slot(asid, Slot { ctx_id: mm.ctx_id, tlb_gen: mm.tlb_gen });
-    }
+fn announced(id: u64, what: What, start: u64, end: u64) {
+    hypercall::begin(id, 0, start, end);
+    flush_on(EVERY_CPU, &Request { what, start, end });
     hypercall::end(id);
+}
+
+fn user(number: usize, id: u64, start: u64, end: u64) {
+    announced_user(number, id, start, end, false);
+}
+
+/// A flush of an address space: its generation rises; CPUs that have it loaded work now, the
+/// others see the generation at their next switch, and flush.
+fn announced_user(number: usize, id: u64, start: u64, end: u64, frees_tables: bool) {
+    hypercall::begin(id, percpu::mm_state(number).kernel_root, start, end);
+    let tlb_gen = percpu::raise_tlb_gen(number);
+    let what = What::User { number, tlb_gen, frees_tables };
+    // Read after the generation was raised: a CPU that is not in it yet will see that.
+    let cpus = percpu::mm_state(number).cpumask;
+    flush_on(cpus, &Request { what, start, end });
+    hypercall::end(id);
+}
+
+/// The CPUs that the next batched flush must ask, by the CPU that batches.
+static BATCHES: [Word; MAX_CPUS] = [const { Word::new(0) }; MAX_CPUS];
+
+/// Leaves the flush of a page that was unmapped to the next batched one.
+pub fn defer(number: usize, page: Downgrade) {
+    let mm = percpu::mm_state(number);
+    let va = page.page;
+    hypercall::defer(mm.kernel_root, va, va + page_size(va));
+    percpu::raise_tlb_gen(number);
+    let batch = &BATCHES[percpu::number() as usize];
+    batch.set(batch.get() | percpu::mm_state(number).cpumask);
+    // The generation has risen: nobody can load the address space without a flush.
+    let _ = page.discharge(None, 0, u64::MAX);
+}
+
+/// Flushes what this CPU has deferred.
+pub fn flush_tlb_batched() {
+    hypercall::begin(primitive::BATCHED, 0, 0, USER_END);
+    let batch = &BATCHES[percpu::number() as usize];
+    flush_on(batch.get(), &Request { what: What::Loaded, start: 0, end: USER_END });
+    batch.set(0);
+    hypercall::end(primitive::BATCHED);
 }
 
 /// What an NMI handler must not do: it changes the first user test page, where it can, and flushes
@@ -129,6 +155,8 @@ pub fn flush_in_nmi() {
     }
 }
 
-fn page_size(va: u64) -> u64 {
-    if (USER_LARGE_PAGES..USER_END).contains(&va) { LARGE_PAGE_SIZE } else { PAGE_SIZE }
+/// Bytes of the page at `va`.
+#[must_use]
+pub fn page_size(va: u64) -> u64 {
+    if (USER_LARGE_PAGES..USER_TABLE_PAGES).contains(&va) { LARGE_PAGE_SIZE } else { PAGE_SIZE }
 }

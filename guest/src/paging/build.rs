@@ -4,9 +4,12 @@ use crate::arch::memory::{self, write_physical};
 use crate::arch::percpu;
 use crate::boot::Config;
 use crate::entry::{self, Protection};
+use crate::mm::{self, INIT};
+use core::ops::Range;
 use stalemate_shared::layout::{
-    BOOT_BLOCK, IMAGE, IMAGE_END, KERNEL_BASE, KERNEL_PAGES, MM_COUNT, PAGE_SIZE, TABLE_FRAMES,
-    TABLE_FRAMES_END, USER_CODE,
+    BOOT_BLOCK, ENTRY_STACKS, KERNEL_BASE, KERNEL_PAGES, KERNEL_STACK_PAGES, KERNEL_STACKS,
+    MM_STATES, PAGE_SIZE, POOL_FRAME_COUNT, POOL_FRAMES, STACKS, TABLE_FRAMES, TABLE_FRAMES_END,
+    USER_CODE,
 };
 use stalemate_shared::pcid::USER_ROOT_BIT;
 use stalemate_shared::tlb_state::MmState;
@@ -47,14 +50,18 @@ pub fn init(config: &Config) {
     let mut frames = Frames { next: TABLE_FRAMES };
     let (kernel, direct) = kernel_half(&mut frames);
     let trampoline = trampoline(&mut frames, config);
-    for number in 0..MM_COUNT {
-        let root = user_half(&mut frames, config);
+    for number in 0..MM_STATES {
+        let root = frames.take_pair();
+        if number != INIT {
+            user_half(&mut frames, config, root);
+        }
         write_physical(slot(root, KERNEL_BASE, 4), entry::kernel_table(kernel));
         if config.pti {
             let user = root | USER_ROOT_BIT;
             write_physical(slot(user, KERNEL_BASE, 4), entry::kernel_table(trampoline));
         }
-        let state = MmState { ctx_id: number as u64 + 1, tlb_gen: 1, kernel_root: root };
+        let state =
+            MmState { ctx_id: mm::ctx_id(number), tlb_gen: 1, kernel_root: root, cpumask: 0 };
         percpu::set_mm_state(number, state);
     }
     direct_map(direct, frames.next, config);
@@ -73,11 +80,17 @@ fn kernel_half(frames: &mut Frames) -> (u64, u64) {
 /// Maps what the kernel uses, and no more: each page is one that a processor may cache.
 fn direct_map(direct: u64, tables_end: u64, config: &Config) {
     let boot_block = BOOT_BLOCK..BOOT_BLOCK + PAGE_SIZE;
-    for range in [boot_block, IMAGE..IMAGE_END, TABLE_FRAMES..tables_end] {
+    let pool = POOL_FRAMES..POOL_FRAMES + POOL_FRAME_COUNT * PAGE_SIZE;
+    let stacks = KERNEL_STACKS..KERNEL_STACKS + config.cpus * KERNEL_STACK_PAGES * PAGE_SIZE;
+    let image = memory::image();
+    let image = image.start - KERNEL_BASE..image.end - KERNEL_BASE;
+    let entry_stacks = entry_stacks(config);
+    let ranges = [boot_block, pool, entry_stacks, stacks, image, TABLE_FRAMES..tables_end];
+    for range in ranges {
         let mut at = range.start;
         while at < range.end {
             let va = KERNEL_BASE + at;
-            let global = if is_trampoline(va) { config.pge } else { config.kernel_global };
+            let global = if in_trampoline(va, config) { config.pge } else { config.kernel_global };
             write_physical(slot(direct, va, 1), entry::direct(at, protection(va), global));
             at += PAGE_SIZE;
         }
@@ -89,7 +102,7 @@ fn trampoline(frames: &mut Frames, config: &Config) -> u64 {
     let [pdpt, pd, pt] = core::array::from_fn(|_| frames.take());
     write_physical(slot(pdpt, KERNEL_BASE, 3), entry::kernel_table(pd));
     write_physical(slot(pd, KERNEL_BASE, 2), entry::kernel_table(pt));
-    for range in [memory::trampoline_text(), memory::trampoline_data()] {
+    for range in trampoline_ranges(config) {
         let mut va = range.start;
         while va < range.end {
             let bits = entry::direct(va - KERNEL_BASE, protection(va), config.pge);
@@ -100,9 +113,8 @@ fn trampoline(frames: &mut Frames, config: &Config) -> u64 {
     pdpt
 }
 
-/// A pair of roots with an empty user half but for the page of user code.
-fn user_half(frames: &mut Frames, config: &Config) -> u64 {
-    let root = frames.take_pair();
+/// A user half, empty but for the page of user code.
+fn user_half(frames: &mut Frames, config: &Config, root: u64) {
     let [pdpt, pd, pt] = core::array::from_fn(|_| frames.take());
     write_physical(slot(pdpt, USER_CODE, 3), entry::table(pd));
     write_physical(slot(pd, USER_CODE, 2), entry::table(pt));
@@ -115,13 +127,29 @@ fn user_half(frames: &mut Frames, config: &Config) -> u64 {
     } else {
         write_physical(slot(root, USER_CODE, 4), top);
     }
-    root
+}
+
+/// Guest-physical addresses of the stacks that the processors switch to.
+fn entry_stacks(config: &Config) -> Range<u64> {
+    STACKS..STACKS + config.cpus * ENTRY_STACKS * PAGE_SIZE
+}
+
+/// What user roots map of the kernel half.
+#[must_use]
+pub fn trampoline_ranges(config: &Config) -> [Range<u64>; 3] {
+    let stacks = entry_stacks(config);
+    let stacks = stacks.start + KERNEL_BASE..stacks.end + KERNEL_BASE;
+    [memory::trampoline_text(), memory::trampoline_data(), stacks]
+}
+
+fn in_trampoline(va: u64, config: &Config) -> bool {
+    trampoline_ranges(config).iter().any(|range| range.contains(&va))
 }
 
 /// Whether a kernel address is mapped in user roots too.
 #[must_use]
 pub fn is_trampoline(va: u64) -> bool {
-    memory::trampoline_text().contains(&va) || memory::trampoline_data().contains(&va)
+    in_trampoline(va, crate::flush::config())
 }
 
 fn protection(va: u64) -> Protection {

@@ -2,8 +2,10 @@
 //! token that only a flush consumes.
 
 mod build;
+pub mod pool;
+pub mod tables;
 
-pub use build::{init, is_trampoline};
+pub use build::{init, is_trampoline, trampoline_ranges};
 
 use crate::arch::{memory, percpu};
 use crate::entry;
@@ -47,6 +49,24 @@ struct Leaf {
     token: Downgrade,
 }
 
+/// The slot of level `level` on the way to `va`.
+fn slot_at(mm: usize, va: u64, level: u32) -> Result<u64, Refused> {
+    let mut table = percpu::mm_state(mm).kernel_root;
+    let mut at = 4u32;
+    loop {
+        let slot = table + (va >> (12 + 9 * (at - 1)) & 0x1ff) * 8;
+        if at == level {
+            return Ok(slot);
+        }
+        let bits = memory::read_physical(slot);
+        if !entry::is_present(bits) || entry::is_large(bits) {
+            return Err(Refused);
+        }
+        table = entry::frame(bits);
+        at -= 1;
+    }
+}
+
 fn leaf(mm: usize, va: u64) -> Result<Leaf, Refused> {
     if mm >= MM_COUNT {
         return Err(Refused);
@@ -58,21 +78,9 @@ fn leaf(mm: usize, va: u64) -> Result<Leaf, Refused> {
         return Err(Refused);
     }
     let large = (USER_LARGE_PAGES..large_end).contains(&va);
-    let mut table = percpu::mm_state(mm).kernel_root;
-    let mut level = 4u32;
-    loop {
-        let slot = table + (va >> (12 + 9 * (level - 1)) & 0x1ff) * 8;
-        if level == if large { 2 } else { 1 } {
-            let token = Downgrade { page: va, mm: user.then_some(mm) };
-            return Ok(Leaf { slot, user, large, token });
-        }
-        let bits = memory::read_physical(slot);
-        if !entry::is_present(bits) || entry::is_large(bits) {
-            return Err(Refused);
-        }
-        table = entry::frame(bits);
-        level -= 1;
-    }
+    let slot = slot_at(mm, va, if large { 2 } else { 1 })?;
+    let token = Downgrade { page: va, mm: user.then_some(mm) };
+    Ok(Leaf { slot, user, large, token })
 }
 
 impl Leaf {
@@ -97,8 +105,31 @@ impl Leaf {
 
     fn present(self) -> Result<(Self, u64), Refused> {
         let bits = self.get();
-        if entry::is_present(bits) { Ok((self, bits)) } else { Err(Refused) }
+        // Where a large page was split there is a table, which no edit of a page may overwrite.
+        let fits = entry::is_large(bits) == self.large;
+        if entry::is_present(bits) && fits { Ok((self, bits)) } else { Err(Refused) }
     }
+}
+
+/// The entry of a page that is present.
+///
+/// # Errors
+/// Where it is not.
+pub fn get(mm: usize, va: u64) -> Result<u64, Refused> {
+    leaf(mm, va)?.present().map(|(_, bits)| bits)
+}
+
+/// Makes a page present with this entry.
+///
+/// # Errors
+/// Where it is present already.
+pub fn put(mm: usize, va: u64, bits: u64) -> Result<(), Refused> {
+    let leaf = leaf(mm, va)?;
+    if entry::is_present(leaf.get()) {
+        return Err(Refused);
+    }
+    leaf.set(bits);
+    Ok(())
 }
 
 /// Makes a page present. Nothing can be cached of it: negative results are not.
@@ -106,6 +137,7 @@ impl Leaf {
 /// # Errors
 /// Where it is present already, or there is no such page.
 pub fn map(mm: usize, va: u64, frame: u64, step_flags: u64) -> Result<(), Refused> {
+    tables::provide(mm, va)?;
     let leaf = leaf(mm, va)?;
     if entry::is_present(leaf.get()) {
         return Err(Refused);

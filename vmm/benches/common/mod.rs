@@ -28,6 +28,8 @@ pub fn config() -> SessionConfig {
         policy: Policy::Split,
         options: options::PTI,
         model: TlbModel { fill: Fill::WorstCase, structure_caches: true, seed: 0 },
+        cpus: 1,
+        schedule: stalemate::machine::Schedule::InOrder,
     }
 }
 

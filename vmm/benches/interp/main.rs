@@ -89,7 +89,7 @@ fn bare_loop(code: &[u8], rounds: u64) -> (f64, u64) {
     assert!(memory.write(Gpa(0x1000), code));
     assert!(memory.write(Gpa(0x1000 + code.len() as u64), &[0xcc]));
     let mut executor = InterpExecutor::new(&memory, u64::MAX);
-    let space = Space { pcid: Pcid::new(0), user: false };
+    let space = Space { cpu: CpuId(0), pcid: Pcid::new(0), user: false };
     let mut map = |page, frame, writable| {
         let leaf = Leaf { frame: Gpa(frame), writable, executable: !writable };
         executor.map(space, Gva(page), leaf).expect("a leaf");

@@ -4,7 +4,7 @@
 //! events in order, and which cached translations changed, so that the executor's projection can
 //! follow.
 
-use super::addr::{Gpa, Gva};
+use super::addr::{CpuId, Gpa, Gva};
 use super::census::{Census, CensusChange};
 use super::fault::{Exception, Fault, Stop};
 use super::tlb::{Chosen, Effect, Lookup, Scope, Store, Tlb};
@@ -22,22 +22,87 @@ pub trait Memory: Tables {
     fn write(&self, at: Gpa, bytes: &[u8]) -> bool;
 }
 
+/// A store to a word of a CPU's `TlbState`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateWord {
+    /// The CPU whose `TlbState` it is.
+    pub owner: CpuId,
+    /// Byte offset of the aligned word.
+    pub offset: u64,
+    /// The word before.
+    pub old: u64,
+    /// The word after.
+    pub new: u64,
+}
+
 /// The injector's hand on stores to `TlbState`.
 pub trait StateHook {
-    /// The words that are stored, one after the other, where the guest at `rip` asked for `new`
-    /// over `old` at byte `offset`.
-    fn state_store(&mut self, rip: Gva, offset: u64, old: u64, new: u64) -> Vec<u64>;
+    /// The words that are stored, one after the other, where the guest at `rip` asked for
+    /// `store`.
+    fn state_store(&mut self, rip: Gva, store: StateWord) -> Vec<u64>;
+}
+
+/// The kernel's data that is watched besides its page tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Watched {
+    /// Guest-physical address of the first CPU's `TlbState`; the others' follow, a page each.
+    pub tlb_state: Gpa,
+    /// How many CPUs there are.
+    pub cpus: u8,
+    /// The page that holds the array of `MmState`.
+    pub mm_states: Gpa,
+}
+
+impl Watched {
+    /// The CPU whose `TlbState` is on the page of `at`.
+    #[must_use]
+    pub fn owner(&self, at: Gpa) -> Option<CpuId> {
+        let page = at.page().0.checked_sub(self.tlb_state.0)? / 4096;
+        (page < u64::from(self.cpus)).then_some(CpuId(page as u8))
+    }
+
+    /// Guest-physical address of a CPU's `TlbState`.
+    #[must_use]
+    pub fn of(&self, cpu: CpuId) -> Gpa {
+        Gpa(self.tlb_state.0 + u64::from(cpu.0) * 4096)
+    }
+
+    /// Whether stores to the page of `at` are carried out by the model.
+    #[must_use]
+    pub fn contains(&self, at: Gpa) -> bool {
+        self.owner(at).is_some() || at.page() == self.mm_states
+    }
+}
+
+/// Another processor of the machine.
+#[derive(Debug)]
+pub struct Remote<'a> {
+    /// Its registers.
+    pub vcpu: &'a mut Vcpu,
+    /// Its TLB.
+    pub tlb: &'a mut Tlb,
 }
 
 /// What an operation left behind.
 #[derive(Debug, Default)]
 pub struct Log {
-    /// Events, in order; whether the injector made them.
-    pub events: Vec<(Kind, bool)>,
-    /// The cached translations that may have gone or changed.
-    pub scopes: Vec<Scope>,
+    /// Events, in order.
+    pub events: Vec<Logged>,
+    /// The cached translations of a CPU that may have gone or changed.
+    pub scopes: Vec<(CpuId, Scope)>,
     /// Frames that became page tables.
     pub linked: Vec<Gpa>,
+}
+
+/// An event that has no place in the trace yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Logged {
+    /// The CPU that it is of.
+    pub cpu: CpuId,
+    /// What happened.
+    pub kind: Kind,
+    /// Whether the injector made or altered it.
+    pub injected: bool,
 }
 
 /// A processor at work.
@@ -50,8 +115,10 @@ pub struct Core<'a> {
     pub census: &'a mut Census,
     /// Guest-physical memory.
     pub memory: &'a dyn Memory,
-    /// Guest-physical address of the page that holds `TlbState`, once the guest has said it.
-    pub state_page: Option<Gpa>,
+    /// The other processors.
+    pub remote: Vec<Remote<'a>>,
+    /// The kernel's data that is watched, once it has said where that is.
+    pub watched: Option<Watched>,
     /// The injector.
     pub hook: &'a mut dyn StateHook,
     /// Sequence number that the next event will get.
@@ -68,8 +135,17 @@ pub const IMPLICIT_WRITE: Access = Access { kind: AccessKind::Write, user: false
 impl Core<'_> {
     /// Emits an event.
     pub fn emit(&mut self, kind: Kind) {
-        self.log.events.push((kind, false));
+        self.emit_of(self.vcpu.id, kind, false);
+    }
+
+    fn emit_of(&mut self, cpu: CpuId, kind: Kind, injected: bool) {
+        self.log.events.push(Logged { cpu, kind, injected });
         self.seq += 1;
+    }
+
+    /// Tells which cached translations of this processor may have gone or changed.
+    pub(super) fn revalidate(&mut self, scope: Scope) {
+        self.log.scopes.push((self.vcpu.id, scope));
     }
 
     /// An explicit access of this kind at the current virtual CPL.
@@ -81,7 +157,8 @@ impl Core<'_> {
     /// Whether stores to this frame are carried out by the model.
     #[must_use]
     pub fn is_protected(&self, frame: Gpa) -> bool {
-        self.state_page == Some(frame.page()) || self.census.is_table(frame.page())
+        self.watched.is_some_and(|watched| watched.contains(frame))
+            || self.census.is_table(frame.page())
     }
 
     /// Translates `va` for `access` through the TLB; on a miss walks the tables as a processor
@@ -149,16 +226,32 @@ impl Core<'_> {
     }
 
     fn accessed_dirty(&mut self, slot: Gpa, old: u64, new: u64) {
-        self.memory.write(slot, &new.to_le_bytes());
-        self.emit(Kind::AccessedDirty { slot, old, new });
-        self.tlb.accessed_dirty(self.census, slot, old, new);
+        self.accessed_dirty_of(self.vcpu.id, slot, old, new);
     }
 
-    /// Lets a speculating processor fill all that it may reach, and set A there.
+    /// A processor sets A or D: every TLB learns that the entry may be cached so.
+    fn accessed_dirty_of(&mut self, cpu: CpuId, slot: Gpa, old: u64, new: u64) {
+        self.memory.write(slot, &new.to_le_bytes());
+        self.emit_of(cpu, Kind::AccessedDirty { slot, old, new }, false);
+        self.tlb.accessed_dirty(self.census, slot, old, new);
+        for remote in &mut self.remote {
+            remote.tlb.accessed_dirty(self.census, slot, old, new);
+        }
+    }
+
+    /// Lets the speculating processors fill all that they may reach, and set A there: this one, and
+    /// the others, which see what it stored.
     fn fill_ahead(&mut self) {
         let paging = self.vcpu.paging();
         for (slot, old, new) in self.tlb.speculate(self.memory.as_tables(), paging) {
             self.accessed_dirty(slot, old, new);
+        }
+        for index in 0..self.remote.len() {
+            let Remote { vcpu, tlb } = &mut self.remote[index];
+            let (id, paging) = (vcpu.id, vcpu.paging());
+            for (slot, old, new) in tlb.speculate(self.memory.as_tables(), paging) {
+                self.accessed_dirty_of(id, slot, old, new);
+            }
         }
     }
 
@@ -173,7 +266,7 @@ impl Core<'_> {
                     self.emit(Kind::Fill { page: translation.page, translation });
                 }
                 Chosen::Evicted(tag, page) => {
-                    self.log.scopes.push(Scope::Everything);
+                    self.revalidate(Scope::Everything);
                     self.emit(Kind::Evict { tag, page });
                 }
             }
@@ -183,7 +276,7 @@ impl Core<'_> {
     /// After an operation that removed entries: tables that only they reached are tables no
     /// more, and the speculating processor fills again.
     pub fn flushed(&mut self, effect: Effect) {
-        self.log.scopes.push(effect.scope);
+        self.revalidate(effect.scope);
         if self.census.has_pins() {
             self.repin();
         }
@@ -191,7 +284,11 @@ impl Core<'_> {
     }
 
     fn repin(&mut self) {
-        let change = self.census.pin(self.memory.as_tables(), &self.tlb.reached_tables());
+        let mut reached = self.tlb.reached_tables();
+        for remote in &self.remote {
+            reached.extend(remote.tlb.reached_tables());
+        }
+        let change = self.census.pin(self.memory.as_tables(), &reached);
         self.link(change);
     }
 
@@ -263,37 +360,46 @@ impl Core<'_> {
     }
 
     fn store_word(&mut self, slot: Gpa, old: u64, new: u64) {
-        if self.state_page == Some(slot.page()) {
-            let offset = slot.0 & 0xfff;
-            let words = self.hook.state_store(self.vcpu.rip(), offset, old, new);
-            let altered = words != [new];
-            if words.is_empty() {
-                let what = format!("dropped the store to TlbState+{offset:#x}");
-                self.log.events.push((Kind::Note { what }, true));
-                self.seq += 1;
-            }
-            let mut old = old;
-            for new in words {
-                self.state_store(offset, old, new, altered);
-                old = new;
-            }
-        } else {
+        let Some(watched) = self.watched.filter(|watched| watched.contains(slot)) else {
             self.table_store(slot, old, new);
+            return;
+        };
+        let Some(owner) = watched.owner(slot) else {
+            self.memory.write(slot, &new.to_le_bytes());
+            let offset = slot.0 & 0xfff;
+            self.emit(Kind::MmStore { offset, old, new });
+            return;
+        };
+        let store = StateWord { owner, offset: slot.0 & 0xfff, old, new };
+        let words = self.hook.state_store(self.vcpu.rip(), store);
+        let altered = words != [new];
+        if words.is_empty() {
+            let what = format!("dropped the store to TlbState+{:#x}", store.offset);
+            self.emit_of(self.vcpu.id, Kind::Note { what }, true);
+        }
+        let mut old = old;
+        for new in words {
+            self.state_store(StateWord { old, new, ..store }, altered);
+            old = new;
         }
     }
 
-    /// Stores a word of `TlbState`.
-    pub fn state_store(&mut self, offset: u64, old: u64, new: u64, injected: bool) {
-        let Some(page) = self.state_page else { return };
-        self.memory.write(Gpa(page.0 + offset), &new.to_le_bytes());
-        self.log.events.push((Kind::StateStore { offset, old, new }, injected));
-        self.seq += 1;
+    /// Stores a word of a `TlbState`.
+    pub fn state_store(&mut self, store: StateWord, injected: bool) {
+        let Some(watched) = self.watched else { return };
+        let StateWord { owner, offset, old, new } = store;
+        self.memory.write(Gpa(watched.of(owner).0 + offset), &new.to_le_bytes());
+        self.emit_of(self.vcpu.id, Kind::StateStore { owner, offset, old, new }, injected);
     }
 
     /// Stores a paging-structure entry.
     fn table_store(&mut self, slot: Gpa, old: u64, new: u64) {
         self.memory.write(slot, &new.to_le_bytes());
-        self.tlb.table_store(self.census, Store { slot, old, new });
+        let store = Store { slot, old, new };
+        self.tlb.table_store(self.census, store);
+        for remote in &mut self.remote {
+            remote.tlb.table_store(self.census, store);
+        }
         // What a cached entry reaches stays a table although no root does any more.
         self.repin();
         // A table's contents are told before the store that links it.

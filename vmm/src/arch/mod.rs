@@ -1,6 +1,7 @@
 //! What the manuals say: the modelled processor. Pure: no I/O, no unsafe, no executor.
 
 pub mod addr;
+pub mod apic;
 pub mod census;
 pub mod core;
 mod cpuid;
@@ -8,6 +9,7 @@ pub mod deliver;
 pub mod emulate;
 pub mod fault;
 pub mod features;
+mod msr;
 pub mod op;
 pub mod privileged;
 pub mod sensitive;

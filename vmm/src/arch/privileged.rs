@@ -15,16 +15,6 @@ use super::walk::AccessKind;
 use crate::event::Kind;
 use stalemate_shared::pcid::{NOFLUSH, PCID_MASK, ROOT_MASK};
 
-/// Model-specific registers that the guest may use.
-mod msr {
-    pub const EFER: u32 = 0xc000_0080;
-    pub const STAR: u32 = 0xc000_0081;
-    pub const LSTAR: u32 = 0xc000_0082;
-    pub const FMASK: u32 = 0xc000_0084;
-    pub const GS_BASE: u32 = 0xc000_0101;
-    pub const KERNEL_GS_BASE: u32 = 0xc000_0102;
-}
-
 const GP: Exception = Exception::general_protection(0);
 
 /// The INVPCID descriptor's operands.
@@ -113,10 +103,12 @@ impl Core<'_> {
                 self.other("CLI");
             }
             Op::Sti => {
+                self.vcpu.sti_shadow |= self.vcpu.rflags & super::vcpu::flags::IF == 0;
                 self.vcpu.rflags |= super::vcpu::flags::IF;
                 self.other("STI");
             }
             Op::Hlt if self.vcpu.is_interrupted() => self.other("HLT"),
+            // The CPU that halts waits for an interrupt; RIP stays, so that it is met again.
             Op::Hlt => return Err(Stop::Halted.into()),
             Op::PushFlags => {
                 self.push_flags()?;
@@ -152,7 +144,7 @@ impl Core<'_> {
         Ok(())
     }
 
-    fn other(&mut self, mnemonic: &str) {
+    pub(super) fn other(&mut self, mnemonic: &str) {
         self.emit(Kind::Other { mnemonic: mnemonic.to_owned() });
     }
 
@@ -218,7 +210,7 @@ impl Core<'_> {
         self.vcpu.cr0 = value & cr0::DEFINED | cr0::ET;
         self.emit(Kind::WriteCr0 { old, new: self.vcpu.cr0 });
         if (old ^ self.vcpu.cr0) & cr0::WP != 0 {
-            self.log.scopes.push(super::tlb::Scope::Everything);
+            self.revalidate(super::tlb::Scope::Everything);
         }
         Ok(())
     }
@@ -303,55 +295,6 @@ impl Core<'_> {
             return Err(GP.into());
         }
         Ok(DescriptorTable { base, limit: u16::from_le_bytes([l0, l1]) })
-    }
-
-    fn rdmsr(&mut self, register: u32) -> Result<(), Fault> {
-        let vcpu = &mut self.vcpu;
-        let value = match register {
-            msr::EFER => vcpu.efer,
-            msr::STAR => vcpu.star,
-            msr::LSTAR => vcpu.lstar,
-            msr::FMASK => vcpu.sfmask,
-            msr::GS_BASE => vcpu.gs_base,
-            msr::KERNEL_GS_BASE => vcpu.kernel_gs_base,
-            _ => return Err(GP.into()),
-        };
-        vcpu.gpr[gpr::RAX] = value & 0xffff_ffff;
-        vcpu.gpr[gpr::RDX] = value >> 32;
-        self.other("RDMSR");
-        Ok(())
-    }
-
-    fn wrmsr(&mut self, register: u32, value: u64) -> Result<(), Fault> {
-        let canonical = Gva(value).is_canonical();
-        let vcpu = &mut self.vcpu;
-        match register {
-            msr::EFER => return self.write_efer(value),
-            msr::STAR => vcpu.star = value,
-            msr::LSTAR if canonical => vcpu.lstar = value,
-            msr::FMASK if value >> 32 == 0 => vcpu.sfmask = value,
-            msr::GS_BASE if canonical => vcpu.gs_base = value,
-            msr::KERNEL_GS_BASE if canonical => vcpu.kernel_gs_base = value,
-            _ => return Err(GP.into()),
-        }
-        self.other("WRMSR");
-        Ok(())
-    }
-
-    fn write_efer(&mut self, value: u64) -> Result<(), Fault> {
-        let allowed = efer::SCE | efer::LME | efer::LMA | efer::NXE;
-        let old = self.vcpu.efer;
-        // LME cannot change while paging is on (SDM vol. 3, 9.8.5); LMA is read-only.
-        if value & !allowed != 0 || (value ^ old) & efer::LME != 0 {
-            return Err(GP.into());
-        }
-        let new = value & !efer::LMA | old & efer::LMA;
-        self.vcpu.efer = new;
-        self.emit(Kind::WriteEfer { old, new });
-        if (old ^ new) & efer::NXE != 0 {
-            self.log.scopes.push(super::tlb::Scope::Everything);
-        }
-        Ok(())
     }
 
     /// Reads 8 bytes as the processor does for itself.

@@ -1,6 +1,7 @@
 //! The state of one virtual CPU, as software at virtual CPL 0 sees it.
 
 use super::addr::{CpuId, Gpa, Gva, Pcid};
+use super::apic::Apic;
 use super::features::{CpuFeatures, Paging};
 use stalemate_shared::pcid::{PCID_MASK, ROOT_MASK};
 
@@ -149,8 +150,10 @@ pub struct Vcpu {
     pub nmi_blocked: bool,
     /// An NMI waits for the next instruction boundary.
     pub nmi_pending: bool,
-    /// The vector of an interrupt that waits for an instruction boundary with IF set.
-    pub irq_pending: Option<u8>,
+    /// Its local APIC.
+    pub apic: Apic,
+    /// STI has just set IF: interrupts wait for one more instruction (SDM vol. 2, STI).
+    pub sti_shadow: bool,
 }
 
 impl Vcpu {
@@ -183,7 +186,8 @@ impl Vcpu {
             tr: 0,
             nmi_blocked: false,
             nmi_pending: false,
-            irq_pending: None,
+            apic: Apic::default(),
+            sti_shadow: false,
         }
     }
 
@@ -212,7 +216,7 @@ impl Vcpu {
     #[must_use]
     pub fn is_interrupted(&self) -> bool {
         self.nmi_pending && !self.nmi_blocked
-            || self.irq_pending.is_some() && self.rflags & flags::IF != 0
+            || self.rflags & flags::IF != 0 && self.apic.deliverable().is_some()
     }
 
     /// RIP as an address.

@@ -9,7 +9,7 @@ pub use memory::{CodePages, Delta, GuestMemory};
 pub use symbols::{Location, Symbols};
 
 use crate::arch::addr::Gpa;
-use crate::arch::core::Memory;
+use crate::arch::core::{Memory, Watched};
 use crate::arch::features::CpuFeatures;
 use stalemate_shared::boot::BootBlock;
 use stalemate_shared::{VERSION, boot, layout};
@@ -26,10 +26,10 @@ const BOOT_BLOCK_WORDS: usize = size_of::<BootBlock>() / 8;
 /// What the kernel completed its boot block with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KernelInfo {
-    /// Guest-physical address of the CPU's `TlbState`.
-    pub tlb_state: Gpa,
-    /// Guest-physical address of the array of `MmState`.
-    pub mm_states: Gpa,
+    /// Where its watched data are.
+    pub watched: Watched,
+    /// Where the other CPUs begin.
+    pub ap_entry: u64,
     /// Whether kernel pages outside the trampoline are global.
     pub kernel_global: bool,
     /// What the user root maps of the kernel half.
@@ -37,7 +37,13 @@ pub struct KernelInfo {
 }
 
 /// Writes everything that is in memory at entry but the image: boot block, boot tables, colours.
-pub fn prepare(memory: &GuestMemory, features: CpuFeatures, policy: boot::Policy, options: u32) {
+pub fn prepare(
+    memory: &GuestMemory,
+    features: CpuFeatures,
+    policy: boot::Policy,
+    options: u32,
+    cpus: u8,
+) {
     let version_and_size = u64::from(VERSION) | (size_of::<BootBlock>() as u64) << 32;
     let policy_and_options = u64::from(policy as u32) | u64::from(options) << 32;
     let bits = [
@@ -47,7 +53,14 @@ pub fn prepare(memory: &GuestMemory, features: CpuFeatures, policy: boot::Policy
         (features.smep, boot::features::SMEP),
     ];
     let features = bits.iter().filter(|(has, _)| *has).map(|(_, bit)| bit).sum();
-    let block = [boot::MAGIC, version_and_size, layout::MEMORY_SIZE, policy_and_options, features];
+    let block = [
+        boot::MAGIC,
+        version_and_size,
+        layout::MEMORY_SIZE,
+        policy_and_options,
+        features,
+        u64::from(cpus),
+    ];
     for (index, word) in block.into_iter().enumerate() {
         memory.write_word(Gpa(layout::BOOT_BLOCK + index as u64 * 8), word);
     }
@@ -96,11 +109,14 @@ pub fn kernel_info(memory: &GuestMemory) -> Result<KernelInfo, String> {
     let tlb_state = at(std::mem::offset_of!(BootBlock, tlb_state));
     let mm_states = at(std::mem::offset_of!(BootBlock, mm_states));
     let count = at(std::mem::offset_of!(BootBlock, trampoline_count)) as usize;
-    if tlb_state % layout::PAGE_SIZE != 0 || tlb_state == 0 || tlb_state >= layout::MEMORY_SIZE {
+    let cpus = at(std::mem::offset_of!(BootBlock, cpus));
+    let page =
+        |at: u64| at != 0 && at.is_multiple_of(layout::PAGE_SIZE) && at < layout::MEMORY_SIZE;
+    if !page(tlb_state) {
         return Err(format!("TlbState at guest-physical {tlb_state:#x} is not a page of memory"));
     }
-    if mm_states >= layout::MEMORY_SIZE {
-        return Err(format!("address spaces at guest-physical {mm_states:#x}, beyond memory"));
+    if !page(mm_states) {
+        return Err(format!("address spaces at guest-physical {mm_states:#x}: no page of memory"));
     }
     if count > boot::TRAMPOLINE_RANGES {
         return Err(format!("{count} trampoline ranges, at most {}", boot::TRAMPOLINE_RANGES));
@@ -108,8 +124,8 @@ pub fn kernel_info(memory: &GuestMemory) -> Result<KernelInfo, String> {
     let first = std::mem::offset_of!(BootBlock, trampoline);
     let range = |index: usize| (at(first + index * 16), at(first + index * 16 + 8));
     Ok(KernelInfo {
-        tlb_state: Gpa(tlb_state),
-        mm_states: Gpa(mm_states),
+        watched: Watched { tlb_state: Gpa(tlb_state), cpus: cpus as u8, mm_states: Gpa(mm_states) },
+        ap_entry: at(std::mem::offset_of!(BootBlock, ap_entry)),
         kernel_global: at(std::mem::offset_of!(BootBlock, kernel_global)) != 0,
         trampoline: (0..count).map(range).collect(),
     })

@@ -77,14 +77,34 @@ pub enum Kind {
         /// The entry after.
         new: u64,
     },
-    /// The guest stored to its `TlbState`.
+    /// The guest stored to a `TlbState`.
     StateStore {
+        /// The CPU whose it is.
+        owner: CpuId,
         /// Byte offset of the aligned 8-byte word.
         offset: u64,
         /// The word before.
         old: u64,
         /// The word after.
         new: u64,
+    },
+    /// The guest stored to its array of `MmState`.
+    MmStore {
+        /// Byte offset of the aligned 8-byte word.
+        offset: u64,
+        /// The word before.
+        old: u64,
+        /// The word after.
+        new: u64,
+    },
+    /// An interrupt was sent, by a write to the x2APIC's command register.
+    Ipi {
+        /// To this CPU.
+        to: CpuId,
+        /// The vector.
+        vector: u8,
+        /// An NMI instead.
+        nmi: bool,
     },
     /// MOV to CR3.
     LoadCr3 {
@@ -168,6 +188,8 @@ pub enum Kind {
     PrimitiveBegin(Primitive),
     /// The primitive that began last returns.
     PrimitiveEnd(Primitive),
+    /// The flush of a range is deferred: it is due when the next batched flush returns.
+    Deferred(Primitive),
     /// The guest gave a frame back.
     FrameFreed {
         /// The frame.
@@ -217,6 +239,9 @@ impl Primitive {
             p::RANGE => "flush_tlb_range",
             p::MM => "flush_tlb_mm",
             p::ALL => "flush_tlb_all",
+            p::KERNEL_RANGE => "flush_tlb_kernel_range",
+            p::BATCHED => "flush_tlb_batched",
+            p::FREE_TABLES => "free_table",
             _ => "unknown primitive",
         }
     }
@@ -235,20 +260,29 @@ pub struct TraceHeader {
     pub pti: bool,
     /// Fill choice and structure caches of the modelled TLB.
     pub model: crate::arch::tlb::TlbModel,
-    /// What the processor has.
+    /// What the processors have.
     pub features: crate::arch::features::CpuFeatures,
-    /// CR0 at the first event.
-    pub cr0: u64,
-    /// CR3 at the first event.
-    pub cr3: u64,
-    /// CR4 at the first event.
-    pub cr4: u64,
-    /// EFER at the first event.
-    pub efer: u64,
+    /// The processors, by number.
+    pub cpus: Vec<CpuHeader>,
     /// What the user root maps of the kernel half.
     pub trampoline: Vec<(Gva, Gva)>,
-    /// `user_pcid_flush_mask` at the first event.
-    pub user_pcid_flush_mask: u64,
+    /// The array of `MmState`, as its words.
+    pub mm_states: Vec<u64>,
+}
+
+/// One processor as the first event meets it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CpuHeader {
+    /// CR0.
+    pub cr0: u64,
+    /// CR3.
+    pub cr3: u64,
+    /// CR4.
+    pub cr4: u64,
+    /// EFER.
+    pub efer: u64,
+    /// Its `TlbState`, as its words.
+    pub tlb_state: Vec<u64>,
 }
 
 /// Receives the events of a run, in order.

@@ -3,7 +3,7 @@
 //! An executor knows nothing of TLB semantics: it is told which pages each [`Space`] may use
 //! (the *projection* of the modelled TLB) and reports the first instruction that needs more.
 
-use crate::arch::addr::{Gpa, Gva, Pcid};
+use crate::arch::addr::{CpuId, Gpa, Gva, Pcid};
 use crate::arch::vcpu::Vcpu;
 
 mod backend;
@@ -13,13 +13,23 @@ pub mod kvm;
 
 pub use backend::{Backend, INSTRUCTION_LIMIT, NoKvm, REQUIRE_KVM, WATCHDOG, kvm_is_required};
 
-/// What one projection is for: a PCID as seen from a virtual privilege level.
+/// What one projection is for: a PCID of a CPU as seen from a virtual privilege level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Space {
+    /// The virtual CPU: each has a TLB of its own.
+    pub cpu: CpuId,
     /// The PCID that is current.
     pub pcid: Pcid,
     /// Virtual CPL 3.
     pub user: bool,
+}
+
+impl Space {
+    /// The space that `vcpu` runs in.
+    #[must_use]
+    pub fn of(vcpu: &Vcpu) -> Self {
+        Self { cpu: vcpu.id, pcid: vcpu.pcid(), user: vcpu.cpl == 3 }
+    }
 }
 
 /// What a projection grants for one 4 KiB page. Everything in it is readable.

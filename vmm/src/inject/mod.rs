@@ -7,7 +7,7 @@ pub use fault::Fault;
 pub use site::Sites;
 
 use crate::arch::addr::Gva;
-use crate::arch::core::StateHook;
+use crate::arch::core::{StateHook, StateWord};
 use crate::arch::op::{ControlRegister, Op};
 use fault::{Action, Occurrence, Point, Site, Target};
 use stalemate_shared::pcid::{NOFLUSH, USER_PCID_BIT, USER_ROOT_BIT};
@@ -181,7 +181,8 @@ impl Injector {
 }
 
 impl StateHook for Injector {
-    fn state_store(&mut self, _: Gva, offset: u64, old: u64, new: u64) -> Vec<u64> {
+    fn state_store(&mut self, _: Gva, store: StateWord) -> Vec<u64> {
+        let StateWord { offset, old, new, .. } = store;
         let mut words = vec![new];
         let (set, cleared) = (new & !old, old & !new);
         let is_mask = offset == USER_PCID_FLUSH_MASK;

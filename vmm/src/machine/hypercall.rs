@@ -1,6 +1,6 @@
 //! The kernel's hypercalls.
 
-use super::{Flow, Halt, Machine};
+use super::{Cpu, Flow, Halt, Machine};
 use crate::arch::addr::{Gpa, Gva};
 use crate::arch::core::Memory;
 use crate::arch::fault::Stop;
@@ -19,9 +19,14 @@ impl Machine {
         observer: &mut dyn Observer,
         next: u64,
     ) -> Result<Flow, Halt> {
-        let rip = self.vcpu.rip();
-        let [number, a, b, c, d] = [RAX, RDI, RSI, RDX, RCX].map(|number| self.vcpu.gpr[number]);
-        self.vcpu.rip = next;
+        let rip = self.vcpu().rip();
+        let [number, a, b, c, d] = [RAX, RDI, RSI, RDX, RCX].map(|number| self.vcpu().gpr[number]);
+        if number == hypercall::NEXT_STEP {
+            // It waits at the hypercall itself: an interrupt that it takes comes back there.
+            self.cpu_mut().after_ask = next;
+            return Ok(Flow::NextStep([a, b, c]));
+        }
+        self.vcpu_mut().rip = next;
         match number {
             hypercall::READY => {
                 let info = boot::kernel_info(&self.memory).map_err(Stop::Interface)?;
@@ -29,19 +34,23 @@ impl Machine {
                 self.revalidate_all()?;
                 return Ok(Flow::Ready);
             }
-            hypercall::NEXT_STEP => return Ok(Flow::NextStep([a, b, c])),
             hypercall::BEGIN => {
                 let begun = Primitive { id: a, root: Gpa(b), start: Gva(c), end: Gva(d) };
-                self.primitive = Some(begun);
+                self.cpu_mut().primitives.push(begun);
                 self.publish(observer, rip, false, Kind::PrimitiveBegin(begun));
             }
             hypercall::END => {
-                let begun = self.primitive.take().filter(|begun| begun.id == a);
+                let begun = self.cpu_mut().primitives.pop().filter(|begun| begun.id == a);
                 let begun = begun.ok_or_else(|| {
                     Stop::Interface(format!("end of primitive {a}, which has not begun"))
                 })?;
                 self.publish(observer, rip, false, Kind::PrimitiveEnd(begun));
             }
+            hypercall::DEFER => {
+                let deferred = Primitive { id: a, root: Gpa(b), start: Gva(c), end: Gva(d) };
+                self.publish(observer, rip, false, Kind::Deferred(deferred));
+            }
+            hypercall::YIELD => return Ok(Flow::Yield),
             hypercall::FRAME_FREED => {
                 self.publish(observer, rip, false, Kind::FrameFreed { frame: Gpa(a) });
             }
@@ -62,9 +71,11 @@ impl Machine {
 
     /// Answers NEXT_STEP.
     pub(crate) fn answer(&mut self, op: u64, args: [u64; 4]) {
-        self.vcpu.gpr[RAX] = op;
+        let Cpu { vcpu, after_ask, .. } = self.cpu_mut();
+        vcpu.rip = *after_ask;
+        vcpu.gpr[RAX] = op;
         for (number, value) in [RDI, RSI, RDX, RCX].into_iter().zip(args) {
-            self.vcpu.gpr[number] = value;
+            vcpu.gpr[number] = value;
         }
     }
 }

@@ -1,19 +1,21 @@
-//! The machine: one virtual CPU, its modelled TLB, guest memory and an executor, driven from
-//! trap to trap.
+//! The machine: virtual CPUs with their modelled TLBs, guest memory and an executor, driven from
+//! trap to trap. One CPU runs at a time; `schedule` says which.
 
 mod hypercall;
 mod project;
+mod schedule;
 mod session;
 mod snapshot;
 mod sweep;
 mod trap;
 
+pub use schedule::{HOLD_POINTS, Hold, HoldPoint, Schedule};
 pub use session::{BootError, Opening, RunEnd, Session, SessionConfig, StepInput, StepReport};
 pub use sweep::{Boundary, Swept};
 
-use crate::arch::addr::{Gpa, Gva};
+use crate::arch::addr::{CpuId, Gpa, Gva};
 use crate::arch::census::Census;
-use crate::arch::core::{Core, Log, Memory};
+use crate::arch::core::{Core, Log, Logged, Memory, Remote};
 use crate::arch::fault::{Fault, Stop};
 use crate::arch::op::decode;
 use crate::arch::tlb::{Tlb, TlbModel};
@@ -55,12 +57,44 @@ pub(crate) enum Flow {
     Ready,
     /// The kernel reports (status, value, second value) and asks for a step.
     NextStep([u64; 3]),
+    /// The CPU waits for another one.
+    Yield,
+}
+
+/// One virtual CPU.
+#[derive(Clone, Debug)]
+pub(crate) struct Cpu {
+    pub(crate) vcpu: Vcpu,
+    pub(crate) tlb: Tlb,
+    /// The primitives under way, the innermost last.
+    pub(crate) primitives: Vec<Primitive>,
+    /// What it does.
+    pub(crate) task: schedule::Task,
+    /// Where it goes on once it is given a step.
+    after_ask: u64,
+    /// x87 and SSE state while another CPU runs.
+    fpu: Vec<u32>,
+}
+
+impl Cpu {
+    fn new(vcpu: Vcpu, model: TlbModel) -> Self {
+        Self {
+            vcpu,
+            tlb: Tlb::new(model),
+            primitives: Vec::new(),
+            task: schedule::Task::default(),
+            after_ask: 0,
+            fpu: Vec::new(),
+        }
+    }
 }
 
 /// A machine.
 pub(crate) struct Machine {
-    pub(crate) vcpu: Vcpu,
-    pub(crate) tlb: Tlb,
+    pub(crate) cpus: Vec<Cpu>,
+    /// The one that the executor's state is of.
+    pub(crate) current: usize,
+    pub(crate) schedule: schedule::Scheduler,
     pub(crate) census: Census,
     pub(crate) model: TlbModel,
     pub(crate) executor: Box<dyn Executor>,
@@ -68,7 +102,6 @@ pub(crate) struct Machine {
     pub(crate) memory: GuestMemory,
     pub(crate) info: Option<KernelInfo>,
     pub(crate) injector: Injector,
-    pub(crate) primitive: Option<Primitive>,
     pub(crate) seq: u64,
     pub(crate) traps: u64,
     /// The event whose registers are kept, and they.
@@ -87,34 +120,72 @@ impl Machine {
         memory: GuestMemory,
     ) -> Self {
         let mut machine = Self {
-            vcpu,
-            tlb: Tlb::new(model),
+            cpus: vec![Cpu::new(vcpu, model)],
+            current: 0,
+            schedule: schedule::Scheduler::default(),
             census: Census::default(),
             model,
             executor,
             memory,
             info: None,
             injector: Injector::default(),
-            primitive: None,
             seq: 0,
             traps: 0,
             watch: None,
             watched: None,
             held: Vec::new(),
         };
-        machine.reset_tlb();
+        machine.reset_tlb(0);
         machine
     }
 
-    /// An empty TLB under the current CR3, and a census of what that root reaches.
-    pub(crate) fn reset_tlb(&mut self) {
-        self.tlb = Tlb::new(self.model);
-        let paging = self.vcpu.paging();
-        let (pcid, root) = (self.vcpu.pcid(), self.vcpu.root());
+    /// The CPU that runs.
+    pub(crate) fn cpu(&self) -> &Cpu {
+        &self.cpus[self.current]
+    }
+
+    pub(crate) fn cpu_mut(&mut self) -> &mut Cpu {
+        &mut self.cpus[self.current]
+    }
+
+    /// Its registers.
+    pub(crate) fn vcpu(&self) -> &Vcpu {
+        &self.cpu().vcpu
+    }
+
+    pub(crate) fn vcpu_mut(&mut self) -> &mut Vcpu {
+        &mut self.cpu_mut().vcpu
+    }
+
+    /// Another CPU, which begins with `vcpu` once it runs.
+    pub(crate) fn add_cpu(&mut self, vcpu: Vcpu) -> Result<(), ExecutorError> {
+        let mut cpu = Cpu::new(vcpu, self.model);
+        cpu.fpu = self.executor.save_fpu()?;
+        self.cpus.push(cpu);
+        self.reset_tlb(self.cpus.len() - 1);
+        Ok(())
+    }
+
+    /// Lets the executor's state be that of another CPU.
+    pub(crate) fn switch_to(&mut self, cpu: usize) -> Result<(), ExecutorError> {
+        if cpu != self.current {
+            self.cpu_mut().fpu = self.executor.save_fpu()?;
+            self.current = cpu;
+            self.executor.restore_fpu(&self.cpus[cpu].fpu)?;
+        }
+        Ok(())
+    }
+
+    /// An empty TLB under a CPU's CR3, and a census of what that root reaches.
+    pub(crate) fn reset_tlb(&mut self, cpu: usize) {
+        let Cpu { vcpu, tlb, .. } = &mut self.cpus[cpu];
+        *tlb = Tlb::new(self.model);
+        let paging = vcpu.paging();
+        let (pcid, root) = (vcpu.pcid(), vcpu.root());
         self.census.add_root(&self.memory, root);
-        self.tlb.load_cr3(&self.memory, paging, pcid, root, true);
+        tlb.load_cr3(&self.memory, paging, pcid, root, true);
         // A bits set at a reset are told to nobody: the run has not begun.
-        for (slot, _, new) in self.tlb.speculate(&self.memory, paging) {
+        for (slot, _, new) in tlb.speculate(&self.memory, paging) {
             self.memory.write_word(slot, new);
         }
     }
@@ -126,26 +197,29 @@ impl Machine {
         observer: &mut dyn Observer,
         work: impl FnOnce(&mut Core<'_>) -> T,
     ) -> Result<T, Halt> {
-        let rip = self.vcpu.rip();
+        let rip = self.vcpu().rip();
         let mut log = Log::default();
-        let state_page = self.info.as_ref().map(|info| info.tlb_state);
+        let (before, rest) = self.cpus.split_at_mut(self.current);
+        let Some((cpu, after)) = rest.split_first_mut() else { unreachable!("a CPU runs") };
+        let others = before.iter_mut().chain(after);
         let mut core = Core {
-            vcpu: &mut self.vcpu,
-            tlb: &mut self.tlb,
+            vcpu: &mut cpu.vcpu,
+            tlb: &mut cpu.tlb,
+            remote: others.map(|Cpu { vcpu, tlb, .. }| Remote { vcpu, tlb }).collect(),
             census: &mut self.census,
             memory: &self.memory,
-            state_page,
+            watched: self.info.as_ref().map(|info| info.watched),
             hook: &mut self.injector,
             seq: self.seq,
             log: &mut log,
         };
         let result = work(&mut core);
         self.follow(&log)?;
-        for (kind, injected) in log.events {
-            self.publish(observer, rip, injected, kind);
+        for Logged { cpu, kind, injected } in log.events {
+            self.publish_of(observer, cpu, rip, injected, kind);
         }
         if self.injector.take_nmi() {
-            self.vcpu.nmi_pending = true;
+            self.vcpu_mut().nmi_pending = true;
         }
         Ok(result)
     }
@@ -158,10 +232,22 @@ impl Machine {
         injected: bool,
         kind: Kind,
     ) {
+        self.publish_of(observer, self.vcpu().id, rip, injected, kind);
+    }
+
+    fn publish_of(
+        &mut self,
+        observer: &mut dyn Observer,
+        cpu: CpuId,
+        rip: Gva,
+        injected: bool,
+        kind: Kind,
+    ) {
         let holds = matches!(kind, Kind::Fill { .. } | Kind::AccessedDirty { .. });
-        let event = Event { seq: self.seq, cpu: self.vcpu.id, rip, injected, kind };
+        let event = Event { seq: self.seq, cpu, rip, injected, kind };
+        self.schedule.saw(&event);
         if self.watch == Some(self.seq) {
-            self.watched = Some((Box::new(self.vcpu.clone()), self.disassemble(rip)));
+            self.watched = Some((Box::new(self.vcpu().clone()), self.disassemble(rip)));
         }
         self.seq += 1;
         let same = self.held.last().is_none_or(|held| held.rip == rip);
@@ -182,9 +268,9 @@ impl Machine {
         let mut held = std::mem::take(&mut self.held);
         let first = held.first().map_or(0, |event| event.seq);
         held.sort_by_key(|event| match event.kind {
-            Kind::AccessedDirty { slot, .. } => (0, slot.0),
-            Kind::Fill { page, .. } => (1, page.0),
-            _ => (2, 0),
+            Kind::AccessedDirty { slot, .. } => (0, slot.0, event.cpu),
+            Kind::Fill { page, .. } => (1, page.0, event.cpu),
+            _ => (2, 0, event.cpu),
         });
         for (index, event) in held.iter_mut().enumerate() {
             event.seq = first + index as u64;
@@ -194,7 +280,7 @@ impl Machine {
 
     /// The instruction at `rip`, as the current root maps it.
     fn disassemble(&self, rip: Gva) -> Option<String> {
-        let walked = walk(&self.memory, Start::root(self.vcpu.root()), rip, self.vcpu.paging());
+        let walked = walk(&self.memory, Start::root(self.vcpu().root()), rip, self.vcpu().paging());
         let at = walked.result.ok()?.at(rip);
         let mut bytes = [0; 15];
         let bytes = &mut bytes[..(4096 - (at.0 & 0xfff) as usize).min(15)];
@@ -208,7 +294,7 @@ impl Machine {
 
     /// The frame at `gpa` holds page tables or `TlbState`.
     pub(crate) fn is_protected(&self, gpa: Gpa) -> bool {
-        let state = self.info.as_ref().is_some_and(|info| info.tlb_state == gpa.page());
+        let state = self.info.as_ref().is_some_and(|info| info.watched.contains(gpa));
         state || self.census.is_table(gpa.page())
     }
 

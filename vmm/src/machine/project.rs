@@ -1,34 +1,34 @@
 //! The projection follows the modelled TLB: what is not cached is not mapped.
 
-use super::{Halt, Machine};
-use crate::arch::addr::Gva;
+use super::{Cpu, Halt, Machine};
+use crate::arch::addr::{CpuId, Gva};
 use crate::arch::census::Census;
 use crate::arch::core::Log;
-use crate::arch::features::Paging;
-use crate::arch::tlb::{Scope, Tlb};
+use crate::arch::tlb::Scope;
 use crate::boot::KernelInfo;
 use crate::executor::{ExecutorError, Leaf, Space};
 
 /// What decides on a leaf.
 struct View<'a> {
-    tlb: &'a Tlb,
+    cpus: &'a [Cpu],
     census: &'a Census,
     info: Option<&'a KernelInfo>,
-    paging: Paging,
 }
 
 impl View<'_> {
     /// What `space` may use natively of `page` now.
     fn leaf(&self, space: Space, page: Gva) -> Option<Leaf> {
-        let found = self.tlb.peek(space.pcid, page)?;
+        let Cpu { vcpu, tlb, .. } = self.cpus.get(usize::from(space.cpu.0))?;
+        let paging = vcpu.paging();
+        let found = tlb.peek(space.pcid, page)?;
         if space.user && !found.user {
             return None;
         }
         let frame = found.at(page).page();
-        let watched =
-            self.info.is_some_and(|info| info.tlb_state == frame) || self.census.is_table(frame);
-        let may_write = found.writable || (!space.user && !self.paging.wp);
-        let may_execute = !found.no_execute && (space.user || !self.paging.smep || !found.user);
+        let watched = self.info.is_some_and(|info| info.watched.contains(frame))
+            || self.census.is_table(frame);
+        let may_write = found.writable || (!space.user && !paging.wp);
+        let may_execute = !found.no_execute && (space.user || !paging.smep || !found.user);
         Some(Leaf {
             frame,
             // A store through D=0 walks again, to set it.
@@ -46,22 +46,17 @@ impl Machine {
 
     /// The space that the guest runs in.
     pub(crate) fn space(&self) -> Space {
-        Space { pcid: self.vcpu.pcid(), user: self.vcpu.cpl == 3 }
+        Space::of(self.vcpu())
     }
 
     fn view(&self) -> View<'_> {
-        View {
-            tlb: &self.tlb,
-            census: &self.census,
-            info: self.info.as_ref(),
-            paging: self.vcpu.paging(),
-        }
+        View { cpus: &self.cpus, census: &self.census, info: self.info.as_ref() }
     }
 
     /// Revokes what the operations in `log` took away.
     pub(crate) fn follow(&mut self, log: &Log) -> Result<(), ExecutorError> {
-        for scope in &log.scopes {
-            self.revalidate(scope)?;
+        for (cpu, scope) in &log.scopes {
+            self.revalidate(*cpu, scope)?;
         }
         if !log.linked.is_empty() {
             self.protect(&log.linked)?;
@@ -79,24 +74,24 @@ impl Machine {
 
     /// Revalidates every leaf; after a reset of the TLB.
     pub(crate) fn revalidate_all(&mut self) -> Result<(), Halt> {
-        Ok(self.revalidate(&Scope::Everything)?)
+        let view = View { cpus: &self.cpus, census: &self.census, info: self.info.as_ref() };
+        let keep = &mut |space: Space, page: Gva, _: Leaf| view.leaf(space, page);
+        Ok(self.executor.revalidate(&|_| true, keep)?)
     }
 
-    fn revalidate(&mut self, scope: &Scope) -> Result<(), ExecutorError> {
-        let view = View {
-            tlb: &self.tlb,
-            census: &self.census,
-            info: self.info.as_ref(),
-            paging: self.vcpu.paging(),
-        };
+    fn revalidate(&mut self, cpu: CpuId, scope: &Scope) -> Result<(), ExecutorError> {
+        let view = View { cpus: &self.cpus, census: &self.census, info: self.info.as_ref() };
         let keep = &mut |space: Space, page: Gva, _: Leaf| view.leaf(space, page);
+        let of_cpu = |space: Space| space.cpu == cpu;
         match scope {
             Scope::Nothing => Ok(()),
-            Scope::Everything => self.executor.revalidate(&|_| true, keep),
-            Scope::Pcid(pcid) => self.executor.revalidate(&|space| space.pcid == *pcid, keep),
+            Scope::Everything => self.executor.revalidate(&of_cpu, keep),
+            Scope::Pcid(pcid) => {
+                self.executor.revalidate(&|space| of_cpu(space) && space.pcid == *pcid, keep)
+            }
             Scope::Pages(pages) => {
                 for page in pages {
-                    self.executor.revalidate_page(&|_| true, *page, keep)?;
+                    self.executor.revalidate_page(&of_cpu, *page, keep)?;
                 }
                 Ok(())
             }

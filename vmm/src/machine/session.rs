@@ -1,18 +1,20 @@
 //! A booted guest from which runs start: booted once for each configuration, then put back.
 
+use super::schedule::{Hold, Schedule, Scheduler};
 use super::snapshot::Snapshot;
-use super::{Flow, Halt, Machine};
-use crate::arch::addr::{CpuId, Gva};
+use super::{Cpu, Flow, Halt, Machine};
+use crate::arch::addr::{CpuId, Gpa, Gva};
 use crate::arch::core::table_entries;
 use crate::arch::fault::Stop;
 use crate::arch::features::CpuFeatures;
 use crate::arch::tlb::TlbModel;
 use crate::arch::vcpu::Vcpu;
 use crate::boot::{self, GuestMemory, Image, ImageError, KernelInfo};
-use crate::event::{Event, Kind, Observer, StepClass, TraceHeader};
+use crate::event::{CpuHeader, Event, Kind, Observer, StepClass, TraceHeader};
 use crate::executor::{Executor, ExecutorError};
 use crate::inject::Injector;
 use stalemate_shared::step::{op, status};
+use stalemate_shared::tlb_state::{MmState, TLB_STATE_WORDS};
 use stalemate_shared::{boot::Policy, layout};
 use std::time::Duration;
 
@@ -32,11 +34,21 @@ pub struct SessionConfig {
     pub options: u32,
     /// Fill choice and structure caches.
     pub model: TlbModel,
+    /// How many virtual CPUs.
+    pub cpus: u8,
+    /// How they come in between each other.
+    pub schedule: Schedule,
 }
 
 /// One step for the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StepInput {
+    /// The CPU that does it.
+    pub cpu: CpuId,
+    /// Not a step of its own: the CPU goes on with the one that it was held in.
+    pub resumes: bool,
+    /// Until where it runs, if not to its end.
+    pub hold: Option<Hold>,
     /// A `shared::step::op`.
     pub op: u64,
     /// Its arguments.
@@ -59,8 +71,8 @@ pub struct StepReport {
 /// How a run ended.
 #[derive(Clone, Debug)]
 pub struct RunEnd {
-    /// One for each step that completed.
-    pub reports: Vec<StepReport>,
+    /// By step; none for one that did not complete, or that only let another go on.
+    pub reports: Vec<Option<StepReport>>,
     /// Why the guest could not go on, and its state then.
     pub stop: Option<(Stop, Box<Vcpu>)>,
     /// Traps taken.
@@ -143,18 +155,18 @@ impl Session {
         let memory = GuestMemory::new(layout::MEMORY_SIZE)
             .map_err(|_| BootError::Memory(layout::MEMORY_SIZE))?;
         image.load(&memory)?;
-        boot::prepare(&memory, config.features, config.policy, config.options);
+        boot::prepare(&memory, config.features, config.policy, config.options, config.cpus);
         let mut vcpu =
             Vcpu::long_mode(CpuId(0), config.features, image.entry(), layout::BOOT_TABLES);
         vcpu.gpr[crate::arch::vcpu::gpr::RDI] = layout::KERNEL_BASE + layout::BOOT_BLOCK;
         let executor = make(&memory)?;
         let mut machine = Machine::new(vcpu, config.model, executor, memory);
-        let booted = boot_to_first_step(&mut machine);
+        let booted = boot_all(&mut machine, config.cpus);
         match booted {
             Ok(()) => {}
             Err(Halt::Executor(error)) => return Err(error.into()),
             Err(Halt::Stop(stop)) => {
-                return Err(BootError::Guest { stop, vcpu: Box::new(machine.vcpu.clone()) });
+                return Err(BootError::Guest { stop, vcpu: Box::new(machine.vcpu().clone()) });
             }
         }
         let boot_traps = machine.traps;
@@ -167,7 +179,12 @@ impl Session {
             }
             Some(leaf)
         })?;
-        machine.reset_tlb();
+        (0..machine.cpus.len()).for_each(|cpu| machine.reset_tlb(cpu));
+        machine.revalidate_all().map_err(|halt| match halt {
+            Halt::Executor(error) => BootError::Executor(error),
+            Halt::Stop(stop) => BootError::Guest { stop, vcpu: Box::new(machine.vcpu().clone()) },
+        })?;
+        machine.schedule = Scheduler::new(config.schedule);
         let opening = opening(&mut machine, &config);
         machine.traps = 0;
         let snapshot = machine.snapshot()?;
@@ -234,17 +251,8 @@ impl Session {
         observer: &mut dyn Observer,
     ) -> Result<RunEnd, ExecutorError> {
         self.begin(injector)?;
-        let mut reports = Vec::with_capacity(steps.len());
-        let mut halt = None;
-        for (index, step) in steps.iter().enumerate() {
-            match self.machine.run_step(observer, index, step) {
-                Ok(report) => reports.push(report),
-                Err(why) => {
-                    halt = Some(why);
-                    break;
-                }
-            }
-        }
+        let mut reports = vec![None; steps.len()];
+        let halt = self.machine.run_steps(observer, steps, 0, &mut reports).err();
         self.ended(observer, reports, halt)
     }
 
@@ -265,18 +273,29 @@ impl Session {
 
 /// Control registers, and every page table.
 fn opening(machine: &mut Machine, config: &SessionConfig) -> Opening {
-    let vcpu = &machine.vcpu;
+    let vcpu = machine.vcpu();
     let trampoline = machine.info.iter().flat_map(|info| &info.trampoline);
-    let header = TraceHeader {
-        pti: config.options & stalemate_shared::boot::options::PTI != 0,
-        model: config.model,
-        features: vcpu.features,
+    let watched = machine.info.as_ref().map(|info| info.watched);
+    let words = |at: Gpa, count: usize| {
+        (0..count as u64).map(|word| machine.memory.read_word(Gpa(at.0 + word * 8))).collect()
+    };
+    let cpus = machine.cpus.iter().map(|Cpu { vcpu, .. }| CpuHeader {
         cr0: vcpu.cr0,
         cr3: vcpu.cr3,
         cr4: vcpu.cr4,
         efer: vcpu.efer,
+        tlb_state: watched
+            .map_or_else(Vec::new, |watched| words(watched.of(vcpu.id), TLB_STATE_WORDS)),
+    });
+    let header = TraceHeader {
+        pti: config.options & stalemate_shared::boot::options::PTI != 0,
+        model: config.model,
+        features: vcpu.features,
+        cpus: cpus.collect(),
         trampoline: trampoline.map(|&(start, end)| (Gva(start), Gva(end))).collect(),
-        user_pcid_flush_mask: machine.marks(),
+        mm_states: watched.map_or_else(Vec::new, |watched| {
+            words(watched.mm_states, layout::MM_STATES * size_of::<MmState>() / 8)
+        }),
     };
     let tables = machine
         .census
@@ -289,7 +308,7 @@ fn opening(machine: &mut Machine, config: &SessionConfig) -> Opening {
     // Of booting nobody is told, not even late.
     machine.release(&mut Nobody);
     for kind in kinds {
-        let rip = machine.vcpu.rip();
+        let rip = machine.vcpu().rip();
         machine.publish(&mut told, rip, false, kind);
     }
     Opening { header, events: told.0 }
@@ -305,7 +324,23 @@ impl Observer for Told {
     }
 }
 
+/// Boots the first CPU, and then the others one by one.
+fn boot_all(machine: &mut Machine, cpus: u8) -> Result<(), Halt> {
+    boot_to_first_step(machine)?;
+    let entry = machine.info.as_ref().map_or(0, |info| info.ap_entry);
+    for number in 1..cpus {
+        let features = machine.vcpu().features;
+        let mut vcpu = Vcpu::long_mode(CpuId(number), features, entry, layout::BOOT_TABLES);
+        vcpu.gpr[crate::arch::vcpu::gpr::RDI] = u64::from(number);
+        machine.add_cpu(vcpu)?;
+        machine.switch_to(usize::from(number))?;
+        boot_to_first_step(machine)?;
+    }
+    Ok(machine.switch_to(0)?)
+}
+
 fn boot_to_first_step(machine: &mut Machine) -> Result<(), Halt> {
+    let budget = machine.traps + BOOT_TRAP_BUDGET;
     loop {
         match machine.step(&mut Nobody)? {
             Flow::NextStep([status::NONE, ..]) if machine.info.is_some() => return Ok(()),
@@ -313,51 +348,40 @@ fn boot_to_first_step(machine: &mut Machine) -> Result<(), Halt> {
                 let what = "a step was asked for before READY".to_owned();
                 return Err(Stop::Interface(what).into());
             }
-            Flow::Continue | Flow::Ready => {}
+            Flow::Continue | Flow::Ready | Flow::Yield => {}
         }
-        if machine.traps > BOOT_TRAP_BUDGET {
+        if machine.traps > budget {
             return Err(Stop::TrapBudget { budget: BOOT_TRAP_BUDGET }.into());
         }
     }
 }
 
 impl Machine {
-    pub(super) fn run_step(
+    /// Runs the steps from the `first`, and lets what is held then come to its end.
+    pub(super) fn run_steps(
         &mut self,
         observer: &mut dyn Observer,
-        index: usize,
-        step: &StepInput,
-    ) -> Result<StepReport, Halt> {
-        self.begin_step(observer, index, step);
-        self.finish_step(observer, index)
+        steps: &[StepInput],
+        first: usize,
+        reports: &mut [Option<StepReport>],
+    ) -> Result<(), Halt> {
+        for (index, step) in steps.iter().enumerate().skip(first) {
+            self.run_step(observer, index, step, reports)?;
+        }
+        self.release_all(observer, reports)
     }
 
-    /// Hands the guest a step.
-    pub(super) fn begin_step(
+    /// Gives the current CPU a step.
+    pub(super) fn hand_over(
         &mut self,
         observer: &mut dyn Observer,
         index: usize,
         step: &StepInput,
     ) {
         debug_assert!(step.op != op::STOP, "a scenario cannot ask for STOP");
-        let rip = self.vcpu.rip();
+        let rip = self.vcpu().rip();
         self.publish(observer, rip, false, Kind::StepBegin { index, class: step.class });
         self.answer(step.op, step.args);
-    }
-
-    /// Lets it work on the step until it is done.
-    pub(super) fn finish_step(
-        &mut self,
-        observer: &mut dyn Observer,
-        index: usize,
-    ) -> Result<StepReport, Halt> {
-        let budget = self.step_budget();
-        loop {
-            if let Flow::NextStep(report) = self.step(observer)? {
-                return Ok(self.end_step(observer, index, report));
-            }
-            self.within(budget)?;
-        }
     }
 
     /// The number of traps at which a step that begins now has had too many.
@@ -379,7 +403,7 @@ impl Machine {
         index: usize,
         [status, value, second]: [u64; 3],
     ) -> StepReport {
-        let rip = self.vcpu.rip();
+        let rip = self.vcpu().rip();
         self.publish(observer, rip, false, Kind::StepEnd { index, status, value });
         StepReport { status, value, second }
     }

@@ -1,23 +1,22 @@
 //! A whole machine at one moment, to go back to: memory by the pages that differ from the booted
 //! image, registers with XSAVE state, TLB, census and injector. The projection follows the TLB.
 
-use super::{Halt, Machine};
+use super::schedule::Scheduler;
+use super::{Cpu, Halt, Machine};
 use crate::arch::census::Census;
-use crate::arch::tlb::Tlb;
-use crate::arch::vcpu::Vcpu;
 use crate::boot::Delta;
-use crate::event::{Event, Primitive};
+use crate::event::Event;
 use crate::executor::ExecutorError;
 use crate::inject::Injector;
 
 /// A machine at one moment.
 #[derive(Clone, Debug)]
 pub(crate) struct Snapshot {
-    vcpu: Vcpu,
-    tlb: Tlb,
+    cpus: Vec<Cpu>,
+    current: usize,
+    schedule: Scheduler,
     census: Census,
     injector: Injector,
-    primitive: Option<Primitive>,
     seq: u64,
     traps: u64,
     held: Vec<Event>,
@@ -29,11 +28,11 @@ impl Machine {
     /// The machine as it is now.
     pub(crate) fn snapshot(&mut self) -> Result<Snapshot, ExecutorError> {
         Ok(Snapshot {
-            vcpu: self.vcpu.clone(),
-            tlb: self.tlb.clone(),
+            cpus: self.cpus.clone(),
+            current: self.current,
+            schedule: self.schedule.clone(),
             census: self.census.clone(),
             injector: self.injector.clone(),
-            primitive: self.primitive,
             seq: self.seq,
             traps: self.traps,
             held: self.held.clone(),
@@ -44,11 +43,11 @@ impl Machine {
 
     /// Goes back to `snapshot`; the pages of memory that had to be written.
     pub(crate) fn restore(&mut self, snapshot: &Snapshot) -> Result<usize, ExecutorError> {
-        self.vcpu.clone_from(&snapshot.vcpu);
-        self.tlb.clone_from(&snapshot.tlb);
+        self.cpus.clone_from(&snapshot.cpus);
+        self.current = snapshot.current;
+        self.schedule.clone_from(&snapshot.schedule);
         self.census.clone_from(&snapshot.census);
         self.injector.clone_from(&snapshot.injector);
-        self.primitive = snapshot.primitive;
         self.seq = snapshot.seq;
         self.traps = snapshot.traps;
         self.held.clone_from(&snapshot.held);

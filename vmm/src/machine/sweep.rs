@@ -1,7 +1,7 @@
 //! An interrupt at every instruction boundary: the run goes on from a snapshot with the interrupt
 //! and then, from the same snapshot, without it to the next boundary.
 
-use super::{Flow, Halt, Machine, RunEnd, Session, StepInput};
+use super::{Halt, Machine, RunEnd, Session, StepInput, StepReport};
 use crate::arch::addr::Gva;
 use crate::arch::vcpu::Vcpu;
 use crate::event::{Kind, Observer};
@@ -53,22 +53,25 @@ impl Session {
     ) -> Result<(RunEnd, Swept), ExecutorError> {
         self.begin(injector)?;
         let mut swept = Swept::default();
-        let mut reports = Vec::with_capacity(steps.len());
+        let mut reports = vec![None; steps.len()];
         for (index, step) in steps.iter().enumerate() {
             if !sweep.contains(index) || swept.cut_short {
-                match self.machine.run_step(observer, index, step) {
-                    Ok(report) => reports.push(report),
-                    Err(halt) => return Ok((self.ended(observer, reports, Some(halt))?, swept)),
+                if let Err(halt) = self.machine.run_step(observer, index, step, &mut reports) {
+                    return Ok((self.ended(observer, reports, Some(halt))?, swept));
                 }
                 continue;
             }
-            self.machine.begin_step(observer, index, step);
+            if let Err(halt) = self.machine.begin_step(observer, index, step) {
+                return Ok((self.ended(observer, reports, Some(halt))?, swept));
+            }
+            let foreground = usize::from(step.cpu.0);
             let budget = self.machine.step_budget();
             let mut before: Option<Vcpu> = None;
-            let report = loop {
-                let vcpu = &self.machine.vcpu;
-                // A trap that only filled the projection is no boundary.
-                let moved = before.as_ref() != Some(vcpu);
+            while !self.machine.is_over(foreground) {
+                let vcpu = self.machine.vcpu();
+                // A trap that only filled the projection is no boundary; neither is what another
+                // CPU does while this one waits.
+                let moved = before.as_ref() != Some(vcpu) && self.machine.current == foreground;
                 let held = sweep.interrupt == Interrupt::Nmi && vcpu.nmi_blocked;
                 swept.held += usize::from(moved && held);
                 swept.cut_short |= moved && !held && swept.tried >= limit;
@@ -79,55 +82,42 @@ impl Session {
                     let mut branch = observer.clone();
                     raise(&mut self.machine, sweep.interrupt);
                     let end = self.go_on(&mut branch, reports.clone(), steps, index)?;
-                    let vcpu = &self.machine.vcpu;
-                    let waits = vcpu.nmi_pending || vcpu.irq_pending.is_some();
-                    swept.undelivered += usize::from(waits);
+                    let vcpu = &self.machine.cpus[foreground].vcpu;
+                    swept.undelivered += usize::from(vcpu.nmi_pending || vcpu.apic.is_pending());
                     each(boundary, end, branch);
                     if self.spent {
                         return Ok((self.ended(observer, reports, None)?, swept));
                     }
                     self.machine.restore(&snapshot)?;
                 }
-                before = Some(self.machine.vcpu.clone());
-                let flow = match swept.cut_short {
-                    true => self.machine.step(observer),
-                    false => self.machine.single_step(observer),
-                };
-                match flow.and_then(|flow| self.machine.within(budget).map(|()| flow)) {
-                    Ok(Flow::NextStep(report)) => {
-                        break self.machine.end_step(observer, index, report);
-                    }
-                    Ok(_) => {}
+                before = Some(self.machine.vcpu().clone());
+                let turn = self.machine.turn(observer, foreground, !swept.cut_short);
+                match turn.and_then(|turn| self.machine.within(budget).map(|()| turn)) {
+                    Ok(turn) => self.machine.report(observer, &turn, &mut reports),
                     Err(halt) => return Ok((self.ended(observer, reports, Some(halt))?, swept)),
                 }
-            };
-            reports.push(report);
+            }
+            if let Err(halt) = self.machine.settle(observer, &mut reports, budget) {
+                return Ok((self.ended(observer, reports, Some(halt))?, swept));
+            }
         }
-        Ok((self.ended(observer, reports, None)?, swept))
+        let halt = self.machine.release_all(observer, &mut reports).err();
+        Ok((self.ended(observer, reports, halt)?, swept))
     }
 
     /// From within step `index` to the end of the run.
     fn go_on(
         &mut self,
         observer: &mut dyn Observer,
-        mut reports: Vec<super::StepReport>,
+        mut reports: Vec<Option<StepReport>>,
         steps: &[StepInput],
         index: usize,
     ) -> Result<RunEnd, ExecutorError> {
-        let mut halt = None;
-        match self.machine.finish_step(observer, index) {
-            Ok(report) => reports.push(report),
-            Err(why) => halt = Some(why),
-        }
-        for (index, step) in steps.iter().enumerate().skip(index + 1) {
-            if halt.is_some() {
-                break;
-            }
-            match self.machine.run_step(observer, index, step) {
-                Ok(report) => reports.push(report),
-                Err(why) => halt = Some(why),
-            }
-        }
+        let machine = &mut self.machine;
+        let finished = machine.finish_step(observer, &steps[index], &mut reports);
+        let halt = finished
+            .and_then(|()| machine.run_steps(observer, steps, index + 1, &mut reports))
+            .err();
         self.ended(observer, reports, halt)
     }
 
@@ -135,7 +125,7 @@ impl Session {
     pub(super) fn ended(
         &mut self,
         observer: &mut dyn Observer,
-        reports: Vec<super::StepReport>,
+        reports: Vec<Option<StepReport>>,
         halt: Option<Halt>,
     ) -> Result<RunEnd, ExecutorError> {
         let machine = &mut self.machine;
@@ -144,10 +134,10 @@ impl Session {
             Some(Halt::Executor(error)) => return Err(error),
             Some(Halt::Stop(stop)) => {
                 self.spent |= matches!(stop, crate::arch::fault::Stop::Timeout { .. });
-                Some((stop, Box::new(machine.vcpu.clone())))
+                Some((stop, Box::new(machine.vcpu().clone())))
             }
         };
-        let rip = machine.vcpu.rip();
+        let rip = machine.vcpu().rip();
         machine.publish(observer, rip, false, Kind::End);
         Ok(RunEnd {
             reports,
@@ -161,7 +151,7 @@ impl Session {
 
 fn raise(machine: &mut Machine, interrupt: Interrupt) {
     match interrupt {
-        Interrupt::Nmi => machine.vcpu.nmi_pending = true,
-        Interrupt::Irq => machine.vcpu.irq_pending = Some(IRQ_VECTOR),
+        Interrupt::Nmi => machine.vcpu_mut().nmi_pending = true,
+        Interrupt::Irq => machine.vcpu_mut().apic.request(IRQ_VECTOR),
     }
 }

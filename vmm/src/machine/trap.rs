@@ -1,7 +1,8 @@
 //! One trap: decoded, carried out against `arch/`, and the guest resumed.
 
 use super::{Flow, Halt, Machine};
-use crate::arch::addr::Gva;
+use crate::arch::addr::{Gpa, Gva};
+use crate::arch::core::StateWord;
 use crate::arch::emulate::emulate_store;
 use crate::arch::fault::{Exception, Fault, Stop, vector};
 use crate::arch::op::{Decoded, Op, classify, decode};
@@ -20,17 +21,27 @@ const ERROR_FETCH: u32 = 1 << 4;
 const MAX_INSTRUCTION: usize = 15;
 
 impl Machine {
-    /// Runs the guest to its next trap and carries that out.
+    /// Runs the current CPU to its next trap and carries that out.
     pub(crate) fn step(&mut self, observer: &mut dyn Observer) -> Result<Flow, Halt> {
+        let shadowed = std::mem::take(&mut self.vcpu_mut().sti_shadow);
+        if shadowed && self.vcpu().is_interrupted() {
+            return self.one_instruction(observer);
+        }
         self.interrupts(observer)?;
-        let trap = self.executor.run(&mut self.vcpu)?;
+        let trap = self.executor.run(&mut self.cpus[self.current].vcpu)?;
         self.trap(observer, trap)
     }
 
     /// Runs one instruction, or takes the trap that it makes.
     pub(crate) fn single_step(&mut self, observer: &mut dyn Observer) -> Result<Flow, Halt> {
-        self.interrupts(observer)?;
-        match self.executor.step(&mut self.vcpu)? {
+        if !std::mem::take(&mut self.vcpu_mut().sti_shadow) {
+            self.interrupts(observer)?;
+        }
+        self.one_instruction(observer)
+    }
+
+    fn one_instruction(&mut self, observer: &mut dyn Observer) -> Result<Flow, Halt> {
+        match self.executor.step(&mut self.cpus[self.current].vcpu)? {
             Some(trap) => self.trap(observer, trap),
             None => Ok(Flow::Continue),
         }
@@ -81,20 +92,24 @@ impl Machine {
 
     /// Delivers what waits for an instruction boundary.
     fn interrupts(&mut self, observer: &mut dyn Observer) -> Result<(), Halt> {
-        if !self.vcpu.is_interrupted() {
+        let vcpu = self.vcpu_mut();
+        if !vcpu.is_interrupted() {
             return Ok(());
         }
-        if self.vcpu.nmi_pending && !self.vcpu.nmi_blocked {
+        if vcpu.nmi_pending && !vcpu.nmi_blocked {
             return self.deliver_nmi(observer);
         }
-        match self.vcpu.irq_pending.take() {
-            Some(vector) => self.resolve(observer, Err(Exception::interrupt(vector).into())),
+        match vcpu.apic.deliverable() {
+            Some(vector) => {
+                vcpu.apic.take(vector);
+                self.resolve(observer, Err(Exception::interrupt(vector).into()))
+            }
             None => Ok(()),
         }
     }
 
     fn deliver_nmi(&mut self, observer: &mut dyn Observer) -> Result<(), Halt> {
-        self.vcpu.nmi_pending = false;
+        self.vcpu_mut().nmi_pending = false;
         self.resolve(observer, Err(Exception::NMI.into()))
     }
 
@@ -144,7 +159,7 @@ impl Machine {
         &mut self,
         observer: &mut dyn Observer,
     ) -> Result<Result<(Instruction, Vec<u8>), Fault>, Halt> {
-        let rip = self.vcpu.rip;
+        let rip = self.vcpu().rip;
         self.with_core(observer, |core| {
             let access = core.access(AccessKind::Execute);
             let in_page = (4096 - (rip & 0xfff) as usize).min(MAX_INSTRUCTION);
@@ -173,8 +188,8 @@ impl Machine {
                 return Ok(Flow::Continue);
             }
         };
-        match classify(&self.vcpu, &instruction) {
-            Decoded::Op(Op::Out(hypercall::PORT)) if self.vcpu.cpl == 0 => {
+        match classify(self.vcpu(), &instruction) {
+            Decoded::Op(Op::Out(hypercall::PORT)) if self.vcpu().cpl == 0 => {
                 self.hypercall(observer, instruction.next_ip())
             }
             Decoded::Op(op) => {
@@ -182,7 +197,7 @@ impl Machine {
                 Ok(Flow::Continue)
             }
             // At virtual CPL 3 a privileged instruction is the guest user's own #GP or #UD.
-            Decoded::Unknown if self.vcpu.cpl == 0 => {
+            Decoded::Unknown if self.vcpu().cpl == 0 => {
                 let why = "the model does not know this operation";
                 Err(Stop::unsupported(&bytes, &instruction, why).into())
             }
@@ -195,21 +210,20 @@ impl Machine {
 
     /// Carries out one operation, or what the injector makes of it.
     fn operation(&mut self, observer: &mut dyn Observer, op: Op, next: u64) -> Result<(), Halt> {
-        let rip = self.vcpu.rip();
+        let rip = self.vcpu().rip();
         let plan = self.injector.plan(rip, op, self.marks());
         if plan.nmi_before {
             return self.deliver_nmi(observer);
         }
         if plan.clear_marks {
-            let old = self.marks();
-            self.with_core(observer, |core| {
-                core.state_store(USER_PCID_FLUSH_MASK, old, 0, true);
-            })?;
+            let (owner, old) = (self.vcpu().id, self.marks());
+            let store = StateWord { owner, offset: USER_PCID_FLUSH_MASK, old, new: 0 };
+            self.with_core(observer, |core| core.state_store(store, true))?;
         }
         if plan.ops.is_empty() {
             let what = format!("dropped {op:x?}");
             self.publish(observer, rip, true, Kind::Note { what });
-            self.vcpu.rip = next;
+            self.vcpu_mut().rip = next;
         }
         for InjectedOp { op, alter, injected } in plan.ops {
             let result = self.with_core(observer, |core| {
@@ -217,7 +231,7 @@ impl Machine {
                 let result =
                     if alter { core.execute_altered(op, next) } else { core.execute(op, next) };
                 for event in &mut core.log.events[first..] {
-                    event.1 |= injected;
+                    event.injected |= injected;
                 }
                 result
             })?;
@@ -227,14 +241,15 @@ impl Machine {
                 break;
             }
         }
-        self.vcpu.nmi_pending |= plan.nmi_after;
+        self.vcpu_mut().nmi_pending |= plan.nmi_after;
         Ok(())
     }
 
-    /// `user_pcid_flush_mask` as it is in guest memory.
+    /// The current CPU's `user_pcid_flush_mask` as it is in guest memory.
     pub(crate) fn marks(&self) -> u64 {
         self.info.as_ref().map_or(0, |info| {
-            self.memory.read_word(crate::arch::addr::Gpa(info.tlb_state.0 + USER_PCID_FLUSH_MASK))
+            let state = info.watched.of(self.vcpu().id);
+            self.memory.read_word(Gpa(state.0 + USER_PCID_FLUSH_MASK))
         })
     }
 }

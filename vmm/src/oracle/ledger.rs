@@ -1,13 +1,17 @@
 //! Obligations: what each downgrade made stale, and what became of it.
 
 use super::RuleId;
-use super::shadow::Shadow;
-use crate::arch::addr::{Gpa, Gva};
+use super::shadow::{Shadow, ShadowCpu};
+use crate::arch::addr::{CpuId, Gpa, Gva};
+use crate::arch::census::Reach;
 use crate::arch::tlb::{Entry, EntryId, Tag};
 use crate::event::{Event, Kind, Primitive};
 use serde::Serialize;
+use stalemate_shared::hypercall::primitive::BATCHED;
 use stalemate_shared::pcid::NOFLUSH;
+use stalemate_shared::tlb_state::{MmState, WAITING};
 use std::collections::BTreeSet;
+use std::mem::offset_of;
 
 /// What ended an obligation well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -68,6 +72,8 @@ pub enum State {
 pub struct Downgrade {
     /// The event.
     pub seq: u64,
+    /// The CPU that stored.
+    pub cpu: CpuId,
     /// The storing instruction.
     pub rip: Gva,
     /// The scenario's step.
@@ -80,11 +86,13 @@ pub struct Downgrade {
     pub new: u64,
 }
 
-/// What one downgrade owes under one tag.
+/// What one downgrade owes on one CPU under one tag.
 #[derive(Clone, Debug)]
 pub struct Obligation {
     /// The downgrade.
     pub downgrade: Downgrade,
+    /// The CPU whose entries are stale.
+    pub cpu: CpuId,
     /// The tag whose entries are stale.
     pub tag: Tag,
     /// The root that their walks begin at.
@@ -93,8 +101,14 @@ pub struct Obligation {
     pub entry: Option<Entry>,
     /// A page that is affected.
     pub page: Gva,
-    /// A primitive whose range covers it has returned.
+    /// A primitive whose range covers it has returned, or its CPU has acknowledged that it did
+    /// what the primitive asks for.
     pub covered: Option<(u64, Primitive)>,
+    /// The kernel has said that a later, batched flush covers it.
+    pub deferred: bool,
+    /// The generation of its address space that stands for its flush: raised by a primitive that
+    /// covers it, or after it was deferred.
+    pub tlb_gen: Option<u64>,
     /// How it stands.
     pub state: State,
     entries: Vec<(Gva, EntryId)>,
@@ -108,11 +122,23 @@ impl Obligation {
         self.state == State::Open
     }
 
-    /// Whether a primitive called with this range must discharge it.
+    /// Whether a primitive called with this range, which began at event `since`, must discharge
+    /// it. What was made stale after that may have come too late for it.
     #[must_use]
-    pub fn is_asked_of(&self, primitive: &Primitive) -> bool {
+    pub fn is_asked_of(&self, since: u64, primitive: &Primitive) -> bool {
+        let batched = primitive.id == BATCHED;
         let same = primitive.root == Gpa(0) || Shadow::pair(primitive.root).contains(&self.root);
-        same && primitive.covers(self.page)
+        self.downgrade.seq < since
+            && same
+            && primitive.covers(self.page)
+            && (!batched || self.deferred)
+    }
+
+    /// Whether its CPU may no longer use what is stale, as soon as it comes to it: it made the
+    /// downgrade itself, or the flush of it is over.
+    #[must_use]
+    pub fn is_due(&self) -> bool {
+        self.covered.is_some() || self.downgrade.cpu == self.cpu && !self.deferred
     }
 
     /// Whether user mode, at its CPL, could use what is stale.
@@ -155,20 +181,43 @@ impl Ledger {
                 self.settle(event, shadow, Discharger::Restored, true);
                 let downgrade = Downgrade {
                     seq: event.seq,
+                    cpu: event.cpu,
                     rip: event.rip,
-                    step: shadow.step,
+                    step: shadow.cpu(event.cpu).step,
                     slot: *slot,
                     old: *old,
                     new: *new,
                 };
                 self.downgrade(downgrade, shadow);
             }
-            Kind::PrimitiveEnd(primitive) => {
-                for obligation in &mut self.obligations {
-                    if obligation.covered.is_none() && obligation.is_asked_of(primitive) {
-                        obligation.covered = Some((event.seq, *primitive));
-                    }
+            Kind::StateStore { owner, offset: WAITING, old, new } => {
+                let acknowledges = (old & !new) >> event.cpu.0 & 1 != 0;
+                if let Some((since, asked)) =
+                    shadow.cpu(*owner).primitive().filter(|_| acknowledges)
+                {
+                    let of_cpu = |obligation: &Obligation| obligation.cpu == event.cpu;
+                    self.cover(event.seq, since, &asked, of_cpu);
                 }
+            }
+            Kind::MmStore { offset, old, new } => {
+                let size = size_of::<MmState>() as u64;
+                let is_tlb_gen = offset % size == offset_of!(MmState, tlb_gen) as u64;
+                let mm = shadow.mm_states().nth((offset / size) as usize);
+                if let Some(mm) = mm.filter(|_| is_tlb_gen && new > old) {
+                    let primitive = shadow.cpu(event.cpu).primitive();
+                    self.generation(&mm, *new, primitive);
+                }
+            }
+            Kind::Deferred(primitive) => {
+                let deferred = |obligation: &&mut Obligation| {
+                    obligation.is_open()
+                        && Shadow::pair(primitive.root).contains(&obligation.root)
+                        && primitive.covers(obligation.page)
+                };
+                self.obligations
+                    .iter_mut()
+                    .filter(deferred)
+                    .for_each(|obligation| obligation.deferred = true);
             }
             kind => {
                 if let Some(discharger) = discharger(kind, consuming) {
@@ -178,22 +227,60 @@ impl Ledger {
         }
     }
 
+    /// An address space's generation is raised, for what the primitive under way covers, or
+    /// outside of one for what was deferred.
+    fn generation(&mut self, mm: &MmState, new: u64, primitive: Option<(u64, Primitive)>) {
+        let roots = Shadow::pair(Gpa(mm.kernel_root));
+        for obligation in &mut self.obligations {
+            let meant = match primitive {
+                Some((since, primitive)) => obligation.is_asked_of(since, &primitive),
+                None => obligation.deferred,
+            };
+            if meant && obligation.tlb_gen.is_none() && roots.contains(&obligation.root) {
+                obligation.tlb_gen = Some(new);
+            }
+        }
+    }
+
+    /// A primitive that began at `since` returns.
+    pub fn returned(&mut self, seq: u64, since: u64, primitive: &Primitive) {
+        self.cover(seq, since, primitive, |_| true);
+    }
+
+    fn cover(
+        &mut self,
+        seq: u64,
+        since: u64,
+        primitive: &Primitive,
+        select: impl Fn(&Obligation) -> bool,
+    ) {
+        for obligation in self.obligations.iter_mut().filter(|obligation| select(obligation)) {
+            if obligation.covered.is_none() && obligation.is_asked_of(since, primitive) {
+                obligation.covered = Some((seq, *primitive));
+            }
+        }
+    }
+
     /// Closes the obligations of which nothing is left.
     fn settle(&mut self, event: &Event, shadow: &Shadow, by: Discharger, look: bool) {
-        let paging = shadow.paging();
-        for obligation in self.obligations.iter_mut().filter(|obligation| obligation.is_open()) {
+        // An invalidation reaches the CPU that makes it, a store what every CPU holds.
+        let concerned = |obligation: &&mut Obligation| {
+            obligation.is_open() && (look || obligation.cpu == event.cpu)
+        };
+        for obligation in self.obligations.iter_mut().filter(concerned) {
             let tag = obligation.tag;
+            let cpu = shadow.cpu(obligation.cpu);
+            let (tlb, paging) = (&cpu.tlb, cpu.paging());
             obligation.entries.retain(|&(page, id)| {
-                shadow.tlb.entry(tag, page, id).is_some_and(|entry| {
-                    !look || shadow.tlb.stale_at(&shadow.tables, paging, tag, entry).is_some()
+                tlb.entry(tag, page, id).is_some_and(|entry| {
+                    !look || tlb.stale_at(&shadow.tables, paging, tag, entry).is_some()
                 })
             });
             if let Tag::Pcid(pcid) = tag {
                 obligation.structures.retain(|&id| {
-                    shadow.tlb.structures(pcid).any(|structure| {
+                    tlb.structures(pcid).any(|structure| {
                         structure.id == id
-                            && (!look
-                                || shadow.tlb.structure_is_stale(&shadow.tables, paging, structure))
+                            && (!look || tlb.structure_is_stale(&shadow.tables, paging, structure))
                     })
                 });
             }
@@ -203,67 +290,84 @@ impl Ledger {
         }
     }
 
-    /// Finds what a store made stale, tag by tag.
+    /// Finds what a store made stale, CPU by CPU and tag by tag.
     fn downgrade(&mut self, downgrade: Downgrade, shadow: &Shadow) {
-        let owed: BTreeSet<(Tag, EntryId)> = self
+        let reaches = shadow.census.reaches(downgrade.slot);
+        if reaches.is_empty() {
+            return;
+        }
+        let owed: BTreeSet<(CpuId, Tag, EntryId)> = self
             .open()
             .flat_map(|(_, obligation)| {
                 let entries = obligation.entries.iter().map(|(_, id)| *id);
                 let all = entries.chain(obligation.structures.iter().copied());
-                all.map(|id| (obligation.tag, id)).collect::<Vec<_>>()
+                all.map(|id| (obligation.cpu, obligation.tag, id)).collect::<Vec<_>>()
             })
             .collect();
-        let paging = shadow.paging();
-        for tag in shadow.tlb.tags() {
-            let Some(root) = shadow.tlb.root(tag) else { continue };
-            let mut entries = Vec::new();
-            let mut structures = Vec::new();
-            let mut first = None;
-            let mut page = None;
-            for reach in shadow.census.reaches(downgrade.slot) {
-                if reach.root != root {
-                    continue;
-                }
-                let end = Gva(reach.base.0 + (reach.span() - 1));
-                for entry in shadow.tlb.entries_in(tag, reach.base, end) {
-                    if owed.contains(&(tag, entry.id)) {
-                        continue;
-                    }
-                    let stale = shadow.tlb.stale_at(&shadow.tables, paging, tag, entry);
-                    if let Some(at) = stale {
-                        entries.push((entry.translation.page, entry.id));
-                        page.get_or_insert(at);
-                        first.get_or_insert_with(|| entry.clone());
-                    }
-                }
-                let Tag::Pcid(pcid) = tag else { continue };
-                for structure in shadow.tlb.structures(pcid) {
-                    let new = !owed.contains(&(tag, structure.id));
-                    let here = reach.contains(structure.base) || structure.covers(reach.base);
-                    if new
-                        && here
-                        && shadow.tlb.structure_is_stale(&shadow.tables, paging, structure)
-                    {
-                        structures.push(structure.id);
-                        page.get_or_insert(reach.base);
-                    }
-                }
-            }
-            if let Some(page) = page {
-                self.obligations.push(Obligation {
+        for (cpu, of_cpu) in shadow.numbered() {
+            for tag in of_cpu.tlb.tags() {
+                let is_new = |id: EntryId| !owed.contains(&(cpu, tag, id));
+                let found = stale(shadow, of_cpu, tag, &reaches, &is_new);
+                self.obligations.extend(found.map(|found| Obligation {
                     downgrade,
+                    cpu,
                     tag,
-                    root,
-                    entry: first,
-                    page,
+                    root: found.root,
+                    entry: found.entry,
+                    page: found.page,
                     covered: None,
+                    deferred: false,
+                    tlb_gen: None,
                     state: State::Open,
-                    entries,
-                    structures,
-                });
+                    entries: found.entries,
+                    structures: found.structures,
+                }));
             }
         }
     }
+}
+
+/// What is stale under one tag of one CPU.
+struct Stale {
+    root: Gpa,
+    entry: Option<Entry>,
+    page: Gva,
+    entries: Vec<(Gva, EntryId)>,
+    structures: Vec<EntryId>,
+}
+
+/// What is stale under `tag` at the places that `reaches` names.
+fn stale(
+    shadow: &Shadow,
+    cpu: &ShadowCpu,
+    tag: Tag,
+    reaches: &BTreeSet<Reach>,
+    is_new: &dyn Fn(EntryId) -> bool,
+) -> Option<Stale> {
+    let (tlb, paging) = (&cpu.tlb, cpu.paging());
+    let root = tlb.root(tag)?;
+    let mut entries = Vec::new();
+    let mut structures = Vec::new();
+    let (mut first, mut page) = (None, None);
+    for reach in reaches.iter().filter(|reach| reach.root == root) {
+        let end = Gva(reach.base.0 + (reach.span() - 1));
+        for entry in tlb.entries_in(tag, reach.base, end).filter(|entry| is_new(entry.id)) {
+            if let Some(at) = tlb.stale_at(&shadow.tables, paging, tag, entry) {
+                entries.push((entry.translation.page, entry.id));
+                page.get_or_insert(at);
+                first.get_or_insert_with(|| entry.clone());
+            }
+        }
+        let Tag::Pcid(pcid) = tag else { continue };
+        for structure in tlb.structures(pcid).filter(|structure| is_new(structure.id)) {
+            let here = reach.contains(structure.base) || structure.covers(reach.base);
+            if here && tlb.structure_is_stale(&shadow.tables, paging, structure) {
+                structures.push(structure.id);
+                page.get_or_insert(reach.base);
+            }
+        }
+    }
+    page.map(|page| Stale { root, entry: first, page, entries, structures })
 }
 
 fn discharger(kind: &Kind, consuming: bool) -> Option<Discharger> {

@@ -14,7 +14,7 @@ pub use rules::big_hammer::BigHammer;
 pub use witness::{Contradiction, Missed, Violation};
 
 use crate::arch::tlb::Effect;
-use crate::event::{Event, Kind, Observer, TraceHeader};
+use crate::event::{Event, Kind, Observer, Primitive, TraceHeader};
 use rule::{Context, Rule};
 use shadow::Shadow;
 use std::collections::BTreeSet;
@@ -75,9 +75,16 @@ impl Oracle {
         &self.hammers
     }
 
-    fn judge(&mut self, header: &TraceHeader, shadow: &Shadow, event: &Event, effect: &Effect) {
+    fn judge(
+        &mut self,
+        header: &TraceHeader,
+        shadow: &Shadow,
+        event: &Event,
+        effect: &Effect,
+        ended: Option<(u64, Primitive)>,
+    ) {
         for rule in &mut self.rules {
-            let context = Context { header, event, shadow, ledger: &self.ledger, effect };
+            let context = Context { header, event, shadow, ledger: &self.ledger, effect, ended };
             let id = rule.id();
             for finding in rule.observe(&context) {
                 let number = finding.obligation;
@@ -108,25 +115,34 @@ impl Observer for Oracle {
             return;
         };
         let consuming = match event.kind {
-            Kind::LoadCr3 { value, .. } => shadow.is_consuming(value),
+            Kind::LoadCr3 { value, .. } => shadow.cpu(event.cpu).is_consuming(value),
             _ => false,
+        };
+        let ended = match event.kind {
+            Kind::PrimitiveEnd(_) => shadow.cpu(event.cpu).primitive(),
+            _ => None,
         };
         let effect = shadow.apply(event);
         self.ledger.apply(event, &shadow, consuming);
         if could_invalidate(&event.kind) {
-            self.history.push(Invalidation { event: event.clone(), pcid: shadow.pcid() });
+            let pcid = shadow.cpu(event.cpu).pcid();
+            self.history.push(Invalidation { event: event.clone(), pcid });
         }
-        self.judge(&header, &shadow, event, &effect);
+        self.judge(&header, &shadow, event, &effect, ended);
+        if let Some((since, primitive)) = ended {
+            self.ledger.returned(event.seq, since, &primitive);
+        }
         let context = Context {
             header: &header,
             event,
             shadow: &shadow,
             ledger: &self.ledger,
             effect: &effect,
+            ended,
         };
         self.hammers.extend(rules::big_hammer::observe(&context, consuming));
         if let Kind::LoadCr3 { value, .. } = event.kind {
-            shadow.loaded(value);
+            shadow.cpu_mut(event.cpu).loaded(value);
         }
         self.header = Some(header);
         self.shadow = Some(shadow);

@@ -1,10 +1,10 @@
 //! The rules' names, statements and sources, and what a rule is.
 
-use super::ledger::Ledger;
-use super::shadow::Shadow;
-use crate::arch::addr::Gva;
+use super::ledger::{Ledger, Obligation};
+use super::shadow::{Shadow, ShadowCpu};
+use crate::arch::addr::{CpuId, Gva};
 use crate::arch::tlb::{Effect, Entry, Tag};
-use crate::event::{Event, TraceHeader};
+use crate::event::{Event, Primitive, TraceHeader};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -23,6 +23,9 @@ pub enum RuleId {
     Cr3Pairing,
     PtiLeak,
     BigHammer,
+    StaleRemoteEntry,
+    ReuseBeforeFlush,
+    Generation,
 }
 
 /// What a rule says of itself.
@@ -43,15 +46,18 @@ pub struct About {
 }
 
 /// Every rule.
-pub const RULES: [About; 9] = [
+pub const RULES: [About; 12] = [
     super::rules::stale_user_entry::ABOUT,
     super::rules::stale_kernel_entry::ABOUT,
     super::rules::stale_other_asid::ABOUT,
+    super::rules::stale_remote_entry::ABOUT,
     super::rules::never_flushed::ABOUT,
     super::rules::pcid_reuse::ABOUT,
     super::rules::lost_mark::ABOUT,
     super::rules::cr3_pairing::ABOUT,
     super::rules::pti_leak::ABOUT,
+    super::rules::reuse_before_flush::ABOUT,
+    super::rules::generation::ABOUT,
     super::rules::big_hammer::ABOUT,
 ];
 
@@ -93,6 +99,27 @@ pub struct Context<'a> {
     pub ledger: &'a Ledger,
     /// What the event did to the TLB.
     pub effect: &'a Effect,
+    /// The primitive that returns with this event, and the event that it began at.
+    pub ended: Option<(u64, Primitive)>,
+}
+
+impl Context<'_> {
+    /// The CPU that the event is of.
+    #[must_use]
+    pub fn cpu(&self) -> &ShadowCpu {
+        self.shadow.cpu(self.event.cpu)
+    }
+
+    /// What is stale on that CPU and no rule has spoken of, with the numbers.
+    pub fn open_here(&self) -> impl Iterator<Item = (usize, &Obligation)> {
+        self.ledger.open().filter(|(_, obligation)| obligation.cpu == self.event.cpu)
+    }
+
+    /// Whether what is tagged so may be used on `cpu` as it is now.
+    #[must_use]
+    pub fn is_usable(&self, cpu: CpuId, tag: Tag) -> bool {
+        tag == Tag::Global || tag == Tag::Pcid(self.shadow.cpu(cpu).pcid())
+    }
 }
 
 /// A cached entry as a finding shows it.
@@ -139,12 +166,16 @@ impl Clone for Box<dyn Rule> {
 #[must_use]
 pub fn all() -> Vec<Box<dyn Rule>> {
     use super::rules::{
-        cr3_pairing, lost_mark, never_flushed, pcid_reuse, pti_leak, stale_kernel_entry,
-        stale_other_asid, stale_user_entry,
+        cr3_pairing, generation, lost_mark, never_flushed, pcid_reuse, pti_leak,
+        reuse_before_flush, stale_kernel_entry, stale_other_asid, stale_remote_entry,
+        stale_user_entry,
     };
     vec![
         Box::new(never_flushed::NeverFlushed),
+        Box::new(reuse_before_flush::ReuseBeforeFlush),
         Box::new(stale_kernel_entry::StaleKernelEntry),
+        Box::new(stale_remote_entry::StaleRemoteEntry),
+        Box::new(generation::Generation::default()),
         Box::new(pcid_reuse::PcidReuse::default()),
         Box::new(stale_other_asid::StaleOtherAsid),
         Box::new(cr3_pairing::Cr3Pairing),

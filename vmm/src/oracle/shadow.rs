@@ -1,14 +1,16 @@
-//! The oracle's own copy of what the guest's processor works with, made of events alone.
+//! The oracle's own copy of what the guest's processors work with, made of events alone.
 
-use crate::arch::addr::{Gpa, Gva, Pcid};
+use crate::arch::addr::{CpuId, Gpa, Gva, Pcid};
 use crate::arch::census::Census;
 use crate::arch::features::{CpuFeatures, Paging};
 use crate::arch::tlb::{Effect, Store, Tlb};
 use crate::arch::vcpu::cr4;
-use crate::arch::walk::Tables;
-use crate::event::{Event, Kind, Primitive, TraceHeader};
+use crate::arch::walk::{Start, Tables, Walk, walk};
+use crate::event::{CpuHeader, Event, Kind, Primitive, TraceHeader};
 use stalemate_shared::pcid::{NOFLUSH, PCID_MASK, ROOT_MASK, USER_PCID_BIT};
-use stalemate_shared::tlb_state::USER_PCID_FLUSH_MASK;
+use stalemate_shared::tlb_state::{
+    IS_LAZY, MmState, TLB_STATE_WORDS, USER_PCID_FLUSH_MASK, WAITING,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
@@ -42,13 +44,9 @@ impl ShadowTables {
     }
 }
 
-/// The shadow of one CPU and its tables.
+/// The shadow of one CPU.
 #[derive(Clone, Debug)]
-pub struct Shadow {
-    /// Page tables.
-    pub tables: ShadowTables,
-    /// Which frames are tables.
-    pub census: Census,
+pub struct ShadowCpu {
     /// The TLB.
     pub tlb: Tlb,
     /// CR3.
@@ -57,36 +55,31 @@ pub struct Shadow {
     cr0: u64,
     cr4: u64,
     efer: u64,
-    /// `user_pcid_flush_mask`.
-    pub marks: u64,
+    /// The words of its `TlbState`.
+    state: [u64; TLB_STATE_WORDS],
     /// Marks cleared since their user PCID was last loaded: bits of the mask.
     pub consuming: u64,
-    /// The flush primitive under way.
-    pub primitive: Option<Primitive>,
+    /// The flush primitives under way, the innermost last, and the events that they began at.
+    pub primitives: Vec<(u64, Primitive)>,
     /// The scenario's step under way.
     pub step: Option<usize>,
-    started: bool,
 }
 
-impl Shadow {
-    /// The state that a trace's first event meets; its tables are told by that event and those
-    /// after it.
-    #[must_use]
-    pub fn new(header: &TraceHeader) -> Self {
+impl ShadowCpu {
+    fn new(header: &TraceHeader, cpu: &CpuHeader) -> Self {
+        let mut state = [0; TLB_STATE_WORDS];
+        state.iter_mut().zip(&cpu.tlb_state).for_each(|(word, &known)| *word = known);
         Self {
-            tables: ShadowTables::default(),
-            census: Census::default(),
             tlb: Tlb::new(header.model),
-            cr3: header.cr3,
+            cr3: cpu.cr3,
             features: header.features,
-            cr0: header.cr0,
-            cr4: header.cr4,
-            efer: header.efer,
-            marks: header.user_pcid_flush_mask,
+            cr0: cpu.cr0,
+            cr4: cpu.cr4,
+            efer: cpu.efer,
+            state,
             consuming: 0,
-            primitive: None,
+            primitives: Vec::new(),
             step: None,
-            started: false,
         }
     }
 
@@ -99,7 +92,122 @@ impl Shadow {
     /// The PCID that is current.
     #[must_use]
     pub fn pcid(&self) -> Pcid {
-        pcid_of(self.cr3, self.cr4)
+        let pcide = self.cr4 & cr4::PCIDE != 0;
+        Pcid::new(if pcide { (self.cr3 & PCID_MASK) as u16 } else { 0 })
+    }
+
+    /// The root in CR3.
+    #[must_use]
+    pub fn root(&self) -> Gpa {
+        Gpa(self.cr3 & ROOT_MASK)
+    }
+
+    /// A word of its `TlbState`, by its byte offset.
+    #[must_use]
+    pub fn state(&self, offset: u64) -> u64 {
+        self.state.get((offset / 8) as usize).copied().unwrap_or(0)
+    }
+
+    /// `user_pcid_flush_mask`.
+    #[must_use]
+    pub fn marks(&self) -> u64 {
+        self.state(USER_PCID_FLUSH_MASK)
+    }
+
+    /// Whether it runs a kernel thread on an address space that is not its own.
+    #[must_use]
+    pub fn is_lazy(&self) -> bool {
+        self.state(IS_LAZY) != 0
+    }
+
+    /// The innermost primitive under way, and the event that it began at.
+    #[must_use]
+    pub fn primitive(&self) -> Option<(u64, Primitive)> {
+        self.primitives.last().copied()
+    }
+
+    /// Whether a load of CR3 with this value empties its user PCID because of a mark.
+    #[must_use]
+    pub fn is_consuming(&self, value: u64) -> bool {
+        let user = value & USER_PCID_BIT != 0 && self.cr4 & cr4::PCIDE != 0;
+        user && value & NOFLUSH == 0 && self.consuming >> (value & 0x7ff) & 1 != 0
+    }
+
+    /// Forgets that the mark of the user PCID in `value` was cleared: its load is over.
+    pub fn loaded(&mut self, value: u64) {
+        if value & USER_PCID_BIT != 0 {
+            self.consuming &= !(1u64.checked_shl((value & 0x7ff) as u32).unwrap_or(0));
+        }
+    }
+}
+
+/// The shadow of all CPUs and their tables.
+#[derive(Clone, Debug)]
+pub struct Shadow {
+    /// Page tables.
+    pub tables: ShadowTables,
+    /// Which frames are tables.
+    pub census: Census,
+    /// The CPUs.
+    pub cpus: Vec<ShadowCpu>,
+    /// The words of the array of `MmState`.
+    mm_states: Vec<u64>,
+    started: bool,
+}
+
+impl Shadow {
+    /// The state that a trace's first event meets; its tables are told by that event and those
+    /// after it.
+    #[must_use]
+    pub fn new(header: &TraceHeader) -> Self {
+        Self {
+            tables: ShadowTables::default(),
+            census: Census::default(),
+            cpus: header.cpus.iter().map(|cpu| ShadowCpu::new(header, cpu)).collect(),
+            mm_states: header.mm_states.clone(),
+            started: false,
+        }
+    }
+
+    /// The shadow of `cpu`; a trace that names a CPU which its header does not have means the
+    /// last.
+    #[must_use]
+    pub fn cpu(&self, cpu: CpuId) -> &ShadowCpu {
+        &self.cpus[self.index(cpu)]
+    }
+
+    /// The same, to change.
+    pub fn cpu_mut(&mut self, cpu: CpuId) -> &mut ShadowCpu {
+        let index = self.index(cpu);
+        &mut self.cpus[index]
+    }
+
+    fn index(&self, cpu: CpuId) -> usize {
+        usize::from(cpu.0).min(self.cpus.len().saturating_sub(1))
+    }
+
+    /// The CPUs with their numbers.
+    pub fn numbered(&self) -> impl Iterator<Item = (CpuId, &ShadowCpu)> {
+        (0u8..).map(CpuId).zip(&self.cpus)
+    }
+
+    /// The address spaces.
+    pub fn mm_states(&self) -> impl Iterator<Item = MmState> + '_ {
+        self.mm_states.chunks_exact(size_of::<MmState>() / 8).map(|words| MmState {
+            ctx_id: words[0],
+            tlb_gen: words[1],
+            kernel_root: words[2],
+            cpumask: words[3],
+        })
+    }
+
+    /// The primitive that `cpu` works for, and the event that it began at: its own, or that of a
+    /// CPU which waits for this one.
+    #[must_use]
+    pub fn works_for(&self, cpu: CpuId) -> Option<(u64, Primitive)> {
+        let asks = |other: &&ShadowCpu| other.state(WAITING) >> cpu.0 & 1 != 0;
+        let asked = || self.cpus.iter().find(asks).and_then(ShadowCpu::primitive);
+        self.cpu(cpu).primitive().or_else(asked)
     }
 
     /// Applies one event.
@@ -117,128 +225,137 @@ impl Shadow {
     /// All tables that the first event meets have been told.
     pub fn start(&mut self) {
         if !std::mem::replace(&mut self.started, true) {
-            let (pcid, root) = (self.pcid(), Gpa(self.cr3 & ROOT_MASK));
-            self.census.add_root(&self.tables, root);
-            self.tlb.load_cr3(&self.tables, self.paging(), pcid, root, true);
+            for cpu in &mut self.cpus {
+                let (pcid, root) = (cpu.pcid(), cpu.root());
+                self.census.add_root(&self.tables, root);
+                cpu.tlb.load_cr3(&self.tables, cpu.paging(), pcid, root, true);
+            }
             self.fill();
         }
     }
 
     fn fill(&mut self) {
-        let paging = self.paging();
-        // The A bits that speculation sets are events of their own.
-        self.tlb.speculate(&self.tables, paging);
+        for cpu in &mut self.cpus {
+            // The A bits that speculation sets are events of their own.
+            cpu.tlb.speculate(&self.tables, cpu.paging());
+        }
+    }
+
+    fn pin(&mut self) {
+        let mut reached = BTreeSet::new();
+        for cpu in &self.cpus {
+            reached.extend(cpu.tlb.reached_tables());
+        }
+        self.census.pin(&self.tables, &reached);
     }
 
     fn change(&mut self, event: &Event) -> Effect {
-        let paging = self.paging();
-        let effect = match &event.kind {
+        match &event.kind {
             Kind::TableLinked { table, entries } => {
                 let mut frame = [0; 512];
                 for &(index, entry) in entries {
                     frame[usize::from(index) % 512] = entry;
                 }
                 self.tables.frames.insert(*table, Rc::new(frame));
-                return Effect::default();
             }
             Kind::RootLinked { root } => {
                 self.census.add_root(&self.tables, *root);
-                return Effect::default();
             }
             Kind::TableUnlinked { table } => {
                 self.tables.frames.remove(table);
-                return Effect::default();
             }
             Kind::TableStore { slot, old, new } => {
                 self.tables.set(*slot, *new);
-                self.tlb.table_store(&self.census, Store { slot: *slot, old: *old, new: *new });
-                self.census.pin(&self.tables, &self.tlb.reached_tables());
+                let store = Store { slot: *slot, old: *old, new: *new };
+                for cpu in &mut self.cpus {
+                    cpu.tlb.table_store(&self.census, store);
+                }
+                self.pin();
                 self.census.store(&self.tables, *slot, *old, *new);
-                return Effect::default();
             }
             Kind::AccessedDirty { slot, old, new } => {
                 self.tables.set(*slot, *new);
-                self.tlb.accessed_dirty(&self.census, *slot, *old, *new);
-                return Effect::default();
+                for cpu in &mut self.cpus {
+                    cpu.tlb.accessed_dirty(&self.census, *slot, *old, *new);
+                }
             }
+            Kind::StateStore { owner, offset, old, new } => {
+                let owner = self.cpu_mut(*owner);
+                if let Some(word) = owner.state.get_mut((*offset / 8) as usize) {
+                    *word = *new;
+                }
+                if *offset == USER_PCID_FLUSH_MASK {
+                    owner.consuming = owner.consuming & !new | old & !new;
+                }
+            }
+            Kind::MmStore { offset, new, .. } => {
+                if let Some(word) = self.mm_states.get_mut((*offset / 8) as usize) {
+                    *word = *new;
+                }
+            }
+            Kind::PrimitiveBegin(primitive) => {
+                self.cpu_mut(event.cpu).primitives.push((event.seq, *primitive));
+            }
+            Kind::PrimitiveEnd(_) => {
+                self.cpu_mut(event.cpu).primitives.pop();
+            }
+            Kind::StepBegin { index, .. } => self.cpu_mut(event.cpu).step = Some(*index),
+            Kind::LoadCr3 { value, .. } => {
+                let root = Gpa(value & ROOT_MASK);
+                self.census.add_root(&self.tables, root);
+                return self.invalidate(event);
+            }
+            _ => return self.invalidate(event),
+        }
+        Effect::default()
+    }
+
+    /// What concerns the event's CPU alone.
+    fn invalidate(&mut self, event: &Event) -> Effect {
+        let index = self.index(event.cpu);
+        let Some(cpu) = self.cpus.get_mut(index) else { return Effect::default() };
+        let (tables, paging) = (&self.tables, cpu.paging());
+        let effect = match &event.kind {
             Kind::Fill { translation, .. } => {
-                self.tlb.fill_recorded(&self.tables, paging, translation);
+                cpu.tlb.fill_recorded(tables, paging, translation);
                 return Effect::default();
             }
             Kind::Evict { tag, page } => {
-                self.tlb.evict(*tag, *page);
+                cpu.tlb.evict(*tag, *page);
                 Effect::default()
             }
-            Kind::LoadCr3 { value, .. } => self.load_cr3(*value),
+            Kind::LoadCr3 { value, .. } => {
+                cpu.cr3 = value & !NOFLUSH;
+                let flush = cpu.cr4 & cr4::PCIDE == 0 || value & NOFLUSH == 0;
+                cpu.tlb.load_cr3(tables, paging, cpu.pcid(), cpu.root(), flush)
+            }
             Kind::WriteCr4 { old, new } => {
-                self.cr4 = *new;
-                self.tlb.write_cr4(&self.tables, self.paging(), *old, *new)
+                cpu.cr4 = *new;
+                cpu.tlb.write_cr4(tables, cpu.paging(), *old, *new)
             }
             Kind::WriteCr0 { new, .. } => {
-                self.cr0 = *new;
+                cpu.cr0 = *new;
                 Effect::default()
             }
             Kind::WriteEfer { new, .. } => {
-                self.efer = *new;
+                cpu.efer = *new;
                 Effect::default()
             }
-            Kind::Invlpg { va } if va.is_canonical() => self.tlb.invlpg(&self.tables, paging, *va),
-            Kind::Invpcid { kind, pcid, va } => {
-                self.tlb.invpcid(&self.tables, paging, *kind, *pcid, *va)
-            }
-            Kind::PageFault { va, .. } => self.tlb.page_fault(&self.tables, paging, *va),
-            Kind::StateStore { offset, old, new } if *offset == USER_PCID_FLUSH_MASK => {
-                self.marks = *new;
-                self.consuming = self.consuming & !new | old & !new;
-                return Effect::default();
-            }
-            Kind::PrimitiveBegin(primitive) => {
-                self.primitive = Some(*primitive);
-                return Effect::default();
-            }
-            Kind::PrimitiveEnd(_) => {
-                self.primitive = None;
-                return Effect::default();
-            }
-            Kind::StepBegin { index, .. } => {
-                self.step = Some(*index);
-                return Effect::default();
-            }
+            Kind::Invlpg { va } if va.is_canonical() => cpu.tlb.invlpg(tables, paging, *va),
+            Kind::Invpcid { kind, pcid, va } => cpu.tlb.invpcid(tables, paging, *kind, *pcid, *va),
+            Kind::PageFault { va, .. } => cpu.tlb.page_fault(tables, paging, *va),
             _ => return Effect::default(),
         };
         if self.census.has_pins() {
-            self.census.pin(&self.tables, &self.tlb.reached_tables());
+            self.pin();
         }
         effect
     }
 
-    fn load_cr3(&mut self, value: u64) -> Effect {
-        self.cr3 = value & !NOFLUSH;
-        let root = Gpa(value & ROOT_MASK);
-        self.census.add_root(&self.tables, root);
-        let flush = self.cr4 & cr4::PCIDE == 0 || value & NOFLUSH == 0;
-        self.tlb.load_cr3(&self.tables, self.paging(), self.pcid(), root, flush)
-    }
-
-    /// Whether a load of CR3 with this value empties its user PCID because of a mark.
+    /// What a walk of `root` by `cpu` says of `va` today.
     #[must_use]
-    pub fn is_consuming(&self, value: u64) -> bool {
-        let user = value & USER_PCID_BIT != 0 && self.cr4 & cr4::PCIDE != 0;
-        user && value & NOFLUSH == 0 && self.consuming >> (value & 0x7ff) & 1 != 0
-    }
-
-    /// Forgets that the mark of the user PCID in `value` was cleared: its load is over.
-    pub fn loaded(&mut self, value: u64) {
-        if value & USER_PCID_BIT != 0 {
-            self.consuming &= !(1u64.checked_shl((value & 0x7ff) as u32).unwrap_or(0));
-        }
-    }
-
-    /// The pages of `[start, end]` that `tag` may still use, with what a walk says of them today.
-    #[must_use]
-    pub fn walk_today(&self, root: Gpa, va: Gva) -> crate::arch::walk::Walk {
-        let start = crate::arch::walk::Start::root(root);
-        crate::arch::walk::walk(&self.tables, start, va, self.paging())
+    pub fn walk_today(&self, cpu: CpuId, root: Gpa, va: Gva) -> Walk {
+        walk(&self.tables, Start::root(root), va, self.cpu(cpu).paging())
     }
 
     /// Every root that shares an address space with `root`: itself, and the other of its pair.
@@ -247,11 +364,4 @@ impl Shadow {
         let bit = stalemate_shared::pcid::USER_ROOT_BIT;
         [Gpa(root.0 & !bit), Gpa(root.0 | bit)].into()
     }
-}
-
-/// The PCID that a CR3 value makes current.
-#[must_use]
-pub fn pcid_of(cr3: u64, control: u64) -> Pcid {
-    let pcide = control & cr4::PCIDE != 0;
-    Pcid::new(if pcide { (cr3 & PCID_MASK) as u16 } else { 0 })
 }

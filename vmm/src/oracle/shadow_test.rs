@@ -3,13 +3,13 @@
 use super::shadow::Shadow;
 use crate::arch::addr::{CpuId, Gpa, Gva, Pcid};
 use crate::arch::census::Census;
-use crate::arch::core::{Core, Log, Memory, StateHook, table_entries};
+use crate::arch::core::{Core, Log, Memory, StateHook, StateWord, table_entries};
 use crate::arch::features::CpuFeatures;
 use crate::arch::op::{ControlRegister, Op};
 use crate::arch::tlb::{Entry, Fill, Tag, Tlb, TlbModel};
 use crate::arch::vcpu::{Vcpu, cr0, cr4, efer};
 use crate::arch::walk::{Access, AccessKind, Tables};
-use crate::event::{Event, Kind, TraceHeader};
+use crate::event::{CpuHeader, Event, Kind, TraceHeader};
 use proptest::prelude::*;
 use std::cell::RefCell;
 
@@ -50,8 +50,8 @@ impl Memory for Ram {
 struct NoHook;
 
 impl StateHook for NoHook {
-    fn state_store(&mut self, _: Gva, _: u64, _: u64, new: u64) -> Vec<u64> {
-        vec![new]
+    fn state_store(&mut self, _: Gva, store: StateWord) -> Vec<u64> {
+        vec![store.new]
     }
 }
 
@@ -104,12 +104,15 @@ impl World {
             pti: false,
             model: self.tlb.model(),
             features: self.vcpu.features,
-            cr0: self.vcpu.cr0,
-            cr3: self.vcpu.cr3,
-            cr4: self.vcpu.cr4,
-            efer: self.vcpu.efer,
+            cpus: vec![CpuHeader {
+                cr0: self.vcpu.cr0,
+                cr3: self.vcpu.cr3,
+                cr4: self.vcpu.cr4,
+                efer: self.vcpu.efer,
+                tlb_state: Vec::new(),
+            }],
             trampoline: Vec::new(),
-            user_pcid_flush_mask: 0,
+            mm_states: Vec::new(),
         }
     }
 
@@ -127,7 +130,8 @@ impl World {
             tlb: &mut self.tlb,
             census: &mut self.census,
             memory: &self.ram,
-            state_page: None,
+            remote: Vec::new(),
+            watched: None,
             hook: &mut NoHook,
             seq: 0,
             log: &mut log,
@@ -159,7 +163,7 @@ impl World {
                 core.execute(write(ControlRegister::Cr4, value), 0)
             }
         };
-        log.events.into_iter().map(|(kind, _)| kind).collect()
+        log.events.into_iter().map(|logged| logged.kind).collect()
     }
 }
 
@@ -217,7 +221,12 @@ fn check(all: &[Do], fill: Fill, seed: u64) -> Result<(), TestCaseError> {
         let happened = world.operate(what);
         if !happened.is_empty() {
             tell(&mut shadow, happened);
-            prop_assert_eq!(contents(&world.tlb), contents(&shadow.tlb), "after {:x?}", what);
+            prop_assert_eq!(
+                contents(&world.tlb),
+                contents(&shadow.cpu(CpuId(0)).tlb),
+                "after {:x?}",
+                what
+            );
         }
     }
     Ok(())

@@ -3,7 +3,7 @@
 use super::ledger::{Downgrade, Obligation};
 use super::rule::{Finding, RuleId};
 use super::shadow::Shadow;
-use crate::arch::addr::{Gpa, Gva, Pcid};
+use crate::arch::addr::{CpuId, Gpa, Gva, Pcid};
 use crate::arch::tlb::{Entry, Tag};
 use crate::arch::walk::Step;
 use crate::event::{Event, Kind};
@@ -53,6 +53,8 @@ pub struct Violation {
     pub seq: u64,
     /// The instruction there.
     pub rip: Gva,
+    /// The CPU that holds the entry, or that broke the rule.
+    pub cpu: CpuId,
     /// The step there.
     pub step: Option<usize>,
     /// The entry, and its tag.
@@ -84,10 +86,11 @@ pub fn violation(
         let obligation = obligation?;
         Some((obligation.tag, obligation.entry.clone()?))
     });
+    let cpu = obligation.map_or(event.cpu, |obligation| obligation.cpu);
     let walk = entry.as_ref().and_then(|(tag, entry)| {
-        let root = shadow.tlb.root(*tag)?;
+        let root = shadow.cpu(cpu).tlb.root(*tag)?;
         let va = obligation.map_or(entry.translation.page, |obligation| obligation.page);
-        let walked = shadow.walk_today(root, va);
+        let walked = shadow.walk_today(cpu, root, va);
         let result = match walked.result {
             Ok(today) => today.to_string(),
             Err(failure) => failure.to_string(),
@@ -98,7 +101,7 @@ pub fn violation(
     let missed = match (&entry, since) {
         (Some((tag, entry)), Some(since)) => history
             .iter()
-            .filter(|past| past.event.seq > since)
+            .filter(|past| past.event.seq > since && past.event.cpu == cpu)
             .map(|past| missed(past, *tag, entry))
             .collect(),
         _ => Vec::new(),
@@ -109,7 +112,8 @@ pub fn violation(
         message: finding.message,
         seq,
         rip,
-        step: shadow.step,
+        cpu,
+        step: shadow.cpu(event.cpu).step,
         entry,
         walk,
         downgrade: obligation.map(|obligation| obligation.downgrade),
@@ -124,6 +128,8 @@ fn deadline(rule: RuleId) -> Option<&'static str> {
         RuleId::StaleUserEntry => "the next entry to user mode",
         RuleId::StaleKernelEntry => "the return of the primitive that covers it",
         RuleId::StaleOtherAsid => "the CR3 load that makes its PCID current",
+        RuleId::StaleRemoteEntry => "the acknowledgement, or the return of the primitive",
+        RuleId::Generation => "the end of what raised the slot's generation",
         RuleId::NeverFlushed => "the end of the edit's step",
         _ => return None,
     })

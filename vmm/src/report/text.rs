@@ -1,7 +1,7 @@
 //! The table and the witness.
 
 use super::{Results, command};
-use crate::arch::addr::Gva;
+use crate::arch::addr::{CpuId, Gva};
 use crate::arch::tlb::{Entry, Tag};
 use crate::arch::vcpu::Vcpu;
 use crate::inject::Interrupt;
@@ -365,6 +365,11 @@ fn sweep(out: &mut String, results: &Results<'_>, scenario: &Scenario, sweep: &S
     }
 }
 
+/// The CPU, where there is more than one.
+fn on_cpu(scenario: &Scenario, cpu: CpuId) -> String {
+    if scenario.cpus() > 1 { format!(" on cpu{}", cpu.0) } else { String::new() }
+}
+
 fn obligation(out: &mut String, scenario: &Scenario, owed: &Obligation) {
     let half = match owed.tag {
         Tag::Pcid(pcid) if pcid.is_user() => "user half",
@@ -373,9 +378,10 @@ fn obligation(out: &mut String, scenario: &Scenario, owed: &Obligation) {
     };
     let _ = write!(
         out,
-        "  owed for {} under {} ({half}) since {}: ",
+        "  owed for {} under {}{} ({half}) since {}: ",
         owed.page,
         owed.tag,
+        on_cpu(scenario, owed.cpu),
         step_text(scenario, owed.downgrade.step)
     );
     let _ = match owed.state {

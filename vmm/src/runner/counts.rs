@@ -31,6 +31,10 @@ pub struct EventCounts {
     pub delivered: u64,
     /// On-demand fills.
     pub fills: u64,
+    /// Stores to the states of address spaces.
+    pub mm_stores: u64,
+    /// Interrupts sent to other CPUs.
+    pub ipis: u64,
 }
 
 impl Observer for EventCounts {
@@ -47,7 +51,7 @@ impl Observer for EventCounts {
             Kind::Other { .. } | Kind::WriteCr0 { .. } | Kind::WriteEfer { .. } => {
                 self.other_privileged += 1;
             }
-            Kind::StateStore { offset, old, new } => {
+            Kind::StateStore { offset, old, new, .. } => {
                 self.state_stores += 1;
                 if offset == USER_PCID_FLUSH_MASK {
                     self.marks_made += u64::from(new & !old != 0);
@@ -58,6 +62,8 @@ impl Observer for EventCounts {
             Kind::UserEntry => self.user_entries += 1,
             Kind::Delivered { .. } => self.delivered += 1,
             Kind::Fill { .. } => self.fills += 1,
+            Kind::MmStore { .. } => self.mm_stores += 1,
+            Kind::Ipi { .. } => self.ipis += 1,
             _ => {}
         }
     }

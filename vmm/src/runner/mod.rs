@@ -243,6 +243,8 @@ impl<'a> Runner<'a> {
                 structure_caches: config.structure_caches,
                 seed: config.seed,
             },
+            cpus: config.cpus,
+            schedule: config.schedule,
         };
         let session = match self.session.take() {
             Some(session) if *session.config() == wanted => session,

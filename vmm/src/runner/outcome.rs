@@ -194,12 +194,13 @@ fn stop_outcome(stop: &Stop) -> Outcome {
     }
 }
 
-fn mismatches(scenario: &Scenario, reports: &[StepReport]) -> Vec<Mismatch> {
+fn mismatches(scenario: &Scenario, reports: &[Option<StepReport>]) -> Vec<Mismatch> {
     scenario
         .steps
         .iter()
         .zip(reports)
         .enumerate()
+        .filter_map(|(index, (step, report))| Some((index, (step, report.as_ref()?))))
         .filter(|(_, (step, report))| !matches_report(step.expect, report))
         .map(|(index, (step, report))| Mismatch {
             step: index,

@@ -2,6 +2,7 @@
 
 use crate::arch::features::CpuFeatures;
 use crate::arch::tlb::Fill;
+use crate::machine::Schedule;
 use serde::{Deserialize, Serialize};
 use stalemate_shared::boot::{self, options};
 use std::fmt;
@@ -109,6 +110,10 @@ pub struct RunConfig {
     pub seed: u64,
     /// Paging-structure caches are modelled.
     pub structure_caches: bool,
+    /// How many CPUs there are.
+    pub cpus: u8,
+    /// How they come in between each other.
+    pub schedule: Schedule,
 }
 
 impl RunConfig {
@@ -152,6 +157,11 @@ impl fmt::Display for RunConfig {
         }
         if !self.structure_caches {
             f.write_str(" no-structure-caches")?;
+        }
+        match self.schedule {
+            Schedule::InOrder => {}
+            Schedule::Events(seed) => write!(f, " events {seed}")?,
+            Schedule::Instructions(seed) => write!(f, " instructions {seed}")?,
         }
         Ok(())
     }

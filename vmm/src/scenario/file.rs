@@ -5,8 +5,10 @@ use super::diagnostic::{Diagnostic, nearest, suggest};
 use super::matrix::Selection;
 use super::step::{self, Change, Page, Step};
 use super::{FaultCase, Scenario, Verdict};
+use crate::arch::addr::CpuId;
 use crate::arch::tlb::Fill;
 use crate::inject::Fault;
+use crate::machine::Schedule;
 use crate::oracle::{RULES, RuleId};
 use serde::de::{DeserializeOwned, IntoDeserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -97,8 +99,18 @@ struct RawKernel {
 #[serde(deny_unknown_fields, default)]
 struct RawModel {
     fill: List<Fill>,
+    schedule: List<Grain>,
     seed: Option<Spanned<List<u64>>>,
     structure_caches: List<bool>,
+}
+
+/// After what another CPU may come in between.
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Grain {
+    InOrder,
+    Events,
+    Instructions,
 }
 
 #[derive(Default, Deserialize)]
@@ -196,9 +208,9 @@ impl Source<'_> {
         let written = self.lines(raw);
         let literal_line = self.line(span.start);
         let mut steps = Vec::new();
-        let mut mapped: BTreeSet<(usize, Page)> = BTreeSet::new();
+        let mut order = Order::default();
         for (index, line) in raw.get_ref().split('\n').enumerate() {
-            let text = line.split('#').next().unwrap_or_default();
+            let text = step::without_comment(line);
             if text.trim().is_empty() {
                 continue;
             }
@@ -215,8 +227,13 @@ impl Source<'_> {
             };
             let number = start.map_or(literal_line, |start| self.line(start));
             let step = step::parse(text, number).map_err(fail)?;
-            check_order(&step, &mut mapped).map_err(|(message, help)| fail((0, message, help)))?;
+            order.check(&step).map_err(|(message, help)| fail((0, message, help)))?;
             steps.push(step);
+        }
+        if let Some(cpu) = order.held.first() {
+            let message = format!("cpu{} is held at the end", cpu.0);
+            let help = format!("let it go on with `cpu{} resume`", cpu.0);
+            return Err(self.error(span, message, help));
         }
         if steps.is_empty() {
             let help = "write one step a line, as in `user read u0 -> red`".to_owned();
@@ -287,26 +304,71 @@ fn word_at(line: &str, index: usize) -> (usize, usize) {
     words.clone().nth(index).or(last).unwrap_or((0, line.len()))
 }
 
-fn check_order(step: &Step, mapped: &mut BTreeSet<(usize, Page)>) -> Result<(), (String, String)> {
-    // Kernel pages are in every address space.
-    let key = |page| match page {
-        Page::Kernel(_) => (0, page),
-        _ => (step.mm, page),
-    };
-    let unmapped = || {
-        let message = "this page is not mapped here".to_owned();
-        Err((message, "`map` it in this address space first".to_owned()))
-    };
-    match step.change {
-        Change::None => Ok(()),
-        Change::Map(page) if mapped.insert(key(page)) => Ok(()),
-        Change::Map(_) => {
-            let message = "this page is mapped already".to_owned();
-            Err((message, "use `remap`, or `unmap` it first".to_owned()))
+/// What the steps so far have made of the pages and of the CPUs.
+#[derive(Default)]
+struct Order {
+    mapped: BTreeSet<(usize, Page)>,
+    held: BTreeSet<CpuId>,
+}
+
+impl Order {
+    fn check(&mut self, step: &Step) -> Result<(), (String, String)> {
+        let cpu = step.input.cpu;
+        let held = self.held.remove(&cpu);
+        if step.input.resumes && !held {
+            let message = format!("cpu{} is not held", cpu.0);
+            return Err((message, "hold it in a step with `until POINT` first".to_owned()));
         }
-        Change::Edit(page) if mapped.contains(&key(page)) => Ok(()),
-        Change::Unmap(page) if mapped.remove(&key(page)) => Ok(()),
-        Change::Edit(_) | Change::Unmap(_) => unmapped(),
+        if held && !step.input.resumes {
+            let message = format!("cpu{} is held in the middle of a step", cpu.0);
+            return Err((message, format!("let it go on with `cpu{} resume` first", cpu.0)));
+        }
+        if step.input.hold.is_some() {
+            self.held.insert(cpu);
+        }
+        self.change(step)
+    }
+
+    fn change(&mut self, step: &Step) -> Result<(), (String, String)> {
+        // Kernel pages are in every address space.
+        let key = |page| match page {
+            Page::Kernel(_) => (0, page),
+            _ => (step.mm, page),
+        };
+        let unmapped = || {
+            let message = "this page is not mapped here".to_owned();
+            Err((message, "`map` it in this address space first".to_owned()))
+        };
+        match step.change {
+            Change::None => Ok(()),
+            Change::Map(page) if self.mapped.insert(key(page)) => Ok(()),
+            Change::Map(_) => {
+                let message = "this page is mapped already".to_owned();
+                Err((message, "use `remap`, or `unmap` it first".to_owned()))
+            }
+            Change::Edit(page) if self.mapped.contains(&key(page)) => Ok(()),
+            Change::Unmap(page) if self.mapped.remove(&key(page)) => Ok(()),
+            Change::Edit(_) | Change::Unmap(_) => unmapped(),
+            Change::FreeTable(_) => {
+                self.mapped.retain(|(mm, page)| *mm != step.mm || !matches!(page, Page::Table(_)));
+                Ok(())
+            }
+            Change::Fork(child) => {
+                let of = |mm: usize| {
+                    let user = move |(of, page): &&(usize, Page)| {
+                        *of == mm && matches!(page, Page::User(_))
+                    };
+                    self.mapped.iter().filter(user).copied().collect::<Vec<_>>()
+                };
+                if child == step.mm || !of(child).is_empty() {
+                    let message = "the child has pages of its own".to_owned();
+                    return Err((message, "fork to an address space that maps none".to_owned()));
+                }
+                let inherited = of(step.mm);
+                self.mapped.extend(inherited.into_iter().map(|(_, page)| (child, page)));
+                Ok(())
+            }
+        }
     }
 }
 
@@ -337,10 +399,11 @@ pub fn parse(name: &str, file: &str, text: &str) -> Result<Scenario, Diagnostic>
         return Err(source.error(spanned.span(), message, help));
     }
     let fill = or(raw.model.fill, &[Fill::WorstCase]);
-    let seeded = fill.contains(&Fill::Seeded);
+    let grains = or(raw.model.schedule, &[Grain::InOrder]);
+    let seeded = fill.contains(&Fill::Seeded) || grains.iter().any(|&one| one != Grain::InOrder);
     if let Some(spanned) = raw.model.seed.as_ref().filter(|_| !seeded) {
-        let message = "a seed, and no `seeded` fill that it is for".to_owned();
-        let help = "leave it out, or add `seeded` to `fill`".to_owned();
+        let message = "a seed, and no `seeded` fill or schedule that it is for".to_owned();
+        let help = "leave it out, or add `seeded` to `fill`, or a `schedule`".to_owned();
         return Err(source.error(spanned.span(), message, help));
     }
     let seed = raw.model.seed.map_or_else(List::default, Spanned::into_inner);
@@ -357,6 +420,7 @@ pub fn parse(name: &str, file: &str, text: &str) -> Result<Scenario, Diagnostic>
         paranoid_rewrite: or(raw.kernel.paranoid_rewrite, &[false]),
         nmi_flush: raw.kernel.nmi_flush,
         fill,
+        schedule: schedules(&grains, &seed.0),
         seed: or(seed, &[0]),
         structure_caches: or(raw.model.structure_caches, &[true]),
         steps: source.steps(&raw.steps)?,
@@ -385,6 +449,17 @@ pub fn parse(name: &str, file: &str, text: &str) -> Result<Scenario, Diagnostic>
         scenario.verdicts.push(Verdict { when, violates });
     }
     Ok(scenario)
+}
+
+/// The schedules that the file asks for, by seed.
+fn schedules(grains: &[Grain], seeds: &[u64]) -> Vec<Schedule> {
+    let seeds = if seeds.is_empty() { &[0] } else { seeds };
+    let each = |&grain: &Grain| match grain {
+        Grain::InOrder => vec![Schedule::InOrder],
+        Grain::Events => seeds.iter().map(|&seed| Schedule::Events(seed)).collect(),
+        Grain::Instructions => seeds.iter().map(|&seed| Schedule::Instructions(seed)).collect(),
+    };
+    grains.iter().flat_map(each).collect()
 }
 
 /// Every configuration that a command line can ask of a scenario.

@@ -4,6 +4,7 @@ use super::config::{CpuModel, Policy, RunConfig};
 use super::{FaultCase, Scenario};
 use crate::arch::tlb::Fill;
 use crate::inject::Fault;
+use crate::machine::Schedule;
 use crate::oracle::RuleId;
 use std::collections::BTreeSet;
 
@@ -55,7 +56,7 @@ impl Scenario {
                 for &pti in &self.pti {
                     for &paranoid_rewrite in &self.paranoid_rewrite {
                         for &fill in &self.fill {
-                            for (structure_caches, seed) in self.model_choices(fill) {
+                            for (structure_caches, seed, schedule) in self.model_choices(fill) {
                                 configs.push(RunConfig {
                                     cpu,
                                     policy,
@@ -66,6 +67,8 @@ impl Scenario {
                                     fill,
                                     seed,
                                     structure_caches,
+                                    cpus: self.cpus(),
+                                    schedule,
                                 });
                             }
                         }
@@ -77,11 +80,14 @@ impl Scenario {
         configs
     }
 
-    /// Structure caches, and seeds where they make a difference.
-    fn model_choices(&self, fill: Fill) -> impl Iterator<Item = (bool, u64)> + '_ {
+    /// Structure caches, seeds where they make a difference, and schedules.
+    fn model_choices(&self, fill: Fill) -> impl Iterator<Item = (bool, u64, Schedule)> + '_ {
         let seeds = if fill == Fill::Seeded { &self.seed[..] } else { &[0][..] };
-        let each = |&caches: &bool| seeds.iter().map(move |&seed| (caches, seed));
-        self.structure_caches.iter().flat_map(each)
+        let each = move |&schedule: &Schedule| {
+            let of = move |&caches: &bool| seeds.iter().map(move |&seed| (caches, seed, schedule));
+            self.structure_caches.iter().flat_map(of)
+        };
+        self.schedule.iter().flat_map(each)
     }
 
     fn allows(&self, config: &RunConfig) -> bool {

@@ -17,6 +17,7 @@ pub use step::{Expect, Page, Step};
 
 use crate::arch::tlb::Fill;
 use crate::inject::Fault;
+use crate::machine::Schedule;
 use crate::oracle::RuleId;
 use std::collections::BTreeSet;
 
@@ -48,6 +49,8 @@ pub struct Scenario {
     pub nmi_flush: bool,
     /// The fill choices.
     pub fill: Vec<Fill>,
+    /// How CPUs come in between each other.
+    pub schedule: Vec<Schedule>,
     /// Where seeded choices begin.
     pub seed: Vec<u64>,
     /// With and without paging-structure caches.
@@ -58,6 +61,14 @@ pub struct Scenario {
     pub faults: Vec<FaultCase>,
     /// Where the run without faults is not clean.
     pub verdicts: Vec<Verdict>,
+}
+
+impl Scenario {
+    /// How many CPUs its steps use.
+    #[must_use]
+    pub fn cpus(&self) -> u8 {
+        self.steps.iter().map(|step| step.input.cpu.0 + 1).max().unwrap_or(1)
+    }
 }
 
 /// One or more faults, and what must come of them.

@@ -1,15 +1,17 @@
-//! Step lines: `[mm] verb …`.
+//! Step lines: `[cpuN] [mm] verb … [until POINT]`.
 //!
 //! The address space is a letter A..L; a line without one is about A, also in a scenario that
-//! uses several. `#` begins a comment.
+//! uses several. A line without a CPU is done by CPU 0. `until` holds the CPU back in the middle of
+//! the step; `cpuN resume` lets it go on. `#` begins a comment, except in `POINT#n`.
 
 use super::diagnostic::{nearest, suggest};
+use crate::arch::addr::CpuId;
 use crate::event::StepClass;
-use crate::machine::StepInput;
+use crate::machine::{HOLD_POINTS, Hold, StepInput};
 use stalemate_shared::layout::{
     COLOUR_FRAMES, COLOURS, KERNEL_PAGE_COUNT, KERNEL_PAGES, LARGE_COLOUR_FRAMES, LARGE_COLOURS,
-    LARGE_PAGE_SIZE, MM_COUNT, PAGE_SIZE, USER_LARGE_PAGE_COUNT, USER_LARGE_PAGES, USER_PAGE_COUNT,
-    USER_PAGES, colour_word,
+    LARGE_PAGE_SIZE, MAX_CPUS, MM_COUNT, PAGE_SIZE, USER_LARGE_PAGE_COUNT, USER_LARGE_PAGES,
+    USER_PAGE_COUNT, USER_PAGES, USER_TABLE_PAGE_COUNT, USER_TABLE_PAGES, colour_word,
 };
 use stalemate_shared::step::{flags, misbehaviour, op};
 use std::fmt;
@@ -34,6 +36,8 @@ pub enum Page {
     User(u64),
     /// h0, h1: 2 MiB.
     Large(u64),
+    /// v0, v1, …: on a page table of their own.
+    Table(u64),
     /// k0, k1, …
     Kernel(u64),
 }
@@ -45,6 +49,7 @@ impl Page {
         match self {
             Self::User(number) => USER_PAGES + number * PAGE_SIZE,
             Self::Large(number) => USER_LARGE_PAGES + number * LARGE_PAGE_SIZE,
+            Self::Table(number) => USER_TABLE_PAGES + number * PAGE_SIZE,
             Self::Kernel(number) => KERNEL_PAGES + number * PAGE_SIZE,
         }
     }
@@ -75,6 +80,10 @@ pub enum Change {
     Edit(Page),
     /// A mapped page is unmapped.
     Unmap(Page),
+    /// Another address space gets what this one maps.
+    Fork(usize),
+    /// Every page that shares the page table of this one is unmapped.
+    FreeTable(Page),
 }
 
 /// One step.
@@ -97,7 +106,17 @@ pub struct Step {
 /// An error in a step line: the word's number, what is wrong, what would be right.
 pub type StepError = (usize, String, String);
 
-const VERBS: [&str; 15] = [
+const VERBS: [&str; 25] = [
+    "resume",
+    "lazy",
+    "leave_mm",
+    "fork",
+    "split",
+    "merge",
+    "free_table",
+    "free",
+    "unmap_batched",
+    "flush_tlb_batched",
     "map",
     "remap",
     "unmap",
@@ -164,9 +183,10 @@ impl<'t> Words<'t> {
             None => self.error(
                 format!("`{word}` is no page"),
                 format!(
-                    "use u0..u{}, h0..h{} (2 MiB) or k0..k{}",
+                    "use u0..u{}, h0..h{} (2 MiB), v0..v{} or k0..k{}",
                     USER_PAGE_COUNT - 1,
                     USER_LARGE_PAGE_COUNT - 1,
+                    USER_TABLE_PAGE_COUNT - 1,
                     KERNEL_PAGE_COUNT - 1
                 ),
             ),
@@ -202,6 +222,7 @@ fn parse_page(word: &str) -> Option<Page> {
     match kind {
         "u" if number < USER_PAGE_COUNT => Some(Page::User(number)),
         "h" if number < USER_LARGE_PAGE_COUNT => Some(Page::Large(number)),
+        "v" if number < USER_TABLE_PAGE_COUNT => Some(Page::Table(number)),
         "k" if number < KERNEL_PAGE_COUNT => Some(Page::Kernel(number)),
         _ => None,
     }
@@ -220,25 +241,77 @@ fn parse_mm(word: &str) -> Option<usize> {
     (number < MM_COUNT).then_some(number)
 }
 
+fn parse_cpu(word: &str) -> Option<Result<CpuId, ()>> {
+    let number = word.strip_prefix("cpu")?;
+    let plain = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    let number = number.parse::<u8>().ok().filter(|&n| plain && usize::from(n) < MAX_CPUS);
+    Some(number.map(CpuId).ok_or(()))
+}
+
+/// The text of a line without its comment: from a `#` that begins a word.
+#[must_use]
+pub fn without_comment(line: &str) -> &str {
+    let begins =
+        |&(at, _): &(usize, char)| line[..at].chars().next_back().is_none_or(char::is_whitespace);
+    let comment = line.char_indices().filter(|&(_, c)| c == '#').find(begins);
+    comment.map_or(line, |(at, _)| &line[..at])
+}
+
 /// Parses one line, which is not empty.
 ///
 /// # Errors
 /// The offending word's number, what is wrong with it, and what would be right.
 pub fn parse(text: &str, line: usize) -> Result<Step, StepError> {
     let mut words = Words { words: text.split_whitespace().collect(), at: 0 };
-    let mm = words.words.first().and_then(|word| parse_mm(word));
-    words.at = usize::from(mm.is_some());
-    let mm = mm.unwrap_or(0);
-    let (op, rest, class, expect, change) = verb(&mut words)?;
-    words.end()?;
-    // MISBEHAVE takes no address space.
-    let args = if op == op::MISBEHAVE {
-        [rest[0], 0, 0, 0]
-    } else {
-        [mm as u64, rest[0], rest[1], rest[2]]
+    let cpu = match words.words.first().and_then(|word| parse_cpu(word)) {
+        Some(Err(())) => {
+            let word = words.words[0];
+            let help = format!("use cpu0 to cpu{}", MAX_CPUS - 1);
+            return Err((0, format!("`{word}` is no CPU"), help));
+        }
+        Some(Ok(cpu)) => {
+            words.at = 1;
+            cpu
+        }
+        None => CpuId(0),
     };
-    let input = StepInput { op, args, class };
+    let mm = words.words.get(words.at).and_then(|word| parse_mm(word));
+    words.at += usize::from(mm.is_some());
+    let mm = mm.unwrap_or(0);
+    let resumes = words.optional("resume");
+    let (op, rest, class, expect, change) = match resumes {
+        true => (op::STOP, [0; 3], StepClass::Other, Expect::Done, Change::None),
+        false => verb(&mut words)?,
+    };
+    let hold = until(&mut words)?;
+    words.end()?;
+    // These take no address space.
+    let args = match op {
+        op::MISBEHAVE | op::FREE_FRAME => [rest[0], 0, 0, 0],
+        _ => [mm as u64, rest[0], rest[1], rest[2]],
+    };
+    let input = StepInput { cpu, resumes, hold, op, args, class };
     Ok(Step { text: text.trim().to_owned(), line, mm, input, expect, change })
+}
+
+/// `until POINT`, `until POINT#n`.
+fn until(words: &mut Words<'_>) -> Result<Option<Hold>, StepError> {
+    if !words.optional("until") {
+        return Ok(None);
+    }
+    let word = words.next("a point")?;
+    let (name, nth) = word.split_once('#').unwrap_or((word, "1"));
+    let Some((_, point, _)) = HOLD_POINTS.iter().find(|(known, ..)| *known == name) else {
+        let names = HOLD_POINTS.map(|(name, ..)| name);
+        return words.error(format!("`{name}` is no point"), suggest(name, &names));
+    };
+    match nth.parse() {
+        Ok(nth) if nth > 0 => Ok(Some(Hold { point: *point, nth })),
+        _ => words.error(
+            format!("`{nth}` is no occurrence"),
+            "use a number from 1, as in `until cr3#2`".to_owned(),
+        ),
+    }
 }
 
 type Parsed = (u64, [u64; 3], StepClass, Expect, Change);
@@ -286,7 +359,7 @@ fn verb(words: &mut Words<'_>) -> Result<Parsed, StepError> {
         "flush_tlb_one_user" => match words.page()? {
             Page::Kernel(_) => words.error(
                 "a kernel page is not flushed by the user primitive".to_owned(),
-                "use `flush_tlb_one_kernel`, or a page u… or h…".to_owned(),
+                "use `flush_tlb_one_kernel`, or a page u…, v… or h…".to_owned(),
             ),
             page => flush(op::FLUSH_ONE_USER, [page.address(), 0, 0]),
         },
@@ -314,6 +387,70 @@ fn verb(words: &mut Words<'_>) -> Result<Parsed, StepError> {
                     "use the first and the last page, as in `u0..u3`".to_owned(),
                 ),
             }
+        }
+        "flush_tlb_kernel_range" => {
+            let word = words.next("a range of pages")?;
+            let ends = word.split_once("..").map(|(a, b)| (parse_page(a), parse_page(b)));
+            match ends {
+                Some((Some(first @ Page::Kernel(_)), Some(last @ Page::Kernel(_))))
+                    if first <= last =>
+                {
+                    let end = last.address() + last.size();
+                    flush(op::FLUSH_KERNEL_RANGE, [first.address(), end, 0])
+                }
+                _ => words.error(
+                    format!("`{word}` is no range of kernel pages"),
+                    "use the first and the last page, as in `k0..k3`".to_owned(),
+                ),
+            }
+        }
+        "flush_tlb_batched" => flush(op::FLUSH_BATCHED, [0; 3]),
+        "unmap_batched" => {
+            let page = words.page()?;
+            if matches!(page, Page::Kernel(_)) {
+                return words.error(
+                    "the flush of a kernel page is not deferred".to_owned(),
+                    "use `unmap` and `flush_tlb_one_kernel`".to_owned(),
+                );
+            }
+            edit(op::UNMAP_BATCHED, [page.address(), 0, 0], Change::Unmap(page))
+        }
+        "fork" => {
+            let word = words.next("an address space")?;
+            match parse_mm(word) {
+                Some(child) => edit(op::FORK, [child as u64, 0, 0], Change::Fork(child)),
+                None => words.error(
+                    format!("`{word}` is no address space"),
+                    "an address space is a letter from A to L".to_owned(),
+                ),
+            }
+        }
+        "split" | "merge" => match words.page()? {
+            page @ Page::Large(_) => {
+                let opcode = if verb == "split" { op::SPLIT_LARGE } else { op::MERGE_LARGE };
+                edit(opcode, [page.address(), 0, 0], Change::Edit(page))
+            }
+            _ => words.error(
+                "only 2 MiB pages are split and merged".to_owned(),
+                "use a page h…".to_owned(),
+            ),
+        },
+        "free_table" => match words.page()? {
+            page @ Page::Table(_) => {
+                edit(op::FREE_TABLE, [page.address(), 0, 0], Change::FreeTable(page))
+            }
+            _ => words.error(
+                "the page table of this page is not its own".to_owned(),
+                "use a page v…".to_owned(),
+            ),
+        },
+        "free" => {
+            let frame = words.frame(Page::User(0))?;
+            edit(op::FREE_FRAME, [frame, 0, 0], Change::None)
+        }
+        "lazy" | "leave_mm" => {
+            let opcode = if verb == "lazy" { op::LAZY } else { op::LEAVE_MM };
+            Ok((opcode, [0; 3], StepClass::Other, Expect::Done, Change::None))
         }
         "flush_tlb_mm" => flush(op::FLUSH_MM, [0; 3]),
         "flush_tlb_all" => flush(op::FLUSH_ALL, [0; 3]),

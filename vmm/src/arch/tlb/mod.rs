@@ -13,7 +13,7 @@ mod harvest;
 mod seeded;
 mod set;
 
-pub use choices::{FILLS, Fill, TlbModel};
+pub use choices::{FILLS, Fill, TlbModel, split_mix};
 pub use entry::{Entry, EntryId, StructureEntry, Tag};
 pub use flush::{Effect, Scope};
 pub use seeded::Chosen;

@@ -111,7 +111,7 @@ impl KvmExecutor {
 
     /// Puts `vcpu`'s state where the stub's IRETQ and KVM find it.
     fn load(&mut self, vcpu: &Vcpu) -> Result<(), ExecutorError> {
-        let space = Space { pcid: vcpu.pcid(), user: vcpu.cpl == 3 };
+        let space = Space::of(vcpu);
         let rflags = flags::FIXED
             | flags::IF
             | vcpu.rflags & (flags::ARITHMETIC | flags::DF)

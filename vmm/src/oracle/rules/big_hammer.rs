@@ -30,7 +30,7 @@ pub struct BigHammer {
 /// a flush primitive or because of a mark.
 #[must_use]
 pub fn observe(context: &Context<'_>, consuming: bool) -> Option<BigHammer> {
-    let primitive = context.shadow.primitive;
+    let primitive = context.shadow.works_for(context.event.cpu).map(|(_, primitive)| primitive);
     let big = match context.event.kind {
         Kind::Invpcid { kind, .. } => kind != 0,
         Kind::LoadCr3 { value, .. } => consuming || primitive.is_some() && value & NOFLUSH == 0,

@@ -29,7 +29,7 @@ impl Rule for Cr3Pairing {
 
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {
         let Kind::LoadCr3 { value, .. } = context.event.kind else { return Vec::new() };
-        if !context.header.pti || !context.shadow.paging().pcide {
+        if !context.header.pti || !context.cpu().paging().pcide {
             return Vec::new();
         }
         if (value & USER_PCID_BIT != 0) == (value & USER_ROOT_BIT != 0) {

@@ -1,6 +1,6 @@
 //! `lost-mark`: whoever clears a mark flushes.
 
-use crate::arch::addr::Gva;
+use crate::arch::addr::{CpuId, Gva};
 use crate::arch::vcpu::cr4;
 use crate::event::{Event, Kind};
 use crate::oracle::rule::{About, Context, Finding, Rule, RuleId};
@@ -30,37 +30,41 @@ struct Cleared {
 /// The rule.
 #[derive(Clone, Default)]
 pub struct LostMark {
-    /// By bit of the mask, which is the PCID's low 11 bits.
-    cleared: BTreeMap<u64, Cleared>,
+    /// By CPU and bit of its mask, which is the PCID's low 11 bits.
+    cleared: BTreeMap<(CpuId, u64), Cleared>,
 }
 
 impl LostMark {
+    fn all_flushed(&mut self, on: CpuId) {
+        self.cleared.retain(|(cpu, _), _| *cpu != on);
+    }
+
     fn follow(&mut self, event: &Event) {
         match event.kind {
-            Kind::StateStore { offset, old, new } if offset == USER_PCID_FLUSH_MASK => {
+            Kind::StateStore { owner, offset: USER_PCID_FLUSH_MASK, old, new } => {
                 for bit in (0..64).filter(|bit| (old ^ new) >> bit & 1 != 0) {
                     if new >> bit & 1 != 0 {
-                        self.cleared.remove(&bit);
+                        self.cleared.remove(&(owner, bit));
                     } else {
                         let clear = Cleared { seq: event.seq, rip: event.rip, kept: None };
-                        self.cleared.insert(bit, clear);
+                        self.cleared.insert((owner, bit), clear);
                     }
                 }
             }
             Kind::LoadCr3 { value, .. } if value & USER_PCID_BIT != 0 => {
                 let bit = value & 0x7ff;
                 if value & NOFLUSH == 0 {
-                    self.cleared.remove(&bit);
-                } else if let Some(clear) = self.cleared.get_mut(&bit) {
+                    self.cleared.remove(&(event.cpu, bit));
+                } else if let Some(clear) = self.cleared.get_mut(&(event.cpu, bit)) {
                     clear.kept = Some((event.seq, event.rip));
                 }
             }
             Kind::Invpcid { kind: 1, pcid, .. } if pcid.is_user() => {
-                self.cleared.remove(&(u64::from(pcid.value()) & 0x7ff));
+                self.cleared.remove(&(event.cpu, u64::from(pcid.value()) & 0x7ff));
             }
-            Kind::Invpcid { kind: 2 | 3, .. } => self.cleared.clear(),
+            Kind::Invpcid { kind: 2 | 3, .. } => self.all_flushed(event.cpu),
             Kind::WriteCr4 { old, new } if (old ^ new) & (cr4::PGE | cr4::PCIDE) != 0 => {
-                self.cleared.clear();
+                self.all_flushed(event.cpu);
             }
             _ => {}
         }
@@ -78,11 +82,12 @@ impl Rule for LostMark {
 
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {
         self.follow(context.event);
-        let pcid = context.shadow.pcid();
+        let pcid = context.cpu().pcid();
         if context.event.kind != Kind::UserEntry || !pcid.is_user() {
             return Vec::new();
         }
-        let Some(clear) = self.cleared.remove(&(u64::from(pcid.value()) & 0x7ff)) else {
+        let bit = u64::from(pcid.value()) & 0x7ff;
+        let Some(clear) = self.cleared.remove(&(context.event.cpu, bit)) else {
             return Vec::new();
         };
         vec![Finding {

@@ -1,5 +1,6 @@
 //! `never-flushed`: somebody asks for the flush.
 
+use crate::arch::addr::CpuId;
 use crate::arch::tlb::Tag;
 use crate::event::{Kind, StepClass};
 use crate::oracle::rule::{About, Context, Finding, Rule, RuleId};
@@ -17,10 +18,10 @@ pub const ABOUT: About = About {
 };
 
 /// A mark says that the user PCID is flushed when it is next loaded: a flush that is deferred.
-fn is_marked(tag: Tag, context: &Context<'_>) -> bool {
+fn is_marked(cpu: CpuId, tag: Tag, context: &Context<'_>) -> bool {
     match tag {
         Tag::Pcid(pcid) if pcid.is_user() => {
-            context.shadow.marks >> (pcid.value() & !USER_PCID_BIT as u16) & 1 != 0
+            context.shadow.cpu(cpu).marks() >> (pcid.value() & !USER_PCID_BIT as u16) & 1 != 0
         }
         _ => false,
     }
@@ -45,6 +46,7 @@ impl Rule for NeverFlushed {
             Kind::FrameFreed { frame } => Some(frame),
             _ => return Vec::new(),
         };
+        let at_end = context.event.kind == Kind::End;
         let concerned = |held: Option<&crate::arch::tlb::Entry>| match (frame, held) {
             (None, _) => true,
             (Some(frame), Some(entry)) => entry.translation.frame == frame,
@@ -54,7 +56,15 @@ impl Rule for NeverFlushed {
             .ledger
             .open()
             .filter(|(_, obligation)| obligation.covered.is_none())
-            .filter(|(_, obligation)| frame.is_some() || !is_marked(obligation.tag, context))
+            // What was announced as deferred may stay until the frame goes; and another CPU may
+            // still be between its edit and its flush.
+            .filter(|(_, obligation)| frame.is_some() || !obligation.deferred || at_end)
+            .filter(|(_, obligation)| {
+                frame.is_some() || at_end || obligation.downgrade.cpu == context.event.cpu
+            })
+            .filter(|(_, obligation)| {
+                frame.is_some() || !is_marked(obligation.cpu, obligation.tag, context)
+            })
             .filter(|(_, obligation)| concerned(obligation.entry.as_ref()))
             .map(|(number, obligation)| Finding {
                 obligation: Some(number),

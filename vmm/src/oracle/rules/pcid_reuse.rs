@@ -1,6 +1,6 @@
 //! `pcid-reuse`: a PCID is emptied before it serves another root.
 
-use crate::arch::addr::{Gpa, Pcid};
+use crate::arch::addr::{CpuId, Gpa, Pcid};
 use crate::arch::tlb::Tag;
 use crate::event::Kind;
 use crate::oracle::rule::{About, Context, Finding, Held, Rule, RuleId};
@@ -19,7 +19,7 @@ pub const ABOUT: About = About {
 /// The rule.
 #[derive(Clone, Default)]
 pub struct PcidReuse {
-    told: BTreeSet<(Pcid, Gpa)>,
+    told: BTreeSet<(CpuId, Pcid, Gpa)>,
 }
 
 impl Rule for PcidReuse {
@@ -33,15 +33,15 @@ impl Rule for PcidReuse {
 
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {
         let Kind::LoadCr3 { .. } = context.event.kind else { return Vec::new() };
-        let pcid = context.shadow.pcid();
-        let tag = Tag::Pcid(pcid);
-        let Some(root) = context.shadow.tlb.root(tag) else { return Vec::new() };
-        let foreign = context.shadow.tlb.entries(tag).find(|entry| entry.root != root);
+        let (cpu, pcid) = (context.event.cpu, context.cpu().pcid());
+        let (tag, tlb) = (Tag::Pcid(pcid), &context.cpu().tlb);
+        let Some(root) = tlb.root(tag) else { return Vec::new() };
+        let foreign = tlb.entries(tag).find(|entry| entry.root != root);
         let Some(entry) = foreign else {
-            self.told.retain(|(told, _)| *told != pcid);
+            self.told.retain(|(of, told, _)| (*of, *told) != (cpu, pcid));
             return Vec::new();
         };
-        if !self.told.insert((pcid, entry.root)) {
+        if !self.told.insert((cpu, pcid, entry.root)) {
             return Vec::new();
         }
         vec![Finding {

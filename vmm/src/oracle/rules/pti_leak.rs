@@ -38,8 +38,8 @@ impl Rule for PtiLeak {
             context.header.trampoline.iter().any(inside)
         };
         let kernel = (Gva(0xffff_8000_0000_0000), Gva(u64::MAX));
-        for tag in [Tag::Pcid(context.shadow.pcid()), Tag::Global] {
-            let mut held = context.shadow.tlb.entries_in(tag, kernel.0, kernel.1);
+        for tag in [Tag::Pcid(context.cpu().pcid()), Tag::Global] {
+            let mut held = context.cpu().tlb.entries_in(tag, kernel.0, kernel.1);
             if let Some(entry) = held.find(|entry| !allowed(entry.translation.page)) {
                 return vec![Finding {
                     held: Some(Held { tag, entry: entry.clone() }),

@@ -1,7 +1,5 @@
 //! `stale-kernel-entry`: a flush primitive does what it was called for before it returns.
 
-use crate::arch::tlb::Tag;
-use crate::event::Kind;
 use crate::oracle::rule::{About, Context, Finding, Rule, RuleId};
 
 /// About the rule.
@@ -29,13 +27,11 @@ impl Rule for StaleKernelEntry {
     }
 
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {
-        let Kind::PrimitiveEnd(primitive) = &context.event.kind else { return Vec::new() };
-        let current = Tag::Pcid(context.shadow.pcid());
+        let Some((since, primitive)) = context.ended else { return Vec::new() };
         context
-            .ledger
-            .open()
-            .filter(|(_, obligation)| obligation.tag == current || obligation.tag == Tag::Global)
-            .filter(|(_, obligation)| obligation.is_asked_of(primitive))
+            .open_here()
+            .filter(|(_, obligation)| context.is_usable(obligation.cpu, obligation.tag))
+            .filter(|(_, obligation)| obligation.is_asked_of(since, &primitive))
             .map(|(number, obligation)| Finding {
                 obligation: Some(number),
                 message: format!(

@@ -37,11 +37,10 @@ impl Rule for StaleOtherAsid {
         if user || old & PCID_MASK == value & PCID_MASK {
             return Vec::new();
         }
-        let current = Tag::Pcid(context.shadow.pcid());
+        let current = Tag::Pcid(context.cpu().pcid());
         context
-            .ledger
-            .open()
-            .filter(|(_, obligation)| obligation.tag == current)
+            .open_here()
+            .filter(|(_, obligation)| obligation.tag == current && obligation.is_due())
             .map(|(number, obligation)| Finding {
                 obligation: Some(number),
                 message: format!(

@@ -1,6 +1,5 @@
 //! `stale-user-entry`: user-flush-on-next-return.
 
-use crate::arch::tlb::Tag;
 use crate::event::Kind;
 use crate::oracle::rule::{About, Context, Finding, Rule, RuleId};
 
@@ -33,11 +32,10 @@ impl Rule for StaleUserEntry {
         if context.event.kind != Kind::UserEntry {
             return Vec::new();
         }
-        let active = Tag::Pcid(context.shadow.pcid());
         context
-            .ledger
-            .open()
-            .filter(|(_, obligation)| obligation.tag == active || obligation.tag == Tag::Global)
+            .open_here()
+            .filter(|(_, obligation)| context.is_usable(obligation.cpu, obligation.tag))
+            .filter(|(_, obligation)| obligation.is_due())
             // Under PTI the entry path runs on the user root until it has switched CR3: it may
             // use supervisor entries of the user PCID.
             .filter(|(_, obligation)| context.header.pti || obligation.user_may_use())

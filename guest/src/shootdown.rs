@@ -1,0 +1,191 @@
+//! Flushes on every CPU that needs them: what is asked, who is asked, and what each does.
+//!
+//! A CPU that asks writes down its request, sets a bit for each CPU that must acknowledge, and
+//! interrupts them. It waits with interrupts on: two CPUs may ask each other.
+
+use crate::arch::memory::Word;
+use crate::arch::{apic, hypercall, percpu};
+use crate::flush::{config, page_size, policy};
+use crate::mm::{self, INIT};
+use stalemate_shared::layout::{MAX_CPUS, MM_COUNT, PAGE_SIZE};
+use stalemate_shared::tlb_state::{SWITCHING, Slot};
+
+/// Pages above which a range is flushed as a whole address space, or as everything.
+const CEILING: u64 = 8;
+
+/// What is to be flushed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// User pages of an address space.
+    User {
+        /// Its number.
+        number: usize,
+        /// Its generation with this flush.
+        tlb_gen: u64,
+        /// Page tables go too: CPUs that only walk them must let go as well.
+        frees_tables: bool,
+    },
+    /// Kernel pages.
+    Kernel,
+    /// Whatever address space a CPU has loaded.
+    Loaded,
+    /// Everything.
+    Everything,
+}
+
+/// A request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// What.
+    pub what: What,
+    /// First address.
+    pub start: u64,
+    /// End, exclusive.
+    pub end: u64,
+}
+
+/// Words of a request as others read it.
+const WORDS: usize = 6;
+
+/// The request of each CPU.
+static REQUESTS: [[Word; WORDS]; MAX_CPUS] = [const { [const { Word::new(0) }; WORDS] }; MAX_CPUS];
+
+impl Request {
+    fn publish(&self) {
+        let [kind, number, tlb_gen, frees] = match self.what {
+            What::User { number, tlb_gen, frees_tables } => {
+                [0, number as u64, tlb_gen, u64::from(frees_tables)]
+            }
+            What::Kernel => [1, 0, 0, 0],
+            What::Loaded => [2, 0, 0, 0],
+            What::Everything => [3, 0, 0, 0],
+        };
+        let words = [kind, number, tlb_gen, frees, self.start, self.end];
+        for (word, value) in REQUESTS[percpu::number() as usize].iter().zip(words) {
+            word.set(value);
+        }
+    }
+
+    fn of(cpu: u64) -> Self {
+        let [kind, number, tlb_gen, frees, start, end] =
+            core::array::from_fn(|word| REQUESTS[cpu as usize][word].get());
+        let what = match kind {
+            0 => What::User { number: number as usize, tlb_gen, frees_tables: frees != 0 },
+            1 => What::Kernel,
+            2 => What::Loaded,
+            _ => What::Everything,
+        };
+        Self { what, start, end }
+    }
+}
+
+/// Flushes here, and on all CPUs of `cpus` that must.
+pub fn flush_on(cpus: u64, request: &Request) {
+    flush_here(request);
+    let me = percpu::number();
+    let asked = (0..config().cpus)
+        .filter(|&cpu| cpu != me && cpus >> cpu & 1 != 0 && must_flush(cpu, request))
+        .fold(0, |asked, cpu| asked | 1 << cpu);
+    if asked != 0 {
+        ask(asked, request);
+    }
+}
+
+/// All CPUs.
+pub const EVERY_CPU: u64 = u64::MAX;
+
+/// Whether `cpu`, which may have what is flushed, must be asked. A lazy CPU looks at generations
+/// before it goes on; only where tables are freed it must not walk them until then.
+fn must_flush(cpu: u64, request: &Request) -> bool {
+    match request.what {
+        What::Kernel | What::Everything | What::User { frees_tables: true, .. } => true,
+        What::Loaded => !percpu::is_lazy_of(cpu),
+        What::User { number, .. } => {
+            let loaded = percpu::loaded_mm_of(cpu);
+            // In the middle of a switch it may have read the generation already.
+            loaded == SWITCHING || loaded == mm::ctx_id(number) && !percpu::is_lazy_of(cpu)
+        }
+    }
+}
+
+/// Asks the CPUs of a set, and waits until all have acknowledged.
+fn ask(cpus: u64, request: &Request) {
+    request.publish();
+    percpu::set_waiting(cpus);
+    for cpu in (0..config().cpus).filter(|cpu| cpus >> cpu & 1 != 0) {
+        percpu::ask(cpu);
+        apic::send_shootdown(cpu);
+    }
+    while percpu::waiting() != 0 {
+        hypercall::wait_for_others();
+    }
+}
+
+/// Does what others have asked for; called by the interrupt's handler.
+pub fn answer() {
+    for cpu in (0..config().cpus).filter(|cpu| percpu::pending() >> cpu & 1 != 0) {
+        percpu::take_notice(cpu);
+        flush_here(&Request::of(cpu));
+        percpu::acknowledge(cpu);
+    }
+}
+
+/// Flushes on this CPU, where it has what is flushed.
+#[inline(never)]
+pub fn flush_here(request: &Request) {
+    match request.what {
+        What::Everything => policy().flush_tlb_all(),
+        What::Kernel => kernel(request),
+        What::Loaded => {
+            if let Some(number) = (0..MM_COUNT).find(|&number| is_loaded(number)) {
+                mm::catch_up(number);
+            }
+        }
+        What::User { number, tlb_gen, .. } if is_loaded(number) => user(number, tlb_gen, request),
+        What::User { .. } => {}
+    }
+}
+
+fn is_loaded(number: usize) -> bool {
+    percpu::loaded_mm() == mm::ctx_id(number)
+}
+
+fn kernel(request: &Request) {
+    if (request.end - request.start) / PAGE_SIZE > CEILING {
+        policy().flush_tlb_all();
+        return;
+    }
+    let mut va = request.start;
+    while va < request.end {
+        policy().flush_tlb_one_kernel(va);
+        va += PAGE_SIZE;
+    }
+}
+
+/// User pages of the loaded address space. The little hammer will do only where this flush is the
+/// one that the slot lacks; else others are on their way, and the whole address space is flushed
+/// for all of them.
+fn user(number: usize, asked: u64, request: &Request) {
+    if percpu::is_lazy() != 0 {
+        mm::switch_mm(INIT);
+        return;
+    }
+    let asid = percpu::loaded_mm_asid() as u16;
+    let (slot, mm) = (percpu::slot(asid), percpu::mm_state(number));
+    if slot.tlb_gen >= mm.tlb_gen {
+        return;
+    }
+    let size = page_size(request.start);
+    let few = (request.end - request.start) / size <= CEILING;
+    if few && asked == slot.tlb_gen + 1 && asked == mm.tlb_gen {
+        let mut va = request.start;
+        while va < request.end {
+            policy().flush_tlb_one_user(va);
+            va += size;
+        }
+    } else {
+        policy().flush_tlb_mm();
+    }
+    // Not before: what the slot says has been flushed.
+    percpu::set_slot(asid, Slot { ctx_id: mm.ctx_id, tlb_gen: mm.tlb_gen });
+}

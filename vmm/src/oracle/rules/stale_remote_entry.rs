@@ -1,0 +1,89 @@
+//! `stale-remote-entry`: a shootdown reaches every CPU before it is over.
+
+use crate::arch::addr::CpuId;
+use crate::event::{Kind, Primitive};
+use crate::oracle::ledger::Obligation;
+use crate::oracle::rule::{About, Context, Finding, Rule, RuleId};
+use stalemate_shared::hypercall::primitive::FREE_TABLES;
+use stalemate_shared::tlb_state::WAITING;
+
+/// About the rule.
+pub const ABOUT: About = About {
+    id: RuleId::StaleRemoteEntry,
+    name: "stale-remote-entry",
+    statement: "When a CPU acknowledges a shootdown, and when the primitive that asked for it \
+                returns, it holds no stale entry for it in its current PCID or among globals; a \
+                lazy CPU none, where tables are freed.",
+    source: "SDM vol. 3, 4.10.5; Linux fea4e317f9e7 (CVE-2025-37964), 2ff6ddf19c0e",
+    violated_by: "shootdown with `drop ipi`",
+    is_cost: false,
+};
+
+/// The rule.
+#[derive(Clone)]
+pub struct StaleRemoteEntry;
+
+/// What the event says is flushed: the primitive, the event that it began at, and the CPUs.
+struct Claim {
+    since: u64,
+    primitive: Primitive,
+    /// The CPU that acknowledges; none where the primitive returns, and all others must be done.
+    by: Option<CpuId>,
+}
+
+fn claim(context: &Context<'_>) -> Option<Claim> {
+    if let Some((since, primitive)) = context.ended {
+        return Some(Claim { since, primitive, by: None });
+    }
+    let Kind::StateStore { owner, offset: WAITING, old, new } = context.event.kind else {
+        return None;
+    };
+    let by = context.event.cpu;
+    let acknowledges = (old & !new) >> by.0 & 1 != 0;
+    let (since, primitive) = context.shadow.cpu(owner).primitive().filter(|_| acknowledges)?;
+    Some(Claim { since, primitive, by: Some(by) })
+}
+
+impl Claim {
+    fn concerns(&self, context: &Context<'_>, obligation: &Obligation) -> bool {
+        let cpu = obligation.cpu;
+        let meant = self.by.map_or(cpu != context.event.cpu, |by| by == cpu);
+        // A lazy CPU runs no user code; before it does it looks at generations.
+        let excused = context.shadow.cpu(cpu).is_lazy()
+            && self.primitive.root.0 != 0
+            && self.primitive.id != FREE_TABLES;
+        meant && !excused && obligation.is_asked_of(self.since, &self.primitive)
+    }
+}
+
+impl Rule for StaleRemoteEntry {
+    fn boxed(&self) -> Box<dyn Rule> {
+        Box::new(self.clone())
+    }
+
+    fn id(&self) -> RuleId {
+        ABOUT.id
+    }
+
+    fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {
+        let Some(claim) = claim(context) else { return Vec::new() };
+        let does = if claim.by.is_some() { "is acknowledged" } else { "returns" };
+        context
+            .ledger
+            .open()
+            .filter(|(_, obligation)| context.is_usable(obligation.cpu, obligation.tag))
+            .filter(|(_, obligation)| claim.concerns(context, obligation))
+            .map(|(number, obligation)| Finding {
+                obligation: Some(number),
+                message: format!(
+                    "{} {does} while {} of CPU {} still holds a stale entry for {}",
+                    claim.primitive.name(),
+                    obligation.tag,
+                    obligation.cpu.0,
+                    obligation.page
+                ),
+                ..Finding::default()
+            })
+            .collect()
+    }
+}
