@@ -97,7 +97,7 @@ fn every_program_is_legal_and_of_every_kind_there_are_some() {
 fn the_model_refuses_what_the_kernel_would_and_what_owes_a_flush() {
     let (u0, red) = (stalemate::scenario::Page::User(0), frame());
     let of = |verbs: &[Verb]| -> Vec<Action> {
-        verbs.iter().map(|&verb| Action { mm: 0, verb }).collect()
+        verbs.iter().map(|&verb| Action { cpu: 0, mm: 0, verb }).collect()
     };
     let map = Verb::Map(u0, red);
     for (verbs, expected) in [
@@ -114,7 +114,7 @@ fn the_model_refuses_what_the_kernel_would_and_what_owes_a_flush() {
 }
 
 fn frame() -> model::Frame {
-    model::Frame { colour: 0, writable: true, dirty: false }
+    model::Frame::new(0, true, false)
 }
 
 #[test]
@@ -192,7 +192,7 @@ fn a_policy_that_forgets_is_found_and_the_smaller_program_fails_too() {
         let forgets = ["drop mark".parse().expect("a fault")];
         let mut fails = |program: &Program| -> Result<bool, ()> {
             let scenario = base.scenario("fuzz", program).expect("legal");
-            let run = script::run(0, config, &forgets);
+            let run = script::run(&scenario, config, &forgets);
             let (trouble, _) = bench.run(&scenario, &run).expect("the host works");
             Ok(trouble == Some(Trouble::Outcome(Outcome::Violation, Some(RuleId::StaleUserEntry))))
         };

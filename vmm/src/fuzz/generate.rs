@@ -3,9 +3,11 @@
 use super::model::{Action, Frame, Verb, World};
 use crate::arch::tlb::Fill;
 use crate::inject::Fault;
+use crate::machine::Schedule;
 use crate::scenario::Page;
 use stalemate_shared::layout::{
-    COLOURS, KERNEL_PAGE_COUNT, LARGE_COLOURS, MM_COUNT, USER_LARGE_PAGE_COUNT, USER_PAGE_COUNT,
+    COLOURS, KERNEL_PAGE_COUNT, LARGE_COLOURS, MAX_CPUS, MM_COUNT, USER_LARGE_PAGE_COUNT,
+    USER_PAGE_COUNT, USER_TABLE_PAGE_COUNT,
 };
 
 /// Steps of a program, at least and at most.
@@ -57,8 +59,12 @@ pub struct Ground {
     pub cpu: u64,
     /// Page-table isolation.
     pub pti: bool,
+    /// How many CPUs there are.
+    pub cpus: u8,
     /// The fill choice.
     pub fill: Fill,
+    /// How CPUs come in between each other.
+    pub schedule: Schedule,
     /// Where a seeded fill begins.
     pub seed: u64,
 }
@@ -72,10 +78,24 @@ pub struct Program {
     pub faults: Vec<Fault>,
 }
 
-/// Fills, with their weights: the verdict is the worst case's.
-const FILLS: [(u64, Fill); 3] = [(16, Fill::WorstCase), (2, Fill::LazyA), (1, Fill::Seeded)];
-/// Seeds of a seeded fill: few, because each is a guest to boot.
-const FILL_SEEDS: u64 = 2;
+/// The seed of seeded fills and schedules: one, because each is a guest to boot.
+const SEED: u64 = 1;
+
+/// CPUs, fill and schedule, with their weights: the verdict is the worst case's. Few of them,
+/// since each is a guest to boot, on every processor and for every policy.
+const MODELS: [(u64, (u8, Fill, Schedule)); 10] = [
+    (28, (1, Fill::WorstCase, Schedule::InOrder)),
+    (3, (1, Fill::LazyA, Schedule::InOrder)),
+    (2, (1, Fill::Seeded, Schedule::InOrder)),
+    (14, (2, Fill::WorstCase, Schedule::InOrder)),
+    (2, (2, Fill::LazyA, Schedule::InOrder)),
+    (2, (2, Fill::WorstCase, Schedule::Events(SEED))),
+    (1, (2, Fill::WorstCase, Schedule::Instructions(SEED))),
+    (5, (4, Fill::WorstCase, Schedule::InOrder)),
+    (2, (4, Fill::WorstCase, Schedule::Events(SEED))),
+    (1, (MAX_CPUS as u8, Fill::WorstCase, Schedule::InOrder)),
+];
+
 /// One program in so many is interrupted at a named point.
 const INTERRUPTED: u64 = 8;
 /// One in so many at every instruction of one step, which is hundreds of runs.
@@ -90,13 +110,14 @@ const SPACES: [(u64, u64); 6] = [(6, 1), (8, 2), (3, 3), (1, 6), (2, 8), (1, MM_
 const USER_PAGES: [(u64, u64); 5] = [(4, 1), (4, 2), (3, 4), (1, 10), (1, USER_PAGE_COUNT)];
 const KERNEL_PAGES: [(u64, u64); 4] = [(4, 0), (4, 1), (2, 2), (1, KERNEL_PAGE_COUNT)];
 const LARGE_PAGES: [(u64, u64); 3] = [(6, 0), (2, 1), (1, USER_LARGE_PAGE_COUNT)];
+const TABLE_PAGES: [(u64, u64); 3] = [(6, 0), (2, 1), (1, USER_TABLE_PAGE_COUNT)];
 
 /// A kind of step: what it would be, if it can be here.
 type Kind = fn(&mut Author) -> Option<Verb>;
 
 /// The kinds of steps that are neither owed nor at the beginning, with their weights. One that
 /// cannot be where it is drawn is drawn again.
-const KINDS: [(u64, Kind); 13] = [
+const KINDS: [(u64, Kind); 20] = [
     (4, |author| author.unmapped().map(|(page, frame)| Verb::Map(page, frame))),
     (10, |author| {
         let page = author.mapped()?;
@@ -116,6 +137,19 @@ const KINDS: [(u64, Kind); 13] = [
     (5, |_| Some(Verb::Switch)),
     (3, |_| Some(Verb::Nop)),
     (1, |author| Some(author.needless_flush())),
+    (3, |author| author.mapped().map(Verb::UnmapBatched)),
+    (2, |author| {
+        author.mapped()?;
+        Some(Verb::Fork(author.draw.below(author.spaces) as usize))
+    }),
+    (4, |author| author.large().map(Verb::Split)),
+    (3, |author| author.large().map(Verb::Merge)),
+    (3, |author| {
+        let page = author.mapped()?;
+        matches!(page, Page::Table(_)).then_some(Verb::FreeTable(page))
+    }),
+    (2, |_| Some(Verb::Lazy)),
+    (1, |_| Some(Verb::LeaveMm)),
 ];
 
 /// Ways to pay for a page, with their weights.
@@ -134,16 +168,15 @@ const PAYMENTS: [(u64, Payment); 4] =
 #[must_use]
 pub fn ground(seed: u64, number: u64) -> Ground {
     let mut draw = stream(seed, number, 0);
-    let fill = draw.weighted(&FILLS);
+    let (cpus, fill, schedule) = draw.weighted(&MODELS);
     let (cpu, pti) = (draw.bits() >> 1, draw.one_in(2));
-    let seed = if fill == Fill::Seeded { 1 + draw.below(FILL_SEEDS) } else { 0 };
-    Ground { cpu, pti, fill, seed }
+    Ground { cpu, pti, cpus, fill, schedule, seed: if fill == Fill::Seeded { SEED } else { 0 } }
 }
 
 /// Program `number` of `seed`.
 #[must_use]
 pub fn program(seed: u64, number: u64) -> Program {
-    let mut author = Author::new(stream(seed, number, 1));
+    let mut author = Author::new(stream(seed, number, 1), ground(seed, number).cpus);
     author.write();
     let faults = author.interrupts();
     Program { actions: author.actions, faults }
@@ -159,7 +192,9 @@ struct Author {
     draw: Draw,
     world: World,
     actions: Vec<Action>,
-    /// The address space of the step under way.
+    cpus: u8,
+    /// The CPU and the address space of the step under way.
+    cpu: u8,
     mm: usize,
     spaces: u64,
     pages: Vec<Page>,
@@ -167,16 +202,17 @@ struct Author {
 }
 
 impl Author {
-    fn new(mut draw: Draw) -> Self {
+    fn new(mut draw: Draw, cpus: u8) -> Self {
         let spaces = draw.weighted(&SPACES);
         let (user, kernel) = (draw.weighted(&USER_PAGES), draw.weighted(&KERNEL_PAGES));
-        let large = draw.weighted(&LARGE_PAGES);
+        let (large, table) = (draw.weighted(&LARGE_PAGES), draw.weighted(&TABLE_PAGES));
         let all = (0..user).map(Page::User).chain((0..kernel).map(Page::Kernel));
-        let pages = all.chain((0..large).map(Page::Large)).collect();
+        let all = all.chain((0..large).map(Page::Large)).chain((0..table).map(Page::Table));
+        let pages = all.collect();
         // Few frames: two pages often share one.
         let colours = draw.pick(&[2, 3, COLOURS.len() as u64]);
         let (world, actions) = (World::default(), Vec::new());
-        Self { draw, world, actions, mm: 0, spaces, pages, colours }
+        Self { draw, world, actions, cpus, cpu: 0, mm: 0, spaces, pages, colours }
     }
 
     fn write(&mut self) {
@@ -187,15 +223,23 @@ impl Author {
         let beginning = 1 + self.draw.below(wanted as u64 / 3 + 1) as usize;
         while self.actions.len() < wanted {
             self.mm = self.draw.below(self.spaces) as usize;
+            // The first step is the last CPU's, so that a program uses all that there are.
+            let any = self.draw.below(u64::from(self.cpus)) as u8;
+            self.cpu = if self.actions.is_empty() { self.cpus - 1 } else { any };
             // One step is kept for the flush of what is owed at the end.
             let left = wanted - self.actions.len();
-            if !self.world.owed().is_empty() && (left <= 1 || self.draw.one_in(2)) {
-                self.pay(left);
+            let last = left <= 1;
+            if !self.world.owed().is_empty() && (last || self.draw.one_in(2)) {
+                self.pay(last);
+                continue;
+            }
+            if !self.world.deferred().is_empty() && (last || self.draw.one_in(3)) {
+                self.pay_deferred(last);
                 continue;
             }
             let kind = if self.actions.len() < beginning { KINDS[0].1 } else { self.kind() };
             let Some(verb) = kind(self).or_else(|| self.kind()(self)) else { continue };
-            if left > 1 || !verb.owes() {
+            if !last || !(verb.owes() || matches!(verb, Verb::UnmapBatched(_))) {
                 self.take(verb);
             }
         }
@@ -206,22 +250,34 @@ impl Author {
     }
 
     fn take(&mut self, verb: Verb) {
-        let action = Action { mm: self.mm, verb };
+        let action = Action { cpu: self.cpu, mm: self.mm, verb };
         if self.world.take(&action).is_ok() {
             self.actions.push(action);
         }
     }
 
-    /// Flushes something that is owed; everything, where one step is left.
-    fn pay(&mut self, left: usize) {
+    /// Flushes something that is owed; everything, where this is the last step.
+    fn pay(&mut self, last: bool) {
         let owed: Vec<_> = self.world.owed().iter().copied().collect();
         let (mm, page) = self.draw.pick(&owed);
         let payment = match self.draw.weighted(&PAYMENTS) {
-            _ if left <= 1 && owed.len() > 1 => Payment::All,
-            Payment::Range | Payment::Mm if matches!(page, Page::Kernel(_)) => Payment::One,
+            _ if last && (owed.len() > 1 || !self.world.deferred().is_empty()) => Payment::All,
+            Payment::Mm if matches!(page, Page::Kernel(_)) => Payment::One,
             payment => payment,
         };
         self.mm = mm;
+        self.flush(payment, page);
+    }
+
+    /// Does what a CPU has deferred; what all have, where this is the last step.
+    fn pay_deferred(&mut self, last: bool) {
+        let cpus: Vec<u8> = self.world.deferred().iter().map(|(cpu, _)| *cpu).collect();
+        self.cpu = self.draw.pick(&cpus);
+        let one = cpus.iter().all(|cpu| *cpu == self.cpu);
+        self.take(if last && !one { Verb::FlushAll } else { Verb::FlushBatched });
+    }
+
+    fn flush(&mut self, payment: Payment, page: Page) {
         let verb = match payment {
             Payment::One => Verb::FlushOne(page),
             Payment::Range => self.range(page),
@@ -236,11 +292,15 @@ impl Author {
         let (number, count, make): (u64, u64, fn(u64) -> Page) = match page {
             Page::User(number) => (number, USER_PAGE_COUNT, Page::User),
             Page::Large(number) => (number, USER_LARGE_PAGE_COUNT, Page::Large),
-            Page::Kernel(_) => return Verb::FlushOne(page),
+            Page::Table(number) => (number, USER_TABLE_PAGE_COUNT, Page::Table),
+            Page::Kernel(number) => (number, KERNEL_PAGE_COUNT, Page::Kernel),
         };
-        let first = self.draw.below(number + 1);
-        let last = number + self.draw.below(count - number);
-        Verb::FlushRange(make(first), make(last))
+        let first = make(self.draw.below(number + 1));
+        let last = make(number + self.draw.below(count - number));
+        match page {
+            Page::Kernel(_) => Verb::FlushKernelRange(first, last),
+            _ => Verb::FlushRange(first, last),
+        }
     }
 
     fn needless_flush(&mut self) -> Verb {
@@ -274,6 +334,12 @@ impl Author {
         Some(page)
     }
 
+    fn large(&mut self) -> Option<Page> {
+        let found =
+            (0..3).find_map(|_| self.mapped().filter(|page| matches!(page, Page::Large(_))));
+        found
+    }
+
     fn unmapped(&mut self) -> Option<(Page, Frame)> {
         let page = self.any();
         let frame = self.frame(page);
@@ -284,7 +350,7 @@ impl Author {
         let large = matches!(page, Page::Large(_));
         let colours = if large { self.colours.min(LARGE_COLOURS as u64) } else { self.colours };
         let colour = self.draw.below(colours) as usize;
-        Frame { colour, writable: !self.draw.one_in(4), dirty: self.draw.one_in(8) }
+        Frame::new(colour, !self.draw.one_in(4), self.draw.one_in(8))
     }
 
     fn value(&mut self) -> u64 {

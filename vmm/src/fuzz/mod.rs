@@ -114,17 +114,42 @@ pub fn first_failure(
 ) -> Result<Option<(u64, Scenario)>, FuzzError> {
     let base = Base::new()?;
     with_bench(vec![executor], |bench| {
-        for number in 0..limit {
-            let program = generate::program(seed, number);
-            let scenario = base.scenario("fuzz", &program).map_err(FuzzError::Illegal)?;
-            let run = script::run(0, *config, &program.faults);
-            let (Some(trouble), _) = bench.run(&scenario, &run)? else { continue };
-            let failing = Failing { number, config: *config, trouble };
+        for first in (0..limit).step_by(WINDOW) {
+            let failing =
+                window(bench, &base, config, seed, first..limit.min(first + WINDOW as u64))?;
+            let Some(failing) = failing else { continue };
+            let number = failing.number;
             let (_, scenario) = small(bench, &base, seed, failing)?;
             return Ok(Some((number, scenario)));
         }
         Ok(None)
     })
+}
+
+/// Programs that [`first_failure`] takes together, those with as many CPUs after each other.
+const WINDOW: usize = 64;
+
+/// The first of these programs that fails on `config`.
+fn window(
+    bench: &mut Bench<'_>,
+    base: &Base,
+    config: &RunConfig,
+    seed: u64,
+    numbers: std::ops::Range<u64>,
+) -> Result<Option<Failing>, FuzzError> {
+    let mut numbers: Vec<u64> = numbers.collect();
+    numbers.sort_by_key(|&number| generate::ground(seed, number).cpus);
+    let mut first: Option<Failing> = None;
+    for number in numbers {
+        let program = generate::program(seed, number);
+        let scenario = base.scenario("fuzz", &program).map_err(FuzzError::Illegal)?;
+        let run = script::run(&scenario, *config, &program.faults);
+        let (Some(trouble), _) = bench.run(&scenario, &run)? else { continue };
+        if first.as_ref().is_none_or(|first| number < first.number) {
+            first = Some(Failing { number, config: run.config, trouble });
+        }
+    }
+    Ok(first)
 }
 
 /// Makes a failing program small.
@@ -138,7 +163,8 @@ fn small(
     let program = generate::program(seed, *number);
     let mut fails = |candidate: &Program| -> Result<bool, FuzzError> {
         let scenario = base.scenario("fuzz", candidate).map_err(FuzzError::Illegal)?;
-        let (found, result) = bench.run(&scenario, &script::run(0, *config, &candidate.faults))?;
+        let run = script::run(&scenario, *config, &candidate.faults);
+        let (found, result) = bench.run(&scenario, &run)?;
         Ok(same(trouble, found.as_ref(), result.as_ref()))
     };
     let smallest = shrink::shrink(&program, &mut fails)?;
@@ -146,7 +172,7 @@ fn small(
     let why = format!("Program {number} of seed {seed} on {config}: {trouble}");
     let text = script::text(&smallest, config, &why).map_err(FuzzError::Illegal)?;
     let scenario = crate::scenario::parse(&name, &format!("{name}.toml"), &text)?;
-    let command = command(&scenario, &script::run(0, *config, &smallest.faults));
+    let command = command(&scenario, &script::run(&scenario, *config, &smallest.faults));
     let found = Found {
         steps_before: program.actions.len(),
         steps: smallest.actions.len(),

@@ -3,7 +3,7 @@
 //! shows, whatever its processor caches.
 
 use crate::scenario::Page;
-use stalemate_shared::layout::{COLOURS, LARGE_COLOURS, colour_word};
+use stalemate_shared::layout::{COLOURS, LARGE_COLOURS, POOL_FRAME_COUNT, colour_word};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write};
 
@@ -30,6 +30,24 @@ pub enum Verb {
     FlushMm,
     /// `flush_tlb_all`
     FlushAll,
+    /// `flush_tlb_kernel_range` from the first page to the last.
+    FlushKernelRange(Page, Page),
+    /// A mapped page is mapped no more; the flush is left to the CPU's next batched one.
+    UnmapBatched(Page),
+    /// `flush_tlb_batched`
+    FlushBatched,
+    /// Another address space gets the small user pages, to be copied at the first store; flushed.
+    Fork(usize),
+    /// A 2 MiB page becomes small ones; flushed.
+    Split(Page),
+    /// And back; flushed.
+    Merge(Page),
+    /// The page table of v0..v3 goes, with what it maps; flushed.
+    FreeTable(Page),
+    /// The CPU runs a kernel thread, lazily.
+    Lazy,
+    /// The CPU loads the address space without a user half.
+    LeaveMm,
     /// `switch_mm`
     Switch,
     /// To user mode and back.
@@ -52,17 +70,31 @@ impl Verb {
 /// What a page is mapped to, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame {
-    /// Index of its colour.
+    /// Index of its colour; above those, a copy.
     pub colour: usize,
     /// The page may be written.
     pub writable: bool,
     /// A and D are set from the beginning.
     pub dirty: bool,
+    /// It is copied at the first store of user mode.
+    pub shared: bool,
+    /// It is a large page in parts.
+    pub split: bool,
+}
+
+impl Frame {
+    /// A frame that is mapped afresh.
+    #[must_use]
+    pub fn new(colour: usize, writable: bool, dirty: bool) -> Self {
+        Self { colour, writable, dirty, shared: false, split: false }
+    }
 }
 
 /// One step of a program, without what it must come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Action {
+    /// The CPU's number.
+    pub cpu: u8,
     /// The address space's number.
     pub mm: usize,
     /// What is done.
@@ -73,7 +105,15 @@ impl Action {
     /// Whether the step is neither an edit nor a flush: by then, what is owed must be paid.
     #[must_use]
     pub fn is_other(&self) -> bool {
-        matches!(self.verb, Verb::Switch | Verb::Nop | Verb::Read(..) | Verb::Write(..))
+        matches!(
+            self.verb,
+            Verb::Switch
+                | Verb::Nop
+                | Verb::Lazy
+                | Verb::LeaveMm
+                | Verb::Read(..)
+                | Verb::Write(..)
+        )
     }
 
     /// Whether the step is about no address space in particular.
@@ -88,7 +128,11 @@ impl Action {
             | Verb::Clean(page)
             | Verb::Age(page)
             | Verb::FlushOne(page) => kernel(page),
-            Verb::FlushAll => true,
+            Verb::FlushAll
+            | Verb::FlushKernelRange(..)
+            | Verb::FlushBatched
+            | Verb::Lazy
+            | Verb::LeaveMm => true,
             _ => false,
         }
     }
@@ -103,10 +147,23 @@ impl Action {
             | Verb::Clean(page)
             | Verb::Age(page)
             | Verb::FlushOne(page)
+            | Verb::UnmapBatched(page)
+            | Verb::Split(page)
+            | Verb::Merge(page)
+            | Verb::FreeTable(page)
             | Verb::Read(page, _)
             | Verb::Write(page, ..) => [Some(page), None],
-            Verb::FlushRange(first, last) => [Some(first), Some(last)],
-            Verb::FlushMm | Verb::FlushAll | Verb::Switch | Verb::Nop => [None, None],
+            Verb::FlushRange(first, last) | Verb::FlushKernelRange(first, last) => {
+                [Some(first), Some(last)]
+            }
+            Verb::FlushMm
+            | Verb::FlushAll
+            | Verb::FlushBatched
+            | Verb::Fork(_)
+            | Verb::Lazy
+            | Verb::LeaveMm
+            | Verb::Switch
+            | Verb::Nop => [None, None],
         };
         first.into_iter().chain(last)
     }
@@ -128,7 +185,8 @@ pub enum Outcome {
 pub enum Illegal {
     /// It maps what is mapped, or edits what is not: the kernel would refuse it.
     Refused,
-    /// A flush is owed, and the step is neither an edit nor a flush.
+    /// A flush is owed, and the step is neither an edit nor a flush; or it uses a page whose flush
+    /// was deferred.
     Owing,
 }
 
@@ -143,19 +201,28 @@ fn place(mm: usize, page: Page) -> Place {
 #[derive(Clone, Debug)]
 pub struct World {
     pages: BTreeMap<Place, Frame>,
-    /// The first word of each frame, by colour.
-    small: [u64; COLOURS.len()],
+    /// The first word of each frame, by colour, and of copies.
+    small: Vec<u64>,
     large: [u64; LARGE_COLOURS],
     owed: BTreeSet<Place>,
+    /// Left to a CPU's next batched flush.
+    deferred: BTreeSet<(u8, Place)>,
+    /// Address spaces with a page table for v0..v3.
+    tables: BTreeSet<usize>,
+    /// Frames of the kernel's pool that are in use.
+    taken: u64,
 }
 
 impl Default for World {
     fn default() -> Self {
         Self {
             pages: BTreeMap::new(),
-            small: std::array::from_fn(colour_word),
+            small: (0..COLOURS.len()).map(colour_word).collect(),
             large: std::array::from_fn(colour_word),
             owed: BTreeSet::new(),
+            deferred: BTreeSet::new(),
+            tables: BTreeSet::new(),
+            taken: 0,
         }
     }
 }
@@ -178,6 +245,18 @@ impl World {
         &self.owed
     }
 
+    /// The batched flushes that are still to come, by CPU.
+    #[must_use]
+    pub fn deferred(&self) -> &BTreeSet<(u8, Place)> {
+        &self.deferred
+    }
+
+    /// Whether nothing is owed, so that a program may end.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.owed.is_empty() && self.deferred.is_empty()
+    }
+
     /// Takes one step.
     ///
     /// # Errors
@@ -186,53 +265,153 @@ impl World {
         if action.is_other() && !self.owed.is_empty() {
             return Err(Illegal::Owing);
         }
+        match action.verb {
+            Verb::Read(page, user) => self.read(action.mm, page, user),
+            Verb::Write(page, user, value) => self.write(action.mm, page, user, value),
+            Verb::Switch | Verb::Nop | Verb::Lazy | Verb::LeaveMm => Ok(Outcome::Done),
+            _ => {
+                self.change(action)?;
+                self.flush(action);
+                Ok(Outcome::Done)
+            }
+        }
+    }
+
+    /// What an edit makes of the pages.
+    fn change(&mut self, action: &Action) -> Result<(), Illegal> {
         let mm = action.mm;
         match action.verb {
             Verb::Map(page, frame) => {
-                let slot = self.pages.entry(place(mm, page));
-                let std::collections::btree_map::Entry::Vacant(slot) = slot else {
+                if self.frame(mm, page).is_some() {
                     return Err(Illegal::Refused);
-                };
-                slot.insert(frame);
+                }
+                if matches!(page, Page::Table(_)) && !self.tables.contains(&mm) {
+                    self.from_pool()?;
+                    self.tables.insert(mm);
+                }
+                self.pages.insert(place(mm, page), frame);
             }
             Verb::Remap(page, frame) => *self.edit(action, page)? = frame,
             Verb::Unmap(page) => {
                 self.edit(action, page)?;
                 self.pages.remove(&place(mm, page));
             }
+            Verb::UnmapBatched(page) => {
+                if matches!(page, Page::Kernel(_)) {
+                    return Err(Illegal::Refused);
+                }
+                self.edit(action, page)?;
+                self.pages.remove(&place(mm, page));
+                self.deferred.insert((action.cpu, place(mm, page)));
+            }
             Verb::Protect(page, writable) => self.edit(action, page)?.writable = writable,
             Verb::Clean(page) | Verb::Age(page) => self.edit(action, page).map(|_| ())?,
-            Verb::FlushOne(page) => {
+            Verb::Fork(child) => self.fork(mm, child)?,
+            Verb::Split(page) => self.split(mm, page)?,
+            Verb::Merge(page) => {
+                let frame = self.pages.get_mut(&place(mm, page));
+                frame.filter(|frame| frame.split).ok_or(Illegal::Refused)?.split = false;
+                self.taken -= 1;
+            }
+            Verb::FreeTable(_) => {
+                if !self.tables.remove(&mm) {
+                    return Err(Illegal::Refused);
+                }
+                self.taken -= 1;
+                self.pages.retain(|(of, page), _| *of != mm || !matches!(page, Page::Table(_)));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// What a step pays for.
+    fn flush(&mut self, action: &Action) {
+        let mm = action.mm;
+        let kernel = |page: Page| matches!(page, Page::Kernel(_));
+        match action.verb {
+            Verb::FlushOne(page) | Verb::Split(page) | Verb::Merge(page) => {
                 self.owed.remove(&place(mm, page));
             }
             Verb::FlushRange(first, last) => {
                 self.owed.retain(|&(of, page)| of != mm || !(first..=last).contains(&page));
             }
-            Verb::FlushMm => {
-                self.owed.retain(|&(of, page)| of != mm || matches!(page, Page::Kernel(_)));
+            Verb::FlushKernelRange(first, last) => {
+                self.owed.retain(|(_, page)| !(first..=last).contains(page));
             }
-            Verb::FlushAll => self.owed.clear(),
-            Verb::Switch | Verb::Nop => {}
-            Verb::Read(page, user) => {
-                let frame = self.reachable(mm, page, user);
-                return Ok(frame.map_or(Outcome::Fault, |frame| {
-                    Outcome::Value(*self.word(page, frame.colour))
-                }));
+            Verb::FreeTable(_) => {
+                self.owed.retain(|&(of, page)| of != mm || !matches!(page, Page::Table(_)));
             }
-            Verb::Write(page, user, value) => {
-                let Some(frame) = self.reachable(mm, page, user).filter(|frame| frame.writable)
-                else {
-                    return Ok(Outcome::Fault);
-                };
-                *self.word(page, frame.colour) = value;
+            Verb::FlushMm | Verb::Fork(_) => {
+                self.owed.retain(|&(of, page)| of != mm || kernel(page))
             }
+            Verb::FlushAll => {
+                self.owed.clear();
+                self.deferred.clear();
+            }
+            Verb::FlushBatched => self.deferred.retain(|(cpu, _)| *cpu != action.cpu),
+            _ => {}
         }
+    }
+
+    fn fork(&mut self, mm: usize, child: usize) -> Result<(), Illegal> {
+        let user = |of: usize| (of, Page::User(0))..=(of, Page::User(u64::MAX));
+        if mm == child || self.pages.range(user(child)).next().is_some() {
+            return Err(Illegal::Refused);
+        }
+        let mut inherited = Vec::new();
+        for ((_, page), frame) in self.pages.range_mut(user(mm)) {
+            frame.shared |= frame.writable;
+            frame.writable = false;
+            inherited.push(((child, *page), *frame));
+        }
+        self.pages.extend(inherited);
+        Ok(())
+    }
+
+    fn split(&mut self, mm: usize, page: Page) -> Result<(), Illegal> {
+        let whole = self.frame(mm, page).filter(|frame| !frame.split);
+        let whole = whole.filter(|_| matches!(page, Page::Large(_))).ok_or(Illegal::Refused)?;
+        self.from_pool()?;
+        self.pages.insert(place(mm, page), Frame { split: true, ..whole });
+        Ok(())
+    }
+
+    fn from_pool(&mut self) -> Result<(), Illegal> {
+        if self.taken == POOL_FRAME_COUNT {
+            return Err(Illegal::Refused);
+        }
+        self.taken += 1;
+        Ok(())
+    }
+
+    fn read(&mut self, mm: usize, page: Page, user: bool) -> Result<Outcome, Illegal> {
+        let frame = self.reachable(mm, page, user)?;
+        let word = frame.map(|frame| *self.word(page, frame.colour));
+        Ok(word.map_or(Outcome::Fault, Outcome::Value))
+    }
+
+    fn write(&mut self, mm: usize, page: Page, user: bool, new: u64) -> Result<Outcome, Illegal> {
+        let Some(mut frame) = self.reachable(mm, page, user)? else { return Ok(Outcome::Fault) };
+        if !frame.writable {
+            if !user || !frame.shared {
+                return Ok(Outcome::Fault);
+            }
+            self.from_pool()?;
+            let colour = self.small.len();
+            self.small.push(new);
+            frame = Frame { colour, writable: true, shared: false, ..frame };
+            self.pages.insert(place(mm, page), frame);
+        }
+        *self.word(page, frame.colour) = new;
         Ok(Outcome::Done)
     }
 
     fn edit(&mut self, action: &Action, page: Page) -> Result<&mut Frame, Illegal> {
         let place = place(action.mm, page);
-        let frame = self.pages.get_mut(&place).ok_or(Illegal::Refused)?;
+        // A large page in parts has no entry of its own to edit.
+        let frame = self.pages.get_mut(&place).filter(|frame| !frame.split);
+        let frame = frame.ok_or(Illegal::Refused)?;
         if action.verb.owes() {
             self.owed.insert(place);
         }
@@ -240,15 +419,19 @@ impl World {
     }
 
     /// What an access meets; user mode meets no kernel page.
-    fn reachable(&self, mm: usize, page: Page, user: bool) -> Option<Frame> {
+    fn reachable(&self, mm: usize, page: Page, user: bool) -> Result<Option<Frame>, Illegal> {
+        let place = place(mm, page);
+        if self.deferred.iter().any(|&(_, deferred)| deferred == place) {
+            return Err(Illegal::Owing);
+        }
         let barred = user && matches!(page, Page::Kernel(_));
-        self.frame(mm, page).filter(|_| !barred)
+        Ok(self.frame(mm, page).filter(|_| !barred))
     }
 
     fn word(&mut self, page: Page, colour: usize) -> &mut u64 {
         match page {
             Page::Large(_) => &mut self.large[colour],
-            Page::User(_) | Page::Kernel(_) => &mut self.small[colour],
+            Page::User(_) | Page::Table(_) | Page::Kernel(_) => &mut self.small[colour],
         }
     }
 }
@@ -258,24 +441,40 @@ impl World {
 /// # Errors
 /// The first step that cannot stand where it does, or the end, where a flush is still owed.
 pub fn lines(actions: &[Action]) -> Result<Vec<String>, Illegal> {
-    // A program about one address space alone need not name it.
-    let named = actions.iter().any(|action| action.mm != 0);
+    // A program about one address space, or one CPU, alone need not name it.
+    let named = Named {
+        mm: actions.iter().any(|action| action.mm != 0 || matches!(action.verb, Verb::Fork(_))),
+        cpu: actions.iter().any(|action| action.cpu != 0),
+    };
     let mut world = World::default();
     let lines = actions
         .iter()
         .map(|action| world.take(action).map(|outcome| line(action, outcome, named)))
         .collect::<Result<_, _>>()?;
-    if world.owed().is_empty() { Ok(lines) } else { Err(Illegal::Owing) }
+    if world.is_settled() { Ok(lines) } else { Err(Illegal::Owing) }
+}
+
+/// What step lines name.
+#[derive(Clone, Copy)]
+struct Named {
+    mm: bool,
+    cpu: bool,
+}
+
+fn letter(mm: usize) -> char {
+    (b'A' + mm as u8) as char
 }
 
 /// One step as a scenario file has it.
-fn line(action: &Action, outcome: Outcome, named: bool) -> String {
+fn line(action: &Action, outcome: Outcome, named: Named) -> String {
     let mut text = String::with_capacity(40);
-    if named && !action.is_of_all() {
-        text.push((b'A' + action.mm as u8) as char);
-        text.push(' ');
-    }
     // Writing to a String cannot fail.
+    if named.cpu {
+        let _ = write!(text, "cpu{} ", action.cpu);
+    }
+    if named.mm && !action.is_of_all() {
+        let _ = write!(text, "{} ", letter(action.mm));
+    }
     let _ = write!(text, "{}", Shown(action.verb));
     let _ = match outcome {
         Outcome::Done => Ok(()),
@@ -307,6 +506,17 @@ impl fmt::Display for Shown {
             Verb::FlushRange(first, last) => write!(f, "flush_tlb_range {first}..{last}"),
             Verb::FlushMm => f.write_str("flush_tlb_mm"),
             Verb::FlushAll => f.write_str("flush_tlb_all"),
+            Verb::FlushKernelRange(first, last) => {
+                write!(f, "flush_tlb_kernel_range {first}..{last}")
+            }
+            Verb::UnmapBatched(page) => write!(f, "unmap_batched {page}"),
+            Verb::FlushBatched => f.write_str("flush_tlb_batched"),
+            Verb::Fork(child) => write!(f, "fork {}", letter(child)),
+            Verb::Split(page) => write!(f, "split {page}"),
+            Verb::Merge(page) => write!(f, "merge {page}"),
+            Verb::FreeTable(page) => write!(f, "free_table {page}"),
+            Verb::Lazy => f.write_str("lazy"),
+            Verb::LeaveMm => f.write_str("leave_mm"),
             Verb::Switch => f.write_str("switch_mm"),
             Verb::Nop => f.write_str("user nop"),
             Verb::Read(page, user) => write!(f, "{} read {page}", mode(user)),

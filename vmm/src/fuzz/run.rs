@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 /// Programs of the first batch: what is broken shows soon.
 const FIRST_BATCH: u64 = 256;
 /// Programs of every later batch.
-const BATCH: u64 = 32_768;
+const BATCH: u64 = 65_536;
 
 /// What went wrong in a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -245,7 +245,7 @@ fn one_group(
     }
     for (index, config) in group.configs.iter().enumerate() {
         for (number, program, scenario) in &scenarios {
-            let run = script::run(0, *config, &program.faults);
+            let run = script::run(scenario, *config, &program.faults);
             let (trouble, result) = one.run(scenario, &run)?;
             let tally = report.tallies.entry((config.policy, config.cpu)).or_default();
             *tally += Tally::of(scenario, result.as_ref(), trouble.is_some());

@@ -5,6 +5,7 @@ use super::generate::{self, Program};
 use super::model::{self, Illegal};
 use crate::arch::tlb::Fill;
 use crate::inject::Fault;
+use crate::machine::Schedule;
 use crate::scenario::{
     self, CpuModel, Diagnostic, Expected, Policy, Run, RunConfig, Scenario, Selection, Step,
     parse_step,
@@ -43,7 +44,8 @@ impl Base {
         let cpu = cpus.get((ground.cpu % (cpus.len().max(1) as u64)) as usize)?;
         let selection = Selection { cpus: vec![*cpu], policy: Some(policy), inject: Vec::new() };
         let config = self.scenario.configs(&selection).into_iter().next()?;
-        Some(RunConfig { pti: ground.pti, fill: ground.fill, seed: ground.seed, ..config })
+        let generate::Ground { pti, cpus, fill, schedule, seed, .. } = ground;
+        Some(RunConfig { pti, cpus, fill, schedule, seed, ..config })
     }
 
     /// A program's scenario.
@@ -60,10 +62,11 @@ impl Base {
     }
 }
 
-/// The run of the scenario with this index.
+/// The run of a scenario on `config`, with as many CPUs as its steps use.
 #[must_use]
-pub fn run(scenario: usize, config: RunConfig, faults: &[Fault]) -> Run {
-    Run { scenario, config, faults: faults.to_vec(), expected: Expected::Unstated, cost: false }
+pub fn run(scenario: &Scenario, config: RunConfig, faults: &[Fault]) -> Run {
+    let config = RunConfig { cpus: scenario.cpus(), ..config };
+    Run { scenario: 0, config, faults: faults.to_vec(), expected: Expected::Unstated, cost: false }
 }
 
 /// The scenario file of a program that runs on `config`, about which `why` is said.
@@ -81,11 +84,15 @@ pub fn text(program: &Program, config: &RunConfig, why: &str) -> Result<String, 
     );
     let (policy, pti) = (config.policy, config.pti);
     let _ = writeln!(text, "kernel  = {{ policy = \"{policy}\", pti = {pti} }}");
-    let seed = match config.fill {
-        Fill::Seeded => format!(", seed = {}", config.seed),
-        _ => String::new(),
+    let (schedule, seed) = match config.schedule {
+        Schedule::InOrder => ("", config.seed),
+        Schedule::Events(seed) => (", schedule = \"events\"", seed),
+        Schedule::Instructions(seed) => (", schedule = \"instructions\"", seed),
     };
-    let _ = writeln!(text, "model   = {{ fill = \"{}\"{seed} }}", config.fill.name());
+    let seeded = config.fill == Fill::Seeded || config.schedule != Schedule::InOrder;
+    let seed = if seeded { format!(", seed = {seed}") } else { String::new() };
+    let fill = config.fill.name();
+    let _ = writeln!(text, "model   = {{ fill = \"{fill}\"{schedule}{seed} }}");
     text.push_str("# Each read says what it must give.\nsteps   = \"\"\"\n");
     debug_assert_eq!(text.lines().count(), HEADER);
     for line in model::lines(&program.actions)? {

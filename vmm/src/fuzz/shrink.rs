@@ -7,6 +7,7 @@
 
 use super::generate::Program;
 use super::model::{Action, Frame, Illegal, Verb, World};
+use crate::inject::Fault;
 use crate::scenario::Page;
 use std::collections::BTreeMap;
 
@@ -84,14 +85,14 @@ impl<E> Smallest<'_, E> {
     /// Replaces each step by plainer ones.
     fn plainer_steps(&mut self) -> Result<(), E> {
         for at in 0..self.program.actions.len() {
+            let Program { mut actions, faults } = self.program.clone();
+            if std::mem::take(&mut actions[at].cpu) != 0 {
+                self.offer_legal(actions, faults)?;
+            }
             for verb in plainer(self.program.actions[at].verb) {
                 let Program { mut actions, faults } = self.program.clone();
                 actions[at].verb = verb;
-                // A step that the plainer one makes impossible would shift those that follow.
-                let legal = legal(&actions).filter(|legal| legal.len() == actions.len());
-                if let Some(actions) = legal
-                    && self.offer(Program { actions, faults })?
-                {
+                if self.offer_legal(actions, faults)? {
                     break;
                 }
             }
@@ -99,15 +100,29 @@ impl<E> Smallest<'_, E> {
         Ok(())
     }
 
+    fn offer_legal(&mut self, actions: Vec<Action>, faults: Vec<Fault>) -> Result<bool, E> {
+        // A step that has become impossible would shift those that follow.
+        match legal(&actions).filter(|legal| legal.len() == actions.len()) {
+            Some(actions) => self.offer(Program { actions, faults }),
+            None => Ok(false),
+        }
+    }
+
     /// Calls address spaces and pages by the first names there are, in the order of their use.
     fn lower_names(&mut self) -> Result<(), E> {
         let mut actions = self.program.actions.clone();
-        let mut spaces = BTreeMap::new();
+        let (mut spaces, mut cpus) = (BTreeMap::new(), BTreeMap::new());
         let mut pages: BTreeMap<Page, Page> = BTreeMap::new();
         for action in &mut actions {
+            let next = cpus.len() as u8;
+            action.cpu = *cpus.entry(action.cpu).or_insert(next);
             if !action.is_of_all() {
                 let next = spaces.len();
                 action.mm = *spaces.entry(action.mm).or_insert(next);
+            }
+            if let Verb::Fork(child) = &mut action.verb {
+                let next = spaces.len();
+                *child = *spaces.entry(*child).or_insert(next);
             }
             for page in action.pages_mut() {
                 let alike = |known: &&Page| {
@@ -117,6 +132,7 @@ impl<E> Smallest<'_, E> {
                 let renamed = match page {
                     Page::User(_) => Page::User(next),
                     Page::Large(_) => Page::Large(next),
+                    Page::Table(_) => Page::Table(next),
                     Page::Kernel(_) => Page::Kernel(next),
                 };
                 *page = *pages.entry(*page).or_insert(renamed);
@@ -138,6 +154,7 @@ fn plainer(verb: Verb) -> Vec<Verb> {
         Verb::Remap(page, frame) => vec![Verb::Unmap(page), Verb::Remap(page, plain(frame))],
         Verb::Write(page, user, _) => vec![Verb::Switch, Verb::Nop, Verb::Read(page, user)],
         Verb::Read(..) => vec![Verb::Switch, Verb::Nop],
+        Verb::UnmapBatched(page) => vec![Verb::Unmap(page)],
         Verb::Nop => vec![Verb::Switch],
         _ => Vec::new(),
     }
@@ -162,5 +179,5 @@ fn legal(actions: &[Action]) -> Option<Vec<Action>> {
             Err(Illegal::Owing) => return None,
         }
     }
-    (world.owed().is_empty() && !kept.is_empty()).then_some(kept)
+    (world.is_settled() && !kept.is_empty()).then_some(kept)
 }

@@ -64,6 +64,7 @@ impl fmt::Display for Page {
         match self {
             Self::User(number) => write!(f, "u{number}"),
             Self::Large(number) => write!(f, "h{number}"),
+            Self::Table(number) => write!(f, "v{number}"),
             Self::Kernel(number) => write!(f, "k{number}"),
         }
     }
