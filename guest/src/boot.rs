@@ -69,6 +69,9 @@ pub extern "C" fn kernel_main(block: u64) -> ! {
             0 => Policy::Split,
             1 => Policy::Unsplit,
             2 => Policy::Full,
+            3 => Policy::Eager,
+            4 => Policy::Fallback,
+            5 => Policy::Joined,
             other => panic!("unknown policy {other}"),
         },
     };

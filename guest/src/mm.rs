@@ -85,12 +85,7 @@ fn load(next: &MmState) {
     let cr3 = next.kernel_root | u64::from(kernel_pcid(choice.asid));
     if choice.need_flush {
         percpu::set_slot(choice.asid, Slot { ctx_id: next.ctx_id, tlb_gen: next.tlb_gen });
-        // The load flushes the kernel PCID; the user PCID is marked before it, so that no
-        // return can come between.
-        if config().pti {
-            percpu::mark(choice.asid);
-        }
-        cpu::load_cr3(cr3);
+        policy().switch_mm_flush(cr3, choice.asid);
     } else {
         cpu::load_cr3(cr3 | NOFLUSH);
     }

@@ -5,7 +5,7 @@
 
 use crate::arch::memory::Word;
 use crate::arch::{apic, hypercall, percpu};
-use crate::flush::{config, page_size, policy};
+use crate::flush::{config, policy};
 use crate::mm::{self, INIT};
 use stalemate_shared::layout::{MAX_CPUS, MM_COUNT, PAGE_SIZE};
 use stalemate_shared::tlb_state::{SWITCHING, Slot};
@@ -42,10 +42,12 @@ pub struct Request {
     pub start: u64,
     /// End, exclusive.
     pub end: u64,
+    /// Bytes from one page to the next: of the pages as they were cached, not as they are now.
+    pub stride: u64,
 }
 
 /// Words of a request as others read it.
-const WORDS: usize = 6;
+const WORDS: usize = 7;
 
 /// The request of each CPU.
 static REQUESTS: [[Word; WORDS]; MAX_CPUS] = [const { [const { Word::new(0) }; WORDS] }; MAX_CPUS];
@@ -60,14 +62,14 @@ impl Request {
             What::Loaded => [2, 0, 0, 0],
             What::Everything => [3, 0, 0, 0],
         };
-        let words = [kind, number, tlb_gen, frees, self.start, self.end];
+        let words = [kind, number, tlb_gen, frees, self.start, self.end, self.stride];
         for (word, value) in REQUESTS[percpu::number() as usize].iter().zip(words) {
             word.set(value);
         }
     }
 
     fn of(cpu: u64) -> Self {
-        let [kind, number, tlb_gen, frees, start, end] =
+        let [kind, number, tlb_gen, frees, start, end, stride] =
             core::array::from_fn(|word| REQUESTS[cpu as usize][word].get());
         let what = match kind {
             0 => What::User { number: number as usize, tlb_gen, frees_tables: frees != 0 },
@@ -75,7 +77,7 @@ impl Request {
             2 => What::Loaded,
             _ => What::Everything,
         };
-        Self { what, start, end }
+        Self { what, start, end, stride }
     }
 }
 
@@ -175,13 +177,12 @@ fn user(number: usize, asked: u64, request: &Request) {
     if slot.tlb_gen >= mm.tlb_gen {
         return;
     }
-    let size = page_size(request.start);
-    let few = (request.end - request.start) / size <= CEILING;
+    let few = (request.end - request.start) / request.stride <= CEILING;
     if few && asked == slot.tlb_gen + 1 && asked == mm.tlb_gen {
         let mut va = request.start;
         while va < request.end {
             policy().flush_tlb_one_user(va);
-            va += size;
+            va += request.stride;
         }
     } else {
         policy().flush_tlb_mm();

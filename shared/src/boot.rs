@@ -26,6 +26,12 @@ pub enum Policy {
     Unsplit = 1,
     /// Every flush is the big hammer.
     Full = 2,
+    /// The user PCID is flushed at once, never marked.
+    Eager = 3,
+    /// As `Split`, but a kernel page is flushed by the big hammer where other ASIDs may hold it.
+    Fallback = 4,
+    /// Kernel and user PCID always flushed together, never marked.
+    Joined = 5,
 }
 
 /// Bits of [`BootBlock::features`]: what the processor has. CPUID does not trap on every host, so

@@ -11,6 +11,7 @@ pub mod layout;
 pub mod pcid;
 pub mod step;
 pub mod tlb_state;
+pub mod variant;
 
 /// Version of everything in this crate.
 pub const VERSION: u32 = 2;

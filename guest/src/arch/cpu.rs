@@ -68,6 +68,12 @@ pub fn invpcid_address(pcid: u16, va: u64) {
     invpcid(0, pcid, va);
 }
 
+/// INVPCID type 1: one PCID, globals excepted.
+#[inline(always)]
+pub fn invpcid_single(pcid: u16) {
+    invpcid(1, pcid, 0);
+}
+
 /// INVPCID type 2: everything, globals too.
 #[inline(always)]
 pub fn invpcid_all() {

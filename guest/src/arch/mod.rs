@@ -16,7 +16,7 @@ pub mod segments;
 mod start;
 mod user;
 
-pub use entry::configure;
+pub use entry::{configure, hop};
 pub use probe::{probe_read, probe_write};
 pub use start::ap_entry;
 pub use user::{UserContext, UserExit, enter_user};

@@ -21,4 +21,8 @@ impl Policy for Full {
     fn flush_tlb_all(&self) {
         split::flush_tlb_all();
     }
+
+    fn switch_mm_flush(&self, cr3: u64, asid: u16) {
+        split::switch_mm_flush(cr3, asid);
+    }
 }

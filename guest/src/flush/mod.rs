@@ -1,7 +1,10 @@
 //! The flush primitives. What callers use is here: it announces begin and return with the
 //! caller's range, keeps generations, and leaves the work to the policy. No policy announces.
 
+mod eager;
+mod fallback;
 mod full;
+mod joined;
 mod split;
 mod unsplit;
 
@@ -29,6 +32,9 @@ pub trait Policy: Sync {
     fn flush_tlb_mm(&self);
     /// Flushes everything.
     fn flush_tlb_all(&self);
+    /// Loads `cr3`, a kernel CR3 of slot `asid`, so that nothing older is used under either PCID
+    /// of the slot. Only with PCIDs.
+    fn switch_mm_flush(&self, cr3: u64, asid: u16);
 }
 
 static CONFIG: crate::arch::percpu::Once<Config> = crate::arch::percpu::Once::new();
@@ -44,12 +50,16 @@ pub fn config() -> &'static Config {
     CONFIG.get()
 }
 
-/// The policy.
+/// The policy that this kernel was booted with.
+#[must_use]
 pub fn policy() -> &'static dyn Policy {
     match config().policy {
         PolicyName::Split => &split::Split,
         PolicyName::Unsplit => &unsplit::Unsplit,
         PolicyName::Full => &full::Full,
+        PolicyName::Eager => &eager::Eager,
+        PolicyName::Fallback => &fallback::Fallback,
+        PolicyName::Joined => &joined::Joined,
     }
 }
 
@@ -70,7 +80,8 @@ pub fn flush_tlb_mm(number: usize) {
 
 /// User pages whose page tables are about to be freed.
 pub fn flush_tlb_freeing(number: usize, start: u64, end: u64) {
-    announced_user(number, primitive::FREE_TABLES, start, end, true);
+    // The pages of a page table are small, whatever takes their place.
+    announced_user(number, primitive::FREE_TABLES, start, end, PAGE_SIZE, true);
 }
 
 /// One kernel page, on every CPU.
@@ -90,23 +101,23 @@ pub fn flush_tlb_all() {
 
 fn announced(id: u64, what: What, start: u64, end: u64) {
     hypercall::begin(id, 0, start, end);
-    flush_on(EVERY_CPU, &Request { what, start, end });
+    flush_on(EVERY_CPU, &Request { what, start, end, stride: PAGE_SIZE });
     hypercall::end(id);
 }
 
 fn user(number: usize, id: u64, start: u64, end: u64) {
-    announced_user(number, id, start, end, false);
+    announced_user(number, id, start, end, page_size(start), false);
 }
 
 /// A flush of an address space: its generation rises; CPUs that have it loaded work now, the
 /// others see the generation at their next switch, and flush.
-fn announced_user(number: usize, id: u64, start: u64, end: u64, frees_tables: bool) {
+fn announced_user(number: usize, id: u64, start: u64, end: u64, stride: u64, frees_tables: bool) {
     hypercall::begin(id, percpu::mm_state(number).kernel_root, start, end);
     let tlb_gen = percpu::raise_tlb_gen(number);
     let what = What::User { number, tlb_gen, frees_tables };
     // Read after the generation was raised: a CPU that is not in it yet will see that.
     let cpus = percpu::mm_state(number).cpumask;
-    flush_on(cpus, &Request { what, start, end });
+    flush_on(cpus, &Request { what, start, end, stride });
     hypercall::end(id);
 }
 
@@ -129,7 +140,8 @@ pub fn defer(number: usize, page: Downgrade) {
 pub fn flush_tlb_batched() {
     hypercall::begin(primitive::BATCHED, 0, 0, USER_END);
     let batch = &BATCHES[percpu::number() as usize];
-    flush_on(batch.get(), &Request { what: What::Loaded, start: 0, end: USER_END });
+    let request = Request { what: What::Loaded, start: 0, end: USER_END, stride: PAGE_SIZE };
+    flush_on(batch.get(), &request);
     batch.set(0);
     hypercall::end(primitive::BATCHED);
 }

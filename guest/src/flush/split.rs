@@ -28,6 +28,10 @@ impl Policy for Split {
     fn flush_tlb_all(&self) {
         flush_tlb_all();
     }
+
+    fn switch_mm_flush(&self, cr3: u64, asid: u16) {
+        switch_mm_flush(cr3, asid);
+    }
 }
 
 fn loaded_asid() -> u16 {
@@ -76,9 +80,7 @@ pub fn flush_tlb_all() {
     if config().invpcid {
         cpu::invpcid_all();
     } else if config().pge {
-        let cr4 = percpu::cr4();
-        cpu::write_cr4(cr4 ^ CR4_PGE);
-        cpu::write_cr4(cr4);
+        toggle_pge();
     } else {
         if config().pcid {
             if config().pti {
@@ -88,4 +90,21 @@ pub fn flush_tlb_all() {
         }
         cpu::load_cr3(cpu::read_cr3());
     }
+}
+
+/// A change of CR4.PGE empties everything, globals too; the second change puts it back.
+pub(super) fn toggle_pge() {
+    let cr4 = percpu::cr4();
+    cpu::write_cr4(cr4 ^ CR4_PGE);
+    cpu::write_cr4(cr4);
+}
+
+/// Loads `cr3`, which flushes the kernel PCID of slot `asid`. The user PCID is marked before the
+/// load, so that no return can come between.
+#[inline(never)]
+pub fn switch_mm_flush(cr3: u64, asid: u16) {
+    if config().pti {
+        percpu::mark(asid);
+    }
+    cpu::load_cr3(cr3);
 }

@@ -266,6 +266,8 @@ pub struct TraceHeader {
     pub cpus: Vec<CpuHeader>,
     /// What the user root maps of the kernel half.
     pub trampoline: Vec<(Gva, Gva)>,
+    /// Where the kernel has all memory mapped for itself: that a frame is mapped there says nothing.
+    pub direct_map: (Gva, Gva),
     /// The array of `MmState`, as its words.
     pub mm_states: Vec<u64>,
 }

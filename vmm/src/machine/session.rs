@@ -293,6 +293,7 @@ fn opening(machine: &mut Machine, config: &SessionConfig) -> Opening {
         features: vcpu.features,
         cpus: cpus.collect(),
         trampoline: trampoline.map(|&(start, end)| (Gva(start), Gva(end))).collect(),
+        direct_map: (Gva(layout::KERNEL_BASE), Gva(layout::KERNEL_BASE + layout::DIRECT_MAP_SIZE)),
         mm_states: watched.map_or_else(Vec::new, |watched| {
             words(watched.mm_states, layout::MM_STATES * size_of::<MmState>() / 8)
         }),

@@ -112,6 +112,7 @@ impl World {
                 tlb_state: Vec::new(),
             }],
             trampoline: Vec::new(),
+            direct_map: (Gva(0), Gva(0)),
             mm_states: Vec::new(),
         }
     }

@@ -49,10 +49,13 @@ pub enum Policy {
     Split,
     Unsplit,
     Full,
+    Eager,
+    Fallback,
+    Joined,
 }
 
 /// Every policy, with what it does.
-pub const POLICIES: [(Policy, &str, &str); 3] = [
+pub const POLICIES: [(Policy, &str, &str); 6] = [
     (
         Policy::Split,
         "split",
@@ -68,6 +71,24 @@ pub const POLICIES: [(Policy, &str, &str); 3] = [
          if and only if PCID is on and kernel pages are not global",
     ),
     (Policy::Full, "full", "every flush is the big hammer"),
+    (
+        Policy::Eager,
+        "eager",
+        "the user PCID flushed at once, never deferred: by INVPCID, or by a hop to the user CR3 \
+         and back",
+    ),
+    (
+        Policy::Fallback,
+        "fallback",
+        "as split, but a kernel page is flushed by the big hammer where PCID is on and kernel \
+         pages are not global: Lutomirski's proposal",
+    ),
+    (
+        Policy::Joined,
+        "joined",
+        "kernel and user PCID of an ASID always flushed together, no separate mark; other \
+         contexts at their next switch: Hansen's patch",
+    ),
 ];
 
 impl Policy {
@@ -78,6 +99,9 @@ impl Policy {
             Self::Split => boot::Policy::Split,
             Self::Unsplit => boot::Policy::Unsplit,
             Self::Full => boot::Policy::Full,
+            Self::Eager => boot::Policy::Eager,
+            Self::Fallback => boot::Policy::Fallback,
+            Self::Joined => boot::Policy::Joined,
         }
     }
 }

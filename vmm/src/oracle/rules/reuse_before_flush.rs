@@ -1,11 +1,11 @@
 //! `reuse-before-flush`: what a CPU may still reach is not given back.
 
-use crate::arch::addr::{CpuId, Gpa};
+use crate::arch::addr::{CpuId, Gpa, Gva};
 use crate::arch::tlb::Tag;
-use crate::arch::walk::{Meaning, PageSize, Start, Tables, meaning};
+use crate::arch::walk::{Meaning, Start, Tables, meaning, shift};
 use crate::event::Kind;
 use crate::oracle::rule::{About, Context, Finding, Held, Rule, RuleId};
-use crate::oracle::shadow::Shadow;
+use stalemate_shared::pcid::ROOT_MASK;
 
 /// About the rule.
 pub const ABOUT: About = About {
@@ -13,9 +13,9 @@ pub const ABOUT: About = About {
     name: "reuse-before-flush",
     statement: "A frame or page-table page is not given back, and so not reused, while some CPU may \
                 still reach it through a cached entry of its current PCID or a global one, or by \
-                walking a root it can load.",
+                walking a root it can load. The kernel's map of all memory does not count.",
     source: "SDM vol. 3, 4.10.5; CVE-2018-18281 (eb66ae030829), Linux 2ff6ddf19c0e",
-    violated_by: "zoo scenarios: page tables freed before the shootdown",
+    violated_by: "reused-frame",
     is_cost: false,
 };
 
@@ -34,30 +34,35 @@ impl Rule for ReuseBeforeFlush {
 
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {
         let Kind::FrameFreed { frame } = context.event.kind else { return Vec::new() };
-        let shadow = context.shadow;
+        let cpus = context.shadow.numbered();
         let mut found: Vec<Finding> =
-            shadow.numbered().filter_map(|(cpu, _)| cached(context, cpu, frame)).collect();
-        found.extend(mapped(shadow, frame).map(|root| Finding {
-            message: format!("{frame} is given back while a walk of root {root} still reaches it"),
+            cpus.filter_map(|(cpu, _)| cached(context, cpu, frame)).collect();
+        found.extend(mapped(context, frame).map(|(root, va)| Finding {
+            message: format!(
+                "{frame} is given back while a walk of root {root} for {va} still reaches it"
+            ),
             ..Finding::default()
         }));
         found
     }
 }
 
+fn is_direct(context: &Context<'_>, va: Gva) -> bool {
+    let (start, end) = context.header.direct_map;
+    start <= va && va < end
+}
+
 /// The first way in which `cpu` may reach the frame through what it has cached.
 fn cached(context: &Context<'_>, cpu: CpuId, frame: Gpa) -> Option<Finding> {
     let of_cpu = context.shadow.cpu(cpu);
     let pcid = of_cpu.pcid();
-    let reaches = |tag: Tag| {
-        of_cpu.tlb.entries(tag).find(|entry| {
-            let first = entry.translation.frame;
-            let end = first.0 + entry.translation.size.bytes();
-            (first.0..end).contains(&frame.0)
-        })
-    };
     for tag in [Tag::Pcid(pcid), Tag::Global] {
-        if let Some(entry) = reaches(tag) {
+        let reaches = of_cpu.tlb.entries(tag).find(|entry| {
+            let first = entry.translation.frame.0;
+            (first..first + entry.translation.size.bytes()).contains(&frame.0)
+                && !is_direct(context, entry.translation.page)
+        });
+        if let Some(entry) = reaches {
             return Some(Finding {
                 held: Some(Held { tag, entry: entry.clone() }),
                 message: format!(
@@ -79,30 +84,34 @@ fn cached(context: &Context<'_>, cpu: CpuId, frame: Gpa) -> Option<Finding> {
     })
 }
 
-/// A loadable root of which a walk reaches the frame, as a page or as a table.
-fn mapped(shadow: &Shadow, frame: Gpa) -> Option<Gpa> {
-    let paging = shadow.cpus.first()?.paging();
-    shadow.census.roots().find(|&root| {
-        let mut tables = vec![Start::root(root)];
-        while let Some(start) = tables.pop() {
-            for (_, bits) in shadow.tables.present(start.table) {
-                match meaning(bits, start.level, paging) {
-                    Meaning::Table(table) if table == frame => return true,
+/// A loadable root, and an address that a walk of it takes to the frame, as a page or as a table.
+fn mapped(context: &Context<'_>, frame: Gpa) -> Option<(Gpa, Gva)> {
+    let shadow = context.shadow;
+    let paging = shadow.cpu(context.event.cpu).paging();
+    shadow.census.roots().find_map(|root| {
+        let mut tables = vec![(Start::root(root), 0)];
+        while let Some((start, base)) = tables.pop() {
+            for (index, bits) in shadow.tables.present(start.table) {
+                let raw = base | index << shift(start.level);
+                let va = Gva(((raw << 16) as i64 >> 16) as u64);
+                let reaches = match meaning(bits, start.level, paging) {
                     Meaning::Table(table) => {
-                        tables.push(Start { table, level: start.level - 1, rights: start.rights })
+                        let below = Start { table, level: start.level - 1, ..start };
+                        tables.push((below, raw));
+                        table == frame
                     }
                     Meaning::Leaf(size) => {
-                        let first = bits & stalemate_shared::pcid::ROOT_MASK & !(size.bytes() - 1);
-                        let at = frame.0;
-                        if (first..first + size.bytes().max(PageSize::Small.bytes())).contains(&at)
-                        {
-                            return true;
-                        }
+                        let first = bits & ROOT_MASK & !(size.bytes() - 1);
+                        let inside = (first..first + size.bytes()).contains(&frame.0);
+                        inside && !is_direct(context, va)
                     }
-                    Meaning::NotPresent | Meaning::Reserved => {}
+                    Meaning::NotPresent | Meaning::Reserved => false,
+                };
+                if reaches {
+                    return Some((root, va));
                 }
             }
         }
-        false
+        None
     })
 }

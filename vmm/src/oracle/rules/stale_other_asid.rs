@@ -3,7 +3,7 @@
 use crate::arch::tlb::Tag;
 use crate::event::Kind;
 use crate::oracle::rule::{About, Context, Finding, Rule, RuleId};
-use stalemate_shared::pcid::{PCID_MASK, USER_ROOT_BIT};
+use stalemate_shared::pcid::{PCID_MASK, USER_PCID_BIT, USER_ROOT_BIT};
 
 /// About the rule.
 pub const ABOUT: About = About {
@@ -35,6 +35,12 @@ impl Rule for StaleOtherAsid {
         // A user CR3's deadline is the entry to user mode.
         let user = context.header.pti && value & USER_ROOT_BIT != 0;
         if user || old & PCID_MASK == value & PCID_MASK {
+            return Vec::new();
+        }
+        // A flush that hops to the user CR3 and back makes no other ASID current: the kernel
+        // view's deadline stays the return of the primitive.
+        let same_asid = (old ^ value) & PCID_MASK == USER_PCID_BIT;
+        if same_asid && context.shadow.works_for(context.event.cpu).is_some() {
             return Vec::new();
         }
         let current = Tag::Pcid(context.cpu().pcid());

@@ -1,0 +1,147 @@
+//! Variants of the kernel's primitives: each is one historical mistake, rebuilt in the function
+//! that made it. A scenario of the zoo runs with the variant and without.
+
+/// Declares the variants, and the table that tells of them.
+macro_rules! variants {
+    ($($variant:ident = $number:literal, $name:literal, $function:literal, $what:literal;)*) => {
+        /// A variant, by its number in the boot block.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u32)]
+        pub enum Variant {
+            $(#[doc = $what] $variant = $number,)*
+        }
+
+        /// What there is to know of a variant.
+        #[derive(Clone, Copy, Debug)]
+        pub struct About {
+            /// The variant.
+            pub variant: Variant,
+            /// Its name in scenarios.
+            pub name: &'static str,
+            /// The function of the guest that it changes.
+            pub function: &'static str,
+            /// What that does then.
+            pub what: &'static str,
+        }
+
+        /// Every variant.
+        pub const VARIANTS: &[About] = &[
+            $(About {
+                variant: Variant::$variant,
+                name: $name,
+                function: $function,
+                what: $what,
+            },)*
+        ];
+    };
+}
+
+variants! {
+    KernelRangeAsUser = 1, "kernel-range-as-user", "shootdown::kernel",
+        "A kernel range is flushed by the function for user pages.";
+    UserPcidForgotten = 2, "user-pcid-forgotten", "split::flush_tlb_one_user",
+        "A user page is flushed in the kernel PCID alone.";
+    KernelRestoreConsumes = 3, "kernel-restore-consumes", "entry_paranoid",
+        "The paranoid exit clears the mark although it restores a kernel CR3.";
+    ParanoidExitKeeps = 4, "paranoid-exit-keeps", "entry_paranoid",
+        "The paranoid exit restores a user CR3 with NOFLUSH, whatever is marked.";
+    NarrowMask = 5, "narrow-mask", "percpu::mark",
+        "The mask has fewer bits than there are ASIDs; a mark beyond it goes to its neighbour.";
+    OtherForCurrent = 6, "other-for-current", "split::flush_tlb_one_user",
+        "The user PCID is left to invalidate_other, which does not mean the current ASID.";
+    OnePendingBit = 7, "one-pending-bit", "USER_CR3",
+        "One mark serves the whole CPU, not each ASID.";
+    FlushedWhileLoaded = 8, "flushed-while-loaded", "mm::load",
+        "A slot's PCID is flushed under the old root, and loaded with NOFLUSH for the new one.";
+    KernelFlushIsLocal = 9, "kernel-flush-is-local", "flush::announced",
+        "A kernel page is flushed on the CPU that asks, and on no other.";
+    GenerationOffByOne = 10, "generation-off-by-one", "shootdown::user",
+        "A CPU whose generation is one behind is taken for up to date.";
+    AllButSelf = 11, "all-but-self", "shootdown::flush_on",
+        "The CPU that asks is not among those that flush.";
+    GenerationAfterIpi = 12, "generation-after-ipi", "flush::announced_user",
+        "The generation is raised after the CPUs were asked, not before.";
+    SwitchWithInterrupts = 13, "switch-with-interrupts", "mm::switch_mm",
+        "Interrupts come between the CR3 load and loaded_mm, and find the old one.";
+    SwitchingPassedOver = 14, "switching-passed-over", "shootdown::must_flush",
+        "A CPU that is changing CR3 is not asked.";
+    LeavesEarly = 15, "leaves-early", "mm::switch_mm",
+        "A CPU leaves the cpumask before it has left the address space's tables.";
+    ForeignPcidAtBoot = 16, "foreign-pcid-at-boot", "boot::load_first_mm",
+        "A CPU comes up with another PCID in CR3 than its state says.";
+    KernelFlushNeedsSameMm = 17, "kernel-flush-needs-same-mm", "shootdown::kernel",
+        "A flush of kernel pages does nothing where another address space is loaded.";
+    SlotNotFlushed = 18, "slot-not-flushed", "asid::choose",
+        "A slot that changes hands is not flushed.";
+    MoveUnlocksFirst = 19, "move-unlocks-first", "tables::move_page",
+        "A page that was moved is flushed after the page-table lock was dropped.";
+    BatchForgotten = 20, "batch-forgotten", "tables::unmap_range",
+        "An unmap of what a batch has unmapped already asks for no flush.";
+    SecondMappingForgotten = 21, "second-mapping-forgotten", "tables::unmap_range",
+        "An unmap of two mappings flushes the first.";
+    TableNotFlushed = 22, "table-not-flushed", "tables::free_table",
+        "A page table is given back, and nobody flushes.";
+    TableFreedFirst = 23, "table-freed-first", "tables::free_table",
+        "A page table is given back before the shootdown.";
+    LazyKeepsTables = 24, "lazy-keeps-tables", "shootdown::must_flush",
+        "A lazy CPU is not asked, although page tables are freed.";
+    MigrationUnlocksFirst = 25, "migration-unlocks-first", "tables::migrate",
+        "The old frame's entry is cleared, and the flush comes after the lock was dropped.";
+    CleanIsLocal = 26, "clean-is-local", "tables::make_clean",
+        "A page is made clean, and CPUs that may write it without setting D are not told.";
+    StrideOfToday = 27, "stride-of-today", "flush::flush_tlb_freeing",
+        "The stride of a flush is the size of the page as it will be, not as it was.";
+    SpeculationIgnored = 28, "speculation-ignored", "shootdown::user",
+        "Where user mode has not run since the address space was loaded nothing is flushed.";
+    AcknowledgesFirst = 29, "acknowledges-first", "shootdown::answer",
+        "A CPU acknowledges before it has flushed.";
+    UserFlushIsLocal = 30, "user-flush-is-local", "flush::announced_user",
+        "A user page is flushed on the CPU that asks, and on no other.";
+    NobodyWaits = 31, "nobody-waits", "shootdown::ask",
+        "The CPU that asks goes on before the others have acknowledged.";
+    FlushKeeps = 32, "flush-keeps", "split::flush_tlb_mm",
+        "CR3 is written back with NOFLUSH set.";
+    SlotByNumber = 33, "slot-by-number", "asid::choose",
+        "The slot goes by the address space's number, and nobody asks who had it.";
+    EmptyTableNotFlushed = 34, "empty-table-not-flushed", "tables::free_table",
+        "A page table that maps nothing is given back without a flush.";
+    FlushBeforeStore = 35, "flush-before-store", "tables::write_protect",
+        "A page is flushed first, and write-protected afterwards.";
+    MergeNotFlushed = 36, "merge-not-flushed", "tables::merge",
+        "4 KiB pages become a large one in one store, and nobody flushes.";
+    MarkIgnored = 37, "mark-ignored", "USER_CR3",
+        "The way back to user mode does not look at the marks.";
+    LazyDoesNotCatchUp = 38, "lazy-does-not-catch-up", "mm::switch_mm",
+        "A lazy CPU goes on without a look at the generation.";
+}
+
+impl Variant {
+    /// The variant of this number.
+    #[must_use]
+    pub fn from_number(number: u64) -> Option<Self> {
+        let found = VARIANTS.iter().find(|about| about.variant as u64 == number);
+        found.map(|about| about.variant)
+    }
+
+    /// What there is to know of it.
+    #[must_use]
+    pub fn about(self) -> &'static About {
+        // Numbers count from 1 in the order of the table; a test says so.
+        &VARIANTS[self as usize - 1]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_count_from_one_in_the_order_of_the_table() {
+        for (index, about) in VARIANTS.iter().enumerate() {
+            assert_eq!(about.variant as usize, index + 1, "{}", about.name);
+            assert_eq!(Variant::from_number(index as u64 + 1), Some(about.variant));
+            assert_eq!(about.variant.about().name, about.name);
+        }
+        assert_eq!(Variant::from_number(0), None);
+    }
+}
