@@ -29,7 +29,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 fn campaign<'a>(executor: &'a Backend, policies: &'a [Policy], count: u64) -> Campaign<'a> {
-    Campaign { seed: 1, count, policies, cpus: &CPUS, executor, beside: None, threads: 2 }
+    Campaign { seed: 1, first: 0, count, policies, cpus: &CPUS, executor, beside: None, threads: 2 }
 }
 
 fn ran(campaign: &Campaign<'_>) -> Report {

@@ -19,6 +19,9 @@ pub struct FuzzArgs {
     /// Where the random numbers begin
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// The number of the first program
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    first: u64,
     /// How many programs
     #[arg(long, value_name = "N", default_value_t = 1000)]
     count: u64,
@@ -60,6 +63,7 @@ pub fn fuzz(args: &FuzzArgs, device: &Path, out: &mut dyn Write) -> Result<u8, F
     let beside = second.as_ref().ok();
     let campaign = Campaign {
         seed: args.seed,
+        first: args.first,
         count: args.count,
         policies: &policies,
         cpus: &cpus,

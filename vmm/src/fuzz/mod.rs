@@ -52,7 +52,9 @@ impl Beside<'_> {
 pub struct Campaign<'a> {
     /// The seed.
     pub seed: u64,
-    /// Programs, from number 0.
+    /// The first program's number.
+    pub first: u64,
+    /// Programs.
     pub count: u64,
     /// Each program runs under each of them.
     pub policies: &'a [Policy],

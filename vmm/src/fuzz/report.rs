@@ -101,7 +101,7 @@ pub struct Report {
     pub compared: u64,
     /// What failed, in the order of programs.
     pub failing: Vec<Failing>,
-    /// The first failing program of each policy, made small.
+    /// The first failing program of each kind and policy, made small.
     pub found: Vec<Found>,
 }
 
@@ -115,12 +115,13 @@ impl Report {
         }
     }
 
-    /// The first failure of each policy.
+    /// The first failure of each kind under each policy.
     #[must_use]
     pub fn firsts(&self) -> Vec<Failing> {
-        let mut firsts: BTreeMap<Policy, &Failing> = BTreeMap::new();
+        let mut firsts: BTreeMap<(Policy, String), &Failing> = BTreeMap::new();
         for failing in &self.failing {
-            firsts.entry(failing.config.policy).or_insert(failing);
+            let kind = (failing.config.policy, failing.trouble.to_string());
+            firsts.entry(kind).or_insert(failing);
         }
         firsts.into_values().cloned().collect()
     }

@@ -154,12 +154,12 @@ pub fn campaign(
     done: &(dyn Fn(u64) + Sync),
 ) -> Result<Report, FuzzError> {
     let mut report = Report::default();
-    let mut from = 0;
-    while from < campaign.count && report.failing.is_empty() {
-        let size = if from == 0 { FIRST_BATCH } else { BATCH };
-        let to = campaign.count.min(from + size);
+    let (mut from, end) = (campaign.first, campaign.first.saturating_add(campaign.count));
+    while from < end && report.failing.is_empty() {
+        let size = if from == campaign.first { FIRST_BATCH } else { BATCH };
+        let to = end.min(from.saturating_add(size));
         batch(campaign, base, groups(campaign, base, from..to), &mut report, done)?;
-        report.programs = to;
+        report.programs = to - campaign.first;
         from = to;
     }
     report.failing.sort_by_key(|failing| (failing.number, failing.config));
