@@ -335,9 +335,7 @@ impl Author {
     }
 
     fn large(&mut self) -> Option<Page> {
-        let found =
-            (0..3).find_map(|_| self.mapped().filter(|page| matches!(page, Page::Large(_))));
-        found
+        (0..3).find_map(|_| self.mapped().filter(|page| matches!(page, Page::Large(_))))
     }
 
     fn unmapped(&mut self) -> Option<(Page, Frame)> {

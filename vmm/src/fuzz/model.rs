@@ -286,7 +286,7 @@ impl World {
                     return Err(Illegal::Refused);
                 }
                 if matches!(page, Page::Table(_)) && !self.tables.contains(&mm) {
-                    self.from_pool()?;
+                    self.take_frame()?;
                     self.tables.insert(mm);
                 }
                 self.pages.insert(place(mm, page), frame);
@@ -372,12 +372,12 @@ impl World {
     fn split(&mut self, mm: usize, page: Page) -> Result<(), Illegal> {
         let whole = self.frame(mm, page).filter(|frame| !frame.split);
         let whole = whole.filter(|_| matches!(page, Page::Large(_))).ok_or(Illegal::Refused)?;
-        self.from_pool()?;
+        self.take_frame()?;
         self.pages.insert(place(mm, page), Frame { split: true, ..whole });
         Ok(())
     }
 
-    fn from_pool(&mut self) -> Result<(), Illegal> {
+    fn take_frame(&mut self) -> Result<(), Illegal> {
         if self.taken == POOL_FRAME_COUNT {
             return Err(Illegal::Refused);
         }
@@ -397,7 +397,7 @@ impl World {
             if !user || !frame.shared {
                 return Ok(Outcome::Fault);
             }
-            self.from_pool()?;
+            self.take_frame()?;
             let colour = self.small.len();
             self.small.push(new);
             frame = Frame { colour, writable: true, shared: false, ..frame };
