@@ -9,6 +9,7 @@ pub mod compare;
 pub mod event;
 #[allow(unsafe_code)]
 pub mod executor;
+pub mod fuzz;
 pub mod inject;
 pub mod machine;
 pub mod oracle;

@@ -6,6 +6,7 @@
 mod compare;
 mod describe;
 mod doctor;
+mod fuzz;
 mod input;
 mod run;
 
@@ -38,6 +39,8 @@ pub struct Cli {
 enum Command {
     /// Run scenarios: built-in ones by name, files by path, all files of a directory
     Run(RunArgs),
+    /// Run random programs, on which every correct policy is clean
+    Fuzz(fuzz::FuzzArgs),
     /// List what there is
     List {
         /// What to list
@@ -176,6 +179,7 @@ pub fn main(cli: Cli, out: &mut dyn std::io::Write) -> Result<u8, Failure> {
         None => return run::run(&RunArgs::default(), &cli.kvm_device, out),
         Some(Command::Compare(args)) => return compare::run(&args, out),
         Some(Command::Run(args)) => return run::run(&args, &cli.kvm_device, out),
+        Some(Command::Fuzz(args)) => return fuzz::fuzz(&args, &cli.kvm_device, out),
         Some(Command::List { what }) => describe::list(what)?,
         Some(Command::Explain { name }) => describe::explain(&name)?,
         Some(Command::Doctor) => doctor::report(&cli.kvm_device),

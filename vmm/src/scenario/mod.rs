@@ -12,6 +12,7 @@ pub use config::{CPUS, CpuModel, POLICIES, Policy, RunConfig, When};
 pub use diagnostic::{Diagnostic, nearest, suggest};
 pub use file::parse;
 pub use matrix::{Expected, Run, Selection};
+pub(crate) use step::parse as parse_step;
 pub use step::{Change, Expect, Page, Step};
 
 use crate::arch::tlb::Fill;

@@ -14,6 +14,7 @@ use stalemate_shared::layout::{
     USER_PAGE_COUNT, USER_PAGES, USER_TABLE_PAGE_COUNT, USER_TABLE_PAGES, colour_word,
 };
 use stalemate_shared::step::{flags, misbehaviour, op};
+use std::fmt;
 
 /// What a step's report must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +56,17 @@ impl Page {
 
     fn size(self) -> u64 {
         if matches!(self, Self::Large(_)) { LARGE_PAGE_SIZE } else { PAGE_SIZE }
+    }
+}
+
+impl fmt::Display for Page {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::User(number) => write!(f, "u{number}"),
+            Self::Large(number) => write!(f, "h{number}"),
+            Self::Table(number) => write!(f, "v{number}"),
+            Self::Kernel(number) => write!(f, "k{number}"),
+        }
     }
 }
 

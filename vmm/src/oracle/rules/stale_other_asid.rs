@@ -46,7 +46,9 @@ impl Rule for StaleOtherAsid {
         let current = Tag::Pcid(context.cpu().pcid());
         context
             .open_here()
-            .filter(|(_, obligation)| obligation.tag == current && obligation.is_due())
+            // Until the flush that was asked for is over, either the old page or the new one may
+            // be used (SDM vol. 3, 4.10.5); who never asks is `never-flushed`'s.
+            .filter(|(_, obligation)| obligation.tag == current && obligation.covered.is_some())
             .map(|(number, obligation)| Finding {
                 obligation: Some(number),
                 message: format!(

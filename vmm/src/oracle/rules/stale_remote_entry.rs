@@ -4,7 +4,7 @@ use crate::arch::addr::CpuId;
 use crate::event::{Kind, Primitive};
 use crate::oracle::ledger::Obligation;
 use crate::oracle::rule::{About, Context, Finding, Rule, RuleId};
-use stalemate_shared::hypercall::primitive::FREE_TABLES;
+use stalemate_shared::hypercall::primitive::{BATCHED, MM, ONE_USER, RANGE};
 use stalemate_shared::tlb_state::WAITING;
 
 /// About the rule.
@@ -49,9 +49,8 @@ impl Claim {
         let cpu = obligation.cpu;
         let meant = self.by.map_or(cpu != context.event.cpu, |by| by == cpu);
         // A lazy CPU runs no user code; before it does it looks at generations.
-        let excused = context.shadow.cpu(cpu).is_lazy()
-            && self.primitive.root.0 != 0
-            && self.primitive.id != FREE_TABLES;
+        let of_user_pages = matches!(self.primitive.id, ONE_USER | RANGE | MM | BATCHED);
+        let excused = context.shadow.cpu(cpu).is_lazy() && of_user_pages;
         meant && !excused && obligation.is_asked_of(self.since, &self.primitive)
     }
 }

@@ -1,0 +1,165 @@
+//! `stalemate fuzz`.
+
+use super::{EXIT_OK, EXIT_UNEXPECTED, ExecutorKind, Failure, Format, input, write};
+use crate::executor::{Backend, REQUIRE_KVM, kvm_is_required};
+use crate::fuzz::report::{About, Report, json, text};
+use crate::fuzz::{Beside, Campaign, correct_policies, run};
+use crate::scenario::CPUS;
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+/// Programs that KVM runs too, where nothing else is asked for: one in so many.
+const COMPARED: u64 = 100;
+
+/// Arguments of `fuzz`.
+#[derive(Debug, clap::Args)]
+pub struct FuzzArgs {
+    /// Where the random numbers begin
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// The number of the first program
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    first: u64,
+    /// How many programs
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    count: u64,
+    /// Run under this policy instead of every one that ought to be correct
+    #[arg(long, value_name = "POLICY")]
+    policy: Option<String>,
+    /// Let the kernel make this historical mistake
+    #[arg(long, value_name = "VARIANT")]
+    variant: Option<String>,
+    /// Processors, separated by commas [default: all]
+    #[arg(long, value_name = "LIST")]
+    cpu: Option<String>,
+    /// What runs unprivileged instructions [default: interp, and one program in 100 on kvm too]
+    #[arg(long, value_enum)]
+    executor: Option<ExecutorKind>,
+    /// Write scenario files of what fails to this directory
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// How to report
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+}
+
+/// The executor of every run, and the one beside it or why there is none.
+type Executors = (Backend, Result<(Backend, u64), String>);
+
+/// Runs programs as `args` say.
+pub fn fuzz(args: &FuzzArgs, device: &Path, out: &mut dyn Write) -> Result<u8, Failure> {
+    let policies = match input::policy(args.policy.as_deref())? {
+        Some(policy) => vec![policy],
+        None => correct_policies(),
+    };
+    let cpus = match &args.cpu {
+        Some(list) => input::cpus(Some(list))?,
+        None => CPUS.to_vec(),
+    };
+    let (executor, second) = executors(args.executor, device)?;
+    if let Some(directory) = &args.out {
+        let error = |error| Failure::usage(format!("{}: {error}", directory.display()));
+        std::fs::create_dir_all(directory).map_err(error)?;
+    }
+    let beside = second.as_ref().ok();
+    let campaign = Campaign {
+        seed: args.seed,
+        first: args.first,
+        count: args.count,
+        policies: &policies,
+        variant: args.variant.as_deref().map_or(Ok(None), input::variant)?,
+        cpus: &cpus,
+        executor: &executor,
+        beside: beside.map(|(executor, one_in)| Beside { executor, one_in: *one_in }),
+        threads: std::thread::available_parallelism().map_or(1, usize::from).min(2),
+    };
+    let start = Instant::now();
+    let progress = Progress::new(args.count * policies.len() as u64);
+    let report = run(&campaign, &|runs| progress.add(runs));
+    progress.end();
+    let mut report = report.map_err(|error| Failure::host(&error))?;
+    if let Some(directory) = &args.out {
+        save(directory, &mut report)?;
+    }
+    let about = About {
+        seed: args.seed,
+        count: args.count,
+        executor: executor.name(),
+        beside: second.as_ref().map(|(other, _)| other.name()).map_err(String::as_str),
+    };
+    let shown = match args.format {
+        Format::Text => text(&about, &report),
+        Format::Json => {
+            serde_json::to_string_pretty(&json(&about, &report)).unwrap_or_default() + "\n"
+        }
+    };
+    write(out, &shown)?;
+    if std::io::stderr().is_terminal() {
+        eprintln!("{:.1} s", start.elapsed().as_secs_f64());
+    }
+    Ok(if report.failing.is_empty() { EXIT_OK } else { EXIT_UNEXPECTED })
+}
+
+/// The executors that are asked for. Without KVM, the comparison that nobody asked for is skipped.
+fn executors(kind: Option<ExecutorKind>, device: &Path) -> Result<Executors, Failure> {
+    let kvm = || Backend::kvm(device).map_err(|error| Failure::host(&error));
+    let alone = || Err("nothing else was asked for".to_owned());
+    Ok(match kind {
+        Some(ExecutorKind::Interp) => (Backend::interp(), alone()),
+        Some(ExecutorKind::Kvm) => (kvm()?, alone()),
+        Some(ExecutorKind::Both) => (Backend::interp(), Ok((kvm()?, 1))),
+        None if kvm_is_required() => {
+            let backend = kvm().map_err(|mut failure| {
+                failure.message += &format!("; {REQUIRE_KVM}=1 forbids to go without");
+                failure
+            })?;
+            (Backend::interp(), Ok((backend, COMPARED)))
+        }
+        None => {
+            let kvm = kvm().map(|backend| (backend, COMPARED));
+            (Backend::interp(), kvm.map_err(|failure| format!("SKIP kvm: {}", failure.message)))
+        }
+    })
+}
+
+/// Writes the scenario files, and has the report say where they are.
+fn save(directory: &Path, report: &mut Report) -> Result<(), Failure> {
+    for found in &mut report.found {
+        let path = directory.join(&found.file);
+        std::fs::write(&path, &found.text)
+            .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
+        let shown = path.display().to_string();
+        found.command = found.command.replace(&found.file, &shown);
+        found.file = shown;
+    }
+    Ok(())
+}
+
+/// A counter on standard error, on a terminal only.
+struct Progress {
+    total: u64,
+    done: AtomicU64,
+    terminal: bool,
+}
+
+impl Progress {
+    fn new(total: u64) -> Self {
+        let terminal = std::io::stderr().is_terminal();
+        Self { total, done: AtomicU64::new(0), terminal }
+    }
+
+    fn add(&self, runs: u64) {
+        let done = self.done.fetch_add(runs, Ordering::Relaxed) + runs;
+        if self.terminal {
+            eprint!("\r{done} of {} runs", self.total);
+        }
+    }
+
+    fn end(&self) {
+        if self.terminal {
+            eprint!("\r\x1b[K");
+        }
+    }
+}

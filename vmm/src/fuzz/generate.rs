@@ -1,0 +1,373 @@
+//! Random programs: legal by construction, each a function of its seed and its number alone.
+
+use super::model::{Action, Frame, Verb, World};
+use crate::arch::tlb::Fill;
+use crate::inject::Fault;
+use crate::machine::Schedule;
+use crate::scenario::Page;
+use stalemate_shared::layout::{
+    COLOURS, KERNEL_PAGE_COUNT, LARGE_COLOURS, MAX_CPUS, MM_COUNT, USER_LARGE_PAGE_COUNT,
+    USER_PAGE_COUNT, USER_TABLE_PAGE_COUNT,
+};
+
+/// Steps of a program, at least and at most.
+pub const LENGTH: std::ops::RangeInclusive<usize> = 4..=40;
+
+/// A stream of choices (SplitMix64: Steele, Lea, Flood, "Fast splittable pseudorandom number
+/// generators", 2014).
+#[derive(Clone, Debug)]
+struct Draw(u64);
+
+impl Draw {
+    fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+
+    fn below(&mut self, count: u64) -> u64 {
+        self.bits() % count
+    }
+
+    fn one_in(&mut self, times: u64) -> bool {
+        self.below(times) == 0
+    }
+
+    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.below(from.len() as u64) as usize]
+    }
+
+    /// One of `rows`, each as likely as its weight says.
+    fn weighted<T: Copy>(&mut self, rows: &[(u64, T)]) -> T {
+        let mut at = self.below(rows.iter().map(|(weight, _)| weight).sum());
+        for &(weight, value) in rows {
+            if at < weight {
+                return value;
+            }
+            at -= weight;
+        }
+        rows[0].1
+    }
+}
+
+/// What a program runs on; the policy is the caller's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ground {
+    /// A number to choose a processor by.
+    pub cpu: u64,
+    /// Page-table isolation.
+    pub pti: bool,
+    /// How many CPUs there are.
+    pub cpus: u8,
+    /// The fill choice.
+    pub fill: Fill,
+    /// How CPUs come in between each other.
+    pub schedule: Schedule,
+    /// Where a seeded fill begins.
+    pub seed: u64,
+}
+
+/// One program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Program {
+    /// Its steps.
+    pub actions: Vec<Action>,
+    /// Interrupts that a correct kernel tolerates.
+    pub faults: Vec<Fault>,
+}
+
+/// The seed of seeded fills and schedules: one, because each is a guest to boot.
+const SEED: u64 = 1;
+
+/// CPUs, fill and schedule, with their weights: the verdict is the worst case's. Few of them,
+/// since each is a guest to boot, on every processor and for every policy.
+const MODELS: [(u64, (u8, Fill, Schedule)); 10] = [
+    (28, (1, Fill::WorstCase, Schedule::InOrder)),
+    (3, (1, Fill::LazyA, Schedule::InOrder)),
+    (2, (1, Fill::Seeded, Schedule::InOrder)),
+    (14, (2, Fill::WorstCase, Schedule::InOrder)),
+    (2, (2, Fill::LazyA, Schedule::InOrder)),
+    (2, (2, Fill::WorstCase, Schedule::Events(SEED))),
+    (1, (2, Fill::WorstCase, Schedule::Instructions(SEED))),
+    (5, (4, Fill::WorstCase, Schedule::InOrder)),
+    (2, (4, Fill::WorstCase, Schedule::Events(SEED))),
+    (1, (MAX_CPUS as u8, Fill::WorstCase, Schedule::InOrder)),
+];
+
+/// One program in so many is interrupted at a named point.
+const INTERRUPTED: u64 = 8;
+/// One in so many at every instruction of one step, which is hundreds of runs.
+const SWEPT: u64 = 20_000;
+/// Points at which an NMI may come; a kernel must tolerate it at each.
+const POINTS: [&str; 3] = ["nmi@after-mark", "nmi@before-user-cr3", "nmi@after-user-cr3"];
+const SWEEPS: [&str; 2] = ["nmi@each", "irq@each"];
+
+/// How many address spaces a program has; past six slots they take each other's.
+const SPACES: [(u64, u64); 6] = [(6, 1), (8, 2), (3, 3), (1, 6), (2, 8), (1, MM_COUNT as u64)];
+/// How many user pages it has: past eight, a range is flushed as a whole address space.
+const USER_PAGES: [(u64, u64); 5] = [(4, 1), (4, 2), (3, 4), (1, 10), (1, USER_PAGE_COUNT)];
+const KERNEL_PAGES: [(u64, u64); 4] = [(4, 0), (4, 1), (2, 2), (1, KERNEL_PAGE_COUNT)];
+const LARGE_PAGES: [(u64, u64); 3] = [(6, 0), (2, 1), (1, USER_LARGE_PAGE_COUNT)];
+const TABLE_PAGES: [(u64, u64); 3] = [(6, 0), (2, 1), (1, USER_TABLE_PAGE_COUNT)];
+
+/// A kind of step: what it would be, if it can be here.
+type Kind = fn(&mut Author) -> Option<Verb>;
+
+/// The kinds of steps that are neither owed nor at the beginning, with their weights. One that
+/// cannot be where it is drawn is drawn again.
+const KINDS: [(u64, Kind); 20] = [
+    (4, |author| author.unmapped().map(|(page, frame)| Verb::Map(page, frame))),
+    (10, |author| {
+        let page = author.mapped()?;
+        Some(Verb::Remap(page, author.frame(page)))
+    }),
+    (7, |author| author.mapped().map(Verb::Unmap)),
+    (5, |author| {
+        let page = author.mapped()?;
+        Some(Verb::Protect(page, author.draw.one_in(2)))
+    }),
+    (3, |author| author.mapped().map(Verb::Clean)),
+    (2, |author| author.mapped().map(Verb::Age)),
+    (8, |author| Some(Verb::Read(author.page(), true))),
+    (5, |author| Some(Verb::Write(author.page(), true, author.value()))),
+    (5, |author| Some(Verb::Read(author.page(), false))),
+    (3, |author| Some(Verb::Write(author.page(), false, author.value()))),
+    (5, |_| Some(Verb::Switch)),
+    (3, |_| Some(Verb::Nop)),
+    (1, |author| Some(author.needless_flush())),
+    (3, |author| author.mapped().map(Verb::UnmapBatched)),
+    (2, |author| {
+        author.mapped()?;
+        Some(Verb::Fork(author.draw.below(author.spaces) as usize))
+    }),
+    (4, |author| author.large().map(Verb::Split)),
+    (3, |author| author.large().map(Verb::Merge)),
+    (3, |author| {
+        let page = author.mapped()?;
+        matches!(page, Page::Table(_)).then_some(Verb::FreeTable(page))
+    }),
+    (2, |_| Some(Verb::Lazy)),
+    (1, |_| Some(Verb::LeaveMm)),
+];
+
+/// Ways to pay for a page, with their weights.
+#[derive(Clone, Copy)]
+enum Payment {
+    One,
+    Range,
+    Mm,
+    All,
+}
+
+const PAYMENTS: [(u64, Payment); 4] =
+    [(12, Payment::One), (3, Payment::Range), (2, Payment::Mm), (1, Payment::All)];
+
+/// Where program `number` of `seed` runs.
+#[must_use]
+pub fn ground(seed: u64, number: u64) -> Ground {
+    let mut draw = stream(seed, number, 0);
+    let (cpus, fill, schedule) = draw.weighted(&MODELS);
+    let (cpu, pti) = (draw.bits() >> 1, draw.one_in(2));
+    Ground { cpu, pti, cpus, fill, schedule, seed: if fill == Fill::Seeded { SEED } else { 0 } }
+}
+
+/// Program `number` of `seed`.
+#[must_use]
+pub fn program(seed: u64, number: u64) -> Program {
+    let mut author = Author::new(stream(seed, number, 1), ground(seed, number).cpus);
+    author.write();
+    let faults = author.interrupts();
+    Program { actions: author.actions, faults }
+}
+
+fn stream(seed: u64, number: u64, purpose: u64) -> Draw {
+    let mixed = Draw(seed).bits().wrapping_add(number.wrapping_mul(2).wrapping_add(purpose));
+    Draw(Draw(mixed).bits())
+}
+
+/// Writes one program.
+struct Author {
+    draw: Draw,
+    world: World,
+    actions: Vec<Action>,
+    cpus: u8,
+    /// The CPU and the address space of the step under way.
+    cpu: u8,
+    mm: usize,
+    spaces: u64,
+    pages: Vec<Page>,
+    colours: u64,
+}
+
+impl Author {
+    fn new(mut draw: Draw, cpus: u8) -> Self {
+        let spaces = draw.weighted(&SPACES);
+        let (user, kernel) = (draw.weighted(&USER_PAGES), draw.weighted(&KERNEL_PAGES));
+        let (large, table) = (draw.weighted(&LARGE_PAGES), draw.weighted(&TABLE_PAGES));
+        let all = (0..user).map(Page::User).chain((0..kernel).map(Page::Kernel));
+        let all = all.chain((0..large).map(Page::Large)).chain((0..table).map(Page::Table));
+        let pages = all.collect();
+        // Few frames: two pages often share one.
+        let colours = draw.pick(&[2, 3, COLOURS.len() as u64]);
+        let (world, actions) = (World::default(), Vec::new());
+        Self { draw, world, actions, cpus, cpu: 0, mm: 0, spaces, pages, colours }
+    }
+
+    fn write(&mut self) {
+        let span = (LENGTH.end() - LENGTH.start()) as u64 + 1;
+        // The shortest of three: most failures need few steps, and short programs run faster.
+        let more = (0..3).map(|_| self.draw.below(span)).min().unwrap_or_default();
+        let wanted = LENGTH.start() + more as usize;
+        let beginning = 1 + self.draw.below(wanted as u64 / 3 + 1) as usize;
+        while self.actions.len() < wanted {
+            self.mm = self.draw.below(self.spaces) as usize;
+            // The first step is the last CPU's, so that a program uses all that there are.
+            let any = self.draw.below(u64::from(self.cpus)) as u8;
+            self.cpu = if self.actions.is_empty() { self.cpus - 1 } else { any };
+            // One step is kept for the flush of what is owed at the end.
+            let left = wanted - self.actions.len();
+            let last = left <= 1;
+            if !self.world.owed().is_empty() && (last || self.draw.one_in(2)) {
+                self.pay(last);
+                continue;
+            }
+            if !self.world.deferred().is_empty() && (last || self.draw.one_in(3)) {
+                self.pay_deferred(last);
+                continue;
+            }
+            let kind = if self.actions.len() < beginning { KINDS[0].1 } else { self.kind() };
+            let Some(verb) = kind(self).or_else(|| self.kind()(self)) else { continue };
+            if !last || !(verb.owes() || matches!(verb, Verb::UnmapBatched(_))) {
+                self.take(verb);
+            }
+        }
+    }
+
+    fn kind(&mut self) -> Kind {
+        self.draw.weighted(&KINDS)
+    }
+
+    fn take(&mut self, verb: Verb) {
+        let action = Action { cpu: self.cpu, mm: self.mm, verb };
+        if self.world.take(&action).is_ok() {
+            self.actions.push(action);
+        }
+    }
+
+    /// Flushes something that is owed; everything, where this is the last step.
+    fn pay(&mut self, last: bool) {
+        let owed: Vec<_> = self.world.owed().iter().copied().collect();
+        let (mm, page) = self.draw.pick(&owed);
+        let payment = match self.draw.weighted(&PAYMENTS) {
+            _ if last && (owed.len() > 1 || !self.world.deferred().is_empty()) => Payment::All,
+            Payment::Mm if matches!(page, Page::Kernel(_)) => Payment::One,
+            payment => payment,
+        };
+        self.mm = mm;
+        self.flush(payment, page);
+    }
+
+    /// Does what a CPU has deferred; what all have, where this is the last step.
+    fn pay_deferred(&mut self, last: bool) {
+        let cpus: Vec<u8> = self.world.deferred().iter().map(|(cpu, _)| *cpu).collect();
+        self.cpu = self.draw.pick(&cpus);
+        let one = cpus.iter().all(|cpu| *cpu == self.cpu);
+        self.take(if last && !one { Verb::FlushAll } else { Verb::FlushBatched });
+    }
+
+    fn flush(&mut self, payment: Payment, page: Page) {
+        let verb = match payment {
+            Payment::One => Verb::FlushOne(page),
+            Payment::Range => self.range(page),
+            Payment::Mm => Verb::FlushMm,
+            Payment::All => Verb::FlushAll,
+        };
+        self.take(verb);
+    }
+
+    /// A range around a page, in the address space of the step.
+    fn range(&mut self, page: Page) -> Verb {
+        let (number, count, make): (u64, u64, fn(u64) -> Page) = match page {
+            Page::User(number) => (number, USER_PAGE_COUNT, Page::User),
+            Page::Large(number) => (number, USER_LARGE_PAGE_COUNT, Page::Large),
+            Page::Table(number) => (number, USER_TABLE_PAGE_COUNT, Page::Table),
+            Page::Kernel(number) => (number, KERNEL_PAGE_COUNT, Page::Kernel),
+        };
+        let first = make(self.draw.below(number + 1));
+        let last = make(number + self.draw.below(count - number));
+        match page {
+            Page::Kernel(_) => Verb::FlushKernelRange(first, last),
+            _ => Verb::FlushRange(first, last),
+        }
+    }
+
+    fn needless_flush(&mut self) -> Verb {
+        let page = self.page();
+        match self.draw.weighted(&PAYMENTS) {
+            Payment::One => Verb::FlushOne(page),
+            Payment::Range => self.range(page),
+            Payment::Mm => Verb::FlushMm,
+            Payment::All => Verb::FlushAll,
+        }
+    }
+
+    /// A page for an access: mostly one that is mapped somewhere.
+    fn page(&mut self) -> Page {
+        let mapped = if self.draw.one_in(4) { None } else { self.mapped() };
+        mapped.unwrap_or_else(|| self.any())
+    }
+
+    fn any(&mut self) -> Page {
+        self.draw.pick(&self.pages)
+    }
+
+    /// A page that is mapped; the step is about its address space then.
+    fn mapped(&mut self) -> Option<Page> {
+        let count = self.world.mapped().count() as u64;
+        let at = if count == 0 { 0 } else { self.draw.below(count) as usize };
+        let (mm, page) = self.world.mapped().nth(at)?;
+        if !matches!(page, Page::Kernel(_)) {
+            self.mm = mm;
+        }
+        Some(page)
+    }
+
+    fn large(&mut self) -> Option<Page> {
+        (0..3).find_map(|_| self.mapped().filter(|page| matches!(page, Page::Large(_))))
+    }
+
+    fn unmapped(&mut self) -> Option<(Page, Frame)> {
+        let page = self.any();
+        let frame = self.frame(page);
+        self.world.frame(self.mm, page).is_none().then_some((page, frame))
+    }
+
+    fn frame(&mut self, page: Page) -> Frame {
+        let large = matches!(page, Page::Large(_));
+        let colours = if large { self.colours.min(LARGE_COLOURS as u64) } else { self.colours };
+        let colour = self.draw.below(colours) as usize;
+        Frame::new(colour, !self.draw.one_in(4), self.draw.one_in(8))
+    }
+
+    fn value(&mut self) -> u64 {
+        0x10 + self.draw.below(0xf0)
+    }
+
+    /// Interrupts for the finished program.
+    fn interrupts(&mut self) -> Vec<Fault> {
+        let text = if self.draw.one_in(SWEPT) {
+            let step = 1 + self.draw.below(self.actions.len() as u64);
+            format!("{}#{step}", self.draw.pick(&SWEEPS))
+        } else if self.draw.one_in(INTERRUPTED) {
+            let point = self.draw.pick(&POINTS);
+            let count = self.draw.below(4);
+            if count == 0 { point.to_owned() } else { format!("{point}#{count}") }
+        } else {
+            return Vec::new();
+        };
+        // Only forms that a test reads are written.
+        text.parse().into_iter().collect()
+    }
+}

@@ -1,0 +1,204 @@
+//! Random programs: legal scenarios by the thousand, on which a correct kernel is clean.
+//!
+//! A program is a function of a seed and a number. It is legal: each downgrade is flushed by a
+//! primitive that covers it before the first step that is neither an edit nor a flush. So what is
+//! not clean is a policy that is wrong, or we are. A failing program is made small and becomes a
+//! scenario file.
+
+pub mod generate;
+pub mod model;
+pub mod report;
+pub mod run;
+pub mod script;
+pub mod shrink;
+
+use crate::executor::Backend;
+use crate::machine::BootError;
+use crate::report::command;
+use crate::scenario::{CpuModel, Diagnostic, POLICIES, Policy, RunConfig, Scenario};
+use generate::Program;
+use report::{Failing, Found, Report};
+use run::{Bench, Trouble, with_bench};
+use script::Base;
+use stalemate_shared::variant::Variant;
+
+/// Policies that are there to be caught; every other one must be clean.
+pub const BROKEN: [Policy; 1] = [Policy::Unsplit];
+
+/// The policies that ought to be correct.
+#[must_use]
+pub fn correct_policies() -> Vec<Policy> {
+    let all = POLICIES.iter().map(|(policy, ..)| *policy);
+    all.filter(|policy| !BROKEN.contains(policy)).collect()
+}
+
+/// A second executor, and how many of the programs it runs too.
+#[derive(Clone, Copy, Debug)]
+pub struct Beside<'a> {
+    /// The executor.
+    pub executor: &'a Backend,
+    /// One in so many programs, each under one policy; 1 means every run.
+    pub one_in: u64,
+}
+
+impl Beside<'_> {
+    fn takes(&self, number: u64, policy: usize, policies: usize) -> bool {
+        let turn = number / self.one_in % policies.max(1) as u64;
+        self.one_in == 1 || number.is_multiple_of(self.one_in) && turn == policy as u64
+    }
+}
+
+/// What to run.
+#[derive(Clone, Copy, Debug)]
+pub struct Campaign<'a> {
+    /// The seed.
+    pub seed: u64,
+    /// The first program's number.
+    pub first: u64,
+    /// Programs.
+    pub count: u64,
+    /// Each program runs under each of them.
+    pub policies: &'a [Policy],
+    /// The historical mistake that the kernel makes.
+    pub variant: Option<Variant>,
+    /// Each program runs on one of them.
+    pub cpus: &'a [CpuModel],
+    /// What runs them.
+    pub executor: &'a Backend,
+    /// What some of them are compared with.
+    pub beside: Option<Beside<'a>>,
+    /// Threads, each with guests of its own.
+    pub threads: usize,
+}
+
+/// Why there is no report.
+#[derive(Debug, thiserror::Error)]
+pub enum FuzzError {
+    /// The host, or the image.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// The base of every program is no scenario.
+    #[error(transparent)]
+    Base(#[from] Diagnostic),
+    /// The generator made a program that breaks its own rules.
+    #[error("the generator made an illegal program: {0:?}")]
+    Illegal(model::Illegal),
+}
+
+/// Runs programs, and makes the first that fails under each policy small. `done` is told the
+/// runs made, by and by.
+///
+/// # Errors
+/// When the host fails.
+pub fn run(campaign: &Campaign<'_>, done: &(dyn Fn(u64) + Sync)) -> Result<Report, FuzzError> {
+    let base = Base::new()?;
+    let mut report = run::campaign(campaign, &base, done)?;
+    for failing in report.firsts() {
+        let mut backends = vec![campaign.executor];
+        if failing.trouble == Trouble::Difference {
+            backends.extend(campaign.beside.iter().map(|beside| beside.executor));
+        }
+        let found = with_bench(backends, |bench| {
+            small(bench, &base, campaign.seed, failing).map(|(found, _)| found)
+        })?;
+        report.found.push(found);
+    }
+    Ok(report)
+}
+
+/// The first program of `seed`, among `limit`, that fails on `config`: its number, and the
+/// smallest scenario that was made of it.
+///
+/// # Errors
+/// When the host fails.
+pub fn first_failure(
+    executor: &Backend,
+    config: &RunConfig,
+    seed: u64,
+    limit: u64,
+) -> Result<Option<(u64, Scenario)>, FuzzError> {
+    let base = Base::new()?;
+    with_bench(vec![executor], |bench| {
+        for first in (0..limit).step_by(WINDOW) {
+            let failing =
+                window(bench, &base, config, seed, first..limit.min(first + WINDOW as u64))?;
+            let Some(failing) = failing else { continue };
+            let number = failing.number;
+            let (_, scenario) = small(bench, &base, seed, failing)?;
+            return Ok(Some((number, scenario)));
+        }
+        Ok(None)
+    })
+}
+
+/// Programs that [`first_failure`] takes together, those with as many CPUs after each other.
+const WINDOW: usize = 64;
+
+/// The first of these programs that fails on `config`.
+fn window(
+    bench: &mut Bench<'_>,
+    base: &Base,
+    config: &RunConfig,
+    seed: u64,
+    numbers: std::ops::Range<u64>,
+) -> Result<Option<Failing>, FuzzError> {
+    let mut numbers: Vec<u64> = numbers.collect();
+    numbers.sort_by_key(|&number| generate::ground(seed, number).cpus);
+    let mut first: Option<Failing> = None;
+    for number in numbers {
+        let program = generate::program(seed, number);
+        let scenario = base.scenario("fuzz", &program).map_err(FuzzError::Illegal)?;
+        let run = script::run(&scenario, *config, &program.faults);
+        let (Some(trouble), _) = bench.run(&scenario, &run)? else { continue };
+        if first.as_ref().is_none_or(|first| number < first.number) {
+            first = Some(Failing { number, config: run.config, trouble });
+        }
+    }
+    Ok(first)
+}
+
+/// Makes a failing program small.
+fn small(
+    bench: &mut Bench<'_>,
+    base: &Base,
+    seed: u64,
+    failing: Failing,
+) -> Result<(Found, Scenario), FuzzError> {
+    let Failing { number, config, trouble } = &failing;
+    let program = generate::program(seed, *number);
+    let mut fails = |candidate: &Program| -> Result<bool, FuzzError> {
+        let scenario = base.scenario("fuzz", candidate).map_err(FuzzError::Illegal)?;
+        let run = script::run(&scenario, *config, &candidate.faults);
+        let (found, result) = bench.run(&scenario, &run)?;
+        Ok(same(trouble, found.as_ref(), result.as_ref()))
+    };
+    let smallest = shrink::shrink(&program, &mut fails)?;
+    let name = format!("fuzz-{seed}-{number}-{}", config.policy);
+    let why = format!("Program {number} of seed {seed} on {config}: {trouble}");
+    let text = script::text(&smallest, config, &why).map_err(FuzzError::Illegal)?;
+    let scenario = crate::scenario::parse(&name, &format!("{name}.toml"), &text)?;
+    let command = command(&scenario, &script::run(&scenario, *config, &smallest.faults));
+    let found = Found {
+        steps_before: program.actions.len(),
+        steps: smallest.actions.len(),
+        text,
+        file: scenario.file.clone(),
+        command,
+        failing,
+    };
+    Ok((found, scenario))
+}
+
+/// Whether a smaller program fails as the first did: the same outcome, the same rule among others.
+fn same(
+    trouble: &Trouble,
+    found: Option<&Trouble>,
+    result: Option<&crate::runner::RunResult>,
+) -> bool {
+    match (trouble, found) {
+        (Trouble::Outcome(outcome, Some(rule)), Some(Trouble::Outcome(other, _))) => {
+            outcome == other && result.is_some_and(|result| result.rules().contains(rule))
+        }
+        (trouble, found) => Some(trouble) == found,
+    }
+}

@@ -1,0 +1,263 @@
+//! What a campaign came to: sums by policy and processor, and what failed.
+
+use super::run::Trouble;
+use crate::oracle::Discharger;
+use crate::runner::{Outcome, RunResult};
+use crate::scenario::{CpuModel, Policy, RunConfig, Scenario};
+use serde_json::{Value, json as value};
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+/// Version of the JSON report's schema. Rises when a field changes its meaning or goes.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// Sums over runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Runs.
+    pub runs: u64,
+    /// Their steps.
+    pub steps: u64,
+    /// Obligations, by what discharged them.
+    pub discharged: BTreeMap<Discharger, u64>,
+    /// Runs by outcome.
+    pub outcomes: BTreeMap<Outcome, u64>,
+    /// Runs in which something went wrong.
+    pub failing: u64,
+}
+
+impl Tally {
+    /// Of one run.
+    #[must_use]
+    pub fn of(scenario: &Scenario, result: Option<&RunResult>, failing: bool) -> Self {
+        let one = |result: &RunResult| (result.outcome, 1);
+        let discharged = result.map(RunResult::discharged).unwrap_or_default();
+        Self {
+            runs: 1,
+            steps: scenario.steps.len() as u64,
+            discharged: discharged.into_iter().map(|(by, count)| (by, count as u64)).collect(),
+            outcomes: result.map(one).into_iter().collect(),
+            failing: u64::from(failing),
+        }
+    }
+
+    /// Runs with this outcome.
+    #[must_use]
+    pub fn outcome(&self, outcome: Outcome) -> u64 {
+        self.outcomes.get(&outcome).copied().unwrap_or_default()
+    }
+}
+
+impl std::ops::AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.runs += other.runs;
+        self.steps += other.steps;
+        self.failing += other.failing;
+        for (by, count) in other.discharged {
+            *self.discharged.entry(by).or_default() += count;
+        }
+        for (outcome, count) in other.outcomes {
+            *self.outcomes.entry(outcome).or_default() += count;
+        }
+    }
+}
+
+/// One run in which something went wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failing {
+    /// The program's number.
+    pub number: u64,
+    /// Where it ran.
+    pub config: RunConfig,
+    /// What went wrong.
+    pub trouble: Trouble,
+}
+
+/// A failing program, made small.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The run that failed.
+    pub failing: Failing,
+    /// Steps that it had.
+    pub steps_before: usize,
+    /// Steps that are left.
+    pub steps: usize,
+    /// The scenario file.
+    pub text: String,
+    /// Where it was written, or what it would be called.
+    pub file: String,
+    /// The one command that reproduces it.
+    pub command: String,
+}
+
+/// A whole campaign.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Programs that ran.
+    pub programs: u64,
+    /// Sums.
+    pub tallies: BTreeMap<(Policy, CpuModel), Tally>,
+    /// Runs whose events were compared with those of another executor.
+    pub compared: u64,
+    /// What failed, in the order of programs.
+    pub failing: Vec<Failing>,
+    /// The first failing program of each kind and policy, made small.
+    pub found: Vec<Found>,
+}
+
+impl Report {
+    /// Adds what other runs came to.
+    pub fn add(&mut self, other: Self) {
+        self.compared += other.compared;
+        self.failing.extend(other.failing);
+        for (key, tally) in other.tallies {
+            *self.tallies.entry(key).or_default() += tally;
+        }
+    }
+
+    /// The first failure of each kind under each policy.
+    #[must_use]
+    pub fn firsts(&self) -> Vec<Failing> {
+        let mut firsts: BTreeMap<(Policy, String), &Failing> = BTreeMap::new();
+        for failing in &self.failing {
+            let kind = (failing.config.policy, failing.trouble.to_string());
+            firsts.entry(kind).or_insert(failing);
+        }
+        firsts.into_values().cloned().collect()
+    }
+}
+
+/// What the report says of the campaign, beside the sums.
+#[derive(Clone, Copy, Debug)]
+pub struct About<'a> {
+    /// The seed.
+    pub seed: u64,
+    /// Programs that were asked for.
+    pub count: u64,
+    /// The executor of every run.
+    pub executor: &'a str,
+    /// The executor beside it, or why there is none.
+    pub beside: Result<&'a str, &'a str>,
+}
+
+/// The report for people.
+#[must_use]
+pub fn text(about: &About<'_>, report: &Report) -> String {
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    for found in &report.found {
+        let Failing { number, config, trouble } = &found.failing;
+        let _ = writeln!(out, "program {number} of seed {} on {config}: {trouble}", about.seed);
+        let _ = writeln!(out, "  shrunk from {} steps to {}:\n", found.steps_before, found.steps);
+        found.text.lines().for_each(|line| {
+            let _ = writeln!(out, "    {line}");
+        });
+        let _ = writeln!(out, "\n  {}\n  again: {}\n", found.file, found.command);
+    }
+    let _ = writeln!(
+        out,
+        "{:12}{:22}{:>8}{:>10}{:>12}{:>9}{:>9}{:>12}{:>9}",
+        "policy",
+        "cpu",
+        "runs",
+        "steps",
+        "discharged",
+        "clean",
+        "vacuous",
+        "not-applied",
+        "failing"
+    );
+    let mut all = Tally::default();
+    for ((policy, cpu), tally) in &report.tallies {
+        row(&mut out, &policy.to_string(), cpu.name, tally);
+        all += tally.clone();
+    }
+    row(&mut out, "all", "", &all);
+    let by: Vec<String> =
+        all.discharged.iter().map(|(by, count)| format!("{} {count}", by.name())).collect();
+    let _ = writeln!(out, "discharged by {}", by.join(", "));
+    let executor = about.executor;
+    let _ = match about.beside {
+        Ok(other) => {
+            let differ = report.failing.iter().filter(|one| one.trouble == Trouble::Difference);
+            let (compared, differ) = (report.compared, differ.count());
+            writeln!(out, "{compared} runs on {executor} and {other}: {differ} differ")
+        }
+        Err(reason) => writeln!(out, "{executor} alone: {reason}"),
+    };
+    let _ = writeln!(
+        out,
+        "seed {}: {} of {} programs, {} runs, {} failing",
+        about.seed,
+        report.programs,
+        about.count,
+        all.runs,
+        report.failing.len()
+    );
+    out
+}
+
+fn row(out: &mut String, policy: &str, cpu: &str, tally: &Tally) {
+    let discharged: u64 = tally.discharged.values().sum();
+    let of = |outcome| tally.outcome(outcome);
+    let _ = writeln!(
+        out,
+        "{policy:12}{cpu:22}{:>8}{:>10}{discharged:>12}{:>9}{:>9}{:>12}{:>9}",
+        tally.runs,
+        tally.steps,
+        of(Outcome::Clean),
+        of(Outcome::Vacuous),
+        of(Outcome::NotApplied),
+        tally.failing
+    );
+}
+
+/// The report for programs; docs/fuzz.schema.json.
+#[must_use]
+pub fn json(about: &About<'_>, report: &Report) -> Value {
+    let tallies = report.tallies.iter().map(|((policy, cpu), tally)| {
+        let discharged: BTreeMap<&str, u64> =
+            tally.discharged.iter().map(|(by, count)| (by.name(), *count)).collect();
+        let outcomes: BTreeMap<String, u64> =
+            tally.outcomes.iter().map(|(outcome, count)| (outcome.to_string(), *count)).collect();
+        value!({
+            "policy": policy,
+            "cpu": cpu.name,
+            "runs": tally.runs,
+            "steps": tally.steps,
+            "discharged": discharged,
+            "outcomes": outcomes,
+            "failing": tally.failing,
+        })
+    });
+    let failing = |failing: &Failing| {
+        value!({
+            "program": failing.number,
+            "config": failing.config.to_string(),
+            "trouble": failing.trouble.to_string(),
+        })
+    };
+    value!({
+        "schema": SCHEMA_VERSION,
+        "stalemate": env!("CARGO_PKG_VERSION"),
+        "seed": about.seed,
+        "asked": about.count,
+        "programs": report.programs,
+        "executor": about.executor,
+        "beside": about.beside.ok(),
+        "skipped": about.beside.err(),
+        "compared": report.compared,
+        "tallies": tallies.collect::<Vec<_>>(),
+        "failing": report.failing.iter().map(failing).collect::<Vec<_>>(),
+        "found": report.found.iter().map(|found| value!({
+            "program": found.failing.number,
+            "config": found.failing.config.to_string(),
+            "trouble": found.failing.trouble.to_string(),
+            "steps_before": found.steps_before,
+            "steps": found.steps,
+            "file": found.file,
+            "scenario": found.text,
+            "command": found.command,
+        })).collect::<Vec<_>>(),
+    })
+}
