@@ -8,6 +8,7 @@ pub mod deliver;
 pub mod emulate;
 pub mod fault;
 pub mod features;
+pub(crate) mod flags;
 pub mod op;
 pub mod privileged;
 pub mod sensitive;
