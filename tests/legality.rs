@@ -4,7 +4,7 @@
 
 use stalemate::arch::addr::{CpuId, Gpa, Gva, Pcid};
 use stalemate::arch::census::Census;
-use stalemate::arch::core::{Core, IMPLICIT_WRITE, Log, Memory, StateHook};
+use stalemate::arch::core::{Core, IMPLICIT_WRITE, Log, Memory};
 use stalemate::arch::deliver::deliver;
 use stalemate::arch::fault::{Exception, Fault, Stop};
 use stalemate::arch::features::CpuFeatures;
@@ -12,54 +12,19 @@ use stalemate::arch::op::{ControlRegister, Op};
 use stalemate::arch::sensitive::{Destination, Word};
 use stalemate::arch::tlb::{Fill, Scope, Tlb, TlbModel};
 use stalemate::arch::vcpu::{Vcpu, cr0, cr4, efer, flags, gpr};
-use stalemate::arch::walk::{Access, AccessKind, Tables};
-use std::cell::RefCell;
+use stalemate::arch::walk::{Access, AccessKind};
+use stalemate::boot::GuestMemory;
+use stalemate::inject::Injector;
 
-const SIZE: usize = 0x2_0000;
+const SIZE: u64 = 0x2_0000;
 const GDT: u64 = 0x8000;
 const IDT: u64 = 0x9000;
 const TSS: u64 = 0xa000;
 const DESCRIPTOR: u64 = 0xb000;
 
-/// 128 KiB, identity-mapped by a PML4 at 0x1000.
-struct Ram(RefCell<Vec<u8>>);
-
-impl Tables for Ram {
-    fn entry(&self, slot: Gpa) -> Option<u64> {
-        let at = slot.0 as usize;
-        let bytes = self.0.borrow().get(at..at.checked_add(8)?)?.try_into().ok()?;
-        Some(u64::from_le_bytes(bytes))
-    }
-}
-
-impl Memory for Ram {
-    fn as_tables(&self) -> &dyn Tables {
-        self
-    }
-
-    fn read(&self, at: Gpa, bytes: &mut [u8]) -> bool {
-        let ram = self.0.borrow();
-        let range = ram.get(at.0 as usize..).and_then(|rest| rest.get(..bytes.len()));
-        range.map(|range| bytes.copy_from_slice(range)).is_some()
-    }
-
-    fn write(&self, at: Gpa, bytes: &[u8]) -> bool {
-        let mut ram = self.0.borrow_mut();
-        let range = ram.get_mut(at.0 as usize..).and_then(|rest| rest.get_mut(..bytes.len()));
-        range.map(|range| range.copy_from_slice(bytes)).is_some()
-    }
-}
-
-struct NoHook;
-
-impl StateHook for NoHook {
-    fn state_store(&mut self, _: Gva, _: u64, _: u64, new: u64) -> Vec<u64> {
-        vec![new]
-    }
-}
-
+/// 128 KiB, identity-mapped by a PML4 at 0x1000, and a processor in its kernel.
 struct World {
-    ram: Ram,
+    memory: GuestMemory,
     vcpu: Vcpu,
     tlb: Tlb,
     census: Census,
@@ -73,16 +38,15 @@ impl World {
     }
 
     fn with_features(features: CpuFeatures) -> Self {
-        let ram = Ram(RefCell::new(vec![0; SIZE]));
-        let put = |at: u64, value: u64| assert!(ram.write(Gpa(at), &value.to_le_bytes()));
+        let memory = GuestMemory::new(SIZE).expect("memory");
+        let put = |at: u64, value: u64| memory.write_word(Gpa(at), value);
         put(0x1000, 0x2063);
         put(0x2000, 0x3063);
         put(0x3000, 0x4063);
-        for page in 0..SIZE as u64 / 4096 {
+        for page in 0..SIZE / 4096 {
             put(0x4000 + page * 8, page << 12 | 0x63);
         }
         put(GDT + 0x80, 0x00af_9b00_0000_ffff);
-        put(TSS + 0x24, 0x1_0000);
         let mut vcpu = Vcpu::long_mode(CpuId(0), features, 0x5000, 0x1000);
         vcpu.gdt.base = GDT;
         vcpu.gdt.limit = 0xff;
@@ -91,7 +55,8 @@ impl World {
         vcpu.tss_base = TSS;
         vcpu.tss_limit = 0x67;
         let tlb = Tlb::new(TlbModel { fill: Fill::OnDemand, structure_caches: true, seed: 0 });
-        let mut world = Self { ram, vcpu, tlb, census: Census::default(), log: Log::default() };
+        let mut world = Self { memory, vcpu, tlb, census: Census::default(), log: Log::default() };
+        world.stack(1, 0x1_0000);
         world.with(|core| core.load_cr3(0x1000)).expect("a legal load");
         world
     }
@@ -101,9 +66,9 @@ impl World {
             vcpu: &mut self.vcpu,
             tlb: &mut self.tlb,
             census: &mut self.census,
-            memory: &self.ram,
+            memory: &self.memory,
             state_page: None,
-            hook: &mut NoHook,
+            hook: &mut Injector::default(),
             seq: 0,
             log: &mut self.log,
         })
@@ -124,15 +89,26 @@ impl World {
 
     /// INVPCID with this descriptor.
     fn invpcid(&mut self, kind: u64, first: u64, va: u64) -> Result<(), Fault> {
-        self.ram.write(Gpa(DESCRIPTOR), &first.to_le_bytes());
-        self.ram.write(Gpa(DESCRIPTOR + 8), &va.to_le_bytes());
+        self.memory.write_word(Gpa(DESCRIPTOR), first);
+        self.memory.write_word(Gpa(DESCRIPTOR + 8), va);
         self.execute(Op::Invpcid { kind, descriptor: Gva(DESCRIPTOR) })
+    }
+
+    /// The top of IST stack `number`; its slot is not aligned.
+    fn stack(&self, number: u64, top: u64) {
+        self.memory.write(Gpa(TSS + 0x1c + number * 8), &top.to_le_bytes());
+    }
+
+    /// Makes the page at 0xc000 a user page.
+    fn make_user_page(&self) {
+        for slot in [0x1000, 0x2000, 0x3000, 0x4000 + 0xc * 8] {
+            self.memory.write_word(Gpa(slot), self.memory.read_word(Gpa(slot)) | 4);
+        }
     }
 
     /// A gate for `vector` to 0x5500, on IST 1.
     fn gate(&self, vector: u64) {
-        self.ram
-            .write(Gpa(IDT + vector * 16), &(0x5500u64 | 0x80 << 16 | 0x8e01 << 32).to_le_bytes());
+        self.memory.write_word(Gpa(IDT + vector * 16), 0x5500 | 0x80 << 16 | 0x8e01 << 32);
     }
 }
 
@@ -305,7 +281,7 @@ fn user_mode_writes_no_control_register() {
 #[test]
 fn wp_judges_cached_rights_at_once_and_invalidates_nothing() {
     let mut world = World::new(true, true);
-    world.ram.write(Gpa(0x4000 + 0xc * 8), &0xc061u64.to_le_bytes());
+    world.memory.write_word(Gpa(0x4000 + 0xc * 8), 0xc061);
     let store =
         |world: &mut World| world.with(|core| core.write(Gva(0xc000), &[1], IMPLICIT_WRITE));
     let read_only: Result<(), Fault> = Err(Exception::page_fault(Gva(0xc000), 3).into());
@@ -325,10 +301,7 @@ fn wp_judges_cached_rights_at_once_and_invalidates_nothing() {
 /// A world whose page at 0xc000 is a user page.
 fn with_a_user_page() -> World {
     let world = World::new(true, true);
-    for table in [0x1000, 0x2000, 0x3000, 0x4000 + 0xc * 8] {
-        let entry = world.ram.entry(Gpa(table)).expect("in memory") | 4;
-        world.ram.write(Gpa(table), &entry.to_le_bytes());
-    }
+    world.make_user_page();
     world
 }
 
@@ -390,7 +363,7 @@ const GIB: u64 = 1 << 30;
 /// Reads the first word of the GDT through the second gibibyte, mapped by this PDPTE.
 fn read_through_pdpte(features: CpuFeatures, entry: u64) -> Result<u64, Fault> {
     let mut world = World::with_features(features);
-    world.ram.write(Gpa(0x2008), &entry.to_le_bytes());
+    world.memory.write_word(Gpa(0x2008), entry);
     world.with(|core| core.read_implicit(Gva(GIB + GDT + 0x80)))
 }
 
@@ -412,7 +385,7 @@ fn a_pdpte_maps_a_1_gib_page_where_the_processor_has_them() {
 #[test]
 fn the_page_size_bit_of_a_pml4e_is_reserved() {
     let mut world = World::new(true, true);
-    world.ram.write(Gpa(0x1008), &0x20e3u64.to_le_bytes());
+    world.memory.write_word(Gpa(0x1008), 0x20e3);
     let va = Gva(1 << 39);
     let expected = Exception::page_fault(va, 9);
     assert_eq!(world.with(|core| core.read_implicit(va)), Err(expected.into()));
@@ -463,8 +436,8 @@ fn an_exception_pushes_its_frame_on_its_ist_stack() {
     assert_eq!(delivered, Ok(()));
     assert_eq!((world.vcpu.rip, world.vcpu.cr2), (0x5500, 0xdead000));
     assert_eq!(world.vcpu.gpr[gpr::RSP], 0x1_0000 - 48);
-    let word = |index: u64| world.ram.entry(Gpa(0x1_0000 - 48 + index * 8));
-    assert_eq!((word(0), word(1), word(4)), (Some(2), Some(0x5000), Some(0x7000)));
+    let word = |index: u64| world.memory.read_word(Gpa(0x1_0000 - 48 + index * 8));
+    assert_eq!((word(0), word(1), word(4)), (2, 0x5000, 0x7000));
 }
 
 #[test]
@@ -472,14 +445,14 @@ fn a_stack_that_is_not_mapped_makes_a_double_and_then_a_triple_fault() {
     let mut world = World::new(true, true);
     world.gate(14);
     // The IST stack's page is unmapped.
-    world.ram.write(Gpa(0x4000 + 0xf * 8), &0u64.to_le_bytes());
+    world.memory.write_word(Gpa(0x4000 + 0xf * 8), 0);
     let fault = Exception::page_fault(Gva(0x30_0000), 0);
     let triple = world.with(|core| deliver(core, fault));
     assert_eq!(triple, Err(Stop::TripleFault { vector: 14 }));
     // With a double fault gate on a stack that is mapped, the guest gets vector 8.
-    world.ram.write(Gpa(TSS + 0x2c), &0x1_1000u64.to_le_bytes());
+    world.stack(2, 0x1_1000);
     world.gate(8);
-    world.ram.write(Gpa(IDT + 8 * 16 + 4), &[2]);
+    world.memory.write(Gpa(IDT + 8 * 16 + 4), &[2]);
     assert_eq!(world.with(|core| deliver(core, fault)), Ok(()));
     assert_eq!(world.vcpu.gpr[gpr::RSP], 0x1_1000 - 48);
 }
@@ -490,7 +463,7 @@ fn delivery_goes_through_the_tlb_stale_entries_included() {
     world.gate(14);
     world.with(|core| core.read_implicit(Gva(IDT + 14 * 16))).expect("mapped");
     // The IDT's page is unmapped in memory; the cached translation still serves.
-    world.ram.write(Gpa(0x4000 + 9 * 8), &0u64.to_le_bytes());
+    world.memory.write_word(Gpa(0x4000 + 9 * 8), 0);
     let fault = Exception::page_fault(Gva(0x30_0000), 0);
     assert_eq!(world.with(|core| deliver(core, fault)), Ok(()));
     world.execute(Op::Invlpg(Gva(IDT))).expect("legal");
@@ -517,12 +490,8 @@ fn an_unknown_msr_and_a_user_mode_return_to_the_kernel_fault() {
     world.vcpu.cpl = 3;
     world.vcpu.gpr[gpr::RSP] = 0xc000;
     // CS 0x80 has RPL 0.
-    world.ram.write(Gpa(0xc008), &0x80u64.to_le_bytes());
-    world.ram.write(Gpa(0x4000 + 0xc * 8), &0xc067u64.to_le_bytes());
-    for table in [0x1000, 0x2000, 0x3000] {
-        let entry = world.ram.entry(Gpa(table)).expect("in memory") | 4;
-        world.ram.write(Gpa(table), &entry.to_le_bytes());
-    }
+    world.memory.write_word(Gpa(0xc008), 0x80);
+    world.make_user_page();
     let expected = Exception::general_protection(0x80);
     assert_eq!(world.execute(Op::Iret), Err(expected.into()));
 }
@@ -533,8 +502,8 @@ fn pushf_and_popf_show_and_change_the_virtual_flags() {
     world.vcpu.gpr[gpr::RSP] = 0xc008;
     world.vcpu.rflags = 0x2 | flags::IF | flags::CF;
     world.execute(Op::PushFlags).expect("no fault");
-    assert_eq!(world.ram.entry(Gpa(0xc000)), Some(0x2 | flags::IF | flags::CF));
-    world.ram.write(Gpa(0xc000), &(flags::IOPL | flags::ZF).to_le_bytes());
+    assert_eq!(world.memory.read_word(Gpa(0xc000)), 0x2 | flags::IF | flags::CF);
+    world.memory.write_word(Gpa(0xc000), flags::IOPL | flags::ZF);
     world.execute(Op::PopFlags).expect("no fault");
     assert_eq!(world.vcpu.rflags, 0x2 | flags::IOPL | flags::ZF);
     // At CPL 3 with IOPL 0 neither IF nor IOPL changes; that is no fault.
@@ -544,12 +513,7 @@ fn pushf_and_popf_show_and_change_the_virtual_flags() {
     assert!(matches!(user, Err(Fault::Exception(fault)) if fault.vector == 14), "{user:?}");
     world.vcpu.cpl = 0;
     world.vcpu.gpr[gpr::RSP] = 0xc000;
-    let user_page = world.ram.entry(Gpa(0x4000 + 0xc * 8)).expect("mapped") | 4;
-    world.ram.write(Gpa(0x4000 + 0xc * 8), &user_page.to_le_bytes());
-    for table in [0x1000, 0x2000, 0x3000] {
-        let entry = world.ram.entry(Gpa(table)).expect("mapped") | 4;
-        world.ram.write(Gpa(table), &entry.to_le_bytes());
-    }
+    world.make_user_page();
     world.with(|core| core.load_cr3(0x1000)).expect("a legal load");
     world.vcpu.cpl = 3;
     world.execute(Op::PopFlags).expect("no fault");
@@ -560,9 +524,9 @@ fn pushf_and_popf_show_and_change_the_virtual_flags() {
 fn sgdt_smsw_and_selectors_show_the_virtual_processor() {
     let mut world = World::new(true, true);
     world.execute(Op::Sgdt(Gva(0xc000))).expect("no fault");
-    assert_eq!(world.ram.entry(Gpa(0xc000)), Some(0xff | GDT << 16));
+    assert_eq!(world.memory.read_word(Gpa(0xc000)), 0xff | GDT << 16);
     world.execute(Op::Sidt(Gva(0xc006))).expect("no fault");
-    assert_eq!(world.ram.entry(Gpa(0xc008)), Some(IDT));
+    assert_eq!(world.memory.read_word(Gpa(0xc008)), IDT);
     let to = |size| Destination::Register { number: gpr::RAX, size };
     world.vcpu.gpr[gpr::RAX] = u64::MAX;
     world.execute(Op::StoreWord { word: Word::Msw, to: to(2) }).expect("no fault");
