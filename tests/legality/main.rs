@@ -1,0 +1,11 @@
+//! When MOV CR0, MOV CR3, MOV CR4, INVPCID, INVLPG and walks fault, and that exceptions go through
+//! the guest's own tables: on the processor model alone, without an executor.
+#![allow(missing_docs)]
+
+mod control;
+mod cr0;
+mod delivery;
+mod invalidation;
+mod rights;
+mod sensitive;
+mod world;
