@@ -7,9 +7,8 @@ use stalemate::arch::census::Census;
 use stalemate::arch::features::Paging;
 use stalemate::arch::tlb::{Chosen, Fill, Scope, Store, Tag, Tlb, TlbModel};
 use stalemate::arch::vcpu::cr4;
-use stalemate::arch::walk::{Start, Tables, Walk, WalkFailure, walk};
-use std::cell::RefCell;
-use std::collections::BTreeMap;
+use stalemate::arch::walk::{Start, Walk, WalkFailure, walk};
+use stalemate::boot::GuestMemory;
 
 const PAGING: Paging =
     Paging { pcide: true, pge: true, wp: true, smep: false, nxe: true, gib_pages: true };
@@ -23,37 +22,25 @@ const P1: Pcid = Pcid::new(1);
 const P2: Pcid = Pcid::new(2);
 
 /// Two roots over the same PDPT: 0x3000, PD 0x4000, PT 0x5000.
-#[derive(Default)]
-struct Memory(RefCell<BTreeMap<u64, u64>>);
-
-impl Tables for Memory {
-    fn entry(&self, slot: Gpa) -> Option<u64> {
-        Some(self.0.borrow().get(&slot.0).copied().unwrap_or(0))
+fn tables() -> GuestMemory {
+    let memory = GuestMemory::new(0x1_0000).expect("memory");
+    for (slot, entry) in [
+        (ROOT.0, 0x3067),
+        (OTHER_ROOT.0, 0x3067),
+        (0x3000, 0x4067),
+        (0x4000, 0x5067),
+        (0x4008, 0x40_00e7),
+        (0x5000 + 0x100 * 8, 0xa_0067),
+        (0x5000 + 0x101 * 8, 0xb_0067),
+        (0x5000 + 0x102 * 8, 0xc_0167),
+    ] {
+        memory.write_word(Gpa(slot), entry);
     }
-}
-
-impl Memory {
-    fn set(&self, slot: u64, entry: u64) {
-        self.0.borrow_mut().insert(slot, entry);
-    }
-
-    fn new() -> Self {
-        let memory = Self::default();
-        for root in [ROOT, OTHER_ROOT] {
-            memory.set(root.0, 0x3067);
-        }
-        memory.set(0x3000, 0x4067);
-        memory.set(0x4000, 0x5067);
-        memory.set(0x4008, 0x40_00e7);
-        memory.set(0x5000 + 0x100 * 8, 0xa_0067);
-        memory.set(0x5000 + 0x101 * 8, 0xb_0067);
-        memory.set(0x5000 + 0x102 * 8, 0xc_0167);
-        memory
-    }
+    memory
 }
 
 struct World {
-    memory: Memory,
+    memory: GuestMemory,
     tlb: Tlb,
 }
 
@@ -61,7 +48,7 @@ impl World {
     /// Everything is cached under PCIDs 1 and 2; 1 is current.
     fn new() -> Self {
         let model = TlbModel { fill: Fill::OnDemand, structure_caches: true, seed: 0 };
-        let mut world = Self { memory: Memory::new(), tlb: Tlb::new(model) };
+        let mut world = Self { memory: tables(), tlb: Tlb::new(model) };
         for pcid in [P2, P1] {
             world.load(pcid, ROOT, true);
             for va in [A, B, GLOBAL, LARGE] {
@@ -142,8 +129,8 @@ fn invlpg_of_any_address_removes_a_large_page() {
 fn invlpg_of_a_page_that_was_split_may_keep_the_other_fractures() {
     let mut world = World::new();
     // The 2 MiB page becomes a table that maps its first page elsewhere.
-    world.memory.set(0x4008, 0x6067);
-    world.memory.set(0x6000, 0xd_0067);
+    world.memory.write_word(Gpa(0x4008), 0x6067);
+    world.memory.write_word(Gpa(0x6000), 0xd_0067);
     world.tlb.invlpg(&world.memory, PAGING, LARGE);
     assert!(!world.has(P1, LARGE));
     assert!(world.has(P1, Gva(LARGE.0 + 0x1000)));
@@ -299,9 +286,9 @@ fn a_page_fault_keeps_other_pages_and_pcids() {
 fn a_stale_structure_entry_leads_a_walk_to_the_old_table() {
     let mut world = World::new();
     // The PDE points at an empty table; the cached one still reaches the old table.
-    world.memory.set(0x4000, 0x7067);
+    world.memory.write_word(Gpa(0x4000), 0x7067);
     let unseen = Gva(0x10_3000);
-    world.memory.set(0x5000 + 0x103 * 8, 0xe_0067);
+    world.memory.write_word(Gpa(0x5000 + 0x103 * 8), 0xe_0067);
     assert_eq!(world.access(unseen).result.expect("mapped there").frame, Gpa(0xe_0000));
     world.tlb.invlpg(&world.memory, PAGING, B);
     let start = world.tlb.walk_start(unseen).expect("a root");
@@ -320,8 +307,8 @@ fn without_structure_caches_a_walk_begins_at_the_root() {
 
 #[test]
 fn the_worst_case_fills_what_nobody_touched_and_sets_a_never_d() {
-    let memory = Memory::new();
-    memory.set(0x5000 + 0x104 * 8, 0xf_0007);
+    let memory = tables();
+    memory.write_word(Gpa(0x5000 + 0x104 * 8), 0xf_0007);
     let mut tlb = Tlb::new(TlbModel { fill: Fill::WorstCase, structure_caches: true, seed: 0 });
     tlb.load_cr3(&memory, PAGING, P1, ROOT, true);
     let updates = tlb.speculate(&memory, PAGING);
@@ -331,9 +318,9 @@ fn the_worst_case_fills_what_nobody_touched_and_sets_a_never_d() {
 
 #[test]
 fn a_global_that_invlpg_removed_under_another_root_is_filled_again() {
-    let memory = Memory::new();
+    let memory = tables();
     // OTHER_ROOT maps nothing, so that the refill after INVLPG finds nothing there.
-    memory.set(OTHER_ROOT.0, 0);
+    memory.write_word(OTHER_ROOT, 0);
     let mut tlb = Tlb::new(TlbModel { fill: Fill::WorstCase, structure_caches: false, seed: 0 });
     let global = |tlb: &Tlb| tlb.entries_in(Tag::Global, GLOBAL, GLOBAL).next().is_some();
     tlb.load_cr3(&memory, PAGING, P1, ROOT, true);
@@ -351,9 +338,9 @@ fn a_global_that_invlpg_removed_under_another_root_is_filled_again() {
 
 #[test]
 fn lazy_a_fills_nothing_whose_a_bit_is_clear_and_sets_none() {
-    let memory = Memory::new();
+    let memory = tables();
     let slot = 0x5000 + 0x104 * 8;
-    memory.set(slot, 0xf_0007);
+    memory.write_word(Gpa(slot), 0xf_0007);
     let mut census = Census::default();
     census.add_root(&memory, ROOT);
     let mut tlb = Tlb::new(TlbModel { fill: Fill::LazyA, structure_caches: true, seed: 0 });
@@ -363,13 +350,13 @@ fn lazy_a_fills_nothing_whose_a_bit_is_clear_and_sets_none() {
     let has = |tlb: &Tlb, va| tlb.entries_in(Tag::Pcid(P1), va, va).next().is_some();
     assert!(has(&tlb, A) && !has(&tlb, page));
     // An access sets A: from now on speculation may fill it.
-    memory.set(slot, 0xf_0027);
+    memory.write_word(Gpa(slot), 0xf_0027);
     tlb.accessed_dirty(&census, Gpa(slot), 0xf_0007, 0xf_0027);
     tlb.speculate(&memory, PAGING);
     assert!(has(&tlb, page));
     tlb.invlpg(&memory, PAGING, page);
     assert!(has(&tlb, page), "a speculating processor may have it back at once");
-    memory.set(slot, 0xf_0007);
+    memory.write_word(Gpa(slot), 0xf_0007);
     tlb.table_store(&census, Store { slot: Gpa(slot), old: 0xf_0027, new: 0xf_0007 });
     tlb.invlpg(&memory, PAGING, page);
     tlb.speculate(&memory, PAGING);
@@ -378,7 +365,7 @@ fn lazy_a_fills_nothing_whose_a_bit_is_clear_and_sets_none() {
 
 #[test]
 fn seeded_choices_are_the_same_for_the_same_seed_and_not_for_another() {
-    let memory = Memory::new();
+    let memory = tables();
     let run = |seed| {
         let mut tlb = Tlb::new(TlbModel { fill: Fill::Seeded, structure_caches: true, seed });
         tlb.load_cr3(&memory, PAGING, P1, ROOT, true);
@@ -404,7 +391,7 @@ const HUGE: Gva = Gva(0x4000_0000);
 
 fn with_huge() -> World {
     let mut world = World::new();
-    world.memory.set(0x3008, 0x8000_00e7);
+    world.memory.write_word(Gpa(0x3008), 0x8000_00e7);
     world.access(HUGE);
     world
 }
@@ -423,8 +410,8 @@ fn a_1_gib_page_translates_all_of_itself_and_any_invlpg_in_it_removes_it() {
 #[test]
 fn of_a_1_gib_page_that_was_split_the_other_fractures_may_stay() {
     let mut world = with_huge();
-    world.memory.set(0x3008, 0x7067);
-    world.memory.set(0x7000, 0xc000_00e7);
+    world.memory.write_word(Gpa(0x3008), 0x7067);
+    world.memory.write_word(Gpa(0x7000), 0xc000_00e7);
     world.tlb.invlpg(&world.memory, PAGING, HUGE);
     assert!(!world.has(P1, HUGE) && !world.has(P1, Gva(HUGE.0 + 0x1000)));
     assert!(world.has(P1, Gva(HUGE.0 + 0x20_0000)));
@@ -432,25 +419,25 @@ fn of_a_1_gib_page_that_was_split_the_other_fractures_may_stay() {
 
 #[test]
 fn without_1_gib_pages_ps_in_a_pdpte_is_reserved_and_with_them_bits_29_to_13_are() {
-    let memory = Memory::new();
-    memory.set(0x3008, 0x8000_00e7);
+    let memory = tables();
+    memory.write_word(Gpa(0x3008), 0x8000_00e7);
     let without = Paging { gib_pages: false, ..PAGING };
     let result = |paging| walk(&memory, Start::root(ROOT), HUGE, paging).result;
     assert_eq!(result(without), Err(WalkFailure::Reserved));
     assert!(result(PAGING).is_ok());
     for bit in 13..30 {
-        memory.set(0x3008, 0x8000_00e7 | 1 << bit);
+        memory.write_word(Gpa(0x3008), 0x8000_00e7 | 1 << bit);
         assert_eq!(result(PAGING), Err(WalkFailure::Reserved), "bit {bit}");
     }
-    memory.set(0x3008, 0x8000_00e7 | 1 << 12);
+    memory.write_word(Gpa(0x3008), 0x8000_00e7 | 1 << 12);
     assert!(result(PAGING).is_ok(), "bit 12 is PAT");
 }
 
 #[test]
 fn dropped_fractures_leave_the_projection() {
     let mut world = World::new();
-    world.memory.set(0x4008, 0x6067);
-    world.memory.set(0x6000, 0xd_0067);
+    world.memory.write_word(Gpa(0x4008), 0x6067);
+    world.memory.write_word(Gpa(0x6000), 0xd_0067);
     let effect = world.tlb.invlpg(&world.memory, PAGING, LARGE);
     assert_eq!(effect.scope, Scope::Pages(vec![LARGE]));
 }

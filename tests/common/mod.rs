@@ -74,10 +74,15 @@ pub fn builtin(name: &str) -> Scenario {
     all.into_iter().find(|scenario| scenario.name == name).expect("a built-in scenario")
 }
 
-/// One bench for each executor that this host has; says which it lacks.
-pub fn benches() -> Vec<Bench> {
+/// Each executor that this host has; says which it lacks.
+pub fn backends() -> impl Iterator<Item = Backend> {
     let kvm = kvm().inspect_err(|reason| say(reason));
-    [Ok(Backend::interp()), kvm].into_iter().flatten().map(Bench::new).collect()
+    [Ok(Backend::interp()), kvm].into_iter().flatten()
+}
+
+/// One bench for each executor that this host has.
+pub fn benches() -> Vec<Bench> {
+    backends().map(Bench::new).collect()
 }
 
 /// Runs scenarios on one executor.

@@ -174,7 +174,7 @@ impl Side {
         }
         // XSTATE_BV: x87 and SSE state are in the image.
         fpu[128] |= 3;
-        self.executor.restore_fpu(&fpu).expect("the host works");
+        self.restore_fpu(&fpu);
         let cpl = if state.user { 3 } else { 0 };
         let vcpu = Vcpu::long_mode(CpuId(0), CpuFeatures::default(), CODE, 0);
         let (gpr, rflags, gs_base) = (state.gpr, state.flags, state.gs_base);
@@ -190,13 +190,32 @@ impl Side {
         }
     }
 
+    /// The `len` bytes at `at`, which are in one page.
+    pub fn bytes(&self, at: u64, len: usize) -> Vec<u8> {
+        let place = place(at) as u64;
+        let page = &PAGES[(place / PAGE) as usize];
+        let mut bytes = vec![0; len];
+        assert!(self.memory.read(Gpa(page.frame + place % PAGE), &mut bytes));
+        bytes
+    }
+
+    /// The x87 and SSE state, as the executor gives it.
+    pub fn save_fpu(&mut self) -> Vec<u32> {
+        self.executor.save_fpu().expect("the host works")
+    }
+
+    /// Puts the x87 and SSE state back.
+    pub fn restore_fpu(&mut self, image: &[u32]) {
+        self.executor.restore_fpu(image).expect("the host works");
+    }
+
     /// Runs to the next trap.
     pub fn run(&mut self) -> Trap {
         self.executor.run(&mut self.vcpu).expect("the host works")
     }
 
     pub fn registers(&mut self) -> Registers {
-        let fpu = self.executor.save_fpu().expect("the host works");
+        let fpu = self.save_fpu();
         let word = |index: usize| u128::from(fpu[index]);
         let xmm = |index: usize| (0..4).fold(0, |a, i| a | word(XMM + index * 4 + i) << (32 * i));
         Registers {

@@ -8,6 +8,7 @@ mod common;
 mod bench;
 mod duel;
 mod entropy;
+mod fpu;
 mod generate;
 mod host;
 mod operand;

@@ -4,6 +4,7 @@
 use super::addr::Gva;
 use super::core::Core;
 use super::fault::{Fault, Stop};
+use super::flags::{Flags, borrows_of_difference, carries_of_sum};
 use super::op::{effective_address, gpr_number, register_value};
 use super::vcpu::{flags, gpr};
 use super::walk::AccessKind;
@@ -57,16 +58,16 @@ fn read_modify_write(core: &mut Core<'_>, instruction: &Instruction) -> Result<(
     let Some(source) = source_operand(core, instruction, size) else {
         return Err(unsupported(core, instruction));
     };
-    let bits = size as u64 * 8;
+    let bits = size as u32 * 8;
     if matches!(mnemonic, Mnemonic::Bts | Mnemonic::Btr) && is_register(instruction, 1) {
         // A register bit offset reaches beyond the operand (SDM vol. 2, BTS).
-        let words = sign_extend(source, size).div_euclid(bits as i64);
+        let words = sign_extend(source, size).div_euclid(i64::from(bits));
         va = Gva(va.0.wrapping_add((words * size as i64) as u64));
     }
     let old = if mnemonic == Mnemonic::Mov { 0 } else { load(core, va, size)? };
     let mask = mask(size);
     let rax = core.vcpu.gpr[gpr::RAX] & mask;
-    let bit = 1u64 << (source & (bits - 1));
+    let bit = 1u64 << (source & u64::from(bits - 1));
     let new = match mnemonic {
         Mnemonic::Mov | Mnemonic::Xchg => source,
         Mnemonic::And => old & source,
@@ -89,19 +90,18 @@ fn read_modify_write(core: &mut Core<'_>, instruction: &Instruction) -> Result<(
         }
         _ => {}
     }
-    let status = match mnemonic {
-        Mnemonic::And | Mnemonic::Or => Some(logic_flags(new, size)),
-        Mnemonic::Xadd => Some(add_flags(old, source, size)),
-        Mnemonic::Cmpxchg => Some(sub_flags(rax, old, size)),
-        Mnemonic::Bts | Mnemonic::Btr => {
-            let rest = core.vcpu.rflags & flags::ARITHMETIC & !flags::CF;
-            Some(rest | if old & bit != 0 { flags::CF } else { 0 })
+    let mut status = Flags::new(core.vcpu.rflags);
+    match mnemonic {
+        Mnemonic::And | Mnemonic::Or => status.logical(bits, new),
+        Mnemonic::Xadd => status.arithmetic(bits, new, carries_of_sum(old, source, new)),
+        Mnemonic::Cmpxchg => {
+            let difference = rax.wrapping_sub(old) & mask;
+            status.arithmetic(bits, difference, borrows_of_difference(rax, old, difference));
         }
-        _ => None,
-    };
-    if let Some(status) = status {
-        core.vcpu.rflags = core.vcpu.rflags & !flags::ARITHMETIC | status;
+        Mnemonic::Bts | Mnemonic::Btr => status.set_carry(old & bit != 0),
+        _ => {}
     }
+    core.vcpu.rflags = core.vcpu.rflags & !flags::ARITHMETIC | status.get();
     Ok(())
 }
 
@@ -196,46 +196,4 @@ fn mask(size: usize) -> u64 {
 fn sign_extend(value: u64, size: usize) -> i64 {
     let unused = 64 - size as u32 * 8;
     ((value << unused) as i64) >> unused
-}
-
-/// ZF, SF and PF of a result.
-fn result_flags(value: u64, size: usize) -> u64 {
-    let sign = value >> (size * 8 - 1) & 1;
-    let parity = u64::from((value as u8).count_ones().is_multiple_of(2));
-    u64::from(value == 0) << 6 | sign << 7 | parity << 2
-}
-
-fn logic_flags(value: u64, size: usize) -> u64 {
-    result_flags(value, size)
-}
-
-fn add_flags(a: u64, b: u64, size: usize) -> u64 {
-    let sum = a.wrapping_add(b) & mask(size);
-    let carry = u64::from(sum < a);
-    let overflow = ((a ^ sum) & (b ^ sum)) >> (size * 8 - 1) & 1;
-    result_flags(sum, size) | carry | (a ^ b ^ sum) & 0x10 | overflow << 11
-}
-
-fn sub_flags(a: u64, b: u64, size: usize) -> u64 {
-    let difference = a.wrapping_sub(b) & mask(size);
-    let borrow = u64::from(a < b);
-    let overflow = ((a ^ b) & (a ^ difference)) >> (size * 8 - 1) & 1;
-    result_flags(difference, size) | borrow | (a ^ b ^ difference) & 0x10 | overflow << 11
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn flags_of_a_byte_subtraction_that_borrows_and_overflows() {
-        // 0x7f - 0x80 = 0xff: CF, SF, OF, PF.
-        assert_eq!(sub_flags(0x7f, 0x80, 1), 1 | 1 << 7 | 1 << 11 | 1 << 2);
-    }
-
-    #[test]
-    fn flags_of_an_addition_that_wraps_to_zero() {
-        // CF, PF, AF, ZF.
-        assert_eq!(add_flags(u64::MAX, 1, 8), 1 | 1 << 2 | 1 << 4 | 1 << 6);
-    }
 }

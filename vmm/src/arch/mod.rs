@@ -9,6 +9,7 @@ pub mod deliver;
 pub mod emulate;
 pub mod fault;
 pub mod features;
+pub(crate) mod flags;
 mod msr;
 pub mod op;
 pub mod privileged;

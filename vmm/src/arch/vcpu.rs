@@ -22,19 +22,27 @@ pub mod gpr {
 /// Bits of RFLAGS.
 pub mod flags {
     /// CF, PF, AF, ZF, SF, OF.
-    pub const ARITHMETIC: u64 = 0x8d5;
+    pub const ARITHMETIC: u64 = CF | PF | AF | ZF | SF | OF;
     /// Carry.
     pub const CF: u64 = 1;
     /// Always 1.
     pub const FIXED: u64 = 2;
+    /// Parity.
+    pub const PF: u64 = 1 << 2;
+    /// Auxiliary carry.
+    pub const AF: u64 = 1 << 4;
     /// Zero.
     pub const ZF: u64 = 1 << 6;
+    /// Sign.
+    pub const SF: u64 = 1 << 7;
     /// Trap (single step).
     pub const TF: u64 = 1 << 8;
     /// Interrupts enabled.
     pub const IF: u64 = 1 << 9;
     /// Direction.
     pub const DF: u64 = 1 << 10;
+    /// Overflow.
+    pub const OF: u64 = 1 << 11;
     /// I/O privilege level.
     pub const IOPL: u64 = 3 << 12;
     /// Nested task.

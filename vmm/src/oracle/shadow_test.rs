@@ -3,57 +3,23 @@
 use super::shadow::Shadow;
 use crate::arch::addr::{CpuId, Gpa, Gva, Pcid};
 use crate::arch::census::Census;
-use crate::arch::core::{Core, Log, Memory, StateHook, StateWord, table_entries};
+use crate::arch::core::{Core, Log, table_entries};
 use crate::arch::features::CpuFeatures;
 use crate::arch::op::{ControlRegister, Op};
 use crate::arch::tlb::{Entry, Fill, Tag, Tlb, TlbModel};
 use crate::arch::vcpu::{Vcpu, cr0, cr4, efer};
-use crate::arch::walk::{Access, AccessKind, Tables};
+use crate::arch::walk::{Access, AccessKind};
+use crate::boot::GuestMemory;
 use crate::event::{CpuHeader, Event, Kind, TraceHeader};
+use crate::inject::Injector;
 use proptest::prelude::*;
-use std::cell::RefCell;
 
 /// Two roots, the second with a PDPT of its own; PD 0x4000, PTs 0x5000 and 0x6000; all of it, and
 /// data from 0x8000 on, is mapped at [`WINDOW`] by the PT 0x7000.
-const SIZE: usize = 0x1_0000;
+const SIZE: u64 = 0x1_0000;
 const WINDOW: u64 = 0x20_0000;
 const TABLES: [u64; 3] = [0x4000, 0x5000, 0x6000];
 const ROOTS: [u64; 2] = [0x1000, 0x2000];
-
-struct Ram(RefCell<Vec<u8>>);
-
-impl Tables for Ram {
-    fn entry(&self, slot: Gpa) -> Option<u64> {
-        let mut word = [0; 8];
-        self.read(slot, &mut word).then(|| u64::from_le_bytes(word))
-    }
-}
-
-impl Memory for Ram {
-    fn as_tables(&self) -> &dyn Tables {
-        self
-    }
-
-    fn read(&self, at: Gpa, bytes: &mut [u8]) -> bool {
-        let ram = self.0.borrow();
-        let range = ram.get(at.0 as usize..).and_then(|rest| rest.get(..bytes.len()));
-        range.map(|range| bytes.copy_from_slice(range)).is_some()
-    }
-
-    fn write(&self, at: Gpa, bytes: &[u8]) -> bool {
-        let mut ram = self.0.borrow_mut();
-        let range = ram.get_mut(at.0 as usize..).and_then(|rest| rest.get_mut(..bytes.len()));
-        range.map(|range| range.copy_from_slice(bytes)).is_some()
-    }
-}
-
-struct NoHook;
-
-impl StateHook for NoHook {
-    fn state_store(&mut self, _: Gva, store: StateWord) -> Vec<u64> {
-        vec![store.new]
-    }
-}
 
 #[derive(Clone, Copy, Debug)]
 enum Do {
@@ -66,7 +32,7 @@ enum Do {
 }
 
 struct World {
-    ram: Ram,
+    memory: GuestMemory,
     vcpu: Vcpu,
     tlb: Tlb,
     census: Census,
@@ -74,15 +40,15 @@ struct World {
 
 impl World {
     fn new(model: TlbModel) -> Self {
-        let ram = Ram(RefCell::new(vec![0; SIZE]));
-        let put = |at: u64, value: u64| assert!(ram.write(Gpa(at), &value.to_le_bytes()));
+        let memory = GuestMemory::new(SIZE).expect("memory");
+        let put = |at: u64, value: u64| memory.write_word(Gpa(at), value);
         put(ROOTS[0], 0x3007);
         put(ROOTS[1], 0x8007);
         put(0x3000, 0x4007);
         put(0x8000, 0x4007);
         put(0x4000, 0x5007);
         put(0x4008, 0x7007);
-        for page in 0..SIZE as u64 / 4096 {
+        for page in 0..SIZE / 4096 {
             put(0x7000 + page * 8, page << 12 | 7);
         }
         let features = CpuFeatures { pcid: true, invpcid: true, pge: true, ..Default::default() };
@@ -91,12 +57,12 @@ impl World {
         vcpu.cr4 = cr4::PAE | cr4::PCIDE | cr4::PGE;
         vcpu.efer = efer::LMA | efer::LME | efer::NXE;
         let (mut tlb, mut census) = (Tlb::new(model), Census::default());
-        census.add_root(&ram, Gpa(ROOTS[0]));
-        tlb.load_cr3(&ram, vcpu.paging(), vcpu.pcid(), Gpa(ROOTS[0]), true);
-        for (slot, _, new) in tlb.speculate(&ram, vcpu.paging()) {
-            ram.write(slot, &new.to_le_bytes());
+        census.add_root(&memory, Gpa(ROOTS[0]));
+        tlb.load_cr3(&memory, vcpu.paging(), vcpu.pcid(), Gpa(ROOTS[0]), true);
+        for (slot, _, new) in tlb.speculate(&memory, vcpu.paging()) {
+            memory.write_word(slot, new);
         }
-        Self { ram, vcpu, tlb, census }
+        Self { memory, vcpu, tlb, census }
     }
 
     fn header(&self) -> TraceHeader {
@@ -118,7 +84,8 @@ impl World {
     }
 
     fn tables(&self) -> Vec<Kind> {
-        let linked = |table| Kind::TableLinked { table, entries: table_entries(&self.ram, table) };
+        let linked =
+            |table| Kind::TableLinked { table, entries: table_entries(&self.memory, table) };
         let roots = self.census.roots().map(|root| Kind::RootLinked { root });
         self.census.tables().map(linked).chain(roots).collect()
     }
@@ -130,10 +97,10 @@ impl World {
             vcpu: &mut self.vcpu,
             tlb: &mut self.tlb,
             census: &mut self.census,
-            memory: &self.ram,
+            memory: &self.memory,
             remote: Vec::new(),
             watched: None,
-            hook: &mut NoHook,
+            hook: &mut Injector::default(),
             seq: 0,
             log: &mut log,
         };

@@ -1,10 +1,10 @@
 //! The virtual processor's registers as the interpreter keeps them, and its loop.
 
 use super::code::{Block, CodeCache};
-use super::flags::Flags;
 use super::memory::DataMemory;
 use super::uop::{ADDRESS_32, STACK, Uop, reg};
 use super::xmm::Fpu;
+use crate::arch::flags::Flags;
 use crate::arch::vcpu::{Vcpu, flags, gpr};
 use crate::executor::Trap;
 

@@ -4,7 +4,6 @@
 mod code;
 mod decode;
 mod engine;
-mod flags;
 mod memory;
 mod ops;
 mod supported;

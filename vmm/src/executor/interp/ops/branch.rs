@@ -1,6 +1,6 @@
 //! Jumps, calls, returns and loops. A relative target is a distance from the next instruction.
 
-use super::{Engine, Handler, Trapped, Uop, condition};
+use super::{Engine, Handler, Trapped, Uop, condition, forms};
 use crate::executor::interp::uop::{ADDRESS_32, form};
 
 fn jump(e: &mut Engine, u: &Uop) {
@@ -40,11 +40,7 @@ fn jmp_indirect<const FORM: u8>(e: &mut Engine, u: &Uop) -> Result<(), Trapped> 
 
 /// JMP r/m64; RI for a register, MI for memory.
 pub fn jmp_indirect_handler(form: u8) -> Option<Handler> {
-    match form {
-        form::RI => Some(jmp_indirect::<{ form::RI }>),
-        form::MI => Some(jmp_indirect::<{ form::MI }>),
-        _ => None,
-    }
+    forms!(form, [RI, MI], jmp_indirect, [])
 }
 
 /// CALL rel.
@@ -65,11 +61,7 @@ fn call_indirect<const FORM: u8>(e: &mut Engine, u: &Uop) -> Result<(), Trapped>
 
 /// CALL r/m64; RI for a register, MI for memory.
 pub fn call_indirect_handler(form: u8) -> Option<Handler> {
-    match form {
-        form::RI => Some(call_indirect::<{ form::RI }>),
-        form::MI => Some(call_indirect::<{ form::MI }>),
-        _ => None,
-    }
+    forms!(form, [RI, MI], call_indirect, [])
 }
 
 /// RET, and RET imm16.

@@ -37,8 +37,11 @@ macro_rules! forms {
             _ => None,
         }
     };
-    (@ $name:ident $f:ident [$($argument:tt)*]) => {
-        $f::<$($argument)*, { super::super::uop::form::$name }> as super::Handler
+    (@ $name:ident $f:ident []) => {
+        $f::<{ super::super::uop::form::$name }> as super::Handler
+    };
+    (@ $name:ident $f:ident [$($argument:tt)+]) => {
+        $f::<$($argument)+, { super::super::uop::form::$name }> as super::Handler
     };
 }
 pub(crate) use forms;

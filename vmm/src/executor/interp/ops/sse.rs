@@ -1,7 +1,7 @@
 //! SSE and SSE2. What computes is computed by the host's own instruction on the same operands
 //! and, where it matters, under the guest's MXCSR: it cannot round otherwise.
 
-use super::{Engine, Handler, STACK, Trapped, Uop};
+use super::{Engine, Handler, STACK, Trapped, Uop, forms};
 use crate::executor::interp::uop::form;
 use iced_x86::Mnemonic;
 use std::arch::asm;
@@ -116,15 +116,10 @@ macro_rules! packed_operations {
 
         /// The handler of a computation that MXCSR has no part in.
         pub fn packed_handler(mnemonic: Mnemonic, form: u8) -> Option<Handler> {
-            match (mnemonic, form) {
-                $(
-                    (Mnemonic::$name, form::RR) => {
-                        Some(packed::<packed_operations::$name, { form::RR }>)
-                    }
-                    (Mnemonic::$name, form::RM) => {
-                        Some(packed::<packed_operations::$name, { form::RM }>)
-                    }
-                )*
+            match mnemonic {
+                $(Mnemonic::$name => {
+                    forms!(form, [RR, RM], packed, [packed_operations::$name])
+                })*
                 _ => None,
             }
         }
@@ -176,11 +171,9 @@ scalar_estimates! { rcpss "rcpss" rsqrtss "rsqrtss" }
 
 /// RCPSS and RSQRTSS.
 pub fn estimate_handler(mnemonic: Mnemonic, form: u8) -> Option<Handler> {
-    match (mnemonic, form) {
-        (Mnemonic::Rcpss, form::RR) => Some(rcpss::<{ form::RR }>),
-        (Mnemonic::Rcpss, form::RM) => Some(rcpss::<{ form::RM }>),
-        (Mnemonic::Rsqrtss, form::RR) => Some(rsqrtss::<{ form::RR }>),
-        (Mnemonic::Rsqrtss, form::RM) => Some(rsqrtss::<{ form::RM }>),
+    match mnemonic {
+        Mnemonic::Rcpss => forms!(form, [RR, RM], rcpss, []),
+        Mnemonic::Rsqrtss => forms!(form, [RR, RM], rsqrtss, []),
         _ => None,
     }
 }
@@ -246,15 +239,10 @@ macro_rules! float_operations {
 
         /// The handler of a computation under MXCSR.
         pub fn float_handler(mnemonic: Mnemonic, form: u8) -> Option<Handler> {
-            match (mnemonic, form) {
-                $(
-                    (Mnemonic::$name, form::RR) => {
-                        Some(float::<float_operations::$name, $bytes, { form::RR }>)
-                    }
-                    (Mnemonic::$name, form::RM) => {
-                        Some(float::<float_operations::$name, $bytes, { form::RM }>)
-                    }
-                )*
+            match mnemonic {
+                $(Mnemonic::$name => {
+                    forms!(form, [RR, RM], float, [float_operations::$name, $bytes])
+                })*
                 _ => None,
             }
         }

@@ -2,7 +2,7 @@
 //! general-purpose registers.
 
 use super::sse::{number, register, under_mxcsr};
-use super::{Engine, Handler, Trapped, Uop};
+use super::{Engine, Handler, Trapped, Uop, forms};
 use crate::executor::interp::uop::form;
 use iced_x86::Mnemonic;
 
@@ -39,11 +39,8 @@ macro_rules! compare {
 
         /// CMPPS, CMPPD, CMPSS and CMPSD; the predicate is the immediate.
         pub fn compare_handler(mnemonic: Mnemonic, form: u8) -> Option<Handler> {
-            match (mnemonic, form) {
-                $(
-                    (Mnemonic::$handler, form::RR) => Some($name::<{ form::RR }>),
-                    (Mnemonic::$handler, form::RM) => Some($name::<{ form::RM }>),
-                )*
+            match mnemonic {
+                $(Mnemonic::$handler => forms!(form, [RR, RM], $name, []),)*
                 _ => None,
             }
         }
@@ -75,11 +72,8 @@ macro_rules! compare_to_flags {
 
         /// COMISS to UCOMISD.
         pub fn compare_to_flags_handler(mnemonic: Mnemonic, form: u8) -> Option<Handler> {
-            match (mnemonic, form) {
-                $(
-                    (Mnemonic::$mnemonic, form::RR) => Some($name::<{ form::RR }>),
-                    (Mnemonic::$mnemonic, form::RM) => Some($name::<{ form::RM }>),
-                )*
+            match mnemonic {
+                $(Mnemonic::$mnemonic => forms!(form, [RR, RM], $name, []),)*
                 _ => None,
             }
         }
@@ -117,12 +111,10 @@ macro_rules! to_integer {
 
         /// CVTSS2SI to CVTTSD2SI.
         pub fn to_integer_handler(mnemonic: Mnemonic, bits: u32, form: u8) -> Option<Handler> {
-            match (mnemonic, bits, form) {
+            match (mnemonic, bits) {
                 $(
-                    (Mnemonic::$mnemonic, 32, form::RR) => Some($name::<32, { form::RR }>),
-                    (Mnemonic::$mnemonic, 32, form::RM) => Some($name::<32, { form::RM }>),
-                    (Mnemonic::$mnemonic, 64, form::RR) => Some($name::<64, { form::RR }>),
-                    (Mnemonic::$mnemonic, 64, form::RM) => Some($name::<64, { form::RM }>),
+                    (Mnemonic::$mnemonic, 32) => forms!(form, [RR, RM], $name, [32]),
+                    (Mnemonic::$mnemonic, 64) => forms!(form, [RR, RM], $name, [64]),
                 )*
                 _ => None,
             }
@@ -164,12 +156,10 @@ macro_rules! from_integer {
 
         /// CVTSI2SS and CVTSI2SD.
         pub fn from_integer_handler(mnemonic: Mnemonic, bits: u32, form: u8) -> Option<Handler> {
-            match (mnemonic, bits, form) {
+            match (mnemonic, bits) {
                 $(
-                    (Mnemonic::$mnemonic, 32, form::RR) => Some($name::<32, { form::RR }>),
-                    (Mnemonic::$mnemonic, 32, form::RM) => Some($name::<32, { form::RM }>),
-                    (Mnemonic::$mnemonic, 64, form::RR) => Some($name::<64, { form::RR }>),
-                    (Mnemonic::$mnemonic, 64, form::RM) => Some($name::<64, { form::RM }>),
+                    (Mnemonic::$mnemonic, 32) => forms!(form, [RR, RM], $name, [32]),
+                    (Mnemonic::$mnemonic, 64) => forms!(form, [RR, RM], $name, [64]),
                 )*
                 _ => None,
             }

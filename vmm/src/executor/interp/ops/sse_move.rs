@@ -1,6 +1,6 @@
 //! Moves between SSE registers, general-purpose registers and memory; FXSAVE, MXCSR.
 
-use super::{Engine, Handler, STACK, Trapped, Uop};
+use super::{Engine, Handler, STACK, Trapped, Uop, forms};
 use crate::executor::interp::memory::is_canonical;
 use crate::executor::interp::uop::form;
 use iced_x86::Mnemonic;
@@ -117,14 +117,9 @@ fn half<const HIGH: bool, const FORM: u8>(e: &mut Engine, u: &Uop) -> Result<(),
 
 /// MOVLPS, MOVHPS, MOVLPD, MOVHPD, MOVHLPS, MOVLHPS.
 pub fn half_handler(high: bool, form: u8) -> Option<Handler> {
-    match (high, form) {
-        (false, form::RR) => Some(half::<false, { form::RR }>),
-        (false, form::RM) => Some(half::<false, { form::RM }>),
-        (false, form::MR) => Some(half::<false, { form::MR }>),
-        (true, form::RR) => Some(half::<true, { form::RR }>),
-        (true, form::RM) => Some(half::<true, { form::RM }>),
-        (true, form::MR) => Some(half::<true, { form::MR }>),
-        _ => None,
+    match high {
+        false => forms!(form, [RR, RM, MR], half, [false]),
+        true => forms!(form, [RR, RM, MR], half, [true]),
     }
 }
 
@@ -168,11 +163,7 @@ fn pinsrw<const FORM: u8>(e: &mut Engine, u: &Uop) -> Result<(), Trapped> {
 
 /// PINSRW.
 pub fn pinsrw_handler(form: u8) -> Option<Handler> {
-    match form {
-        form::RR => Some(pinsrw::<{ form::RR }>),
-        form::RM => Some(pinsrw::<{ form::RM }>),
-        _ => None,
-    }
+    forms!(form, [RR, RM], pinsrw, [])
 }
 
 /// STMXCSR.

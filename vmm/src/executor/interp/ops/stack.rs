@@ -1,6 +1,6 @@
 //! PUSH, POP, LEAVE.
 
-use super::{Engine, Handler, Trapped, Uop};
+use super::{Engine, Handler, Trapped, Uop, forms};
 use crate::arch::vcpu::gpr::{RBP, RSP};
 use crate::executor::interp::uop::form;
 
@@ -26,13 +26,9 @@ fn push<const BITS: u32, const FORM: u8>(e: &mut Engine, u: &Uop) -> Result<(), 
 
 /// PUSH; RR for a register, RM for memory, RI for an immediate.
 pub fn push_handler(bits: u32, form: u8) -> Option<Handler> {
-    match (bits, form) {
-        (64, form::RR) => Some(push::<64, { form::RR }>),
-        (64, form::RM) => Some(push::<64, { form::RM }>),
-        (64, form::RI) => Some(push::<64, { form::RI }>),
-        (16, form::RR) => Some(push::<16, { form::RR }>),
-        (16, form::RM) => Some(push::<16, { form::RM }>),
-        (16, form::RI) => Some(push::<16, { form::RI }>),
+    match bits {
+        64 => forms!(form, [RR, RM, RI], push, [64]),
+        16 => forms!(form, [RR, RM, RI], push, [16]),
         _ => None,
     }
 }
@@ -51,11 +47,9 @@ fn pop<const BITS: u32, const FORM: u8>(e: &mut Engine, u: &Uop) -> Result<(), T
 
 /// POP; RR for a register, MR for memory.
 pub fn pop_handler(bits: u32, form: u8) -> Option<Handler> {
-    match (bits, form) {
-        (64, form::RR) => Some(pop::<64, { form::RR }>),
-        (64, form::MR) => Some(pop::<64, { form::MR }>),
-        (16, form::RR) => Some(pop::<16, { form::RR }>),
-        (16, form::MR) => Some(pop::<16, { form::MR }>),
+    match bits {
+        64 => forms!(form, [RR, MR], pop, [64]),
+        16 => forms!(form, [RR, MR], pop, [16]),
         _ => None,
     }
 }

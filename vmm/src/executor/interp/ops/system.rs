@@ -2,8 +2,8 @@
 
 use super::{Engine, Trapped, Uop};
 use crate::arch::fault::vector;
+use crate::arch::vcpu::flags::OF;
 use crate::executor::Trap;
-use crate::executor::interp::flags::OF;
 
 /// A sensitive instruction: the model's to carry out.
 pub fn sensitive(e: &mut Engine, _: &Uop) -> Result<(), Trapped> {

@@ -1,19 +1,6 @@
 //! The arithmetic flags, computed when they are read.
 
-use crate::arch::vcpu::flags;
-
-/// OF, the topmost arithmetic flag.
-pub const OF: u64 = 1 << 11;
-/// SF.
-pub const SF: u64 = 1 << 7;
-/// AF.
-pub const AF: u64 = 1 << 4;
-/// PF.
-pub const PF: u64 = 1 << 2;
-/// ZF.
-pub const ZF: u64 = flags::ZF;
-/// CF.
-pub const CF: u64 = flags::CF;
+use super::vcpu::flags::{AF, ARITHMETIC, CF, OF, PF, SF, ZF};
 
 /// CF is kept as it is; the others either as bits, or as what they follow from: a result, and
 /// the carry out of each of its bits.
@@ -28,8 +15,9 @@ pub struct Flags {
 }
 
 impl Flags {
+    /// Those of `rflags`.
     pub fn new(rflags: u64) -> Self {
-        let bits = rflags & flags::ARITHMETIC;
+        let bits = rflags & ARITHMETIC;
         Self { carry: bits & CF != 0, width: 0, result: 0, carries: 0, bits }
     }
 
@@ -167,6 +155,20 @@ pub fn borrows_of_difference(a: u64, b: u64, difference: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn flags_of_a_byte_subtraction_that_borrows_and_overflows() {
+        let mut flags = Flags::new(ZF | AF);
+        flags.arithmetic(8, 0xff, borrows_of_difference(0x7f, 0x80, 0xff));
+        assert_eq!(flags.get(), CF | SF | OF | PF);
+    }
+
+    #[test]
+    fn flags_of_an_addition_that_wraps_to_zero() {
+        let mut flags = Flags::new(SF | OF);
+        flags.arithmetic(64, 0, carries_of_sum(u64::MAX, 1, 0));
+        assert_eq!(flags.get(), CF | PF | AF | ZF);
+    }
 
     #[test]
     fn lazy_flags_are_those_of_the_definition() {
