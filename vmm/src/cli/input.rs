@@ -101,8 +101,7 @@ pub fn policy(name: Option<&str>) -> Result<Option<Policy>, Failure> {
 /// The faults of `--inject`.
 pub fn faults(texts: &[String]) -> Result<Vec<Fault>, Failure> {
     let parse = |text: &String| {
-        text.parse()
-            .map_err(|error: crate::inject::fault::FaultError| Failure::usage(error.to_string()))
+        text.parse().map_err(|error: crate::inject::FaultError| Failure::usage(error.to_string()))
     };
     texts.iter().map(parse).collect()
 }

@@ -29,11 +29,15 @@ impl Machine {
                 self.revalidate_all()?;
                 return Ok(Flow::Ready);
             }
-            hypercall::NEXT_STEP => return Ok(Flow::NextStep([a, b, c])),
+            hypercall::NEXT_STEP => {
+                self.step_is_over(observer)?;
+                return Ok(Flow::NextStep([a, b, c]));
+            }
             hypercall::BEGIN => {
                 let begun = Primitive { id: a, root: Gpa(b), start: Gva(c), end: Gva(d) };
                 self.primitive = Some(begun);
                 self.publish(observer, rip, false, Kind::PrimitiveBegin(begun));
+                self.injector.flush_begins(self.mm_generation(begun.root));
             }
             hypercall::END => {
                 let begun = self.primitive.take().filter(|begun| begun.id == a);
@@ -41,6 +45,7 @@ impl Machine {
                     Stop::Interface(format!("end of primitive {a}, which has not begun"))
                 })?;
                 self.publish(observer, rip, false, Kind::PrimitiveEnd(begun));
+                self.injector.flush_ends(begun.root);
             }
             hypercall::FRAME_FREED => {
                 self.publish(observer, rip, false, Kind::FrameFreed { frame: Gpa(a) });

@@ -1,6 +1,7 @@
 //! The machine: one virtual CPU, its modelled TLB, guest memory and an executor, driven from
 //! trap to trap.
 
+mod deed;
 mod hypercall;
 mod project;
 mod session;
@@ -143,9 +144,6 @@ impl Machine {
         self.follow(&log)?;
         for (kind, injected) in log.events {
             self.publish(observer, rip, injected, kind);
-        }
-        if self.injector.take_nmi() {
-            self.vcpu.nmi_pending = true;
         }
         Ok(result)
     }

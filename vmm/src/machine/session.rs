@@ -342,6 +342,7 @@ impl Machine {
         debug_assert!(step.op != op::STOP, "a scenario cannot ask for STOP");
         let rip = self.vcpu.rip();
         self.publish(observer, rip, false, Kind::StepBegin { index, class: step.class });
+        self.injector.step_begins(index);
         self.answer(step.op, step.args);
     }
 

@@ -268,7 +268,7 @@ impl Ledger {
 
 fn discharger(kind: &Kind, consuming: bool) -> Option<Discharger> {
     Some(match kind {
-        Kind::Invlpg { .. } => Discharger::Invlpg,
+        Kind::Invlpg { .. } | Kind::InvlpgKeptGlobals { .. } => Discharger::Invlpg,
         Kind::Invpcid { kind: 0, .. } => Discharger::Invpcid,
         Kind::Invpcid { .. } | Kind::WriteCr4 { .. } => Discharger::BigHammer,
         Kind::LoadCr3 { .. } if consuming => Discharger::Consume,

@@ -137,6 +137,7 @@ fn could_invalidate(kind: &Kind) -> bool {
     matches!(
         kind,
         Kind::Invlpg { .. }
+            | Kind::InvlpgKeptGlobals { .. }
             | Kind::Invpcid { .. }
             | Kind::LoadCr3 { .. }
             | Kind::WriteCr4 { .. }

@@ -183,6 +183,9 @@ impl Shadow {
                 Effect::default()
             }
             Kind::Invlpg { va } if va.is_canonical() => self.tlb.invlpg(&self.tables, paging, *va),
+            Kind::InvlpgKeptGlobals { va } if va.is_canonical() => {
+                self.tlb.invlpg_keeping_globals(&self.tables, paging, *va)
+            }
             Kind::Invpcid { kind, pcid, va } => {
                 self.tlb.invpcid(&self.tables, paging, *kind, *pcid, *va)
             }

@@ -12,6 +12,8 @@ use stalemate_shared::layout::{
     USER_PAGES, colour_word,
 };
 use stalemate_shared::step::{flags, misbehaviour, op};
+use std::fmt;
+use std::str::FromStr;
 
 /// What a step's report must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +29,7 @@ pub enum Expect {
 }
 
 /// A test page.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Page {
     /// u0, u1, …
     User(u64),
@@ -50,6 +52,24 @@ impl Page {
 
     fn size(self) -> u64 {
         if matches!(self, Self::Large(_)) { LARGE_PAGE_SIZE } else { PAGE_SIZE }
+    }
+}
+
+impl fmt::Display for Page {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::User(number) => write!(f, "u{number}"),
+            Self::Large(number) => write!(f, "h{number}"),
+            Self::Kernel(number) => write!(f, "k{number}"),
+        }
+    }
+}
+
+impl FromStr for Page {
+    type Err = ();
+
+    fn from_str(word: &str) -> Result<Self, ()> {
+        parse_page(word).ok_or(())
     }
 }
 
