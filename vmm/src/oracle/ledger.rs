@@ -108,6 +108,12 @@ impl Obligation {
         self.state == State::Open
     }
 
+    /// How much of it is still cached: entries and paging-structure entries.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.entries.len() + self.structures.len()
+    }
+
     /// Whether a primitive called with this range must discharge it.
     #[must_use]
     pub fn is_asked_of(&self, primitive: &Primitive) -> bool {
@@ -126,6 +132,8 @@ impl Obligation {
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
     obligations: Vec<Obligation>,
+    /// The last event removed something that an obligation is about.
+    served: bool,
 }
 
 impl Ledger {
@@ -140,6 +148,12 @@ impl Ledger {
         self.obligations.iter().enumerate().filter(|(_, obligation)| obligation.is_open())
     }
 
+    /// Whether the last event removed something that an obligation, open or violated, is about.
+    #[must_use]
+    pub fn was_served(&self) -> bool {
+        self.served
+    }
+
     /// Notes that a rule has spoken.
     pub fn violate(&mut self, number: usize, rule: RuleId, seq: u64) {
         if let Some(obligation) = self.obligations.get_mut(number) {
@@ -150,6 +164,7 @@ impl Ledger {
     /// Follows one event that `shadow` has applied. `consuming` says that it loaded a user CR3
     /// without NOFLUSH because of a mark.
     pub fn apply(&mut self, event: &Event, shadow: &Shadow, consuming: bool) {
+        self.served = false;
         match &event.kind {
             Kind::TableStore { slot, old, new } => {
                 self.settle(event, shadow, Discharger::Restored, true);
@@ -181,7 +196,11 @@ impl Ledger {
     /// Closes the obligations of which nothing is left.
     fn settle(&mut self, event: &Event, shadow: &Shadow, by: Discharger, look: bool) {
         let paging = shadow.paging();
-        for obligation in self.obligations.iter_mut().filter(|obligation| obligation.is_open()) {
+        for obligation in &mut self.obligations {
+            if matches!(obligation.state, State::Discharged { .. }) {
+                continue;
+            }
+            let held = obligation.held();
             let tag = obligation.tag;
             obligation.entries.retain(|&(page, id)| {
                 shadow.tlb.entry(tag, page, id).is_some_and(|entry| {
@@ -197,7 +216,8 @@ impl Ledger {
                     })
                 });
             }
-            if obligation.entries.is_empty() && obligation.structures.is_empty() {
+            self.served |= obligation.held() != held;
+            if obligation.held() == 0 && obligation.is_open() {
                 obligation.state = State::Discharged { by, seq: event.seq };
             }
         }

@@ -11,6 +11,7 @@ mod witness;
 pub use ledger::{Discharger, Downgrade, Ledger, Obligation, State};
 pub use rule::{About, RULES, RuleId};
 pub use rules::big_hammer::BigHammer;
+pub use rules::needless_flush::NeedlessFlush;
 pub use witness::{Contradiction, Missed, Violation};
 
 use crate::arch::tlb::Effect;
@@ -30,6 +31,7 @@ pub struct Oracle {
     history: Vec<Invalidation>,
     violations: Vec<Violation>,
     hammers: Vec<BigHammer>,
+    needless: Vec<NeedlessFlush>,
     told: BTreeSet<(RuleId, String)>,
 }
 
@@ -43,6 +45,7 @@ impl Default for Oracle {
             history: Vec::new(),
             violations: Vec::new(),
             hammers: Vec::new(),
+            needless: Vec::new(),
             told: BTreeSet::new(),
         }
     }
@@ -73,6 +76,12 @@ impl Oracle {
     #[must_use]
     pub fn hammers(&self) -> &[BigHammer] {
         &self.hammers
+    }
+
+    /// The needless flushes.
+    #[must_use]
+    pub fn needless(&self) -> &[NeedlessFlush] {
+        &self.needless
     }
 
     fn judge(&mut self, header: &TraceHeader, shadow: &Shadow, event: &Event, effect: &Effect) {
@@ -111,6 +120,10 @@ impl Observer for Oracle {
             Kind::LoadCr3 { value, .. } => shadow.is_consuming(value),
             _ => false,
         };
+        let root_before = match event.kind {
+            Kind::LoadCr3 { value, .. } => shadow.root_under(value),
+            _ => None,
+        };
         let effect = shadow.apply(event);
         self.ledger.apply(event, &shadow, consuming);
         if could_invalidate(&event.kind) {
@@ -125,6 +138,7 @@ impl Observer for Oracle {
             effect: &effect,
         };
         self.hammers.extend(rules::big_hammer::observe(&context, consuming));
+        self.needless.extend(rules::needless_flush::observe(&context, root_before));
         if let Kind::LoadCr3 { value, .. } = event.kind {
             shadow.loaded(value);
         }

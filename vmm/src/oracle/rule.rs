@@ -23,6 +23,7 @@ pub enum RuleId {
     Cr3Pairing,
     PtiLeak,
     BigHammer,
+    NeedlessFlush,
 }
 
 /// What a rule says of itself.
@@ -43,7 +44,7 @@ pub struct About {
 }
 
 /// Every rule.
-pub const RULES: [About; 9] = [
+pub const RULES: [About; 10] = [
     super::rules::stale_user_entry::ABOUT,
     super::rules::stale_kernel_entry::ABOUT,
     super::rules::stale_other_asid::ABOUT,
@@ -53,6 +54,7 @@ pub const RULES: [About; 9] = [
     super::rules::cr3_pairing::ABOUT,
     super::rules::pti_leak::ABOUT,
     super::rules::big_hammer::ABOUT,
+    super::rules::needless_flush::ABOUT,
 ];
 
 impl RuleId {

@@ -3,7 +3,7 @@
 use crate::arch::addr::{Gpa, Gva, Pcid};
 use crate::arch::census::Census;
 use crate::arch::features::{CpuFeatures, Paging};
-use crate::arch::tlb::{Effect, Store, Tlb};
+use crate::arch::tlb::{Effect, Store, Tag, Tlb};
 use crate::arch::vcpu::cr4;
 use crate::arch::walk::Tables;
 use crate::event::{Event, Kind, Primitive, TraceHeader};
@@ -228,6 +228,12 @@ impl Shadow {
     pub fn is_consuming(&self, value: u64) -> bool {
         let user = value & USER_PCID_BIT != 0 && self.cr4 & cr4::PCIDE != 0;
         user && value & NOFLUSH == 0 && self.consuming >> (value & 0x7ff) & 1 != 0
+    }
+
+    /// The root last loaded under the PCID that this value of CR3 makes current.
+    #[must_use]
+    pub fn root_under(&self, value: u64) -> Option<Gpa> {
+        self.tlb.root(Tag::Pcid(pcid_of(value, self.cr4)))
     }
 
     /// Forgets that the mark of the user PCID in `value` was cleared: its load is over.

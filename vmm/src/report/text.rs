@@ -215,6 +215,9 @@ pub fn details(results: &Results<'_>, result: &RunResult) -> String {
             _ => writeln!(out),
         };
     }
+    if result.needless > 0 {
+        let _ = writeln!(out, "  {} needless flushes", result.needless);
+    }
     if !result.as_expected {
         let _ = writeln!(out, "  again: {}", command(scenario, &result.run));
     }

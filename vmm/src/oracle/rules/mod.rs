@@ -3,6 +3,7 @@
 pub mod big_hammer;
 pub mod cr3_pairing;
 pub mod lost_mark;
+pub mod needless_flush;
 pub mod never_flushed;
 pub mod pcid_reuse;
 pub mod pti_leak;
