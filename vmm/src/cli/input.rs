@@ -2,6 +2,7 @@
 
 use super::Failure;
 use crate::inject::Fault;
+use crate::oracle::RuleId;
 use crate::scenario::{self, BUILTIN, CPUS, CpuModel, POLICIES, Policy, Scenario, nearest};
 use std::path::Path;
 
@@ -104,4 +105,11 @@ pub fn faults(texts: &[String]) -> Result<Vec<Fault>, Failure> {
         text.parse().map_err(|error: crate::inject::FaultError| Failure::usage(error.to_string()))
     };
     texts.iter().map(parse).collect()
+}
+
+/// The rule of `--without`.
+pub fn rule(name: Option<&str>) -> Result<Option<RuleId>, Failure> {
+    let Some(name) = name else { return Ok(None) };
+    let read = |error| Failure::usage(format!("`{name}` is no rule; {error}"));
+    name.parse().map(Some).map_err(read)
 }

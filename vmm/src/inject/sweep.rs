@@ -48,6 +48,14 @@ impl Sweep {
         self.fault
     }
 
+    /// The same, of the first `steps` steps at most.
+    #[must_use]
+    pub fn within(self, steps: usize) -> Self {
+        let (first, last) = self.steps.unwrap_or((1, u32::MAX));
+        let steps = u32::try_from(steps).unwrap_or(u32::MAX);
+        Self { steps: Some((first, last.min(steps))), ..self }
+    }
+
     /// Whether boundaries of the step with this index are meant.
     #[must_use]
     pub fn contains(&self, index: usize) -> bool {

@@ -3,12 +3,14 @@
 
 mod deed;
 mod hypercall;
+mod outcome;
 mod project;
 mod session;
 mod snapshot;
 mod sweep;
 mod trap;
 
+pub use outcome::FinalMemory;
 pub use session::{BootError, Opening, RunEnd, Session, SessionConfig, StepInput, StepReport};
 pub use sweep::{Boundary, Swept};
 

@@ -138,6 +138,7 @@ impl Session {
         reports: Vec<super::StepReport>,
         halt: Option<Halt>,
     ) -> Result<RunEnd, ExecutorError> {
+        let memory = self.tells_memory.then(|| self.machine.final_memory());
         let machine = &mut self.machine;
         let stop = match halt {
             None => None,
@@ -154,6 +155,7 @@ impl Session {
             stop,
             traps: machine.traps,
             not_fired: machine.injector.not_fired().map(ToString::to_string).collect(),
+            memory,
             watched: machine.watched.take(),
         })
     }
