@@ -39,6 +39,7 @@ pub fn run(args: &FaultsArgs, device: &Path, out: &mut dyn Write) -> Result<u8, 
     };
     let mut runner = Runner::new(&image, &symbols, &backend);
     runner.leave_out(without);
+    runner.stride(args.stride);
     let mut progress = progress(cases.len());
     let scored = score(&mut runner, &scenarios, &cases, &mut progress)
         .map_err(|error| Failure::host(&error))?;

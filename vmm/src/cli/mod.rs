@@ -99,6 +99,9 @@ pub struct FaultsArgs {
     /// Inject this fault alone instead of all; may be given again
     #[arg(long, value_name = "FAULT")]
     inject: Vec<String>,
+    /// Of the instruction boundaries of nmi@each and irq@each, try one in so many
+    #[arg(long, value_name = "N", default_value_t = 499)]
+    stride: usize,
     /// Leave this rule out: what would escape without it?
     #[arg(long, value_name = "RULE")]
     without: Option<String>,

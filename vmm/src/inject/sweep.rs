@@ -21,6 +21,8 @@ pub struct Sweep {
     pub interrupt: Interrupt,
     /// The first and the last step, from 1; none means all.
     steps: Option<(u32, u32)>,
+    /// One boundary in so many is tried.
+    stride: usize,
 }
 
 impl Sweep {
@@ -38,6 +40,7 @@ impl Sweep {
                 Occurrence::Steps(first, last) => Some((first, last)),
                 _ => None,
             },
+            stride: 1,
         });
         (sweep, rest)
     }
@@ -54,6 +57,18 @@ impl Sweep {
         let (first, last) = self.steps.unwrap_or((1, u32::MAX));
         let steps = u32::try_from(steps).unwrap_or(u32::MAX);
         Self { steps: Some((first, last.min(steps))), ..self }
+    }
+
+    /// The same, at one boundary in `stride`.
+    #[must_use]
+    pub fn every(self, stride: usize) -> Self {
+        Self { stride: stride.max(1), ..self }
+    }
+
+    /// Whether the boundary with this number is tried.
+    #[must_use]
+    pub fn tries(&self, number: usize) -> bool {
+        number.is_multiple_of(self.stride)
     }
 
     /// Whether boundaries of the step with this index are meant.

@@ -23,6 +23,8 @@ pub struct Boundary {
 /// What became of the boundaries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
+    /// So many were met.
+    pub met: usize,
     /// An interrupt was tried at so many.
     pub tried: usize,
     /// At so many an NMI would have been held back: one was being handled.
@@ -70,9 +72,10 @@ impl Session {
                 // A trap that only filled the projection is no boundary.
                 let moved = before.as_ref() != Some(vcpu);
                 let held = sweep.interrupt == Interrupt::Nmi && vcpu.nmi_blocked;
+                swept.met += usize::from(moved);
                 swept.held += usize::from(moved && held);
                 swept.cut_short |= moved && !held && swept.tried >= limit;
-                if moved && !held && !swept.cut_short {
+                if moved && !held && !swept.cut_short && sweep.tries(swept.met) {
                     swept.tried += 1;
                     let boundary = Boundary { rip: vcpu.rip(), step: index, cpl: vcpu.cpl };
                     let snapshot = self.machine.snapshot()?;

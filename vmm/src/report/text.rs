@@ -330,7 +330,7 @@ fn sweep(out: &mut String, results: &Results<'_>, scenario: &Scenario, sweep: &S
         Interrupt::Nmi => "NMI",
         Interrupt::Irq => "interrupt",
     };
-    let Swept { tried, held, undelivered, cut_short } = sweep.swept;
+    let Swept { tried, held, undelivered, cut_short, .. } = sweep.swept;
     let _ = write!(out, "  {what} at each boundary: {tried} tried");
     if held > 0 {
         let _ = write!(out, ", {held} while NMIs are blocked");

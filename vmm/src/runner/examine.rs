@@ -107,7 +107,7 @@ impl Runner<'_> {
         let own = scenario.steps.iter().map(|step| step.input);
         let steps: Vec<StepInput> = own.chain(epilogue.iter().copied()).collect();
         let (sweep, faults) = Sweep::split(&run.faults);
-        let sweep = sweep.map(|sweep| sweep.within(scenario.steps.len()));
+        let sweep = sweep.map(|sweep| sweep.within(scenario.steps.len()).every(self.stride));
         let injector = Injector::new(&faults, self.sites.clone()).until(scenario.steps.len());
         let limit = self.boundary_limit;
         self.session(&run.config)?;

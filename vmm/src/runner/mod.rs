@@ -114,6 +114,8 @@ pub struct Runner<'a> {
     primed: Watchers,
     /// Boundaries that a sweep tries at most.
     boundary_limit: usize,
+    /// Of the boundaries, one in so many is tried where runs are examined.
+    stride: usize,
     /// A rule that says nothing.
     without: Option<RuleId>,
     /// Traps that the guest took to boot, the last time that one did.
@@ -131,6 +133,7 @@ impl<'a> Runner<'a> {
             session: None,
             primed: Watchers::default(),
             boundary_limit: backend.boundary_limit(),
+            stride: 1,
             without: None,
             boot_traps: 0,
         }
@@ -159,6 +162,11 @@ impl<'a> Runner<'a> {
     /// wanted.
     pub fn limit_boundaries(&mut self, limit: usize) {
         self.boundary_limit = limit.min(self.backend.boundary_limit());
+    }
+
+    /// Of the boundaries of a sweep that is examined, tries one in `stride`.
+    pub fn stride(&mut self, stride: usize) {
+        self.stride = stride;
     }
 
     /// Leaves a rule out of the oracle of guests that are booted from now on: what would it miss?
