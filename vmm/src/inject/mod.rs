@@ -195,8 +195,9 @@ impl Injector {
             self.resumed = None;
         }
         let site = self.sites.at(rip);
-        // The NMI's own exit may load the user CR3 too; that is not the window meant.
-        let user_load = is_user_load(op) && site == Some(SiteAt::Cr3(Site::Return));
+        // The exit of what is injected may load the user CR3 too; that is not the window meant.
+        let own_exit = self.sites.is_irq_exit(rip);
+        let user_load = is_user_load(op) && site == Some(SiteAt::Cr3(Site::Return)) && !own_exit;
         if user_load && !resumed {
             plan.before = self.deeds_at(Point::BeforeUserCr3);
             plan.nmi_before = plan.before.iter().any(|due| due.deed == Deed::Nmi);

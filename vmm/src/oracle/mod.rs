@@ -14,7 +14,7 @@ pub use rules::big_hammer::BigHammer;
 pub use rules::needless_flush::NeedlessFlush;
 pub use witness::{Contradiction, Missed, Violation};
 
-use crate::arch::tlb::Effect;
+use crate::arch::tlb::{Effect, Tag};
 use crate::event::{Event, Kind, Observer, TraceHeader};
 use rule::{Context, Rule};
 use shadow::Shadow;
@@ -84,6 +84,12 @@ impl Oracle {
     #[must_use]
     pub fn hammers(&self) -> &[BigHammer] {
         &self.hammers
+    }
+
+    /// The tag of the PCID that is current.
+    #[must_use]
+    pub fn current(&self) -> Option<Tag> {
+        self.shadow.as_ref().map(|shadow| Tag::Pcid(shadow.pcid()))
     }
 
     /// The needless flushes.

@@ -22,6 +22,8 @@ pub enum RuleId {
     LostMark,
     Cr3Pairing,
     PtiLeak,
+    LoadedMm,
+    StrayMark,
     BigHammer,
     NeedlessFlush,
 }
@@ -44,7 +46,7 @@ pub struct About {
 }
 
 /// Every rule.
-pub const RULES: [About; 10] = [
+pub const RULES: [About; 12] = [
     super::rules::stale_user_entry::ABOUT,
     super::rules::stale_kernel_entry::ABOUT,
     super::rules::stale_other_asid::ABOUT,
@@ -53,6 +55,8 @@ pub const RULES: [About; 10] = [
     super::rules::lost_mark::ABOUT,
     super::rules::cr3_pairing::ABOUT,
     super::rules::pti_leak::ABOUT,
+    super::rules::loaded_mm::ABOUT,
+    super::rules::stray_mark::ABOUT,
     super::rules::big_hammer::ABOUT,
     super::rules::needless_flush::ABOUT,
 ];
@@ -141,8 +145,8 @@ impl Clone for Box<dyn Rule> {
 #[must_use]
 pub fn all() -> Vec<Box<dyn Rule>> {
     use super::rules::{
-        cr3_pairing, lost_mark, never_flushed, pcid_reuse, pti_leak, stale_kernel_entry,
-        stale_other_asid, stale_user_entry,
+        cr3_pairing, loaded_mm, lost_mark, never_flushed, pcid_reuse, pti_leak, stale_kernel_entry,
+        stale_other_asid, stale_user_entry, stray_mark,
     };
     vec![
         Box::new(never_flushed::NeverFlushed),
@@ -153,6 +157,8 @@ pub fn all() -> Vec<Box<dyn Rule>> {
         Box::new(lost_mark::LostMark::default()),
         Box::new(stale_user_entry::StaleUserEntry),
         Box::new(pti_leak::PtiLeak),
+        Box::new(loaded_mm::LoadedMm::default()),
+        Box::new(stray_mark::StrayMark),
     ]
 }
 

@@ -8,7 +8,8 @@ use crate::inject::{Injector, Sweep};
 use crate::machine::{BootError, FinalMemory, RunEnd, StepInput, StepReport};
 use crate::oracle::Oracle;
 use crate::scenario::{Run, Scenario};
-use std::collections::{BTreeMap, BTreeSet};
+use stalemate_shared::pcid::PCID_MASK;
+use std::collections::BTreeMap;
 
 /// A moment at which something may be due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,16 +22,14 @@ enum Deadline {
     End,
 }
 
-/// Something stale: the tag, the page, the entry that was changed, to what, and how many cached
-/// entries it is.
-type Stale = (Tag, Gva, Gpa, u64, usize);
+/// Something stale: the tag, the page, the entry that was changed, and to what.
+type Stale = (Tag, Gva, Gpa, u64);
 
-/// What was stale at the deadlines of each step. That a deadline comes once more within a step,
-/// and finds the same, is no difference.
+/// What was due and stale at the deadlines of each step, and in how many cached entries at most.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Deadlines {
     step: Option<usize>,
-    stale: BTreeMap<Option<usize>, BTreeSet<(Deadline, Vec<Stale>)>>,
+    stale: BTreeMap<(Option<usize>, Deadline, Stale), usize>,
 }
 
 impl Deadlines {
@@ -42,20 +41,28 @@ impl Deadlines {
         let deadline = match event.kind {
             Kind::PrimitiveEnd(_) => Deadline::PrimitiveEnd,
             Kind::UserEntry => Deadline::UserEntry,
-            Kind::LoadCr3 { .. } => Deadline::Cr3Load,
+            Kind::LoadCr3 { old, value } if (old ^ value) & PCID_MASK != 0 => Deadline::Cr3Load,
             Kind::FrameFreed { .. } => Deadline::FrameFreed,
             Kind::StepBegin { class: StepClass::Other, .. } => Deadline::EditOver,
             Kind::End => Deadline::End,
             _ => return,
         };
-        let open = oracle.obligations().iter().filter(|owed| owed.held() > 0);
-        let stale = open
-            .map(|owed| {
-                let store = owed.downgrade;
-                (owed.tag, owed.page, store.slot, store.new, owed.held())
-            })
-            .collect();
-        self.stale.entry(self.step).or_default().insert((deadline, stale));
+        let usable_now =
+            matches!(deadline, Deadline::PrimitiveEnd | Deadline::UserEntry | Deadline::Cr3Load);
+        for owed in oracle.obligations().iter().filter(|owed| owed.held() > 0) {
+            let current = owed.tag == Tag::Global || Some(owed.tag) == oracle.current();
+            if usable_now && !current {
+                continue;
+            }
+            let stale = (owed.tag, owed.page, owed.downgrade.slot, owed.downgrade.new);
+            let held = self.stale.entry((self.step, deadline, stale)).or_default();
+            *held = owed.held().max(*held);
+        }
+    }
+
+    /// Whether all that was stale at a deadline was so in `other` as well.
+    fn is_within(&self, other: &Self) -> bool {
+        self.stale.iter().all(|(at, held)| other.stale.get(at).is_some_and(|more| held <= more))
     }
 }
 
@@ -82,12 +89,13 @@ impl Examined {
         }
     }
 
-    /// Whether nobody could tell the runs apart by what the guest did and what was stale.
+    /// Whether the guest did the same as in `other`, and nothing was stale at a deadline that was
+    /// not so there.
     #[must_use]
     pub fn is_like(&self, other: &Self) -> bool {
         self.reports == other.reports
             && self.memory == other.memory
-            && self.deadlines.stale == other.deadlines.stale
+            && self.deadlines.is_within(&other.deadlines)
     }
 }
 

@@ -1,7 +1,7 @@
 //! What became of a fault, by comparing its run with the run without it.
 
 use crate::oracle::{Discharger, Obligation, RuleId, State};
-use crate::runner::{Examined, Outcome};
+use crate::runner::{Examined, Mismatch, Outcome};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub enum Class {
     /// It never fired.
     NotApplied,
-    /// Nobody could tell its run from the run without it: reports, memory, `TlbState` and what was
-    /// stale at each deadline are the same.
+    /// Reports, memory and `TlbState` are those of the run without it, and nothing was stale at a
+    /// deadline that was not so there.
     Harmless,
     /// All that was owed was discharged in time, some of it by another invalidation.
     Covered(BTreeSet<Discharger>),
@@ -100,14 +100,15 @@ pub fn classify(without: &Examined, with: &Examined) -> Class {
     if !with.result.not_fired.is_empty() {
         return Class::NotApplied;
     }
-    let spoke = more(&violations(without), &violations(with));
+    let spoke = new_violations(without, with);
     if !spoke.is_empty() {
         return Class::Caught(spoke);
     }
     if with.result.stop.is_some() && without.result.stop.is_none() {
         return Class::Stopped(with.result.outcome);
     }
-    if with.reports != without.reports {
+    let seen_before = |step: &Mismatch| without.result.mismatches.contains(step);
+    if !with.result.mismatches.iter().all(seen_before) {
         return Class::Escaped("a step came to something else, and no rule spoke");
     }
     let costs = more(&costs(without), &costs(with));
@@ -120,6 +121,9 @@ pub fn classify(without: &Examined, with: &Examined) -> Class {
         Some(_) => {}
         None => return Class::Escaped("something is owed for ever"),
     }
+    if with.reports != without.reports {
+        return Class::Escaped("a step came to something else");
+    }
     if with.memory != without.memory {
         return Class::Escaped("memory or TlbState is other at the end");
     }
@@ -128,12 +132,14 @@ pub fn classify(without: &Examined, with: &Examined) -> Class {
 
 type Counts = BTreeMap<RuleId, usize>;
 
-fn violations(run: &Examined) -> Counts {
-    let mut counts = Counts::new();
-    for violation in &run.result.violations {
-        *counts.entry(violation.rule).or_default() += 1;
-    }
-    counts
+/// The rules that spoke of something that they did not speak of without the fault.
+fn new_violations(without: &Examined, with: &Examined) -> BTreeSet<RuleId> {
+    let said = |run: &Examined| -> BTreeSet<(RuleId, String)> {
+        let all = run.result.violations.iter();
+        all.map(|violation| (violation.rule, violation.message.clone())).collect()
+    };
+    let before = said(without);
+    said(with).into_iter().filter(|said| !before.contains(said)).map(|(rule, _)| rule).collect()
 }
 
 fn costs(run: &Examined) -> Counts {

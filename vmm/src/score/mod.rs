@@ -12,6 +12,7 @@ use crate::machine::{BootError, StepInput};
 use crate::runner::{Examined, Runner};
 use crate::scenario::{Expected, Run, RunConfig, Scenario};
 use stalemate_shared::layout::MM_COUNT;
+use stalemate_shared::pcid::ASID_SLOTS;
 use stalemate_shared::step::op;
 use std::collections::BTreeSet;
 
@@ -31,17 +32,19 @@ pub struct Scored {
 }
 
 /// What comes after a scenario's own steps, without faults, so that what a fault left behind has
-/// its deadline: another address space runs, and then each of the scenario's returns to user mode.
+/// its deadline: other address spaces take every slot, and then each of the scenario's returns to
+/// user mode.
 #[must_use]
 pub fn epilogue(scenario: &Scenario) -> Vec<StepInput> {
     let used: BTreeSet<usize> = scenario.steps.iter().map(|step| step.mm).collect();
-    let other = (0..MM_COUNT).rev().find(|number| !used.contains(number));
+    let others = (0..MM_COUNT).rev().filter(|number| !used.contains(number)).take(ASID_SLOTS);
     let nop = |number: usize| StepInput {
         op: op::USER_NOP,
         args: [number as u64, 0, 0, 0],
         class: StepClass::Other,
     };
-    other.into_iter().chain(used).map(nop).collect()
+    let others: Vec<usize> = others.collect();
+    others.into_iter().chain(used.iter().copied()).map(nop).collect()
 }
 
 /// Scores `cases`, which are in the order of their configurations, calling `progress` after each.

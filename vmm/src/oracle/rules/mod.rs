@@ -2,6 +2,7 @@
 
 pub mod big_hammer;
 pub mod cr3_pairing;
+pub mod loaded_mm;
 pub mod lost_mark;
 pub mod needless_flush;
 pub mod never_flushed;
@@ -10,3 +11,4 @@ pub mod pti_leak;
 pub mod stale_kernel_entry;
 pub mod stale_other_asid;
 pub mod stale_user_entry;
+pub mod stray_mark;
