@@ -100,6 +100,12 @@ impl Injector {
         self.armed.iter().filter(|armed| armed.fired == 0).map(|armed| &armed.fault)
     }
 
+    /// How often faults fired.
+    #[must_use]
+    pub fn fired(&self) -> u32 {
+        self.armed.iter().map(|armed| armed.fired).sum()
+    }
+
     /// What is to be done before the next instruction.
     pub fn take_due(&mut self) -> Vec<Due> {
         std::mem::take(&mut self.due)

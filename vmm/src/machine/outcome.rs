@@ -5,7 +5,10 @@ use crate::arch::addr::Gpa;
 use crate::arch::walk::entry;
 use stalemate_shared::layout::{COLOUR_FRAMES, MEMORY_SIZE, PAGE_SIZE, TABLE_FRAMES};
 use stalemate_shared::layout::{COLOURS, LARGE_COLOUR_FRAMES, TABLE_FRAMES_END};
-use std::collections::BTreeMap;
+use stalemate_shared::pcid::{ASID_SLOTS, kernel_pcid};
+use stalemate_shared::tlb_state::{Slot, TlbState};
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem::offset_of;
 use std::rc::Rc;
 
 /// The frames of page tables, of test pages and of `TlbState` that differ from the booted guest's,
@@ -16,6 +19,20 @@ use std::rc::Rc;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FinalMemory {
     frames: BTreeMap<u64, Rc<[u8; 4096]>>,
+    state: FinalState,
+}
+
+/// `TlbState`, its slots by their owners and not by their numbers: which slot the round-robin
+/// allocator gave is no difference.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct FinalState {
+    loaded_mm: u64,
+    invalidate_other: u64,
+    cr4: u64,
+    /// Owner, generation and mark.
+    slots: BTreeSet<(u64, u64, bool)>,
+    /// Marks of no slot.
+    stray: u64,
 }
 
 impl Machine {
@@ -30,11 +47,31 @@ impl Machine {
                 if self.memory.base(number).map(without_bookkeeping).as_ref() != Some(&now) {
                     frames.insert(number, Rc::new(now));
                 }
-            } else if is_test_frame(at) || state == Some(Gpa(at)) {
+            } else if is_test_frame(at) {
                 frames.insert(number, Rc::clone(bytes));
             }
         }
-        FinalMemory { frames }
+        FinalMemory { frames, state: state.map(|at| self.final_state(at)).unwrap_or_default() }
+    }
+}
+
+impl Machine {
+    fn final_state(&self, at: Gpa) -> FinalState {
+        let word = |offset: usize| self.memory.read_word(Gpa(at.0 + offset as u64));
+        let marks = word(offset_of!(TlbState, user_pcid_flush_mask));
+        let slot = |asid: usize| {
+            let slot = offset_of!(TlbState, slots) + asid * size_of::<Slot>();
+            let mark = marks >> kernel_pcid(asid as u16) & 1 != 0;
+            (word(slot + offset_of!(Slot, ctx_id)), word(slot + offset_of!(Slot, tlb_gen)), mark)
+        };
+        let known: u64 = (0..ASID_SLOTS as u16).map(|asid| 1 << kernel_pcid(asid)).sum();
+        FinalState {
+            loaded_mm: word(offset_of!(TlbState, loaded_mm)),
+            invalidate_other: word(offset_of!(TlbState, invalidate_other)),
+            cr4: word(offset_of!(TlbState, cr4)),
+            slots: (0..ASID_SLOTS).map(slot).collect(),
+            stray: marks & !known,
+        }
     }
 }
 

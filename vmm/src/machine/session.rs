@@ -68,6 +68,8 @@ pub struct RunEnd {
     pub traps: u64,
     /// The faults that never fired, as text.
     pub not_fired: Vec<String>,
+    /// How often faults fired.
+    pub fired: u32,
     /// What is in memory at the end, where that was asked for.
     pub memory: Option<FinalMemory>,
     /// The registers at the watched event, and the instruction that it is of.

@@ -158,6 +158,7 @@ impl Session {
             stop,
             traps: machine.traps,
             not_fired: machine.injector.not_fired().map(ToString::to_string).collect(),
+            fired: machine.injector.fired(),
             memory,
             watched: machine.watched.take(),
         })

@@ -73,6 +73,8 @@ pub struct Examined {
     pub result: RunResult,
     /// What the guest reported of each step.
     pub reports: Vec<StepReport>,
+    /// How often its faults fired.
+    pub fired: u32,
     /// What it left in memory.
     pub memory: FinalMemory,
     /// What was stale when.
@@ -83,6 +85,7 @@ impl Examined {
     fn new(scenario: &Scenario, run: &Run, mut end: RunEnd, seen: Watchers) -> Self {
         Self {
             reports: end.reports.clone(),
+            fired: end.fired,
             memory: end.memory.take().unwrap_or_default(),
             deadlines: seen.deadlines.unwrap_or_default(),
             result: RunResult::judge(scenario, run, end, &seen.oracle, seen.counts),
