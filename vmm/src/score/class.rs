@@ -179,5 +179,10 @@ fn dischargers(without: &[Obligation], with: &[Obligation]) -> Option<BTreeSet<D
             _ => return None,
         }
     }
+    // What was never made good there was gone here before it could become stale.
+    let violated = |state: &State| matches!(state, State::Violated { .. });
+    if before.values().flatten().any(violated) {
+        others.insert(Discharger::Eviction);
+    }
     Some(others)
 }

@@ -35,9 +35,10 @@ pub struct Scored {
 /// its deadline: other address spaces take every slot, and then each of the scenario's returns to
 /// user mode.
 #[must_use]
-pub fn epilogue(scenario: &Scenario) -> Vec<StepInput> {
+pub fn epilogue(scenario: &Scenario, config: &RunConfig) -> Vec<StepInput> {
     let used: BTreeSet<usize> = scenario.steps.iter().map(|step| step.mm).collect();
-    let others = (0..MM_COUNT).rev().filter(|number| !used.contains(number)).take(ASID_SLOTS);
+    let slots = if config.cpu.features.pcid { ASID_SLOTS } else { 1 };
+    let others = (0..MM_COUNT).rev().filter(|number| !used.contains(number)).take(slots);
     let nop = |number: usize| StepInput {
         op: op::USER_NOP,
         args: [number as u64, 0, 0, 0],
@@ -59,7 +60,7 @@ pub fn score(
 ) -> Result<Vec<Scored>, BootError> {
     let mut scored = Vec::with_capacity(cases.len());
     let mut without: Option<(usize, RunConfig, Examined)> = None;
-    let mut previous: Option<(Fault, usize)> = None;
+    let mut previous: Option<(Fault, Class, u32)> = None;
     for case in cases {
         let scenario = &scenarios[case.scenario];
         let base = match without.take() {
@@ -70,11 +71,13 @@ pub fn score(
             }
         };
         let every = Fault { occurrence: crate::inject::fault::Occurrence::All, ..case.fault };
-        // What never comes has no first time.
-        let never = previous == Some((every, 0));
-        let (class, runs) =
-            if never { (Class::NotApplied, 0) } else { examine(runner, scenario, case, &base)? };
-        previous = Some((case.fault, usize::from(class != Class::NotApplied)));
+        // What comes once at most is the same every time and the first time.
+        let same = previous.take().filter(|(fault, _, fired)| *fault == every && *fired <= 1);
+        let (class, runs, fired) = match same {
+            Some((_, class, fired)) => (class, 0, fired),
+            None => examine(runner, scenario, case, &base)?,
+        };
+        previous = Some((case.fault, class.clone(), fired));
         scored.push(Scored {
             scenario: case.scenario,
             config: case.config,
@@ -108,7 +111,9 @@ fn one(
 ) -> Result<Examined, BootError> {
     let mut found = None;
     let run = run(case, fault);
-    runner.examine(scenario, &run, &epilogue(scenario), &mut |seen| found = Some(seen))?;
+    runner.examine(scenario, &run, &epilogue(scenario, &case.config), &mut |seen| {
+        found = Some(seen)
+    })?;
     Ok(found.unwrap_or_else(|| unreachable!("a run without a sweep is examined once")))
 }
 
@@ -117,15 +122,16 @@ fn examine(
     scenario: &Scenario,
     case: &Case,
     base: &Examined,
-) -> Result<(Class, usize), BootError> {
+) -> Result<(Class, usize, u32), BootError> {
     let mut worst = Class::NotApplied;
-    let mut runs = 0;
+    let (mut runs, mut fired) = (0, 0);
     let run = run(case, Some(case.fault));
     debug_assert!(Sweep::split(&run.faults).1.len() <= 1);
-    runner.examine(scenario, &run, &epilogue(scenario), &mut |seen| {
+    runner.examine(scenario, &run, &epilogue(scenario, &case.config), &mut |seen| {
         runs += 1;
+        fired = seen.fired.max(fired);
         let class = classify(base, &seen);
         worst = std::mem::replace(&mut worst, Class::NotApplied).or_worse(class);
     })?;
-    Ok((worst, runs))
+    Ok((worst, runs, fired))
 }
