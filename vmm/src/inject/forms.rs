@@ -4,6 +4,7 @@
 //! [`FORMS`] for each action that fits it.
 
 use super::fault::{Action, Point, Site, Target};
+use crate::scenario::Page;
 
 /// Every form of a fault but for its occurrence, with one line of help. SITE, POINT and PAGE stand
 /// for one of [`SITES`], one of [`POINTS`] and a test page. What is not in this table is refused.
@@ -163,9 +164,12 @@ pub(super) fn names<T>(table: &[(&'static str, T)]) -> Vec<&'static str> {
 pub fn form_of(text: &str) -> Option<(&'static str, &'static str)> {
     let text = text.split('#').next().unwrap_or_default().trim();
     let (head, place) = text.split_once('@').map_or((text, None), |(a, b)| (a.trim(), Some(b)));
-    let of_page = |known: &str| {
-        let action = known.strip_suffix(" PAGE");
-        action.is_some_and(|action| head.split_whitespace().next() == Some(action))
+    let words: Vec<&str> = head.split_whitespace().collect();
+    let of_page = |known: &str| match (known.strip_suffix(" PAGE"), &words[..]) {
+        (Some(action), &[first, page]) => {
+            first == action && (page == "PAGE" || page.parse::<Page>().is_ok())
+        }
+        _ => false,
     };
     let known_place = |kind: &str| match (kind, place) {
         ("SITE", Some(place)) => place == kind || find(&SITES, place).is_some(),
