@@ -32,7 +32,8 @@ fn each_class_has_its_example() {
     for (fault, class_wanted, by) in [
         ("drop mark", "caught", &["stale-user-entry"][..]),
         ("repeat invlpg", "caught", &["needless-flush"]),
-        ("speculate u0@step#1", "harmless", &[]),
+        ("drop consume", "covered", &["cr3-load"]),
+        ("speculate u0@flush-end#1", "harmless", &[]),
         ("repeat mark", "harmless", &[]),
         ("set-registers@flush-end", "harmless", &[]),
         ("drop cr3@entry", "stopped", &["crash"]),
@@ -40,6 +41,21 @@ fn each_class_has_its_example() {
     ] {
         let (class, who) = class(fault);
         assert_eq!((class.as_str(), who), (class_wanted, serde_json::json!(by)), "{fault}");
+    }
+}
+
+#[test]
+fn the_score_of_the_mark_scenario_is_what_it_was() {
+    let score = score(&["user-flush-on-next-return", "--cpu", "pcid", "--policy", "split"]);
+    let wanted = serde_json::json!({
+        "caught": 32, "covered": 5, "harmless": 62, "stopped": 4, "not-applied": 107, "escaped": 2,
+    });
+    assert_eq!(score["score"]["classes"], wanted);
+    // Stores to `MmState` are no events, so that no rule can speak of a generation that fell.
+    for one in score["faults"].as_array().into_iter().flatten() {
+        let fault = one["fault"].as_str().unwrap_or_default();
+        let escaped = one["class"] == "escaped";
+        assert_eq!(escaped, fault.starts_with("drop mm-generation"), "{fault}");
     }
 }
 
