@@ -230,7 +230,7 @@ fn lists_and_explanations_are_there() {
         let output = stalemate(&["explain", rule.name]);
         assert!(text(&output.stdout).contains("violated by: "), "{}", rule.name);
     }
-    for (form, _) in stalemate::inject::fault::FORMS {
+    for (form, _) in stalemate::inject::forms::FORMS {
         assert_eq!(stalemate(&["explain", form]).status.code(), Some(0), "{form}");
     }
     assert_eq!(stalemate(&["explain", "drop mark#1"]).status.code(), Some(0));

@@ -69,8 +69,14 @@ pub const INVALIDATE_OTHER: u64 = core::mem::offset_of!(TlbState, invalidate_oth
 /// Words of a [`TlbState`] up to its last field.
 pub const TLB_STATE_WORDS: usize = core::mem::offset_of!(TlbState, waiting) / 8 + 1;
 
+/// Byte offset of [`TlbState::loaded_mm`].
+pub const LOADED_MM: u64 = core::mem::offset_of!(TlbState, loaded_mm) as u64;
+
 /// Byte offset of [`TlbState::is_lazy`].
 pub const IS_LAZY: u64 = core::mem::offset_of!(TlbState, is_lazy) as u64;
+
+/// Byte offset of [`TlbState::pending`].
+pub const PENDING: u64 = core::mem::offset_of!(TlbState, pending) as u64;
 
 /// Byte offset of [`TlbState::waiting`].
 pub const WAITING: u64 = core::mem::offset_of!(TlbState, waiting) as u64;

@@ -37,9 +37,10 @@ pub struct StateWord {
 
 /// The injector's hand on stores to `TlbState`.
 pub trait StateHook {
-    /// The words that are stored, one after the other, where the guest at `rip` asked for
-    /// `store`.
-    fn state_store(&mut self, rip: Gva, store: StateWord) -> Vec<u64>;
+    /// The words that are stored, one after the other, where `cpu` at `rip` asked for `store`.
+    fn state_store(&mut self, rip: Gva, cpu: CpuId, store: StateWord) -> Vec<u64>;
+    /// The same for a word of the array of `MmState`.
+    fn mm_store(&mut self, offset: u64, new: u64) -> Vec<u64>;
 }
 
 /// The kernel's data that is watched besides its page tables.
@@ -365,13 +366,11 @@ impl Core<'_> {
             return;
         };
         let Some(owner) = watched.owner(slot) else {
-            self.memory.write(slot, &new.to_le_bytes());
-            let offset = slot.0 & 0xfff;
-            self.emit(Kind::MmStore { offset, old, new });
+            self.mm_store(slot, old, new);
             return;
         };
         let store = StateWord { owner, offset: slot.0 & 0xfff, old, new };
-        let words = self.hook.state_store(self.vcpu.rip(), store);
+        let words = self.hook.state_store(self.vcpu.rip(), self.vcpu.id, store);
         let altered = words != [new];
         if words.is_empty() {
             let what = format!("dropped the store to TlbState+{:#x}", store.offset);
@@ -381,6 +380,21 @@ impl Core<'_> {
         for new in words {
             self.state_store(StateWord { old, new, ..store }, altered);
             old = new;
+        }
+    }
+
+    /// Stores a word of the array of `MmState`.
+    fn mm_store(&mut self, slot: Gpa, old: u64, new: u64) {
+        let offset = slot.0 & 0xfff;
+        let words = self.hook.mm_store(offset, new);
+        let altered = words != [new];
+        if words.is_empty() {
+            let what = format!("dropped the store to MmState+{offset:#x}");
+            self.emit_of(self.vcpu.id, Kind::Note { what }, true);
+        }
+        for new in words {
+            self.memory.write(slot, &new.to_le_bytes());
+            self.emit_of(self.vcpu.id, Kind::MmStore { offset, old, new }, altered);
         }
     }
 

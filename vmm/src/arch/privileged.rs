@@ -26,6 +26,19 @@ pub struct InvpcidDescriptor {
     pub va: Gva,
 }
 
+/// How an operation is carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// As it was asked for.
+    Right,
+    /// INVLPG of the next page, INVPCID of the other PCID of the pair, CR4 with PGE as it is.
+    Altered,
+    /// INVLPG that leaves global entries.
+    KeepingGlobals,
+    /// Not at all: #GP.
+    GeneralProtection,
+}
+
 impl Core<'_> {
     /// Carries out `op`, whose instruction ends at `next`; RIP moves there unless the operation
     /// itself sets it or faults.
@@ -309,18 +322,34 @@ impl Core<'_> {
 /// Operations as the injector alters them.
 impl Core<'_> {
     /// Carries out an altered INVLPG (of the next page), INVPCID (of the PCID's other half) or
-    /// write of CR4 (PGE as it is).
+    /// write of CR4 (PGE as it is), or what an erratum makes of one.
     ///
     /// # Errors
     /// As [`Core::execute`].
-    pub fn execute_altered(&mut self, op: Op, next: u64) -> Result<(), Fault> {
-        match op {
-            Op::WriteCr { register: register @ ControlRegister::Cr4, value } => {
+    pub fn execute_wrongly(&mut self, op: Op, how: How, next: u64) -> Result<(), Fault> {
+        match (op, how) {
+            (_, How::GeneralProtection) => Err(GP.into()),
+            (Op::Invlpg(va), How::KeepingGlobals)
+                if self.vcpu.cpl == 0 && self.vcpu.cr4 & cr4::PCIDE != 0 =>
+            {
+                self.emit(Kind::InvlpgKeptGlobals { va });
+                let paging = self.vcpu.paging();
+                if va.is_canonical() {
+                    let tables = self.memory.as_tables();
+                    let effect = self.tlb.invlpg_keeping_globals(tables, paging, va);
+                    self.flushed(effect);
+                }
+                self.vcpu.rip = next;
+                Ok(())
+            }
+            (Op::WriteCr { register: register @ ControlRegister::Cr4, value }, How::Altered) => {
                 let value = value & !cr4::PGE | self.vcpu.cr4 & cr4::PGE;
                 self.execute(Op::WriteCr { register, value }, next)
             }
-            Op::Invlpg(va) => self.execute(Op::Invlpg(Gva(va.0.wrapping_add(4096))), next),
-            Op::Invpcid { kind, descriptor } if self.vcpu.cpl == 0 => {
+            (Op::Invlpg(va), How::Altered) => {
+                self.execute(Op::Invlpg(Gva(va.0.wrapping_add(4096))), next)
+            }
+            (Op::Invpcid { kind, descriptor }, How::Altered) if self.vcpu.cpl == 0 => {
                 let mut descriptor = self.invpcid_descriptor(kind, descriptor)?;
                 let other = descriptor.pcid.value() ^ stalemate_shared::pcid::USER_PCID_BIT as u16;
                 descriptor.pcid = Pcid::new(other);

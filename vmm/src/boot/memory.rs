@@ -81,6 +81,13 @@ impl CodePages {
     }
 }
 
+impl Delta {
+    /// The pages that differ from the base, by number.
+    pub fn pages(&self) -> impl Iterator<Item = (u64, &Rc<[u8; 4096]>)> {
+        self.pages.iter().map(|(&page, bytes)| (page, bytes))
+    }
+}
+
 impl GuestMemory {
     /// `len` zeroed bytes, a multiple of the page size.
     ///
@@ -166,6 +173,12 @@ impl GuestMemory {
 
     fn base_page(&self, page: u64) -> Option<&[u8]> {
         self.base.get((page * 4096) as usize..)?.get(..4096)
+    }
+
+    /// A page of the base, by its number.
+    #[must_use]
+    pub fn base(&self, page: u64) -> Option<&[u8; 4096]> {
+        self.base_page(page)?.try_into().ok()
     }
 
     /// What differs from the base.

@@ -2,7 +2,7 @@
 
 use super::{Failure, ListWhat};
 use crate::arch::tlb::FILLS;
-use crate::inject::fault::{FORMS, SITES};
+use crate::inject::forms::{DELAY, FORMS, POINTS, SITES, form_of};
 use crate::oracle::RULES;
 use crate::scenario::{self, CPUS, POLICIES};
 use stalemate_shared::variant::VARIANTS;
@@ -56,7 +56,11 @@ pub fn list(what: ListWhat) -> Result<String, Failure> {
     }
     if what == ListWhat::Faults {
         let sites: Vec<&str> = SITES.iter().map(|(name, _)| *name).collect();
+        let points: Vec<&str> = POINTS.iter().map(|(name, _)| *name).collect();
         let _ = writeln!(out, "\nSITE is one of {}.", sites.join(", "));
+        let _ = writeln!(out, "POINT is one of {}.", points.join(", "));
+        let _ = writeln!(out, "PAGE is a test page: u0, h0 or k0, say.");
+        let _ = writeln!(out, "{DELAY}");
         let _ = writeln!(out, "`#n` after a fault means its nth occurrence; without, all of them.");
     }
     Ok(out)
@@ -102,13 +106,9 @@ pub fn explain(name: &str) -> Result<String, Failure> {
     if let Some(about) = VARIANTS.iter().find(|about| about.name == name) {
         return Ok(format!("{name}\n\n{}\n\nin: {}\n", about.what, about.function));
     }
-    let form = name.split(['#']).next().unwrap_or_default();
-    let matches = |known: &str| match known.split_once("@SITE") {
-        Some((head, _)) => form.split('@').next() == Some(head),
-        None => known == form,
-    };
-    if let Some((form, help)) = FORMS.iter().find(|(known, _)| matches(known)) {
-        return Ok(format!("{form}\n\n{help}\n"));
+    if let Some((form, help)) = form_of(name) {
+        let late = if form.starts_with("delay ") { format!("\n{DELAY}\n") } else { String::new() };
+        return Ok(format!("{form}\n\n{help}\n{late}"));
     }
     Err(Failure::usage(format!(
         "`{name}` is no rule, fault, policy, fill or variant; see `stalemate list rules`, `list faults` and \

@@ -2,6 +2,7 @@
 
 use super::Failure;
 use crate::inject::Fault;
+use crate::oracle::RuleId;
 use crate::scenario::{self, BUILTIN, CPUS, CpuModel, POLICIES, Policy, Scenario, ZOO, nearest};
 use stalemate_shared::variant::{VARIANTS, Variant};
 use std::path::Path;
@@ -127,8 +128,14 @@ pub fn variant(name: &str) -> Result<Option<Variant>, Failure> {
 /// The faults of `--inject`.
 pub fn faults(texts: &[String]) -> Result<Vec<Fault>, Failure> {
     let parse = |text: &String| {
-        text.parse()
-            .map_err(|error: crate::inject::fault::FaultError| Failure::usage(error.to_string()))
+        text.parse().map_err(|error: crate::inject::FaultError| Failure::usage(error.to_string()))
     };
     texts.iter().map(parse).collect()
+}
+
+/// The rule of `--without`.
+pub fn rule(name: Option<&str>) -> Result<Option<RuleId>, Failure> {
+    let Some(name) = name else { return Ok(None) };
+    let read = |error| Failure::usage(format!("`{name}` is no rule; {error}"));
+    name.parse().map(Some).map_err(read)
 }

@@ -6,6 +6,7 @@
 mod compare;
 mod describe;
 mod doctor;
+mod faults;
 mod fuzz;
 mod input;
 mod run;
@@ -47,6 +48,8 @@ enum Command {
         #[arg(value_enum, default_value_t = ListWhat::Scenarios)]
         what: ListWhat,
     },
+    /// Inject every fault into every scenario: the detection score
+    Faults(FaultsArgs),
     /// Explain a rule, a fault or a policy
     Explain {
         /// Its name, as `list` prints it
@@ -106,6 +109,35 @@ pub struct CompareArgs {
     /// Write a chart to this file too
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
+}
+
+/// Arguments of `faults`.
+#[derive(Debug, clap::Args)]
+pub struct FaultsArgs {
+    /// Scenarios by name or path; none means the built-in suite
+    #[arg(value_name = "PATH|NAME")]
+    scenarios: Vec<String>,
+    /// What runs unprivileged instructions
+    #[arg(long, value_enum, default_value_t = ExecutorKind::Interp)]
+    executor: ExecutorKind,
+    /// Score this flush policy alone instead of all
+    #[arg(long, value_name = "POLICY")]
+    policy: Option<String>,
+    /// Processors, separated by commas, or `all`
+    #[arg(long, value_name = "LIST")]
+    cpu: Option<String>,
+    /// Inject this fault alone instead of all; may be given again
+    #[arg(long, value_name = "FAULT")]
+    inject: Vec<String>,
+    /// Of the instruction boundaries of nmi@each and irq@each, try one in so many
+    #[arg(long, value_name = "N", default_value_t = 499)]
+    stride: usize,
+    /// Leave this rule out: what would escape without it?
+    #[arg(long, value_name = "RULE")]
+    without: Option<String>,
+    /// How to report; the JSON's schema is docs/faults.schema.json
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -178,6 +210,7 @@ pub fn main(cli: Cli, out: &mut dyn std::io::Write) -> Result<u8, Failure> {
     let text = match cli.command {
         None => return run::run(&RunArgs::default(), &cli.kvm_device, out),
         Some(Command::Compare(args)) => return compare::run(&args, out),
+        Some(Command::Faults(args)) => return faults::run(&args, &cli.kvm_device, out),
         Some(Command::Run(args)) => return run::run(&args, &cli.kvm_device, out),
         Some(Command::Fuzz(args)) => return fuzz::fuzz(&args, &cli.kvm_device, out),
         Some(Command::List { what }) => describe::list(what)?,

@@ -125,7 +125,7 @@ pub fn audit(events: &[Event], obligations: &[Obligation], symbols: &Symbols) ->
                 let owed = obligations
                     .iter()
                     .filter(|owed| {
-                        owed.is_asked_of(begin.seq, &primitive) && stood(owed, begin.seq)
+                        owed.is_asked_of(begin.cpu, begin.seq, &primitive) && stood(owed, begin.seq)
                     })
                     .count() as u64;
                 let calls = audit.entry(site(symbols, begin, &primitive)).or_default();

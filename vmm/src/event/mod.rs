@@ -139,6 +139,11 @@ pub enum Kind {
         /// The operand's address.
         va: Gva,
     },
+    /// INVLPG by a processor whose erratum leaves global entries (injected only).
+    InvlpgKeptGlobals {
+        /// The operand's address.
+        va: Gva,
+    },
     /// INVPCID.
     Invpcid {
         /// 0 address, 1 PCID, 2 everything, 3 everything but globals.

@@ -1,93 +1,39 @@
 //! The injector: the one place that may alter an operation, before it takes effect.
 
+mod deed;
 pub mod fault;
+pub mod forms;
+mod grammar;
 mod site;
+mod store;
+mod sweep;
 
+pub use crate::arch::privileged::How;
+pub use deed::{Deed, Due, InjectedOp, Kept, KeptStore};
 pub use fault::Fault;
+pub use grammar::FaultError;
 pub use site::Sites;
+pub use sweep::{Interrupt, Sweep};
 
-use crate::arch::addr::Gva;
-use crate::arch::core::{StateHook, StateWord};
+use crate::arch::addr::{CpuId, Gpa, Gva};
 use crate::arch::op::{ControlRegister, Op};
+use deed::{Kind, at_point, perturb};
 use fault::{Action, Occurrence, Point, Site, Target};
-use stalemate_shared::pcid::{NOFLUSH, USER_PCID_BIT, USER_ROOT_BIT};
-use stalemate_shared::tlb_state::{INVALIDATE_OTHER, USER_PCID_FLUSH_MASK};
+use stalemate_shared::pcid::USER_ROOT_BIT;
 
 /// What the machine does instead of one operation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// Deliver an NMI first; the operation is met again afterwards.
     pub nmi_before: bool,
-    /// An NMI becomes pending when the operations are done.
-    pub nmi_after: bool,
     /// Clear the marks in `TlbState` first.
     pub clear_marks: bool,
-    /// The operations, in order; empty where it is dropped.
+    /// Do these first.
+    pub before: Vec<Due>,
+    /// The operations, in order; empty where it does not happen now.
     pub ops: Vec<InjectedOp>,
-}
-
-/// One operation, and what the injector did to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InjectedOp {
-    /// The operation.
-    pub op: Op,
-    /// For INVPCID and INVLPG: alter the descriptor or the address.
-    pub alter: bool,
-    /// Whether it is other than what the guest asked for.
-    pub injected: bool,
-}
-
-/// What comes at each boundary of a [`Sweep`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Interrupt {
-    /// An NMI.
-    Nmi,
-    /// An interrupt.
-    Irq,
-}
-
-/// `nmi@each` or `irq@each`: not one fault but as many runs as there are boundaries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sweep {
-    /// As it was asked for.
-    fault: Fault,
-    /// What comes.
-    pub interrupt: Interrupt,
-    /// The first and the last step, from 1; none means all.
-    steps: Option<(u32, u32)>,
-}
-
-impl Sweep {
-    /// The first sweep among `faults`, and the rest of them. A second one never fires: it would
-    /// be a run for each pair of boundaries.
-    #[must_use]
-    pub fn split(faults: &[Fault]) -> (Option<Self>, Vec<Fault>) {
-        let is_each = |fault: &Fault| fault.target == Target::Point(Point::Each);
-        let mut rest = faults.to_vec();
-        let first = rest.iter().position(is_each).map(|at| rest.remove(at));
-        let sweep = first.map(|fault| Self {
-            fault,
-            interrupt: if fault.action == Action::Irq { Interrupt::Irq } else { Interrupt::Nmi },
-            steps: match fault.occurrence {
-                Occurrence::Steps(first, last) => Some((first, last)),
-                _ => None,
-            },
-        });
-        (sweep, rest)
-    }
-
-    /// The fault that asked for it.
-    #[must_use]
-    pub fn fault(&self) -> Fault {
-        self.fault
-    }
-
-    /// Whether boundaries of the step with this index are meant.
-    #[must_use]
-    pub fn contains(&self, index: usize) -> bool {
-        let number = index + 1;
-        self.steps.is_none_or(|(first, last)| (first as usize..=last as usize).contains(&number))
-    }
+    /// Keep the operation, for later.
+    pub keep: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -101,11 +47,16 @@ impl Armed {
     /// Counts one occurrence, and says whether it is to be perturbed.
     fn hit(&mut self) -> bool {
         self.seen += 1;
-        let hit = match self.fault.occurrence {
+        match self.fault.occurrence {
             Occurrence::All => true,
             Occurrence::Nth(n) => self.seen == n,
             Occurrence::Steps(..) => false,
-        };
+        }
+    }
+
+    /// The same, where being perturbed is having fired.
+    fn fires(&mut self) -> bool {
+        let hit = self.hit();
         self.fired += u32::from(hit);
         hit
     }
@@ -118,7 +69,14 @@ pub struct Injector {
     sites: Sites,
     /// An NMI has just been delivered before the operation at this RIP: not once more.
     resumed: Option<Gva>,
-    nmi_wanted: bool,
+    /// To be done before the next instruction.
+    due: Vec<Due>,
+    /// Operations that were kept back.
+    kept: Vec<(CpuId, Kept)>,
+    /// Stores to `TlbState` that were kept back.
+    kept_stores: Vec<KeptStore>,
+    /// Faults are of the steps before this one.
+    end: Option<usize>,
 }
 
 impl Injector {
@@ -126,7 +84,13 @@ impl Injector {
     #[must_use]
     pub fn new(faults: &[Fault], sites: Sites) -> Self {
         let arm = |fault: &Fault| Armed { fault: *fault, seen: 0, fired: 0 };
-        Self { armed: faults.iter().map(arm).collect(), sites, resumed: None, nmi_wanted: false }
+        Self { armed: faults.iter().map(arm).collect(), sites, ..Self::default() }
+    }
+
+    /// The same, that does nothing from the step with this index on.
+    #[must_use]
+    pub fn until(self, step: usize) -> Self {
+        Self { end: Some(step), ..self }
     }
 
     /// The faults that never fired.
@@ -134,78 +98,148 @@ impl Injector {
         self.armed.iter().filter(|armed| armed.fired == 0).map(|armed| &armed.fault)
     }
 
-    /// Whether an NMI became due since the last call.
-    pub fn take_nmi(&mut self) -> bool {
-        std::mem::take(&mut self.nmi_wanted)
+    /// How often faults fired.
+    #[must_use]
+    pub fn fired(&self) -> u32 {
+        self.armed.iter().map(|armed| armed.fired).sum()
+    }
+
+    /// What is to be done before the next instruction.
+    pub fn take_due(&mut self) -> Vec<Due> {
+        std::mem::take(&mut self.due)
+    }
+
+    /// A deed found something to do.
+    pub fn done(&mut self, due: &Due) {
+        if let Some(armed) = due.if_done.and_then(|number| self.armed.get_mut(number)) {
+            armed.fired += 1;
+        }
+    }
+
+    /// Keeps an operation for later.
+    pub fn keep(&mut self, cpu: CpuId, kept: Kept) {
+        self.kept.push((cpu, kept));
+    }
+
+    /// The step with this index begins.
+    pub fn step_begins(&mut self, index: usize) {
+        if self.end == Some(index) {
+            // What has fired has fired.
+            self.armed
+                .iter_mut()
+                .for_each(|armed| armed.fault.occurrence = Occurrence::Steps(0, 0));
+        }
+        self.point(Point::Step);
+    }
+
+    /// The step of `cpu` is over: what it has kept back happens.
+    pub fn step_ends(&mut self, cpu: CpuId) -> Vec<Due> {
+        let mut due = self.take_due();
+        due.extend(self.late(cpu, |_| true));
+        due
+    }
+
+    /// `cpu` waits for another one: what was to reach another CPU happens now, or never.
+    pub fn waits(&mut self, cpu: CpuId) -> Vec<Due> {
+        self.late(cpu, |kept| kept.kind() == Some(Kind::Ipi))
+    }
+
+    fn late(&mut self, cpu: CpuId, select: impl Fn(&Kept) -> bool) -> Vec<Due> {
+        let of_cpu = |store: &mut KeptStore| store.cpu == cpu || store.clears;
+        let stores = self.kept_stores.extract_if(.., of_cpu).map(Deed::Store);
+        let chosen = |(of, kept): &mut (CpuId, Kept)| *of == cpu && select(kept);
+        let ops = self.kept.extract_if(.., chosen).map(|(_, kept)| Deed::Op(kept));
+        stores.chain(ops).map(|deed| Due { deed, if_done: None }).collect()
+    }
+
+    /// A flush primitive begins.
+    pub fn flush_begins(&mut self) {
+        self.point(Point::FlushBegin);
+    }
+
+    /// A flush primitive of the address space with this kernel root has returned.
+    pub fn flush_ends(&mut self, root: Gpa) {
+        for number in 0..self.armed.len() {
+            let fault = self.armed[number].fault;
+            let deed = match (fault.action, fault.target) {
+                (Action::Early, Target::Generation) => Deed::RaiseSlots(root),
+                _ => continue,
+            };
+            if self.armed[number].hit() {
+                self.due.push(Due { deed, if_done: Some(number) });
+            }
+        }
+        self.point(Point::FlushEnd);
+    }
+
+    /// A point in time has come.
+    fn point(&mut self, point: Point) {
+        let due = self.deeds_at(point);
+        self.due.extend(due);
+    }
+
+    fn deeds_at(&mut self, point: Point) -> Vec<Due> {
+        let mut due = Vec::new();
+        for (number, armed) in self.armed.iter_mut().enumerate() {
+            let Some(deed) = at_point(&armed.fault) else { continue };
+            if armed.fault.target != Target::Point(point) || !armed.hit() {
+                continue;
+            }
+            let uncertain = matches!(deed, Deed::Evict(_) | Deed::Speculate(_));
+            armed.fired += u32::from(!uncertain);
+            due.push(Due { deed, if_done: uncertain.then_some(number) });
+        }
+        due
     }
 
     /// What to do in place of `op`, about to execute at `rip`; `marks` is the mask in
     /// `TlbState`.
-    pub fn plan(&mut self, rip: Gva, op: Op, marks: u64) -> Plan {
+    pub fn plan(&mut self, cpu: CpuId, rip: Gva, op: Op, marks: u64) -> Plan {
+        let mut plan = Plan {
+            ops: vec![InjectedOp { op, how: How::Right, injected: false }],
+            ..Plan::default()
+        };
+        if self.armed.is_empty() {
+            return plan;
+        }
         // The interrupted operation is met again once the NMI's own have been.
         let resumed = self.resumed == Some(rip);
         if resumed {
             self.resumed = None;
         }
         let site = self.sites.at(rip);
-        // The NMI's own exit may load the user CR3 too; that is not the window meant.
-        let user_load = is_user_load(op) && site == Some(SiteAt::Cr3(Site::Return));
-        let mut plan =
-            Plan { ops: vec![InjectedOp { op, alter: false, injected: false }], ..Plan::default() };
-        for armed in &mut self.armed {
-            let target = armed.fault.target;
-            match (armed.fault.action, target) {
-                (Action::Nmi, Target::Point(Point::BeforeUserCr3)) if user_load && !resumed => {
-                    plan.nmi_before |= armed.hit();
-                }
-                (Action::Nmi, Target::Point(Point::AfterUserCr3)) if user_load => {
-                    plan.nmi_after |= armed.hit();
-                }
-                (Action::ClearMark, _) if site == Some(SiteAt::ParanoidIret) && marks != 0 => {
-                    plan.clear_marks |= armed.hit();
-                }
-                // Met again after an NMI, an occurrence is not counted twice.
-                (action, target)
-                    if concerns(target, op, site, armed.fault.site) && !resumed && armed.hit() =>
-                {
-                    perturb(&mut plan.ops, action, target);
-                }
-                _ => {}
-            }
+        // The exit of what is injected may load the user CR3 too; that is not the window meant.
+        let own_exit = self.sites.is_irq_exit(rip);
+        let user_load = is_user_load(op) && site == Some(SiteAt::Cr3(Site::Return)) && !own_exit;
+        if user_load && !resumed {
+            plan.before = self.deeds_at(Point::BeforeUserCr3);
+            plan.nmi_before = plan.before.iter().any(|due| due.deed == Deed::Nmi);
+            plan.before.retain(|due| due.deed != Deed::Nmi);
         }
         if plan.nmi_before {
             self.resumed = Some(rip);
+            return plan;
+        }
+        let kind = Kind::of(op);
+        let late = self.kept.extract_if(.., |(of, kept)| *of == cpu && kept.kind() == kind);
+        plan.before.extend(late.map(|(_, kept)| Due { deed: Deed::Op(kept), if_done: None }));
+        for armed in &mut self.armed {
+            let (action, target) = (armed.fault.action, armed.fault.target);
+            if action == Action::ClearMark {
+                let here = site == Some(SiteAt::ParanoidIret) && marks != 0;
+                plan.clear_marks |= here && armed.fires();
+            } else if concerns(target, op, site, armed.fault.site) && armed.fires() {
+                plan.keep |= action == Action::Delay;
+                perturb(&mut plan.ops, action, target);
+            }
+        }
+        if user_load {
+            self.point(Point::AfterUserCr3);
+        }
+        if kind == Some(Kind::Cr4) {
+            self.point(Point::AfterCr4);
         }
         plan
-    }
-}
-
-impl StateHook for Injector {
-    fn state_store(&mut self, _: Gva, store: StateWord) -> Vec<u64> {
-        let StateWord { offset, old, new, .. } = store;
-        let mut words = vec![new];
-        let (set, cleared) = (new & !old, old & !new);
-        let is_mask = offset == USER_PCID_FLUSH_MASK;
-        for armed in &mut self.armed {
-            let concerned = match armed.fault.target {
-                Target::Mark | Target::Point(Point::AfterMark) => is_mask && set != 0,
-                Target::Consume => is_mask && cleared != 0,
-                Target::InvalidateOther => offset == INVALIDATE_OTHER && set != 0,
-                _ => false,
-            };
-            if !concerned || !armed.hit() {
-                continue;
-            }
-            match armed.fault.action {
-                Action::Drop => words.clear(),
-                Action::Repeat => words.push(new),
-                // The ASID's bit where the kernel PCID's belongs: one too low.
-                Action::Alter => words = vec![old | set >> 1],
-                Action::Nmi => self.nmi_wanted = true,
-                Action::Set | Action::Clear | Action::ClearMark | Action::Irq => {}
-            }
-        }
-        words
     }
 }
 
@@ -224,40 +258,14 @@ fn is_user_load(op: Op) -> bool {
 }
 
 fn concerns(target: Target, op: Op, at: Option<SiteAt>, site: Option<Site>) -> bool {
-    match (target, op) {
-        (Target::Invlpg, Op::Invlpg(_))
-        | (Target::Invpcid, Op::Invpcid { .. })
-        | (Target::Cr4, Op::WriteCr { register: ControlRegister::Cr4, .. }) => true,
-        (
-            Target::Noflush | Target::Pcid | Target::Cr3,
-            Op::WriteCr { register: ControlRegister::Cr3, .. },
-        ) => site.is_some_and(|site| at == Some(SiteAt::Cr3(site))),
+    match (target, Kind::of(op)) {
+        (Target::Invlpg | Target::InvlpgKeepsGlobals, Some(Kind::Invlpg))
+        | (Target::Invpcid | Target::InvpcidGp, Some(Kind::Invpcid))
+        | (Target::Cr4, Some(Kind::Cr4))
+        | (Target::Ipi, Some(Kind::Ipi)) => true,
+        (Target::Noflush | Target::Pcid | Target::Root | Target::Cr3, Some(Kind::Cr3)) => {
+            site.is_some_and(|site| at == Some(SiteAt::Cr3(site)))
+        }
         _ => false,
-    }
-}
-
-fn perturb(ops: &mut Vec<InjectedOp>, action: Action, target: Target) {
-    match action {
-        Action::Drop => ops.clear(),
-        Action::Repeat => {
-            if let Some(&first) = ops.first() {
-                ops.push(InjectedOp { injected: true, ..first });
-            }
-        }
-        Action::Set | Action::Clear | Action::Alter => {
-            for planned in ops {
-                planned.injected = true;
-                match &mut planned.op {
-                    Op::WriteCr { register: ControlRegister::Cr4, .. } => planned.alter = true,
-                    Op::WriteCr { value, .. } => match (action, target) {
-                        (Action::Set, Target::Noflush) => *value |= NOFLUSH,
-                        (Action::Clear, Target::Noflush) => *value &= !NOFLUSH,
-                        _ => *value ^= USER_PCID_BIT,
-                    },
-                    _ => planned.alter = true,
-                }
-            }
-        }
-        Action::Nmi | Action::Irq | Action::ClearMark => {}
     }
 }

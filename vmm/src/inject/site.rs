@@ -24,11 +24,16 @@ const FUNCTIONS: [(&str, Site); 2] = [("switch_mm", Site::Switch), ("::flush", S
 /// The IRETQ that ends the paranoid path.
 const PARANOID_IRET: &str = "iret_paranoid_exit";
 
+/// The load with which an interrupt goes back to user mode.
+const IRQ_EXIT: &str = "cr3_irq_exit";
+
 /// The sites of one image.
 #[derive(Clone, Debug, Default)]
 pub struct Sites {
     labels: BTreeMap<Gva, SiteAt>,
     functions: Vec<(Gva, Gva, Site)>,
+    /// The user CR3 load of an interrupt's own exit.
+    irq_exit: Option<Gva>,
 }
 
 impl Sites {
@@ -50,7 +55,13 @@ impl Sites {
                 symbols.functions(part).map(move |(start, end)| (start, end, site))
             })
             .collect();
-        Self { labels, functions }
+        Self { labels, functions, irq_exit: symbols.address(IRQ_EXIT) }
+    }
+
+    /// Whether an interrupt's own exit is at `rip`.
+    #[must_use]
+    pub fn is_irq_exit(&self, rip: Gva) -> bool {
+        self.irq_exit == Some(rip)
     }
 
     /// The site at `rip`.

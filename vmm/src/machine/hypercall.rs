@@ -24,6 +24,7 @@ impl Machine {
         if number == hypercall::NEXT_STEP {
             // It waits at the hypercall itself: an interrupt that it takes comes back there.
             self.cpu_mut().after_ask = next;
+            self.step_is_over(observer)?;
             return Ok(Flow::NextStep([a, b, c]));
         }
         self.vcpu_mut().rip = next;
@@ -38,6 +39,7 @@ impl Machine {
                 let begun = Primitive { id: a, root: Gpa(b), start: Gva(c), end: Gva(d) };
                 self.cpu_mut().primitives.push(begun);
                 self.publish(observer, rip, false, Kind::PrimitiveBegin(begun));
+                self.injector.flush_begins();
             }
             hypercall::END => {
                 let begun = self.cpu_mut().primitives.pop().filter(|begun| begun.id == a);
@@ -45,12 +47,18 @@ impl Machine {
                     Stop::Interface(format!("end of primitive {a}, which has not begun"))
                 })?;
                 self.publish(observer, rip, false, Kind::PrimitiveEnd(begun));
+                self.injector.flush_ends(begun.root);
             }
             hypercall::DEFER => {
                 let deferred = Primitive { id: a, root: Gpa(b), start: Gva(c), end: Gva(d) };
                 self.publish(observer, rip, false, Kind::Deferred(deferred));
             }
-            hypercall::YIELD => return Ok(Flow::Yield),
+            hypercall::YIELD => {
+                for due in self.injector.waits(self.vcpu().id) {
+                    self.deed(observer, due)?;
+                }
+                return Ok(Flow::Yield);
+            }
             hypercall::FRAME_FREED => {
                 self.publish(observer, rip, false, Kind::FrameFreed { frame: Gpa(a) });
             }

@@ -1,7 +1,9 @@
 //! The machine: virtual CPUs with their modelled TLBs, guest memory and an executor, driven from
 //! trap to trap. One CPU runs at a time; `schedule` says which.
 
+mod deed;
 mod hypercall;
+mod outcome;
 mod project;
 mod schedule;
 mod session;
@@ -9,6 +11,7 @@ mod snapshot;
 mod sweep;
 mod trap;
 
+pub use outcome::FinalMemory;
 pub use schedule::{HOLD_POINTS, Hold, HoldPoint, Schedule};
 pub use session::{BootError, Opening, RunEnd, Session, SessionConfig, StepInput, StepReport};
 pub use sweep::{Boundary, Swept};
@@ -217,9 +220,6 @@ impl Machine {
         self.follow(&log)?;
         for Logged { cpu, kind, injected } in log.events {
             self.publish_of(observer, cpu, rip, injected, kind);
-        }
-        if self.injector.take_nmi() {
-            self.vcpu_mut().nmi_pending = true;
         }
         Ok(result)
     }

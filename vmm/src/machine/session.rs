@@ -1,5 +1,6 @@
 //! A booted guest from which runs start: booted once for each configuration, then put back.
 
+use super::outcome::FinalMemory;
 use super::schedule::{Hold, Schedule, Scheduler};
 use super::snapshot::Snapshot;
 use super::{Cpu, Flow, Halt, Machine};
@@ -77,6 +78,10 @@ pub struct RunEnd {
     pub traps: u64,
     /// The faults that never fired, as text.
     pub not_fired: Vec<String>,
+    /// How often faults fired.
+    pub fired: u32,
+    /// What is in memory at the end, where that was asked for.
+    pub memory: Option<FinalMemory>,
     /// The registers at the watched event, and the instruction that it is of.
     pub watched: Option<(Box<Vcpu>, Option<String>)>,
 }
@@ -128,6 +133,8 @@ pub struct Session {
     config: SessionConfig,
     /// Traps that booting took.
     pub boot_traps: u64,
+    /// Runs tell what is in memory at their end.
+    pub tells_memory: bool,
     /// The executor was kicked out of a loop and cannot be used again.
     pub spent: bool,
 }
@@ -186,7 +193,15 @@ impl Session {
         let opening = opening(&mut machine, &config);
         machine.traps = 0;
         let snapshot = machine.snapshot()?;
-        Ok(Self { machine, snapshot, opening, config, boot_traps, spent: false })
+        Ok(Self {
+            machine,
+            snapshot,
+            opening,
+            config,
+            boot_traps,
+            tells_memory: false,
+            spent: false,
+        })
     }
 
     /// What it was booted with.
@@ -380,6 +395,7 @@ impl Machine {
         debug_assert!(step.op != op::STOP, "a scenario cannot ask for STOP");
         let rip = self.vcpu().rip();
         self.publish(observer, rip, false, Kind::StepBegin { index, class: step.class });
+        self.injector.step_begins(index);
         self.answer(step.op, step.args);
     }
 

@@ -23,6 +23,8 @@ pub struct Boundary {
 /// What became of the boundaries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
+    /// So many were met.
+    pub met: usize,
     /// An interrupt was tried at so many.
     pub tried: usize,
     /// At so many an NMI would have been held back: one was being handled.
@@ -73,9 +75,10 @@ impl Session {
                 // CPU does while this one waits.
                 let moved = before.as_ref() != Some(vcpu) && self.machine.current == foreground;
                 let held = sweep.interrupt == Interrupt::Nmi && vcpu.nmi_blocked;
+                swept.met += usize::from(moved);
                 swept.held += usize::from(moved && held);
                 swept.cut_short |= moved && !held && swept.tried >= limit;
-                if moved && !held && !swept.cut_short {
+                if moved && !held && !swept.cut_short && sweep.tries(swept.met) {
                     swept.tried += 1;
                     let boundary = Boundary { rip: vcpu.rip(), step: index, cpl: vcpu.cpl };
                     let snapshot = self.machine.snapshot()?;
@@ -128,6 +131,7 @@ impl Session {
         reports: Vec<Option<StepReport>>,
         halt: Option<Halt>,
     ) -> Result<RunEnd, ExecutorError> {
+        let memory = self.tells_memory.then(|| self.machine.final_memory());
         let machine = &mut self.machine;
         let stop = match halt {
             None => None,
@@ -144,6 +148,8 @@ impl Session {
             stop,
             traps: machine.traps,
             not_fired: machine.injector.not_fired().map(ToString::to_string).collect(),
+            fired: machine.injector.fired(),
+            memory,
             watched: machine.watched.take(),
         })
     }

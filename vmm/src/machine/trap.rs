@@ -9,7 +9,7 @@ use crate::arch::op::{Decoded, Op, classify, decode};
 use crate::arch::walk::AccessKind;
 use crate::event::{Kind, Observer};
 use crate::executor::Trap;
-use crate::inject::InjectedOp;
+use crate::inject::{How, InjectedOp};
 use iced_x86::Instruction;
 use stalemate_shared::hypercall;
 use stalemate_shared::tlb_state::USER_PCID_FLUSH_MASK;
@@ -92,6 +92,9 @@ impl Machine {
 
     /// Delivers what waits for an instruction boundary.
     fn interrupts(&mut self, observer: &mut dyn Observer) -> Result<(), Halt> {
+        for due in self.injector.take_due() {
+            self.deed(observer, due)?;
+        }
         let vcpu = self.vcpu_mut();
         if !vcpu.is_interrupted() {
             return Ok(());
@@ -211,7 +214,10 @@ impl Machine {
     /// Carries out one operation, or what the injector makes of it.
     fn operation(&mut self, observer: &mut dyn Observer, op: Op, next: u64) -> Result<(), Halt> {
         let rip = self.vcpu().rip();
-        let plan = self.injector.plan(rip, op, self.marks());
+        let plan = self.injector.plan(self.vcpu().id, rip, op, self.marks());
+        for due in plan.before {
+            self.deed(observer, due)?;
+        }
         if plan.nmi_before {
             return self.deliver_nmi(observer);
         }
@@ -220,16 +226,21 @@ impl Machine {
             let store = StateWord { owner, offset: USER_PCID_FLUSH_MASK, old, new: 0 };
             self.with_core(observer, |core| core.state_store(store, true))?;
         }
+        if plan.keep && !self.keep(observer, op)? {
+            return Ok(());
+        }
         if plan.ops.is_empty() {
-            let what = format!("dropped {op:x?}");
+            let what = format!("{} {op:x?}", if plan.keep { "kept back" } else { "dropped" });
             self.publish(observer, rip, true, Kind::Note { what });
             self.vcpu_mut().rip = next;
         }
-        for InjectedOp { op, alter, injected } in plan.ops {
+        for InjectedOp { op, how, injected } in plan.ops {
             let result = self.with_core(observer, |core| {
                 let first = core.log.events.len();
-                let result =
-                    if alter { core.execute_altered(op, next) } else { core.execute(op, next) };
+                let result = match how {
+                    How::Right => core.execute(op, next),
+                    how => core.execute_wrongly(op, how, next),
+                };
                 for event in &mut core.log.events[first..] {
                     event.injected |= injected;
                 }
@@ -241,7 +252,6 @@ impl Machine {
                 break;
             }
         }
-        self.vcpu_mut().nmi_pending |= plan.nmi_after;
         Ok(())
     }
 

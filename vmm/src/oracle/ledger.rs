@@ -104,8 +104,8 @@ pub struct Obligation {
     /// A primitive whose range covers it has returned, or its CPU has acknowledged that it did
     /// what the primitive asks for.
     pub covered: Option<(u64, Primitive)>,
-    /// The kernel has said that a later, batched flush covers it.
-    pub deferred: bool,
+    /// The CPU that has said that its next batched flush covers it.
+    pub deferred: Option<CpuId>,
     /// The generation of its address space that stands for its flush: raised by a primitive that
     /// covers it, or after it was deferred.
     pub tlb_gen: Option<u64>,
@@ -122,23 +122,29 @@ impl Obligation {
         self.state == State::Open
     }
 
-    /// Whether a primitive called with this range, which began at event `since`, must discharge
-    /// it. What was made stale after that may have come too late for it.
+    /// How much of it is still cached: entries and paging-structure entries.
     #[must_use]
-    pub fn is_asked_of(&self, since: u64, primitive: &Primitive) -> bool {
+    pub fn held(&self) -> usize {
+        self.entries.len() + self.structures.len()
+    }
+
+    /// Whether a primitive called with this range by `cpu`, which began at event `since`, must
+    /// discharge it. What was made stale after that may have come too late for it.
+    #[must_use]
+    pub fn is_asked_of(&self, cpu: CpuId, since: u64, primitive: &Primitive) -> bool {
         let batched = primitive.id == BATCHED;
         let same = primitive.root == Gpa(0) || Shadow::pair(primitive.root).contains(&self.root);
         self.downgrade.seq < since
             && same
             && primitive.covers(self.page)
-            && (!batched || self.deferred)
+            && (!batched || self.deferred == Some(cpu))
     }
 
     /// Whether its CPU may no longer use what is stale, as soon as it comes to it: it made the
     /// downgrade itself, or the flush of it is over.
     #[must_use]
     pub fn is_due(&self) -> bool {
-        self.covered.is_some() || self.downgrade.cpu == self.cpu && !self.deferred
+        self.covered.is_some() || self.downgrade.cpu == self.cpu && self.deferred.is_none()
     }
 
     /// Whether user mode, at its CPL, could use what is stale.
@@ -152,6 +158,8 @@ impl Obligation {
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
     obligations: Vec<Obligation>,
+    /// The last event removed something that an obligation is about.
+    served: bool,
 }
 
 impl Ledger {
@@ -166,6 +174,12 @@ impl Ledger {
         self.obligations.iter().enumerate().filter(|(_, obligation)| obligation.is_open())
     }
 
+    /// Whether the last event removed something that an obligation, open or violated, is about.
+    #[must_use]
+    pub fn was_served(&self) -> bool {
+        self.served
+    }
+
     /// Notes that a rule has spoken.
     pub fn violate(&mut self, number: usize, rule: RuleId, seq: u64) {
         if let Some(obligation) = self.obligations.get_mut(number) {
@@ -176,6 +190,7 @@ impl Ledger {
     /// Follows one event that `shadow` has applied. `consuming` says that it loaded a user CR3
     /// without NOFLUSH because of a mark.
     pub fn apply(&mut self, event: &Event, shadow: &Shadow, consuming: bool) {
+        self.served = false;
         match &event.kind {
             Kind::TableStore { slot, old, new } => {
                 self.settle(event, shadow, Discharger::Restored, true);
@@ -196,7 +211,7 @@ impl Ledger {
                     shadow.cpu(*owner).primitive().filter(|_| acknowledges)
                 {
                     let of_cpu = |obligation: &Obligation| obligation.cpu == event.cpu;
-                    self.cover(event.seq, since, &asked, of_cpu);
+                    self.cover(event.seq, *owner, since, &asked, of_cpu);
                 }
             }
             Kind::MmStore { offset, old, new } => {
@@ -205,7 +220,7 @@ impl Ledger {
                 let mm = shadow.mm_states().nth((offset / size) as usize);
                 if let Some(mm) = mm.filter(|_| is_tlb_gen && new > old) {
                     let primitive = shadow.cpu(event.cpu).primitive();
-                    self.generation(&mm, *new, primitive);
+                    self.generation(event.cpu, &mm, *new, primitive);
                 }
             }
             Kind::Deferred(primitive) => {
@@ -217,7 +232,7 @@ impl Ledger {
                 self.obligations
                     .iter_mut()
                     .filter(deferred)
-                    .for_each(|obligation| obligation.deferred = true);
+                    .for_each(|obligation| obligation.deferred = Some(event.cpu));
             }
             kind => {
                 if let Some(discharger) = discharger(kind, consuming) {
@@ -229,12 +244,18 @@ impl Ledger {
 
     /// An address space's generation is raised, for what the primitive under way covers, or
     /// outside of one for what was deferred.
-    fn generation(&mut self, mm: &MmState, new: u64, primitive: Option<(u64, Primitive)>) {
+    fn generation(
+        &mut self,
+        cpu: CpuId,
+        mm: &MmState,
+        new: u64,
+        primitive: Option<(u64, Primitive)>,
+    ) {
         let roots = Shadow::pair(Gpa(mm.kernel_root));
         for obligation in &mut self.obligations {
             let meant = match primitive {
-                Some((since, primitive)) => obligation.is_asked_of(since, &primitive),
-                None => obligation.deferred,
+                Some((since, primitive)) => obligation.is_asked_of(cpu, since, &primitive),
+                None => obligation.deferred == Some(cpu),
             };
             if meant && obligation.tlb_gen.is_none() && roots.contains(&obligation.root) {
                 obligation.tlb_gen = Some(new);
@@ -242,20 +263,21 @@ impl Ledger {
         }
     }
 
-    /// A primitive that began at `since` returns.
-    pub fn returned(&mut self, seq: u64, since: u64, primitive: &Primitive) {
-        self.cover(seq, since, primitive, |_| true);
+    /// A primitive of `cpu` that began at `since` returns.
+    pub fn returned(&mut self, seq: u64, cpu: CpuId, since: u64, primitive: &Primitive) {
+        self.cover(seq, cpu, since, primitive, |_| true);
     }
 
     fn cover(
         &mut self,
         seq: u64,
+        cpu: CpuId,
         since: u64,
         primitive: &Primitive,
         select: impl Fn(&Obligation) -> bool,
     ) {
         for obligation in self.obligations.iter_mut().filter(|obligation| select(obligation)) {
-            if obligation.covered.is_none() && obligation.is_asked_of(since, primitive) {
+            if obligation.covered.is_none() && obligation.is_asked_of(cpu, since, primitive) {
                 obligation.covered = Some((seq, *primitive));
             }
         }
@@ -263,11 +285,14 @@ impl Ledger {
 
     /// Closes the obligations of which nothing is left.
     fn settle(&mut self, event: &Event, shadow: &Shadow, by: Discharger, look: bool) {
-        // An invalidation reaches the CPU that makes it, a store what every CPU holds.
+        // An invalidation reaches the CPU that makes it, a store what every CPU holds. What a rule
+        // has spoken of is followed all the same.
         let concerned = |obligation: &&mut Obligation| {
-            obligation.is_open() && (look || obligation.cpu == event.cpu)
+            let gone = matches!(obligation.state, State::Discharged { .. });
+            !gone && (look || obligation.cpu == event.cpu)
         };
         for obligation in self.obligations.iter_mut().filter(concerned) {
+            let held = obligation.held();
             let tag = obligation.tag;
             let cpu = shadow.cpu(obligation.cpu);
             let (tlb, paging) = (&cpu.tlb, cpu.paging());
@@ -284,7 +309,8 @@ impl Ledger {
                     })
                 });
             }
-            if obligation.entries.is_empty() && obligation.structures.is_empty() {
+            self.served |= obligation.held() != held;
+            if obligation.held() == 0 && obligation.is_open() {
                 obligation.state = State::Discharged { by, seq: event.seq };
             }
         }
@@ -316,7 +342,7 @@ impl Ledger {
                     entry: found.entry,
                     page: found.page,
                     covered: None,
-                    deferred: false,
+                    deferred: None,
                     tlb_gen: None,
                     state: State::Open,
                     entries: found.entries,
@@ -372,7 +398,7 @@ fn stale(
 
 fn discharger(kind: &Kind, consuming: bool) -> Option<Discharger> {
     Some(match kind {
-        Kind::Invlpg { .. } => Discharger::Invlpg,
+        Kind::Invlpg { .. } | Kind::InvlpgKeptGlobals { .. } => Discharger::Invlpg,
         Kind::Invpcid { kind: 0, .. } => Discharger::Invpcid,
         Kind::Invpcid { .. } | Kind::WriteCr4 { .. } => Discharger::BigHammer,
         Kind::LoadCr3 { .. } if consuming => Discharger::Consume,

@@ -11,9 +11,11 @@ mod witness;
 pub use ledger::{Discharger, Downgrade, Ledger, Obligation, State};
 pub use rule::{About, RULES, RuleId};
 pub use rules::big_hammer::BigHammer;
+pub use rules::needless_flush::NeedlessFlush;
 pub use witness::{Contradiction, Missed, Violation};
 
-use crate::arch::tlb::Effect;
+use crate::arch::addr::CpuId;
+use crate::arch::tlb::{Effect, Tag};
 use crate::event::{Event, Kind, Observer, Primitive, TraceHeader};
 use rule::{Context, Rule};
 use shadow::Shadow;
@@ -31,7 +33,9 @@ pub struct Oracle {
     violations: Vec<Violation>,
     hammers: Vec<BigHammer>,
     losses: Vec<(u64, usize)>,
+    needless: Vec<NeedlessFlush>,
     told: BTreeSet<(RuleId, String)>,
+    left_out: Option<RuleId>,
 }
 
 impl Default for Oracle {
@@ -45,7 +49,9 @@ impl Default for Oracle {
             violations: Vec::new(),
             hammers: Vec::new(),
             losses: Vec::new(),
+            needless: Vec::new(),
             told: BTreeSet::new(),
+            left_out: None,
         }
     }
 }
@@ -57,6 +63,12 @@ impl Oracle {
         if let Some(shadow) = &mut self.shadow {
             shadow.start();
         }
+    }
+
+    /// Goes without a rule, if one is named: what would be missed?
+    pub fn leave_out(&mut self, rule: Option<RuleId>) {
+        self.left_out = rule;
+        self.rules.retain(|known| Some(known.id()) != rule);
     }
 
     /// The violations, in order.
@@ -82,6 +94,18 @@ impl Oracle {
     #[must_use]
     pub fn losses(&self) -> &[(u64, usize)] {
         &self.losses
+    }
+
+    /// The tag of the PCID that is current on `cpu`.
+    #[must_use]
+    pub fn current(&self, cpu: CpuId) -> Option<Tag> {
+        self.shadow.as_ref().map(|shadow| Tag::Pcid(shadow.cpu(cpu).pcid()))
+    }
+
+    /// The needless flushes.
+    #[must_use]
+    pub fn needless(&self) -> &[NeedlessFlush] {
+        &self.needless
     }
 
     fn judge(
@@ -114,7 +138,9 @@ impl Oracle {
 
 impl Observer for Oracle {
     fn begin(&mut self, header: &TraceHeader) {
+        let left_out = self.left_out;
         *self = Self::default();
+        self.leave_out(left_out);
         self.shadow = Some(Shadow::new(header));
         self.header = Some(header.clone());
     }
@@ -131,6 +157,10 @@ impl Observer for Oracle {
             Kind::PrimitiveEnd(_) => shadow.cpu(event.cpu).primitive(),
             _ => None,
         };
+        let root_before = match event.kind {
+            Kind::LoadCr3 { value, .. } => shadow.cpu(event.cpu).root_under(value),
+            _ => None,
+        };
         let effect = shadow.apply(event);
         self.ledger.apply(event, &shadow, consuming);
         if could_invalidate(&event.kind) {
@@ -139,7 +169,7 @@ impl Observer for Oracle {
         }
         self.judge(&header, &shadow, event, &effect, ended);
         if let Some((since, primitive)) = ended {
-            self.ledger.returned(event.seq, since, &primitive);
+            self.ledger.returned(event.seq, event.cpu, since, &primitive);
         }
         let context = Context {
             header: &header,
@@ -149,7 +179,12 @@ impl Observer for Oracle {
             effect: &effect,
             ended,
         };
-        self.hammers.extend(rules::big_hammer::observe(&context, consuming));
+        if self.left_out != Some(RuleId::BigHammer) {
+            self.hammers.extend(rules::big_hammer::observe(&context, consuming));
+        }
+        if self.left_out != Some(RuleId::NeedlessFlush) {
+            self.needless.extend(rules::needless_flush::observe(&context, root_before));
+        }
         let primitive = shadow.works_for(event.cpu);
         let asked = |page| primitive.is_some_and(|(_, primitive)| primitive.covers(page));
         let lost = effect.live_lost.iter().filter(|(_, page)| !asked(*page)).count();
@@ -168,6 +203,7 @@ fn could_invalidate(kind: &Kind) -> bool {
     matches!(
         kind,
         Kind::Invlpg { .. }
+            | Kind::InvlpgKeptGlobals { .. }
             | Kind::Invpcid { .. }
             | Kind::LoadCr3 { .. }
             | Kind::WriteCr4 { .. }

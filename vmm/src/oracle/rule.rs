@@ -22,10 +22,13 @@ pub enum RuleId {
     LostMark,
     Cr3Pairing,
     PtiLeak,
+    LoadedMm,
+    StrayMark,
     BigHammer,
     StaleRemoteEntry,
     ReuseBeforeFlush,
     Generation,
+    NeedlessFlush,
 }
 
 /// What a rule says of itself.
@@ -46,7 +49,7 @@ pub struct About {
 }
 
 /// Every rule.
-pub const RULES: [About; 12] = [
+pub const RULES: [About; 15] = [
     super::rules::stale_user_entry::ABOUT,
     super::rules::stale_kernel_entry::ABOUT,
     super::rules::stale_other_asid::ABOUT,
@@ -58,7 +61,10 @@ pub const RULES: [About; 12] = [
     super::rules::pti_leak::ABOUT,
     super::rules::reuse_before_flush::ABOUT,
     super::rules::generation::ABOUT,
+    super::rules::loaded_mm::ABOUT,
+    super::rules::stray_mark::ABOUT,
     super::rules::big_hammer::ABOUT,
+    super::rules::needless_flush::ABOUT,
 ];
 
 impl RuleId {
@@ -166,9 +172,9 @@ impl Clone for Box<dyn Rule> {
 #[must_use]
 pub fn all() -> Vec<Box<dyn Rule>> {
     use super::rules::{
-        cr3_pairing, generation, lost_mark, never_flushed, pcid_reuse, pti_leak,
+        cr3_pairing, generation, loaded_mm, lost_mark, never_flushed, pcid_reuse, pti_leak,
         reuse_before_flush, stale_kernel_entry, stale_other_asid, stale_remote_entry,
-        stale_user_entry,
+        stale_user_entry, stray_mark,
     };
     vec![
         Box::new(never_flushed::NeverFlushed),
@@ -182,6 +188,8 @@ pub fn all() -> Vec<Box<dyn Rule>> {
         Box::new(lost_mark::LostMark::default()),
         Box::new(stale_user_entry::StaleUserEntry),
         Box::new(pti_leak::PtiLeak),
+        Box::new(loaded_mm::LoadedMm),
+        Box::new(stray_mark::StrayMark),
     ]
 }
 

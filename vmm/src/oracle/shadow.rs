@@ -3,7 +3,7 @@
 use crate::arch::addr::{CpuId, Gpa, Gva, Pcid};
 use crate::arch::census::Census;
 use crate::arch::features::{CpuFeatures, Paging};
-use crate::arch::tlb::{Effect, Store, Tlb};
+use crate::arch::tlb::{Effect, Store, Tag, Tlb};
 use crate::arch::vcpu::cr4;
 use crate::arch::walk::{Start, Tables, Walk, walk};
 use crate::event::{CpuHeader, Event, Kind, Primitive, TraceHeader};
@@ -131,6 +131,13 @@ impl ShadowCpu {
     pub fn is_consuming(&self, value: u64) -> bool {
         let user = value & USER_PCID_BIT != 0 && self.cr4 & cr4::PCIDE != 0;
         user && value & NOFLUSH == 0 && self.consuming >> (value & 0x7ff) & 1 != 0
+    }
+
+    /// The root last loaded under the PCID that this value of CR3 makes current.
+    #[must_use]
+    pub fn root_under(&self, value: u64) -> Option<Gpa> {
+        let pcide = self.cr4 & cr4::PCIDE != 0;
+        self.tlb.root(Tag::Pcid(Pcid::new(if pcide { (value & PCID_MASK) as u16 } else { 0 })))
     }
 
     /// Forgets that the mark of the user PCID in `value` was cleared: its load is over.
@@ -342,6 +349,9 @@ impl Shadow {
                 Effect::default()
             }
             Kind::Invlpg { va } if va.is_canonical() => cpu.tlb.invlpg(tables, paging, *va),
+            Kind::InvlpgKeptGlobals { va } if va.is_canonical() => {
+                cpu.tlb.invlpg_keeping_globals(tables, paging, *va)
+            }
             Kind::Invpcid { kind, pcid, va } => cpu.tlb.invpcid(tables, paging, *kind, *pcid, *va),
             Kind::PageFault { va, .. } => cpu.tlb.page_fault(tables, paging, *va),
             _ => return Effect::default(),

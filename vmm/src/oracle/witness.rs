@@ -145,6 +145,15 @@ fn missed(past: &Invalidation, tag: Tag, entry: &Entry) -> Missed {
             let reaches = tag == Tag::Pcid(past.pcid) || tag == Tag::Global;
             (what, if reaches { other_page() } else { other_tag() })
         }
+        Kind::InvlpgKeptGlobals { va } => {
+            let what = format!("INVLPG {va} under PCID {}, keeping globals", past.pcid);
+            let why = match tag {
+                Tag::Global => "an erratum keeps global entries".to_owned(),
+                tag if tag == Tag::Pcid(past.pcid) => other_page(),
+                _ => other_tag(),
+            };
+            (what, why)
+        }
         Kind::Invpcid { kind, pcid, va } => {
             let what = match kind {
                 0 => format!("INVPCID address {va} in PCID {pcid}"),

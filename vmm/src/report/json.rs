@@ -85,6 +85,7 @@ fn run(results: &Results<'_>, result: &RunResult) -> Value {
         })),
         "sweep": result.sweep.as_ref().map(|found| sweep(results, found)),
         "big_hammers": result.hammers.0,
+        "needless_flushes": result.needless,
         "live_entries_lost": if config.fill == Fill::OnDemand {
             value!(result.hammers.1)
         } else {

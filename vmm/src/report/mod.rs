@@ -1,9 +1,11 @@
 //! Reports: what a person reads, and what a program reads.
 
 mod json;
+mod score;
 mod text;
 
 pub use json::{SCHEMA_VERSION, json};
+pub use score::{SCORE_SCHEMA_VERSION, Score, score_json, score_text};
 pub use text::{details, difference, summary};
 
 use crate::boot::Symbols;

@@ -215,6 +215,9 @@ pub fn details(results: &Results<'_>, result: &RunResult) -> String {
             _ => writeln!(out),
         };
     }
+    if result.needless > 0 {
+        let _ = writeln!(out, "  {} needless flushes", result.needless);
+    }
     if !result.as_expected {
         let _ = writeln!(out, "  again: {}", command(scenario, &result.run));
     }
@@ -327,7 +330,7 @@ fn sweep(out: &mut String, results: &Results<'_>, scenario: &Scenario, sweep: &S
         Interrupt::Nmi => "NMI",
         Interrupt::Irq => "interrupt",
     };
-    let Swept { tried, held, undelivered, cut_short } = sweep.swept;
+    let Swept { tried, held, undelivered, cut_short, .. } = sweep.swept;
     let _ = write!(out, "  {what} at each boundary: {tried} tried");
     if held > 0 {
         let _ = write!(out, ", {held} while NMIs are blocked");

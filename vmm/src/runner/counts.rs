@@ -46,7 +46,7 @@ impl Observer for EventCounts {
         match event.kind {
             Kind::LoadCr3 { .. } => self.cr3_loads += 1,
             Kind::WriteCr4 { .. } => self.cr4_writes += 1,
-            Kind::Invlpg { .. } => self.invlpg += 1,
+            Kind::Invlpg { .. } | Kind::InvlpgKeptGlobals { .. } => self.invlpg += 1,
             Kind::Invpcid { .. } => self.invpcid += 1,
             Kind::Other { .. } | Kind::WriteCr0 { .. } | Kind::WriteEfer { .. } => {
                 self.other_privileged += 1;

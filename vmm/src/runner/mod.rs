@@ -3,11 +3,13 @@
 
 mod compare;
 mod counts;
+mod examine;
 mod outcome;
 mod sweep;
 
 pub use compare::{Difference, Side, compare, compare_all};
 pub use counts::EventCounts;
+pub use examine::{Deadlines, Examined};
 pub use outcome::{Mismatch, Outcome, RunResult};
 pub use sweep::{Failing, SweepResult};
 
@@ -18,7 +20,7 @@ use crate::event::{Event, Observer, TraceHeader};
 use crate::executor::Backend;
 use crate::inject::{Injector, Sites, Sweep};
 use crate::machine::{BootError, Opening, Session, SessionConfig, StepInput, Swept};
-use crate::oracle::Oracle;
+use crate::oracle::{Oracle, RuleId};
 use crate::scenario::{Run, RunConfig, Scenario};
 use sweep::Branches;
 
@@ -77,6 +79,7 @@ struct Watchers {
     oracle: Oracle,
     counts: EventCounts,
     trace: Option<Trace>,
+    deadlines: Option<Deadlines>,
 }
 
 impl Observer for Watchers {
@@ -93,6 +96,9 @@ impl Observer for Watchers {
         self.counts.event(event);
         if let Some(trace) = &mut self.trace {
             trace.event(event);
+        }
+        if let Some(deadlines) = &mut self.deadlines {
+            deadlines.event(event, &self.oracle);
         }
     }
 
@@ -130,6 +136,10 @@ pub struct Runner<'a> {
     primed: Watchers,
     /// Boundaries that a sweep tries at most.
     boundary_limit: usize,
+    /// Of the boundaries, one in so many is tried where runs are examined.
+    stride: usize,
+    /// A rule that says nothing.
+    without: Option<RuleId>,
     /// Traps that the guest took to boot, the last time that one did.
     pub boot_traps: u64,
 }
@@ -145,6 +155,8 @@ impl<'a> Runner<'a> {
             session: None,
             primed: Watchers::default(),
             boundary_limit: backend.boundary_limit(),
+            stride: 1,
+            without: None,
             boot_traps: 0,
         }
     }
@@ -172,6 +184,17 @@ impl<'a> Runner<'a> {
     /// wanted.
     pub fn limit_boundaries(&mut self, limit: usize) {
         self.boundary_limit = limit.min(self.backend.boundary_limit());
+    }
+
+    /// Of the boundaries of a sweep that is examined, tries one in `stride`.
+    pub fn stride(&mut self, stride: usize) {
+        self.stride = stride;
+    }
+
+    /// Leaves a rule out of the oracle of guests that are booted from now on: what would it miss?
+    pub fn leave_out(&mut self, rule: Option<RuleId>) {
+        self.without = rule;
+        self.session = None;
     }
 
     /// Does one run to see the registers at event `seq`, and the instruction that it is of.
@@ -232,7 +255,7 @@ impl<'a> Runner<'a> {
             None => (session.run_told(&inputs, injector, &mut watchers)?, Swept::default()),
             Some(sweep) => {
                 let mut each = |boundary, end, seen: Watchers| {
-                    let Watchers { oracle, counts, trace } = seen;
+                    let Watchers { oracle, counts, trace, .. } = seen;
                     branches.add(boundary, RunResult::judge(scenario, run, end, &oracle, counts));
                     branch_events.extend(trace.into_iter().flat_map(|trace| trace.events));
                 };
@@ -242,7 +265,7 @@ impl<'a> Runner<'a> {
         if session.spent {
             self.session = None;
         }
-        let Watchers { oracle, counts, trace: seen } = watchers;
+        let Watchers { oracle, counts, trace: seen, .. } = watchers;
         if let (Some(trace), Some(seen)) = (trace, seen) {
             *trace = seen;
             trace.events.extend(branch_events);
@@ -277,6 +300,7 @@ impl<'a> Runner<'a> {
                 let session =
                     Session::boot(wanted, self.image, |memory| self.backend.make(memory))?;
                 self.primed = Watchers::default();
+                self.primed.oracle.leave_out(self.without);
                 session.opening().tell(&mut self.primed);
                 self.primed.oracle.ready();
                 session

@@ -15,6 +15,7 @@ use stalemate_shared::layout::{
 };
 use stalemate_shared::step::{flags, misbehaviour, op};
 use std::fmt;
+use std::str::FromStr;
 
 /// What a step's report must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +31,7 @@ pub enum Expect {
 }
 
 /// A test page.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Page {
     /// u0, u1, …
     User(u64),
@@ -67,6 +68,14 @@ impl fmt::Display for Page {
             Self::Table(number) => write!(f, "v{number}"),
             Self::Kernel(number) => write!(f, "k{number}"),
         }
+    }
+}
+
+impl FromStr for Page {
+    type Err = ();
+
+    fn from_str(word: &str) -> Result<Self, ()> {
+        parse_page(word).ok_or(())
     }
 }
 

@@ -84,6 +84,19 @@ impl Tlb {
         self.effect(tables, paging, vec![own, globals])
     }
 
+    /// INVLPG with the erratum that leaves global entries.
+    pub fn invlpg_keeping_globals(
+        &mut self,
+        tables: &dyn Tables,
+        paging: Paging,
+        va: Gva,
+    ) -> Effect {
+        let own = self.remove_page(tables, paging, Tag::Pcid(self.current), va);
+        self.remove_structures(tables, paging, self.current, None);
+        self.refill(tables, paging, va);
+        self.effect(tables, paging, vec![own])
+    }
+
     /// INVPCID: 0 an address in a PCID, 1 a PCID, 2 everything, 3 everything but globals.
     pub fn invpcid(
         &mut self,

@@ -8,7 +8,8 @@ use stalemate_shared::pcid::{USER_PCID_BIT, USER_ROOT_BIT};
 pub const ABOUT: About = About {
     id: RuleId::Cr3Pairing,
     name: "cr3-pairing",
-    statement: "With PCID and PTI on, bits 11 and 12 of CR3 agree at every load.",
+    statement: "With PCID and PTI on, bits 11 and 12 of CR3 agree at every load; without PTI bit 11, \
+                which tells user PCIDs, is never set.",
     source: "Linux calling.h, ADJUST_KERNEL_CR3 and SWITCH_TO_USER_CR3 (8a09317b895f)",
     violated_by: "mark-consumed with `alter pcid@return#1` on pcid",
     is_cost: false,
@@ -29,8 +30,13 @@ impl Rule for Cr3Pairing {
 
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {
         let Kind::LoadCr3 { value, .. } = context.event.kind else { return Vec::new() };
-        if !context.header.pti || !context.cpu().paging().pcide {
+        if !context.cpu().paging().pcide {
             return Vec::new();
+        }
+        if !context.header.pti {
+            let message = format!("CR3 load {value:#x} has a user PCID, and there is no PTI");
+            let user = value & USER_PCID_BIT != 0;
+            return user.then(|| Finding { message, ..Finding::default() }).into_iter().collect();
         }
         if (value & USER_PCID_BIT != 0) == (value & USER_ROOT_BIT != 0) {
             return Vec::new();

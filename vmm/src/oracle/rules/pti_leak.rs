@@ -4,6 +4,7 @@ use crate::arch::addr::Gva;
 use crate::arch::tlb::Tag;
 use crate::event::Kind;
 use crate::oracle::rule::{About, Context, Finding, Held, Rule, RuleId};
+use stalemate_shared::pcid::USER_ROOT_BIT;
 
 /// About the rule.
 pub const ABOUT: About = About {
@@ -37,6 +38,10 @@ impl Rule for PtiLeak {
             let inside = |&(start, end): &(Gva, Gva)| start <= page && page < end;
             context.header.trampoline.iter().any(inside)
         };
+        if context.cpu().cr3 & USER_ROOT_BIT == 0 {
+            let message = "user mode is entered on a kernel root".to_owned();
+            return vec![Finding { message, ..Finding::default() }];
+        }
         let kernel = (Gva(0xffff_8000_0000_0000), Gva(u64::MAX));
         for tag in [Tag::Pcid(context.cpu().pcid()), Tag::Global] {
             let mut held = context.cpu().tlb.entries_in(tag, kernel.0, kernel.1);

@@ -31,7 +31,7 @@ impl Rule for StaleKernelEntry {
         context
             .open_here()
             .filter(|(_, obligation)| context.is_usable(obligation.cpu, obligation.tag))
-            .filter(|(_, obligation)| obligation.is_asked_of(since, &primitive))
+            .filter(|(_, obligation)| obligation.is_asked_of(context.event.cpu, since, &primitive))
             .map(|(number, obligation)| Finding {
                 obligation: Some(number),
                 message: format!(

@@ -15,7 +15,7 @@ pub const ABOUT: About = About {
                 returns, it holds no stale entry for it in its current PCID or among globals; a \
                 lazy CPU none, where tables are freed.",
     source: "SDM vol. 3, 4.10.5; Linux fea4e317f9e7 (CVE-2025-37964), 2ff6ddf19c0e",
-    violated_by: "shootdown with `drop ipi`",
+    violated_by: "switching-cpu-skipped",
     is_cost: false,
 };
 
@@ -25,6 +25,8 @@ pub struct StaleRemoteEntry;
 
 /// What the event says is flushed: the primitive, the event that it began at, and the CPUs.
 struct Claim {
+    /// The CPU whose primitive it is.
+    of: CpuId,
     since: u64,
     primitive: Primitive,
     /// The CPU that acknowledges; none where the primitive returns, and all others must be done.
@@ -33,7 +35,7 @@ struct Claim {
 
 fn claim(context: &Context<'_>) -> Option<Claim> {
     if let Some((since, primitive)) = context.ended {
-        return Some(Claim { since, primitive, by: None });
+        return Some(Claim { of: context.event.cpu, since, primitive, by: None });
     }
     let Kind::StateStore { owner, offset: WAITING, old, new } = context.event.kind else {
         return None;
@@ -41,7 +43,7 @@ fn claim(context: &Context<'_>) -> Option<Claim> {
     let by = context.event.cpu;
     let acknowledges = (old & !new) >> by.0 & 1 != 0;
     let (since, primitive) = context.shadow.cpu(owner).primitive().filter(|_| acknowledges)?;
-    Some(Claim { since, primitive, by: Some(by) })
+    Some(Claim { of: owner, since, primitive, by: Some(by) })
 }
 
 impl Claim {
@@ -51,7 +53,7 @@ impl Claim {
         // A lazy CPU runs no user code; before it does it looks at generations.
         let of_user_pages = matches!(self.primitive.id, ONE_USER | RANGE | MM | BATCHED);
         let excused = context.shadow.cpu(cpu).is_lazy() && of_user_pages;
-        meant && !excused && obligation.is_asked_of(self.since, &self.primitive)
+        meant && !excused && obligation.is_asked_of(self.of, self.since, &self.primitive)
     }
 }
 

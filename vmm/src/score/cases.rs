@@ -1,0 +1,116 @@
+//! What is scored: every form of a fault, at every place that it can be at, in every scenario.
+
+use crate::arch::tlb::Fill;
+use crate::inject::Fault;
+use crate::inject::fault::{Action, Occurrence, Point, Target};
+use crate::inject::forms::{FORMS, POINTS, SITES};
+use crate::machine::Schedule;
+use crate::scenario::{CpuModel, POLICIES, Page, Policy, RunConfig, Scenario, Selection};
+use std::collections::BTreeSet;
+
+/// One fault in one scenario on one configuration.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// Index of the scenario.
+    pub scenario: usize,
+    /// Where in the matrix.
+    pub config: RunConfig,
+    /// The fault.
+    pub fault: Fault,
+}
+
+/// What is wanted of all that could be scored.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// The processors.
+    pub cpus: Vec<CpuModel>,
+    /// One policy, instead of all.
+    pub policy: Option<Policy>,
+    /// These faults, instead of all.
+    pub inject: Vec<Fault>,
+}
+
+/// The cases, those of one configuration together.
+#[must_use]
+pub fn cases(scenarios: &[Scenario], wanted: &Wanted) -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (config, index) in configs(scenarios, wanted) {
+        let faults = match wanted.inject.is_empty() {
+            true => faults(&scenarios[index]),
+            false => wanted.inject.clone(),
+        };
+        let of_config = faults.into_iter().filter(|fault| fits(fault, &config));
+        cases.extend(of_config.map(|fault| Case { scenario: index, config, fault }));
+    }
+    cases
+}
+
+/// Every configuration of every scenario, in their order.
+///
+/// Choices drawn from a seed, of a schedule too, are drawn anew after each event, so that a fault
+/// would change all that come after it: there is no run to compare with. Those scenarios are scored
+/// under the other fill choices, in order.
+fn configs(scenarios: &[Scenario], wanted: &Wanted) -> BTreeSet<(RunConfig, usize)> {
+    let policies = POLICIES.iter().map(|(policy, ..)| *policy);
+    let policies: Vec<Policy> = match wanted.policy {
+        Some(policy) => vec![policy],
+        None => policies.collect(),
+    };
+    let mut configs = BTreeSet::new();
+    for (index, scenario) in scenarios.iter().enumerate() {
+        for &policy in &policies {
+            let cpus = wanted.cpus.clone();
+            let selection =
+                Selection { cpus, policy: Some(policy), variant: None, inject: Vec::new() };
+            for config in scenario.configs(&selection) {
+                let fill = match config.fill {
+                    Fill::Seeded => Fill::WorstCase,
+                    fill => fill,
+                };
+                for fill in [fill, Fill::OnDemand] {
+                    let schedule = Schedule::InOrder;
+                    configs.insert((RunConfig { fill, seed: 0, schedule, ..config }, index));
+                }
+            }
+        }
+    }
+    configs
+}
+
+/// What is cached changes by itself only where not all that could be is; and the rest of the
+/// faults are judged where it is.
+fn fits(fault: &Fault, config: &RunConfig) -> bool {
+    let on_demand = matches!(fault.action, Action::Evict | Action::Speculate);
+    on_demand == (config.fill == Fill::OnDemand)
+}
+
+/// Every fault that a scenario can have: each form at each place, every time and the first time.
+fn faults(scenario: &Scenario) -> Vec<Fault> {
+    let words = scenario.steps.iter().flat_map(|step| step.text.split_whitespace());
+    let pages: BTreeSet<Page> = words.filter_map(|word| word.parse().ok()).collect();
+    let mut texts = Vec::new();
+    for (form, _) in FORMS {
+        let places: Vec<&str> = match form.split_once('@') {
+            Some((_, "SITE")) => SITES.iter().map(|(name, _)| *name).collect(),
+            Some((_, "POINT")) => POINTS.iter().map(|(name, _)| *name).collect(),
+            _ => vec![""],
+        };
+        for place in places {
+            let text = form.replace("SITE", place).replace("POINT", place);
+            match text.contains("PAGE") {
+                true => {
+                    texts.extend(pages.iter().map(|page| text.replace("PAGE", &page.to_string())))
+                }
+                false => texts.push(text),
+            }
+        }
+    }
+    // A test says that every form at every place is a fault.
+    let read = texts.iter().filter_map(|text| text.parse::<Fault>().ok());
+    read.flat_map(|fault| {
+        let each = fault.target == Target::Point(Point::Each);
+        let first = Fault { occurrence: Occurrence::Nth(1), ..fault };
+        [Some(fault), (!each).then_some(first)].into_iter().flatten()
+    })
+    .collect()
+}
