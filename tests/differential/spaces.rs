@@ -46,7 +46,12 @@ fn benches() -> impl Iterator<Item = Bench> {
 impl Bench {
     /// Runs `code`: AL at its INT3, or the address and error code of its page fault.
     fn run(&mut self, code: &[u8]) -> Result<u8, (u64, u32)> {
-        self.memory.write(CODE_LEAF.frame, code);
+        let mut there = vec![0; code.len()];
+        assert!(self.memory.read(CODE_LEAF.frame, &mut there));
+        // A write would make the executor decode anew.
+        if there != code {
+            self.memory.write(CODE_LEAF.frame, code);
+        }
         self.vcpu.rip = CODE.0;
         match self.executor.run(&mut self.vcpu).expect("the host works") {
             Trap::Exception { vector: 3, .. } => Ok(self.vcpu.gpr[gpr::RAX] as u8),
