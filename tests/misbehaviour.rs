@@ -8,7 +8,7 @@ use stalemate::arch::fault::Stop;
 use stalemate::boot::{Image, ImageError, guest_image};
 use stalemate::executor::Backend;
 use stalemate::runner::Outcome;
-use stalemate::scenario::Policy;
+use stalemate::scenario::{Expected, Policy, Run};
 #[cfg(feature = "kvm")]
 use std::time::Duration;
 
@@ -142,6 +142,29 @@ fn an_instruction_outside_the_interpreters_set_is_unsupported_by_name_and_place(
         assert_eq!(result.outcome, Outcome::Unsupported, "{stop}");
         assert!(stop.to_string().starts_with(name), "{stop}");
         assert_eq!((vcpu.rip, vcpu.cpl), (stalemate_shared::layout::USER_CODE, 3));
+    }
+}
+
+#[test]
+fn a_run_begins_with_the_sse_registers_of_every_other() {
+    // MOVQ RAX, XMM15; TEST RAX, RAX; JZ over UD2; NOT RAX; MOVQ XMM15, RAX; SYSCALL.
+    let program = [
+        &[0x66, 0x4c, 0x0f, 0x7e, 0xf8, 0x48, 0x85, 0xc0, 0x74, 0x02, 0x0f, 0x0b][..],
+        &[0x48, 0xf7, 0xd0, 0x66, 0x4c, 0x0f, 0x6e, 0xf8, 0x0f, 0x05],
+    ];
+    let image = patched(user_program(), &program.concat()).leak();
+    for backend in common::backends() {
+        let bench = Bench::of(backend, image);
+        let config = config("pcid", Policy::Split, true);
+        let run =
+            Run { scenario: 0, config, faults: Vec::new(), expected: Expected::Clean, cost: false };
+        let mut runner = bench.runner();
+        let mut outcome =
+            |steps: &str| runner.run(&scenario(steps), &run, None).expect("the host works").outcome;
+        let name = bench.backend.name();
+        // Nothing is flushed, and the program faults nowhere.
+        assert_eq!([(); 2].map(|()| outcome("user nop")), [Outcome::Vacuous; 2], "{name}");
+        assert_eq!(outcome("user nop\nuser nop"), Outcome::Mismatch, "{name}: the program looks");
     }
 }
 

@@ -317,23 +317,30 @@ fn the_worst_case_fills_what_nobody_touched_and_sets_a_never_d() {
 }
 
 #[test]
-fn a_global_that_invlpg_removed_under_another_root_is_filled_again() {
-    let memory = tables();
-    // OTHER_ROOT maps nothing, so that the refill after INVLPG finds nothing there.
-    memory.write_word(OTHER_ROOT, 0);
-    let mut tlb = Tlb::new(TlbModel { fill: Fill::WorstCase, structure_caches: false, seed: 0 });
-    let global = |tlb: &Tlb| tlb.entries_in(Tag::Global, GLOBAL, GLOBAL).next().is_some();
-    tlb.load_cr3(&memory, PAGING, P1, ROOT, true);
-    tlb.speculate(&memory, PAGING);
-    assert!(global(&tlb));
-    tlb.load_cr3(&memory, PAGING, P2, OTHER_ROOT, true);
-    tlb.speculate(&memory, PAGING);
-    tlb.invlpg(&memory, PAGING, GLOBAL);
-    tlb.speculate(&memory, PAGING);
-    assert!(!global(&tlb));
-    tlb.load_cr3(&memory, PAGING, P1, ROOT, false);
-    tlb.speculate(&memory, PAGING);
-    assert!(global(&tlb), "a speculating processor may hold it again");
+fn a_global_that_was_removed_under_another_root_is_filled_again() {
+    for by_cr4 in [false, true] {
+        let memory = tables();
+        // OTHER_ROOT maps nothing, so that the refill after the removal finds nothing there.
+        memory.write_word(OTHER_ROOT, 0);
+        let model = TlbModel { fill: Fill::WorstCase, structure_caches: false, seed: 0 };
+        let mut tlb = Tlb::new(model);
+        let global = |tlb: &Tlb| tlb.entries_in(Tag::Global, GLOBAL, GLOBAL).next().is_some();
+        tlb.load_cr3(&memory, PAGING, P1, ROOT, true);
+        tlb.speculate(&memory, PAGING);
+        assert!(global(&tlb));
+        tlb.load_cr3(&memory, PAGING, P2, OTHER_ROOT, true);
+        tlb.speculate(&memory, PAGING);
+        if by_cr4 {
+            tlb.write_cr4(&memory, PAGING, 0, cr4::SMEP);
+        } else {
+            tlb.invlpg(&memory, PAGING, GLOBAL);
+        }
+        tlb.speculate(&memory, PAGING);
+        assert!(!global(&tlb));
+        tlb.load_cr3(&memory, PAGING, P1, ROOT, false);
+        tlb.speculate(&memory, PAGING);
+        assert!(global(&tlb), "a speculating processor may hold it again");
+    }
 }
 
 #[test]

@@ -16,6 +16,7 @@ mod precise;
 mod raw;
 mod raw_bytes;
 mod sequence;
+mod spaces;
 mod table;
 
 use duel::{Difference, Duel};

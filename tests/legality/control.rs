@@ -1,10 +1,10 @@
-//! What MOV to CR3 and CR4 accepts, and who may write a control register.
+//! What MOV to CR3 and CR4 and WRMSR of EFER accept, and who may write a control register.
 
 use crate::world::{IDT, World, gp};
 use stalemate::arch::addr::{Gpa, Gva, Pcid};
 use stalemate::arch::fault::Stop;
 use stalemate::arch::features::CpuFeatures;
-use stalemate::arch::op::ControlRegister;
+use stalemate::arch::op::{ControlRegister, Op};
 use stalemate::arch::vcpu::{cr4, efer};
 
 const NOFLUSH: u64 = 1 << 63;
@@ -107,4 +107,16 @@ fn user_mode_writes_no_control_register() {
     ] {
         assert_eq!(world.write(register, value), gp(), "{register:?}");
     }
+}
+
+#[test]
+fn efer_keeps_lme_while_paging_is_on_and_lma_always() {
+    let mut world = World::new(true, true);
+    let wrmsr = |world: &mut World, value| world.execute(Op::Wrmsr { msr: 0xc000_0080, value });
+    let now = world.vcpu.efer;
+    assert_eq!(wrmsr(&mut world, now & !efer::LME), gp());
+    assert_eq!(wrmsr(&mut world, now | 1 << 12), gp());
+    assert_eq!(world.vcpu.efer, now);
+    assert_eq!(wrmsr(&mut world, now & !(efer::LMA | efer::NXE)), Ok(()));
+    assert_eq!(world.vcpu.efer, now & !efer::NXE, "LMA is read-only");
 }

@@ -1,12 +1,13 @@
-//! Exceptions, and the return from them, go through the guest's own tables.
+//! Exceptions go through the guest's own tables.
 
-use crate::world::{IDT, World, gp};
+use crate::world::{GDT, IDT, World};
 use stalemate::arch::addr::{Gpa, Gva};
 use stalemate::arch::core::Memory;
 use stalemate::arch::deliver::deliver;
 use stalemate::arch::fault::{Exception, Stop};
 use stalemate::arch::op::Op;
-use stalemate::arch::vcpu::gpr;
+use stalemate::arch::vcpu::{flags, gpr};
+use stalemate::event::Kind;
 
 #[test]
 fn an_exception_pushes_its_frame_on_its_ist_stack() {
@@ -51,15 +52,87 @@ fn delivery_goes_through_the_tlb_stale_entries_included() {
     assert!(world.with(|core| deliver(core, fault)).is_err());
 }
 
+/// The vector of the last delivery.
+fn delivered(world: &World) -> Option<u8> {
+    let mut vectors = world.log.events.iter().filter_map(|(kind, _)| match kind {
+        Kind::Delivered { vector, .. } => Some(*vector),
+        _ => None,
+    });
+    vectors.next_back()
+}
+
 #[test]
-fn an_unknown_msr_and_a_user_mode_return_to_the_kernel_fault() {
+fn a_second_fault_doubles_or_is_delivered_itself() {
+    let page_fault = Exception::page_fault(Gva(0x30_0000), 0);
+    let general = Exception::general_protection(0);
+    // A gate that is none makes #GP, a stack that is not mapped #PF (SDM vol. 3, table 6-5).
+    for (first, bad_gate, expected) in [
+        (page_fault, true, 8),
+        (page_fault, false, 8),
+        (general, true, 8),
+        (general, false, 14),
+        (Exception::INVALID_OPCODE, true, 13),
+        (Exception::INVALID_OPCODE, false, 14),
+    ] {
+        let mut world = World::new(true, true);
+        [6, 8, 13, 14].into_iter().for_each(|vector| world.gate(vector));
+        let gate = IDT + u64::from(first.vector) * 16;
+        if bad_gate {
+            world.memory.write(Gpa(gate + 5), &[0]);
+        } else {
+            world.stack(2, 0x30_0000);
+            world.memory.write(Gpa(gate + 4), &[2]);
+        }
+        assert_eq!(world.with(|core| deliver(core, first)), Ok(()));
+        assert_eq!(delivered(&world), Some(expected), "{first:?}, bad gate {bad_gate}");
+    }
+}
+
+#[test]
+fn faults_push_rf_and_nothing_else_does() {
+    for (exception, pushed) in [
+        (Exception::INVALID_OPCODE, true),
+        (Exception::page_fault(Gva(0x30_0000), 0), true),
+        (Exception::NMI, false),
+        (Exception::interrupt(3), false),
+        (Exception::interrupt(32), false),
+    ] {
+        let mut world = World::new(true, true);
+        world.gate(exception.vector.into());
+        world.vcpu.rflags |= flags::TF;
+        assert_eq!(world.with(|core| deliver(core, exception)), Ok(()));
+        let image = world.memory.read_word(Gpa(0x1_0000 - 24));
+        assert_eq!(image & flags::RF != 0, pushed, "{exception:?}");
+        assert_eq!(image & flags::TF, flags::TF);
+        assert_eq!(world.vcpu.rflags & (flags::TF | flags::RF | flags::IF), 0);
+    }
+}
+
+#[test]
+fn an_nmi_blocks_nmis_until_iret_and_other_vectors_do_not() {
     let mut world = World::new(true, true);
-    assert_eq!(world.execute(Op::Rdmsr(0x1234_5678)), gp());
-    world.vcpu.cpl = 3;
-    world.vcpu.gpr[gpr::RSP] = 0xc000;
-    // CS 0x80 has RPL 0.
-    world.memory.write_word(Gpa(0xc008), 0x80);
-    world.make_user_page();
-    let expected = Exception::general_protection(0x80);
-    assert_eq!(world.execute(Op::Iret), Err(expected.into()));
+    [2, 32].into_iter().for_each(|vector| world.gate(vector));
+    assert_eq!(world.with(|core| deliver(core, Exception::interrupt(32))), Ok(()));
+    assert!(!world.vcpu.nmi_blocked);
+    assert_eq!(world.with(|core| deliver(core, Exception::NMI)), Ok(()));
+    assert!(world.vcpu.nmi_blocked);
+    world.vcpu.nmi_pending = true;
+    assert!(!world.vcpu.is_interrupted());
+    assert_eq!(world.execute(Op::Iret), Ok(()));
+    assert!(!world.vcpu.nmi_blocked && world.vcpu.is_interrupted());
+}
+
+#[test]
+fn a_gate_leads_to_kernel_code_only() {
+    let mut world = World::new(true, true);
+    world.gate(6);
+    world.gate(13);
+    // Not present, data, without L, of privilege 3.
+    for descriptor in [0x00af_1b00u64, 0x00af_9300, 0x008f_9b00, 0x00af_fb00] {
+        world.memory.write_word(Gpa(GDT + 0x90), descriptor << 32 | 0xffff);
+        world.memory.write(Gpa(IDT + 6 * 16 + 2), &[0x90, 0]);
+        assert_eq!(world.with(|core| deliver(core, Exception::INVALID_OPCODE)), Ok(()));
+        assert_eq!(delivered(&world), Some(13), "{descriptor:#x}");
+        assert_eq!(world.memory.read_word(Gpa(0x1_0000 - 48)), 0x90, "{descriptor:#x}");
+    }
 }

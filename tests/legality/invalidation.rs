@@ -1,9 +1,11 @@
-//! When INVPCID and INVLPG fault, and what invalidates nothing.
+//! When INVPCID and INVLPG fault, what they let go of, and what invalidates nothing.
 
 use crate::world::{IDT, World, gp, ud};
-use stalemate::arch::addr::Gva;
+use stalemate::arch::addr::{Gpa, Gva};
+use stalemate::arch::core::IMPLICIT_WRITE;
 use stalemate::arch::op::{ControlRegister, Op};
 use stalemate::arch::vcpu::cr4;
+use stalemate::event::Kind;
 
 #[test]
 fn invpcid_is_undefined_where_it_does_not_exist() {
@@ -52,4 +54,30 @@ fn wrmsr_and_swapgs_invalidate_nothing() {
     world.execute(Op::Wrmsr { msr: EFER, value }).expect("SCE may be set");
     world.execute(Op::Swapgs).expect("legal");
     assert_eq!(world.held(), before);
+}
+
+#[test]
+fn a_table_that_only_a_cached_entry_reaches_is_one_until_that_goes() {
+    const PD: u64 = 0x6000;
+    const PT: u64 = 0x7000;
+    let va = Gva(1 << 30);
+    let mut world = World::new(true, true);
+    let store = |world: &mut World, slot: u64, entry: u64| {
+        world
+            .with(|core| core.write(Gva(slot), &entry.to_le_bytes(), IMPLICIT_WRITE))
+            .expect("mapped");
+    };
+    let is_table = |world: &mut World| world.with(|core| core.is_protected(Gpa(PT)));
+    for (slot, entry) in [(PT, 0xc063), (PD, PT | 0x63), (0x2008, PD | 0x63)] {
+        store(&mut world, slot, entry);
+    }
+    assert!(is_table(&mut world));
+    world.with(|core| core.read_implicit(va)).expect("mapped");
+    store(&mut world, PD, 0);
+    assert!(is_table(&mut world), "the cached entry of the PD reaches it");
+    world.log.events.clear();
+    world.execute(Op::Invlpg(va)).expect("legal");
+    assert!(!is_table(&mut world));
+    let unlinked = |(kind, _): &(Kind, bool)| *kind == Kind::TableUnlinked { table: Gpa(PT) };
+    assert_eq!(world.log.events.iter().filter(|event| unlinked(event)).count(), 1);
 }

@@ -8,6 +8,7 @@ mod cr0;
 mod delivery;
 mod emulate;
 mod invalidation;
+mod returns;
 mod rights;
 mod sensitive;
 mod world;

@@ -5,7 +5,7 @@ use stalemate::arch::addr::{CpuId, Gpa, Gva};
 use stalemate::arch::core::IMPLICIT_WRITE;
 use stalemate::arch::fault::{Exception, Fault};
 use stalemate::arch::features::CpuFeatures;
-use stalemate::arch::op::ControlRegister;
+use stalemate::arch::op::{ControlRegister, Op};
 use stalemate::arch::tlb::Scope;
 use stalemate::arch::vcpu::{cr0, cr4, efer};
 use stalemate::arch::walk::{Access, AccessKind};
@@ -125,4 +125,20 @@ fn the_page_size_bit_of_a_pml4e_is_reserved() {
     let va = Gva(1 << 39);
     let expected = Exception::page_fault(va, 9);
     assert_eq!(world.with(|core| core.read_implicit(va)), Err(expected.into()));
+}
+
+#[test]
+fn a_walk_sets_a_on_each_level_and_a_store_d_at_the_leaf_alone() {
+    let mut world = World::new(true, true);
+    let slots = [0x7000u64, 0x6000, 0x2008];
+    for (slot, entry) in slots.into_iter().zip([0xc003, 0x7003, 0x6003]) {
+        world.memory.write_word(Gpa(slot), entry);
+    }
+    let low_bits = |world: &World| slots.map(|slot| world.memory.read_word(Gpa(slot)) & 0xfff);
+    world.with(|core| core.read_implicit(Gva(GIB))).expect("mapped");
+    assert_eq!(low_bits(&world), [0x23, 0x23, 0x23]);
+    // From the root again, not from what is cached.
+    world.execute(Op::Invlpg(Gva(GIB))).expect("legal");
+    world.with(|core| core.write(Gva(GIB), &[1], IMPLICIT_WRITE)).expect("mapped");
+    assert_eq!(low_bits(&world), [0x63, 0x23, 0x23]);
 }

@@ -255,3 +255,45 @@ impl Memory for GuestMemory {
         self.mmap.write_slice(bytes, GuestAddress(at.0)).is_ok()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn restore_brings_back_the_delta_over_the_base() {
+        let mut memory = GuestMemory::new(0x4000).expect("memory");
+        memory.write_word(Gpa(0x1000), 1);
+        memory.set_base();
+        // Across two pages.
+        memory.write(Gpa(0x1ffc), &[2; 8]);
+        let delta = memory.delta();
+        memory.write(Gpa(0x1ffc), &[3; 8]);
+        memory.write_word(Gpa(0x1000), 3);
+        memory.write_word(Gpa(0x3000), 3);
+        assert_eq!(memory.restore(&delta), 3);
+        let mut found = [0; 8];
+        assert!(memory.read(Gpa(0x1ffc), &mut found));
+        assert_eq!(found, [2; 8]);
+        assert_eq!([0x1000, 0x3000].map(|at| memory.read_word(Gpa(at))), [1, 0]);
+        assert_eq!(memory.restore(&delta), 0, "nothing has changed since");
+        assert_eq!(memory.restore(&Delta::default()), 2);
+        assert_eq!(memory.read_word(Gpa(0x2000)), 0);
+    }
+
+    #[test]
+    fn a_page_that_was_decoded_is_told_once_when_it_is_written() {
+        let memory = GuestMemory::new(0x4000).expect("memory");
+        let code = memory.code_pages();
+        assert!(code.watch(Gpa(0x1000)) && code.watch(Gpa(0x2000)));
+        assert!(!code.watch(Gpa(0x1000)), "it is watched already");
+        memory.write_word(Gpa(0x3000), 1);
+        assert!(!code.any_written());
+        memory.write(Gpa(0x1ffc), &[2; 8]);
+        assert!(code.any_written());
+        assert_eq!(code.take_written(), [Gpa(0x1000), Gpa(0x2000)]);
+        assert!(!code.any_written() && !code.is_watched(Gpa(0x1000)));
+        memory.write_word(Gpa(0x1000), 1);
+        assert!(!code.any_written(), "it counts as data");
+    }
+}
