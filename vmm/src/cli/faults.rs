@@ -9,6 +9,7 @@ use crate::scenario::CPUS;
 use crate::score::{Class, Wanted, cases, score};
 use std::io::Write;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Scores what `args` select.
 pub fn run(args: &FaultsArgs, device: &Path, out: &mut dyn Write) -> Result<u8, Failure> {
@@ -27,8 +28,9 @@ pub fn run(args: &FaultsArgs, device: &Path, out: &mut dyn Write) -> Result<u8, 
     }
     let possible = crate::score::cases(&scenarios, &Wanted { cpus: CPUS.to_vec(), ..wanted }).len();
     let bytes = boot::guest_image();
-    let image = Image::parse(bytes).map_err(|error| Failure::usage(error.to_string()))?;
-    let symbols = Symbols::new(bytes);
+    let image: &'static Image<'static> = Box::leak(Box::new(
+        Image::parse(bytes).map_err(|error| Failure::usage(error.to_string()))?,
+    ));
     let backend = match args.executor {
         ExecutorKind::Interp => Backend::interp(),
         ExecutorKind::Kvm => Backend::kvm(device).map_err(|error| Failure::host(&error))?,
@@ -37,12 +39,22 @@ pub fn run(args: &FaultsArgs, device: &Path, out: &mut dyn Write) -> Result<u8, 
             return Err(Failure::usage(message));
         }
     };
-    let mut runner = Runner::new(&image, &symbols, &backend);
-    runner.leave_out(without);
-    runner.stride(args.stride);
-    let mut progress = progress(cases.len());
-    let scored = score(&mut runner, &scenarios, &cases, &mut progress)
-        .map_err(|error| Failure::host(&error))?;
+    // What there is one of lives as long as the process.
+    let backend: &'static Backend = Box::leak(Box::new(backend));
+    let stride = args.stride;
+    let runner = move || {
+        let mut runner = Runner::new(image, &Symbols::new(bytes), backend);
+        runner.leave_out(without);
+        runner.stride(stride);
+        runner
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(2);
+    let done = AtomicUsize::new(0);
+    let total = cases.len();
+    let scored = score(&runner, threads, &scenarios, &cases, &|more| {
+        progress(done.fetch_add(more, Ordering::Relaxed) + more, total);
+    })
+    .map_err(|error| Failure::host(&error))?;
     let report = crate::report::Score {
         scenarios: &scenarios,
         scored: &scored,
@@ -62,12 +74,9 @@ pub fn run(args: &FaultsArgs, device: &Path, out: &mut dyn Write) -> Result<u8, 
 }
 
 /// Progress on standard error, on a terminal only.
-fn progress(total: usize) -> impl FnMut(usize) {
-    let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    move |done| {
-        if terminal && (done % 64 == 0 || done == total) {
-            let end = if done == total { "\r\x1b[K" } else { "" };
-            eprint!("\r{done} of {total} faults{end}");
-        }
+fn progress(done: usize, total: usize) {
+    if std::io::IsTerminal::is_terminal(&std::io::stderr()) {
+        let end = if done == total { "\r\x1b[K" } else { "" };
+        eprint!("\r{done} of {total} faults{end}");
     }
 }

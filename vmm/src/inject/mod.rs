@@ -41,6 +41,8 @@ struct Armed {
     fault: Fault,
     seen: u32,
     fired: u32,
+    /// Only counted.
+    dry: bool,
 }
 
 impl Armed {
@@ -48,6 +50,7 @@ impl Armed {
     fn hit(&mut self) -> bool {
         self.seen += 1;
         match self.fault.occurrence {
+            _ if self.dry => false,
             Occurrence::All => true,
             Occurrence::Nth(n) => self.seen == n,
             Occurrence::Steps(..) => false,
@@ -83,7 +86,7 @@ impl Injector {
     /// An injector of `faults` into an image with these `sites`.
     #[must_use]
     pub fn new(faults: &[Fault], sites: Sites) -> Self {
-        let arm = |fault: &Fault| Armed { fault: *fault, seen: 0, fired: 0 };
+        let arm = |fault: &Fault| Armed { fault: *fault, seen: 0, fired: 0, dry: false };
         Self { armed: faults.iter().map(arm).collect(), sites, ..Self::default() }
     }
 
@@ -91,6 +94,18 @@ impl Injector {
     #[must_use]
     pub fn until(self, step: usize) -> Self {
         Self { end: Some(step), ..self }
+    }
+
+    /// The same, that only counts what the faults would be about.
+    #[must_use]
+    pub fn dry(mut self) -> Self {
+        self.armed.iter_mut().for_each(|armed| armed.dry = true);
+        self
+    }
+
+    /// How often each fault's operation was met.
+    pub fn met(&self) -> impl Iterator<Item = u32> + '_ {
+        self.armed.iter().map(|armed| armed.seen)
     }
 
     /// The faults that never fired.

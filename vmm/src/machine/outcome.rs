@@ -5,9 +5,9 @@ use crate::arch::addr::{CpuId, Gpa};
 use crate::arch::core::Watched;
 use crate::arch::walk::entry;
 use stalemate_shared::layout::{COLOUR_FRAMES, MEMORY_SIZE, PAGE_SIZE, TABLE_FRAMES};
-use stalemate_shared::layout::{COLOURS, LARGE_COLOUR_FRAMES, TABLE_FRAMES_END};
+use stalemate_shared::layout::{COLOURS, LARGE_COLOUR_FRAMES, MM_STATES, TABLE_FRAMES_END};
 use stalemate_shared::pcid::{ASID_SLOTS, kernel_pcid};
-use stalemate_shared::tlb_state::{Slot, TlbState};
+use stalemate_shared::tlb_state::{MmState, Slot, TlbState};
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::offset_of;
 use std::rc::Rc;
@@ -31,8 +31,9 @@ struct FinalState {
     loaded_mm: u64,
     invalidate_other: u64,
     cr4: u64,
-    /// Owner, generation and mark.
-    slots: BTreeSet<(u64, u64, bool)>,
+    /// Owner, by how much it lags behind that one's generation, and mark. The numbers themselves
+    /// mean nothing.
+    slots: BTreeSet<(u64, i64, bool)>,
     /// Marks of no slot.
     stray: u64,
 }
@@ -61,13 +62,27 @@ impl Machine {
 }
 
 impl Machine {
+    /// The generation of the address space with this context id; 0 where there is none.
+    fn tlb_gen(&self, ctx_id: u64) -> i64 {
+        let Some(info) = &self.info else { return 0 };
+        let word = |mm: usize, field: usize| {
+            let at = info.watched.mm_states.0 + (mm * size_of::<MmState>() + field) as u64;
+            self.memory.read_word(Gpa(at))
+        };
+        let is = |mm: &usize| word(*mm, offset_of!(MmState, ctx_id)) == ctx_id && ctx_id != 0;
+        let found = (0..MM_STATES).find(is);
+        found.map_or(0, |mm| word(mm, offset_of!(MmState, tlb_gen)) as i64)
+    }
+
     fn final_state(&self, at: Gpa) -> FinalState {
         let word = |offset: usize| self.memory.read_word(Gpa(at.0 + offset as u64));
         let marks = word(offset_of!(TlbState, user_pcid_flush_mask));
         let slot = |asid: usize| {
             let slot = offset_of!(TlbState, slots) + asid * size_of::<Slot>();
             let mark = marks >> kernel_pcid(asid as u16) & 1 != 0;
-            (word(slot + offset_of!(Slot, ctx_id)), word(slot + offset_of!(Slot, tlb_gen)), mark)
+            let owner = word(slot + offset_of!(Slot, ctx_id));
+            let lag = self.tlb_gen(owner) - word(slot + offset_of!(Slot, tlb_gen)) as i64;
+            (owner, lag, mark)
         };
         let known: u64 = (0..ASID_SLOTS as u16).map(|asid| 1 << kernel_pcid(asid)).sum();
         FinalState {

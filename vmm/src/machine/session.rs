@@ -80,6 +80,8 @@ pub struct RunEnd {
     pub not_fired: Vec<String>,
     /// How often faults fired.
     pub fired: u32,
+    /// How often each fault's operation was met.
+    pub met: Vec<u32>,
     /// What is in memory at the end, where that was asked for.
     pub memory: Option<FinalMemory>,
     /// The registers at the watched event, and the instruction that it is of.

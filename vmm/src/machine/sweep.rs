@@ -149,6 +149,7 @@ impl Session {
             traps: machine.traps,
             not_fired: machine.injector.not_fired().map(ToString::to_string).collect(),
             fired: machine.injector.fired(),
+            met: machine.injector.met().collect(),
             memory,
             watched: machine.watched.take(),
         })

@@ -57,6 +57,8 @@ pub enum State {
         by: Discharger,
         /// The event.
         seq: u64,
+        /// The step that its CPU was in.
+        step: Option<usize>,
     },
     /// Its deadline passed.
     Violated {
@@ -311,7 +313,8 @@ impl Ledger {
             }
             self.served |= obligation.held() != held;
             if obligation.held() == 0 && obligation.is_open() {
-                obligation.state = State::Discharged { by, seq: event.seq };
+                obligation.state =
+                    State::Discharged { by, seq: event.seq, step: shadow.cpu(event.cpu).step };
             }
         }
     }

@@ -96,6 +96,12 @@ impl Oracle {
         &self.losses
     }
 
+    /// Whether `cpu` has PCIDs in use.
+    #[must_use]
+    pub fn has_pcids(&self, cpu: CpuId) -> bool {
+        self.shadow.as_ref().is_some_and(|shadow| shadow.cpu(cpu).paging().pcide)
+    }
+
     /// The tag of the PCID that is current on `cpu`.
     #[must_use]
     pub fn current(&self, cpu: CpuId) -> Option<Tag> {

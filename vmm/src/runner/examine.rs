@@ -41,7 +41,11 @@ impl Deadlines {
         let deadline = match event.kind {
             Kind::PrimitiveEnd(_) => Deadline::PrimitiveEnd,
             Kind::UserEntry => Deadline::UserEntry,
-            Kind::LoadCr3 { old, value } if (old ^ value) & PCID_MASK != 0 => Deadline::Cr3Load,
+            Kind::LoadCr3 { old, value }
+                if (old ^ value) & PCID_MASK != 0 && oracle.has_pcids(event.cpu) =>
+            {
+                Deadline::Cr3Load
+            }
             Kind::FrameFreed { .. } => Deadline::FrameFreed,
             Kind::StepBegin { class: StepClass::Other, .. } => Deadline::EditOver,
             Kind::End => Deadline::End,
@@ -75,6 +79,8 @@ pub struct Examined {
     pub reports: Vec<Option<StepReport>>,
     /// How often its faults fired.
     pub fired: u32,
+    /// How often each fault's operation was met.
+    pub met: Vec<u32>,
     /// What it left in memory.
     pub memory: FinalMemory,
     /// What was stale when.
@@ -86,6 +92,7 @@ impl Examined {
         Self {
             reports: end.reports.clone(),
             fired: end.fired,
+            met: std::mem::take(&mut end.met),
             memory: end.memory.take().unwrap_or_default(),
             deadlines: seen.deadlines.unwrap_or_default(),
             result: RunResult::judge(scenario, run, end, &seen.oracle, seen.counts),
@@ -103,8 +110,9 @@ impl Examined {
 }
 
 impl Runner<'_> {
-    /// Does one run, and then `epilogue`, during which nothing is injected. An interrupt at each
-    /// boundary makes more than one of it; `each` gets them all.
+    /// Does one run, and then `epilogue`, during which nothing is injected; with `dry` the faults
+    /// are only looked for. An interrupt at each boundary makes more than one run of it; `each`
+    /// gets them all.
     ///
     /// # Errors
     /// As [`Runner::run`]; and where the guest does not boot.
@@ -113,6 +121,7 @@ impl Runner<'_> {
         scenario: &Scenario,
         run: &Run,
         epilogue: &[StepInput],
+        dry: bool,
         each: &mut dyn FnMut(Examined),
     ) -> Result<(), BootError> {
         let own = scenario.steps.iter().map(|step| step.input);
@@ -120,6 +129,7 @@ impl Runner<'_> {
         let (sweep, faults) = Sweep::split(&run.faults);
         let sweep = sweep.map(|sweep| sweep.within(scenario.steps.len()).every(self.stride));
         let injector = Injector::new(&faults, self.sites.clone()).until(scenario.steps.len());
+        let injector = if dry { injector.dry() } else { injector };
         let limit = self.boundary_limit;
         self.session(&run.config)?;
         let mut watchers = self.primed.clone();

@@ -153,12 +153,12 @@ fn more(without: &Counts, with: &Counts) -> BTreeSet<RuleId> {
     with.iter().filter(|(rule, count)| **count > before(rule)).map(|(rule, _)| *rule).collect()
 }
 
-/// Who discharged what the same obligation, in the run without the fault, was discharged by
-/// another for. None where something is left that was not left without the fault.
+/// Who discharged what, in the run without the fault, another invalidation had discharged: of
+/// another kind, or in another step. None where something is left that was not left without the fault.
 fn dischargers(without: &[Obligation], with: &[Obligation]) -> Option<BTreeSet<Discharger>> {
     let key = |owed: &Obligation| {
         let store = owed.downgrade;
-        (store.step, store.slot, store.old, store.new, owed.tag, owed.page)
+        (store.step, store.slot, store.old, store.new, owed.cpu, owed.tag, owed.page)
     };
     let mut before: BTreeMap<_, Vec<State>> = BTreeMap::new();
     for owed in without {
@@ -169,8 +169,10 @@ fn dischargers(without: &[Obligation], with: &[Obligation]) -> Option<BTreeSet<D
         let states = before.entry(key(owed)).or_default();
         let was = if states.is_empty() { None } else { Some(states.remove(0)) };
         match (owed.state, was) {
-            (State::Discharged { by, .. }, Some(State::Discharged { by: was, .. }))
-                if by == was => {}
+            (
+                State::Discharged { by, step, .. },
+                Some(State::Discharged { by: was, step: then, .. }),
+            ) if (by, step) == (was, then) => {}
             (State::Discharged { by, .. }, _) => {
                 others.insert(by);
             }

@@ -8,6 +8,7 @@ pub use class::{Class, ClassName, classify};
 
 use crate::arch::addr::CpuId;
 use crate::event::StepClass;
+use crate::inject::fault::{Occurrence, Point, Target};
 use crate::inject::{Fault, Sweep};
 use crate::machine::{BootError, StepInput};
 use crate::runner::{Examined, Runner};
@@ -15,7 +16,9 @@ use crate::scenario::{Expected, Run, RunConfig, Scenario};
 use stalemate_shared::layout::MM_COUNT;
 use stalemate_shared::pcid::ASID_SLOTS;
 use stalemate_shared::step::op;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// One fault in one scenario on one configuration, and its class.
 #[derive(Clone, Debug)]
@@ -54,32 +57,67 @@ pub fn epilogue(scenario: &Scenario, config: &RunConfig) -> Vec<StepInput> {
     (0..scenario.cpus()).flat_map(of_cpu).collect()
 }
 
-/// Scores `cases`, which are in the order of their configurations, calling `progress` after each.
+/// Scores `cases`, which are in the order of their configurations, on `threads` threads with a
+/// runner of its own each; `progress` is told of cases that are done.
 ///
 /// # Errors
 /// When the host fails, or a guest does not boot.
 pub fn score(
+    runner: &(dyn Fn() -> Runner<'static> + Sync),
+    threads: usize,
+    scenarios: &[Scenario],
+    cases: &[Case],
+    progress: &(dyn Fn(usize) + Sync),
+) -> Result<Vec<Scored>, BootError> {
+    let groups: Vec<&[Case]> = cases
+        .chunk_by(|one, other| (one.scenario, one.config) == (other.scenario, other.config))
+        .collect();
+    let next = AtomicUsize::new(0);
+    let done: Mutex<BTreeMap<usize, Result<Vec<Scored>, BootError>>> = Mutex::default();
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                let mut runner = runner();
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(group) = groups.get(number) else { return };
+                    let scored = score_group(&mut runner, scenarios, group);
+                    progress(group.len());
+                    let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+                    done.insert(number, scored);
+                }
+            });
+        }
+    });
+    let done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut scored = Vec::with_capacity(cases.len());
+    for group in done.into_values() {
+        scored.extend(group?);
+    }
+    Ok(scored)
+}
+
+/// Scores the cases of one scenario on one configuration.
+fn score_group(
     runner: &mut Runner<'_>,
     scenarios: &[Scenario],
     cases: &[Case],
-    progress: &mut dyn FnMut(usize),
 ) -> Result<Vec<Scored>, BootError> {
+    let Some(first) = cases.first() else { return Ok(Vec::new()) };
+    let scenario = &scenarios[first.scenario];
+    let base = base(runner, scenario, cases)?;
     let mut scored = Vec::with_capacity(cases.len());
-    let mut without: Option<(usize, RunConfig, Examined)> = None;
     let mut previous: Option<(Fault, Class, u32)> = None;
-    for case in cases {
-        let scenario = &scenarios[case.scenario];
-        let base = match without.take() {
-            Some((index, config, base)) if (index, config) == (case.scenario, case.config) => base,
-            _ => {
-                previous = None;
-                one(runner, scenario, case, None)?
-            }
-        };
-        let every = Fault { occurrence: crate::inject::fault::Occurrence::All, ..case.fault };
+    for (number, case) in cases.iter().enumerate() {
+        let every = Fault { occurrence: Occurrence::All, ..case.fault };
         // What comes once at most is the same every time and the first time.
         let same = previous.take().filter(|(fault, _, fired)| *fault == every && *fired <= 1);
+        // Up to where a fault first fires its run is the one without it: what that never meets the
+        // fault never finds.
+        let each = case.fault.target == Target::Point(Point::Each);
+        let met = each || base.met.get(number).is_none_or(|&met| met > 0);
         let (class, runs, fired) = match same {
+            _ if !met => (Class::NotApplied, 0, 0),
             Some((_, class, fired)) => (class, 0, fired),
             None => examine(runner, scenario, case, &base)?,
         };
@@ -91,8 +129,6 @@ pub fn score(
             class,
             runs,
         });
-        without = Some((case.scenario, case.config, base));
-        progress(scored.len());
     }
     Ok(scored)
 }
@@ -108,18 +144,21 @@ fn run(case: &Case, fault: Option<Fault>) -> Run {
     }
 }
 
-/// The run of a case without its fault.
-fn one(
+/// The run of a group without its faults, which are looked for.
+fn base(
     runner: &mut Runner<'_>,
     scenario: &Scenario,
-    case: &Case,
-    fault: Option<Fault>,
+    cases: &[Case],
 ) -> Result<Examined, BootError> {
     let mut found = None;
-    let run = run(case, fault);
-    runner.examine(scenario, &run, &epilogue(scenario, &case.config), &mut |seen| {
-        found = Some(seen)
-    })?;
+    // An interrupt at each boundary is not one fault; it stands for itself in the count.
+    let faults = cases.iter().map(|case| match case.fault.target {
+        Target::Point(Point::Each) => Fault { target: Target::Point(Point::Step), ..case.fault },
+        _ => case.fault,
+    });
+    let run = Run { faults: faults.collect(), ..run(&cases[0], None) };
+    let epilogue = epilogue(scenario, &run.config);
+    runner.examine(scenario, &run, &epilogue, true, &mut |seen| found = Some(seen))?;
     Ok(found.unwrap_or_else(|| unreachable!("a run without a sweep is examined once")))
 }
 
@@ -133,7 +172,7 @@ fn examine(
     let (mut runs, mut fired) = (0, 0);
     let run = run(case, Some(case.fault));
     debug_assert!(Sweep::split(&run.faults).1.len() <= 1);
-    runner.examine(scenario, &run, &epilogue(scenario, &case.config), &mut |seen| {
+    runner.examine(scenario, &run, &epilogue(scenario, &case.config), false, &mut |seen| {
         runs += 1;
         fired = seen.fired.max(fired);
         let class = classify(base, &seen);
