@@ -10,7 +10,7 @@ use stalemate::executor::{Executor, Leaf, Space, Trap};
 
 const CODE: Gva = Gva(0x40_0000);
 const DATA: Gva = Gva(0x50_0000);
-const KERNEL: Space = Space { pcid: Pcid::new(0), user: false };
+const KERNEL: Space = Space { cpu: CpuId(0), pcid: Pcid::new(0), user: false };
 const CODE_LEAF: Leaf = Leaf { frame: Gpa(0x1000), writable: false, executable: true };
 const DATA_LEAF: Leaf = Leaf { frame: Gpa(0x2000), writable: true, executable: false };
 
@@ -111,7 +111,7 @@ fn each_space_has_leaves_of_its_own() {
     for mut bench in benches() {
         bench.vcpu.cr4 |= cr4::PCIDE;
         for (number, (pcid, user)) in (2..).zip(spaces) {
-            let space = Space { pcid: Pcid::new(pcid), user };
+            let space = Space { cpu: CpuId(0), pcid: Pcid::new(pcid), user };
             let frame = Gpa(number << 12);
             bench.memory.write(frame, &[number as u8]);
             bench.executor.map(space, CODE, CODE_LEAF).expect("room for tables");

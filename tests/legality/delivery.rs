@@ -54,8 +54,8 @@ fn delivery_goes_through_the_tlb_stale_entries_included() {
 
 /// The vector of the last delivery.
 fn delivered(world: &World) -> Option<u8> {
-    let mut vectors = world.log.events.iter().filter_map(|(kind, _)| match kind {
-        Kind::Delivered { vector, .. } => Some(*vector),
+    let mut vectors = world.log.events.iter().filter_map(|logged| match logged.kind {
+        Kind::Delivered { vector, .. } => Some(vector),
         _ => None,
     });
     vectors.next_back()

@@ -2,7 +2,7 @@
 
 use crate::world::{IDT, World, gp, ud};
 use stalemate::arch::addr::{Gpa, Gva};
-use stalemate::arch::core::IMPLICIT_WRITE;
+use stalemate::arch::core::{IMPLICIT_WRITE, Logged};
 use stalemate::arch::op::{ControlRegister, Op};
 use stalemate::arch::vcpu::cr4;
 use stalemate::event::Kind;
@@ -78,6 +78,6 @@ fn a_table_that_only_a_cached_entry_reaches_is_one_until_that_goes() {
     world.log.events.clear();
     world.execute(Op::Invlpg(va)).expect("legal");
     assert!(!is_table(&mut world));
-    let unlinked = |(kind, _): &(Kind, bool)| *kind == Kind::TableUnlinked { table: Gpa(PT) };
-    assert_eq!(world.log.events.iter().filter(|event| unlinked(event)).count(), 1);
+    let unlinked = |logged: &&Logged| logged.kind == Kind::TableUnlinked { table: Gpa(PT) };
+    assert_eq!(world.log.events.iter().filter(unlinked).count(), 1);
 }

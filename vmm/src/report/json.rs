@@ -158,7 +158,7 @@ fn violation(results: &Results<'_>, violation: &Violation) -> Value {
 fn obligation(results: &Results<'_>, owed: &Obligation) -> Value {
     let (state, by, event) = match owed.state {
         State::Open => ("open", Value::Null, Value::Null),
-        State::Discharged { by, seq } => ("discharged", value!(by), value!(seq)),
+        State::Discharged { by, seq, .. } => ("discharged", value!(by), value!(seq)),
         State::Violated { rule, seq } => ("violated", value!(rule), value!(seq)),
     };
     value!({

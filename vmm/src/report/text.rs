@@ -389,7 +389,7 @@ fn obligation(out: &mut String, scenario: &Scenario, owed: &Obligation) {
     );
     let _ = match owed.state {
         State::Open => writeln!(out, "still open, not due"),
-        State::Discharged { by, seq } => {
+        State::Discharged { by, seq, .. } => {
             writeln!(out, "discharged by {} at event {seq}", by.name())
         }
         State::Violated { rule, seq } => writeln!(out, "violated ({rule}) at event {seq}"),

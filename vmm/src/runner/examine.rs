@@ -55,7 +55,9 @@ impl Deadlines {
             matches!(deadline, Deadline::PrimitiveEnd | Deadline::UserEntry | Deadline::Cr3Load);
         for owed in oracle.obligations().iter().filter(|owed| owed.held() > 0) {
             let current = owed.tag == Tag::Global || Some(owed.tag) == oracle.current(owed.cpu);
-            if usable_now && !current {
+            // What another CPU holds is due when the primitive returns, and before that not.
+            let here = owed.cpu == event.cpu || deadline == Deadline::PrimitiveEnd;
+            if usable_now && !(current && here && owed.is_due()) {
                 continue;
             }
             let stale = (owed.tag, owed.page, owed.downgrade.slot, owed.downgrade.new);
