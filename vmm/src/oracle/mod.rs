@@ -96,10 +96,11 @@ impl Oracle {
         &self.losses
     }
 
-    /// Whether `cpu` has PCIDs in use.
+    /// Whether a CR3 load on `cpu` was a deadline of what other address spaces' PCIDs hold.
     #[must_use]
-    pub fn has_pcids(&self, cpu: CpuId) -> bool {
-        self.shadow.as_ref().is_some_and(|shadow| shadow.cpu(cpu).paging().pcide)
+    pub fn changes_asid(&self, cpu: CpuId, old: u64, value: u64) -> bool {
+        let pti = self.header.as_ref().is_some_and(|header| header.pti);
+        self.shadow.as_ref().is_some_and(|shadow| shadow.changes_asid(pti, cpu, old, value))
     }
 
     /// The tag of the PCID that is current on `cpu`.

@@ -7,7 +7,7 @@ use crate::arch::tlb::{Effect, Store, Tag, Tlb};
 use crate::arch::vcpu::cr4;
 use crate::arch::walk::{Start, Tables, Walk, walk};
 use crate::event::{CpuHeader, Event, Kind, Primitive, TraceHeader};
-use stalemate_shared::pcid::{NOFLUSH, PCID_MASK, ROOT_MASK, USER_PCID_BIT};
+use stalemate_shared::pcid::{NOFLUSH, PCID_MASK, ROOT_MASK, USER_PCID_BIT, USER_ROOT_BIT};
 use stalemate_shared::tlb_state::{
     IS_LAZY, MmState, TLB_STATE_WORDS, USER_PCID_FLUSH_MASK, WAITING,
 };
@@ -215,6 +215,17 @@ impl Shadow {
         let asks = |other: &&ShadowCpu| other.state(WAITING) >> cpu.0 & 1 != 0;
         let asked = || self.cpus.iter().find(asks).and_then(ShadowCpu::primitive);
         self.cpu(cpu).primitive().or_else(asked)
+    }
+
+    /// Whether a CR3 load that took effect on `cpu` left the PCID pair that was current before. A
+    /// flush that hops to its user CR3 and back does not; and a user CR3 that is loaded to return
+    /// has its deadline at the entry to user mode.
+    #[must_use]
+    pub fn changes_asid(&self, pti: bool, cpu: CpuId, old: u64, value: u64) -> bool {
+        let changed = (old ^ value) & PCID_MASK;
+        let returns = pti && value & USER_ROOT_BIT != 0;
+        let hops = changed == USER_PCID_BIT && self.works_for(cpu).is_some();
+        self.cpu(cpu).paging().pcide && changed != 0 && !returns && !hops
     }
 
     /// Applies one event.

@@ -8,7 +8,6 @@ use crate::inject::{Injector, Sweep};
 use crate::machine::{BootError, FinalMemory, RunEnd, StepInput, StepReport};
 use crate::oracle::Oracle;
 use crate::scenario::{Run, Scenario};
-use stalemate_shared::pcid::PCID_MASK;
 use std::collections::BTreeMap;
 
 /// A moment at which something may be due.
@@ -41,9 +40,7 @@ impl Deadlines {
         let deadline = match event.kind {
             Kind::PrimitiveEnd(_) => Deadline::PrimitiveEnd,
             Kind::UserEntry => Deadline::UserEntry,
-            Kind::LoadCr3 { old, value }
-                if (old ^ value) & PCID_MASK != 0 && oracle.has_pcids(event.cpu) =>
-            {
+            Kind::LoadCr3 { old, value } if oracle.changes_asid(event.cpu, old, value) => {
                 Deadline::Cr3Load
             }
             Kind::FrameFreed { .. } => Deadline::FrameFreed,
@@ -51,13 +48,19 @@ impl Deadlines {
             Kind::End => Deadline::End,
             _ => return,
         };
-        let usable_now =
-            matches!(deadline, Deadline::PrimitiveEnd | Deadline::UserEntry | Deadline::Cr3Load);
         for owed in oracle.obligations().iter().filter(|owed| owed.held() > 0) {
             let current = owed.tag == Tag::Global || Some(owed.tag) == oracle.current(owed.cpu);
-            // What another CPU holds is due when the primitive returns, and before that not.
-            let here = owed.cpu == event.cpu || deadline == Deadline::PrimitiveEnd;
-            if usable_now && !(current && here && owed.is_due()) {
+            let counts = match deadline {
+                // What another CPU holds is due when the primitive returns, and before that not.
+                Deadline::PrimitiveEnd => current && owed.is_due(),
+                Deadline::UserEntry => current && owed.cpu == event.cpu && owed.is_due(),
+                Deadline::Cr3Load => current && owed.cpu == event.cpu && owed.covered.is_some(),
+                // What is not current is not reached before it is loaded, and flushed by then.
+                Deadline::FrameFreed => current,
+                Deadline::EditOver => owed.covered.is_none(),
+                Deadline::End => true,
+            };
+            if !counts {
                 continue;
             }
             let stale = (owed.tag, owed.page, owed.downgrade.slot, owed.downgrade.new);

@@ -3,7 +3,6 @@
 use crate::arch::tlb::Tag;
 use crate::event::Kind;
 use crate::oracle::rule::{About, Context, Finding, Rule, RuleId};
-use stalemate_shared::pcid::{PCID_MASK, USER_PCID_BIT, USER_ROOT_BIT};
 
 /// About the rule.
 pub const ABOUT: About = About {
@@ -32,15 +31,8 @@ impl Rule for StaleOtherAsid {
 
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {
         let Kind::LoadCr3 { old, value } = context.event.kind else { return Vec::new() };
-        // A user CR3's deadline is the entry to user mode.
-        let user = context.header.pti && value & USER_ROOT_BIT != 0;
-        if user || old & PCID_MASK == value & PCID_MASK {
-            return Vec::new();
-        }
-        // A flush that hops to the user CR3 and back makes no other ASID current: the kernel
-        // view's deadline stays the return of the primitive.
-        let same_asid = (old ^ value) & PCID_MASK == USER_PCID_BIT;
-        if same_asid && context.shadow.works_for(context.event.cpu).is_some() {
+        let cpu = context.event.cpu;
+        if !context.shadow.changes_asid(context.header.pti, cpu, old, value) {
             return Vec::new();
         }
         let current = Tag::Pcid(context.cpu().pcid());
