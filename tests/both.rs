@@ -13,8 +13,8 @@ fn the_whole_suite_gives_the_same_events_on_both() {
     let kvm = Bench::new(kvm_or_skip!());
     let interp = Bench::new(Backend::interp());
     let scenarios = scenario::builtin().unwrap_or_else(|error| panic!("{error}"));
-    let cpus = CPUS.into_iter().filter(|cpu| cpu.default).collect();
-    let selection = Selection { cpus, policy: None, variant: None, inject: Vec::new() };
+    let cpus: Vec<_> = CPUS.into_iter().filter(|cpu| cpu.default).collect();
+    let selection = Selection::of(&cpus);
     let runs: Vec<Run> = scenarios
         .iter()
         .enumerate()

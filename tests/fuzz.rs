@@ -149,12 +149,7 @@ fn the_text_of_a_program_parses_to_the_same_steps() {
         assert_eq!(parsed.steps, direct.steps, "{text}");
         let faults: Vec<_> = parsed.faults.iter().flat_map(|case| case.inject.clone()).collect();
         assert_eq!(faults, program.faults);
-        let selection = stalemate::scenario::Selection {
-            cpus: vec![config.cpu],
-            policy: None,
-            variant: None,
-            inject: Vec::new(),
-        };
+        let selection = stalemate::scenario::Selection::of(&[config.cpu]);
         assert!(parsed.configs(&selection).contains(&config), "{config} is not in {text}");
     }
 }

@@ -11,8 +11,7 @@ use stalemate::scenario::{self, CPUS, Policy, Selection};
 fn is_as_expected_everywhere(policy: Policy) {
     let bench = Bench::new(Backend::interp());
     let scenarios = scenario::builtin().unwrap_or_else(|error| panic!("{error}"));
-    let selection =
-        Selection { cpus: CPUS.to_vec(), policy: Some(policy), variant: None, inject: Vec::new() };
+    let selection = Selection { policy: Some(policy), ..Selection::of(&CPUS) };
     let runs: Vec<_> = scenarios
         .iter()
         .enumerate()

@@ -6,8 +6,10 @@ use common::{benches, builtin, config};
 use stalemate::arch::tlb::Fill;
 use stalemate::event::{Event, Kind, TraceHeader};
 use stalemate::oracle::Oracle;
+use stalemate::report::{Recorded, Recording, RecordingError};
 use stalemate::runner::Trace;
-use stalemate::scenario::{Policy, RunConfig};
+use stalemate::scenario::{self, CPUS, Policy, Run, RunConfig, Scenario, Selection};
+use std::process::Command;
 
 #[test]
 fn a_recorded_trace_gets_the_same_verdict() {
@@ -92,4 +94,78 @@ fn two_runs_give_the_same_trace_and_its_counts_are_pinned() {
         assert_eq!((counts.user_entries, counts.delivered), (2, 0));
         assert!(first.traps <= 100, "{} traps", first.traps);
     }
+}
+
+/// Every violation that the built-in suite and the zoo report on one CPU, fault by fault.
+fn violations() -> Vec<(Scenario, Run)> {
+    let mut scenarios = scenario::builtin().unwrap_or_else(|error| panic!("{error}"));
+    scenarios.extend(scenario::zoo().unwrap_or_else(|error| panic!("{error}")));
+    let cpu = *CPUS.iter().find(|cpu| cpu.name == "pcid").expect("a named CPU");
+    let selection = Selection::of(&[cpu]);
+    let runs = scenarios.into_iter().flat_map(|scenario| {
+        let runs = scenario.runs(0, &selection);
+        runs.into_iter().map(move |run| (scenario.clone(), run))
+    });
+    runs.filter(|(_, run)| !matches!(run.expected, scenario::Expected::Clean)).collect()
+}
+
+#[test]
+fn a_recording_of_any_violation_shows_it_again_on_every_executor() {
+    let benches = benches();
+    let recorder = &benches[0];
+    let mut shown = 0;
+    for (scenario, run) in violations() {
+        let (result, trace) = recorder.with_trace(&scenario, &run);
+        let symbols = recorder.symbols();
+        let executor = recorder.backend.name();
+        let recorded =
+            Recorded { scenario: &scenario, result: &result, trace: &trace, executor, symbols };
+        let recording = Recording::new(&recorded).expect("it booted");
+        let text = serde_json::to_string(&recording).expect("plain data");
+        let read = Recording::read(&text).expect("what was written");
+        let (scenario, run) = read.run().expect("the scenario and its faults");
+        for bench in &benches {
+            let (again, events) = bench.with_trace(&scenario, &run);
+            assert_eq!(events.header.as_ref(), Some(&read.header), "{}", run.config);
+            assert_eq!(events.events, read.events, "{} on {}", scenario.name, run.config);
+            assert_eq!(again.rules(), result.rules());
+            shown += usize::from(!again.rules().is_empty());
+        }
+    }
+    assert!(shown > 60 * benches.len(), "{shown} violations");
+}
+
+#[test]
+fn what_is_no_recording_is_refused() {
+    assert!(matches!(Recording::read("no"), Err(RecordingError::Json(_))));
+    assert!(matches!(Recording::read("{\"version\": 1}"), Err(RecordingError::Json(_))));
+    assert!(matches!(Recording::read("{\"version\": 9}"), Err(RecordingError::Version(9))));
+}
+
+#[test]
+fn replay_exits_with_1_where_the_run_is_another() {
+    let stalemate = |arguments: &[&str]| {
+        let program = env!("CARGO_BIN_EXE_stalemate");
+        Command::new(program).args(arguments).output().expect("it runs")
+    };
+    let file = std::env::temp_dir().join(format!("stalemate-replay-{}", std::process::id()));
+    let path = file.to_str().expect("plain letters");
+    let mark = ["run", "user-flush-on-next-return", "--executor", "interp", "--cpu", "pcid"];
+    let mut asked = mark.to_vec();
+    asked.extend(["--inject", "drop mark#1", "--record", path]);
+    assert_eq!(stalemate(&asked).status.code(), Some(1));
+    let again = stalemate(&["replay", path, "--executor", "interp"]);
+    assert_eq!(again.status.code(), Some(0));
+    let said = String::from_utf8_lossy(&again.stdout).into_owned();
+    assert!(said.contains("run again on interp: stale-user-entry violated, as recorded"), "{said}");
+    // The same events, of a run in which the mark was not dropped.
+    let text = std::fs::read_to_string(&file).expect("it was written");
+    let other = text.replace("\"drop mark#1\"", "\"drop mark#9\"");
+    std::fs::write(&file, other).expect("ours");
+    let again = stalemate(&["replay", path, "--executor", "interp"]);
+    std::fs::remove_file(&file).expect("ours");
+    let said = String::from_utf8_lossy(&again.stdout).into_owned();
+    assert_eq!(again.status.code(), Some(1), "{said}");
+    assert!(said.contains("the recorded events: stale-user-entry violated, as recorded"), "{said}");
+    assert!(said.contains("the events differ from event"), "{said}");
 }

@@ -224,8 +224,7 @@ fn fills_and_seeds_expand_into_a_matrix() {
         + "cpu = { pcid = false, invpcid = false, pge = false }\nkernel = { pti = true }\n\
            model = { fill = [\"lazy-a\", \"seeded\"], seed = [4, 5] }";
     let scenario = parse("s", "s.toml", &text).unwrap_or_else(|error| panic!("{error}"));
-    let selection =
-        Selection { cpus: CPUS.to_vec(), policy: None, variant: None, inject: Vec::new() };
+    let selection = Selection::of(&CPUS);
     let shown: Vec<String> =
         scenario.runs(0, &selection).iter().map(|run| run.config.to_string()).collect();
     assert_eq!(

@@ -27,8 +27,8 @@ fn main() -> std::process::ExitCode {
 
 fn check(scenario: &scenario::Scenario, backend: Backend) -> Result<(), Failed> {
     let bench = common::Bench::new(backend);
-    let cpus = CPUS.into_iter().filter(|cpu| cpu.default).collect();
-    let selection = Selection { cpus, policy: None, variant: None, inject: Vec::new() };
+    let cpus: Vec<_> = CPUS.into_iter().filter(|cpu| cpu.default).collect();
+    let selection = Selection::of(&cpus);
     let mut wrong = Vec::new();
     for run in scenario.runs(0, &selection) {
         let faults: Vec<String> = run.faults.iter().map(ToString::to_string).collect();

@@ -129,7 +129,13 @@ impl Bench {
         self.with_trace(scenario, &run)
     }
 
-    fn with_trace(&self, scenario: &Scenario, run: &Run) -> (RunResult, Trace) {
+    /// The guest's symbols.
+    pub fn symbols(&self) -> &Symbols {
+        &self.symbols
+    }
+
+    /// A run with its events.
+    pub fn with_trace(&self, scenario: &Scenario, run: &Run) -> (RunResult, Trace) {
         let mut runner = self.runner();
         let mut trace = Trace::default();
         let result = runner.run(scenario, run, Some(&mut trace)).expect("the host works");

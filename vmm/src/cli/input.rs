@@ -1,7 +1,9 @@
 //! From names on the command line to typed values.
 
 use super::Failure;
+use crate::arch::tlb::{FILLS, Fill};
 use crate::inject::Fault;
+use crate::machine::Schedule;
 use crate::oracle::RuleId;
 use crate::scenario::{self, BUILTIN, CPUS, CpuModel, POLICIES, Policy, Scenario, ZOO, nearest};
 use stalemate_shared::variant::{VARIANTS, Variant};
@@ -122,6 +124,28 @@ pub fn variant(name: &str) -> Result<Option<Variant>, Failure> {
             |near| format!("did you mean `{near}`?"),
         );
         Failure::usage(format!("`{name}` is no variant; {help}"))
+    })
+}
+
+/// The fill choice of `--fill`.
+pub fn fill(name: Option<&str>) -> Result<Option<Fill>, Failure> {
+    let Some(name) = name else { return Ok(None) };
+    let found = FILLS.iter().find(|(_, known, _)| *known == name);
+    found.map(|&(fill, ..)| Some(fill)).ok_or_else(|| {
+        let names: Vec<&str> = FILLS.iter().map(|(_, name, _)| *name).collect();
+        Failure::usage(format!("`{name}` is no fill choice; use one of {}", names.join(", ")))
+    })
+}
+
+/// The schedule of `--schedule`, drawn from the seed of `--seed`.
+pub fn schedule(name: Option<&str>, seed: Option<u64>) -> Result<Option<Schedule>, Failure> {
+    let Some(name) = name else { return Ok(None) };
+    let seed = seed.unwrap_or_default();
+    let all = [Schedule::InOrder, Schedule::Events(seed), Schedule::Instructions(seed)];
+    let found = all.into_iter().find(|schedule| schedule.name() == name);
+    found.map(Some).ok_or_else(|| {
+        let names = all.map(Schedule::name);
+        Failure::usage(format!("`{name}` is no schedule; use one of {}", names.join(", ")))
     })
 }
 

@@ -7,8 +7,10 @@ mod compare;
 mod describe;
 mod doctor;
 mod faults;
+mod files;
 mod fuzz;
 mod input;
+mod replay;
 mod run;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -61,6 +63,8 @@ enum Command {
     /// interpreter, with PTI on. Beside the table stands an audit by call site: what each caller
     /// asked to flush and what was owed.
     Compare(CompareArgs),
+    /// Run again what `run --record` wrote: the same events, the same verdict
+    Replay(replay::ReplayArgs),
     /// Say what this host offers, and what will be used
     Doctor,
 }
@@ -87,6 +91,18 @@ pub struct RunArgs {
     /// Inject this fault instead of those that the scenarios name; may be given again
     #[arg(long, value_name = "FAULT")]
     inject: Vec<String>,
+    /// Fill the TLB so, instead of as the scenarios say: worst-case, lazy-a, on-demand, seeded
+    #[arg(long, value_name = "FILL")]
+    fill: Option<String>,
+    /// Let CPUs come in between each other so, instead of as the scenarios say: in-order, events,
+    /// instructions
+    #[arg(long, value_name = "SCHEDULE")]
+    schedule: Option<String>,
+    /// Draw seeded fills and schedules from this seed
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    #[command(flatten)]
+    files: files::Files,
     /// How to report
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -213,6 +229,7 @@ pub fn main(cli: Cli, out: &mut dyn std::io::Write) -> Result<u8, Failure> {
         Some(Command::Faults(args)) => return faults::run(&args, &cli.kvm_device, out),
         Some(Command::Run(args)) => return run::run(&args, &cli.kvm_device, out),
         Some(Command::Fuzz(args)) => return fuzz::fuzz(&args, &cli.kvm_device, out),
+        Some(Command::Replay(args)) => return replay::run(&args, &cli.kvm_device, out),
         Some(Command::List { what }) => describe::list(what)?,
         Some(Command::Explain { name }) => describe::explain(&name)?,
         Some(Command::Doctor) => doctor::report(&cli.kvm_device),

@@ -1,6 +1,8 @@
 //! `stalemate` and `stalemate run`.
 
+use super::files::telling;
 use super::{EXIT_OK, EXIT_UNEXPECTED, ExecutorKind, Failure, Format, RunArgs, input, write};
+use crate::arch::tlb::Fill;
 use crate::boot::{self, Image, Symbols};
 use crate::executor::{Backend, REQUIRE_KVM, kvm_is_required};
 use crate::machine::BootError;
@@ -17,10 +19,13 @@ const DETAILED_RUNS: usize = 12;
 pub fn run(args: &RunArgs, device: &Path, out: &mut dyn Write) -> Result<u8, Failure> {
     let scenarios = input::scenarios(&args.scenarios)?;
     let selection = Selection {
-        cpus: input::cpus(args.cpu.as_deref())?,
         policy: input::policy(args.policy.as_deref())?,
         variant: args.variant.as_deref().map(input::variant).transpose()?,
         inject: input::faults(&args.inject)?,
+        fill: input::fill(args.fill.as_deref())?,
+        schedule: input::schedule(args.schedule.as_deref(), args.seed)?,
+        seed: args.seed,
+        ..Selection::of(&input::cpus(args.cpu.as_deref())?)
     };
     let all = Selection { cpus: CPUS.to_vec(), ..selection.clone() };
     let runs = expand(&scenarios, &selection);
@@ -28,6 +33,13 @@ pub fn run(args: &RunArgs, device: &Path, out: &mut dyn Write) -> Result<u8, Fai
     if runs.is_empty() {
         let message = "no selected CPU fits any selected scenario; see the `cpu` line of the \
                        scenario and `stalemate list cpus`";
+        return Err(Failure::usage(message));
+    }
+    let seeded =
+        |run: &Run| run.config.fill == Fill::Seeded || run.config.schedule.seed().is_some();
+    if args.seed.is_some() && !runs.iter().any(seeded) {
+        let message = "no choice of these runs is drawn from a seed; add `--fill seeded`, or a \
+                       `--schedule` of `events` or `instructions`";
         return Err(Failure::usage(message));
     }
     let own = match &args.guest {
@@ -53,6 +65,17 @@ pub fn run(args: &RunArgs, device: &Path, out: &mut dyn Write) -> Result<u8, Fai
         BootError::Image(error) => Failure::usage(error.to_string()),
         error => Failure::host(error),
     })?;
+    if let Some(run) = telling(&results) {
+        args.files.write(
+            |trace| {
+                let mut runner = Runner::new(&image, &symbols, &backends[0]);
+                let scenario = &scenarios[run.scenario];
+                let result = runner.run(scenario, run, Some(trace))?;
+                Ok((scenario, result, runner.executor()))
+            },
+            &symbols,
+        )?;
+    }
     let names: Vec<&str> = backends.iter().map(Backend::name).collect();
     let results = Results {
         scenarios: &scenarios,
@@ -79,7 +102,7 @@ fn expand(scenarios: &[Scenario], selection: &Selection) -> Vec<Run> {
 }
 
 /// The symbols of a kernel live as long as the process: there is one.
-fn own_guest(path: &Path) -> Result<&'static [u8], Failure> {
+pub fn own_guest(path: &Path) -> Result<&'static [u8], Failure> {
     let bytes = std::fs::read(path)
         .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
     Ok(bytes.leak())
@@ -116,7 +139,7 @@ fn progress(total: usize) -> impl FnMut(usize) {
 }
 
 /// The executors that are asked for: one, or two to compare.
-fn backends(kind: Option<ExecutorKind>, device: &Path) -> Result<Vec<Backend>, Failure> {
+pub fn backends(kind: Option<ExecutorKind>, device: &Path) -> Result<Vec<Backend>, Failure> {
     let kvm = || Backend::kvm(device).map_err(|error| Failure::host(&error));
     Ok(match kind {
         Some(ExecutorKind::Kvm) => vec![kvm()?],

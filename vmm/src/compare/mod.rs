@@ -176,8 +176,7 @@ fn verdicts(
     policy: Policy,
     symbols: &Symbols,
 ) -> Result<Vec<Pending>, BootError> {
-    let selection =
-        Selection { cpus: vec![cpu], policy: Some(policy), variant: None, inject: Vec::new() };
+    let selection = Selection { policy: Some(policy), ..Selection::of(&[cpu]) };
     let mut rows = Vec::new();
     for (number, workload) in workloads.iter().enumerate() {
         for run in workload.runs(number, &selection).into_iter().filter(|run| !run.cost) {

@@ -44,12 +44,8 @@ impl Base {
     ) -> Option<RunConfig> {
         let ground = generate::ground(seed, number);
         let cpu = cpus.get((ground.cpu % (cpus.len().max(1) as u64)) as usize)?;
-        let selection = Selection {
-            cpus: vec![*cpu],
-            policy: Some(policy),
-            variant: Some(variant),
-            inject: Vec::new(),
-        };
+        let selection =
+            Selection { policy: Some(policy), variant: Some(variant), ..Selection::of(&[*cpu]) };
         let config = self.scenario.configs(&selection).into_iter().next()?;
         let generate::Ground { pti, cpus, fill, schedule, seed, .. } = ground;
         Some(RunConfig { pti, cpus, fill, schedule, seed, ..config })

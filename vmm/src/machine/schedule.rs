@@ -8,13 +8,15 @@
 use super::session::{StepInput, StepReport};
 use super::{Flow, Halt, Machine};
 use crate::event::{Event, Kind, Observer};
+use serde::{Deserialize, Serialize};
 use stalemate_shared::tlb_state::{
     MmState, SWITCHING, Slot, TlbState, USER_PCID_FLUSH_MASK, WAITING,
 };
 use std::mem::{offset_of, size_of};
 
 /// How CPUs come in between each other.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Schedule {
     /// In the order of the steps.
     #[default]
@@ -23,6 +25,37 @@ pub enum Schedule {
     Events(u64),
     /// After any instruction.
     Instructions(u64),
+}
+
+impl Schedule {
+    /// The same, from another seed.
+    #[must_use]
+    pub fn from_seed(self, seed: u64) -> Self {
+        match self {
+            Self::InOrder => Self::InOrder,
+            Self::Events(_) => Self::Events(seed),
+            Self::Instructions(_) => Self::Instructions(seed),
+        }
+    }
+
+    /// Its name in scenarios.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::InOrder => "in-order",
+            Self::Events(_) => "events",
+            Self::Instructions(_) => "instructions",
+        }
+    }
+
+    /// Where its choices begin, if it makes any.
+    #[must_use]
+    pub fn seed(self) -> Option<u64> {
+        match self {
+            Self::InOrder => None,
+            Self::Events(seed) | Self::Instructions(seed) => Some(seed),
+        }
+    }
 }
 
 /// Where a scenario holds a CPU back, within a step: right after the CPU's own event.

@@ -1,16 +1,19 @@
 //! Reports: what a person reads, and what a program reads.
 
 mod json;
+mod recording;
 mod score;
 mod text;
 
 pub use json::{SCHEMA_VERSION, json};
+pub use recording::{RECORDING_VERSION, Recording, RecordingError};
 pub use score::{SCORE_SCHEMA_VERSION, Score, score_json, score_text};
 pub use text::{details, difference, summary};
 
+use crate::arch::tlb::Fill;
 use crate::boot::Symbols;
-use crate::runner::{Difference, RunResult};
-use crate::scenario::{Run, Scenario};
+use crate::runner::{Difference, RunResult, Trace};
+use crate::scenario::{Run, RunConfig, Scenario};
 
 /// Everything that a report is made of.
 pub struct Results<'a> {
@@ -24,6 +27,21 @@ pub struct Results<'a> {
     pub differences: &'a [Difference],
     /// The executors' names.
     pub executors: &'a [&'a str],
+    /// The guest's symbols.
+    pub symbols: &'a Symbols,
+}
+
+/// One run with its events: what a picture of it is made of.
+#[derive(Clone, Copy)]
+pub struct Recorded<'a> {
+    /// The scenario.
+    pub scenario: &'a Scenario,
+    /// What the run came to.
+    pub result: &'a RunResult,
+    /// Its events.
+    pub trace: &'a Trace,
+    /// The executor's name.
+    pub executor: &'a str,
     /// The guest's symbols.
     pub symbols: &'a Symbols,
 }
@@ -64,9 +82,27 @@ pub fn command(scenario: &Scenario, run: &Run) -> String {
         // Writing to a String cannot fail.
         let _ = write!(command, " --variant {name}");
     }
+    command += &choices(scenario, run);
     for fault in &run.faults {
         // Writing to a String cannot fail.
         let _ = write!(command, " --inject \"{fault}\"");
     }
     command
+}
+
+/// What was left to chance in the run, where the scenario leaves it open.
+fn choices(scenario: &Scenario, run: &Run) -> String {
+    let RunConfig { fill, schedule, seed, .. } = run.config;
+    let mut choices = String::new();
+    if scenario.fill != [fill] {
+        choices += &format!(" --fill {}", fill.name());
+    }
+    if scenario.schedule != [schedule] {
+        choices += &format!(" --schedule {}", schedule.name());
+    }
+    let drawn = schedule.seed().or((fill == Fill::Seeded).then_some(seed));
+    if let Some(seed) = drawn {
+        choices += &format!(" --seed {seed}");
+    }
+    choices
 }

@@ -7,14 +7,14 @@ use crate::arch::vcpu::Vcpu;
 use crate::machine::{RunEnd, StepReport};
 use crate::oracle::{Discharger, Obligation, Oracle, RuleId, State, Violation};
 use crate::scenario::{Expect, Expected, Run, Scenario};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use stalemate_shared::layout::{COLOURS, colour_word};
 use stalemate_shared::step::status;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// The outcomes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
     /// Something was stale, everything was flushed in time, every step saw what it should.

@@ -3,9 +3,10 @@
 use crate::arch::features::CpuFeatures;
 use crate::arch::tlb::Fill;
 use crate::machine::Schedule;
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use stalemate_shared::boot::{self, options};
-use stalemate_shared::variant::Variant;
+use stalemate_shared::variant::{VARIANTS, Variant};
 use std::fmt;
 
 /// A processor by its name.
@@ -115,7 +116,7 @@ impl fmt::Display for Policy {
 }
 
 /// One point of the matrix.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct RunConfig {
     /// The processor.
     pub cpu: CpuModel,
@@ -130,6 +131,7 @@ pub struct RunConfig {
     /// The NMI handler changes a page and flushes it.
     pub nmi_flush: bool,
     /// The historical mistake that the kernel makes.
+    #[serde(with = "variant_by_name")]
     pub variant: Option<Variant>,
     /// The fill choice.
     pub fill: Fill,
@@ -141,6 +143,38 @@ pub struct RunConfig {
     pub cpus: u8,
     /// How they come in between each other.
     pub schedule: Schedule,
+}
+
+impl Serialize for CpuModel {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        self.name.serialize(to)
+    }
+}
+
+impl<'de> Deserialize<'de> for CpuModel {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(from)?;
+        let found = CPUS.iter().find(|cpu| cpu.name == name).copied();
+        found.ok_or_else(|| D::Error::custom(format_args!("`{name}` is no CPU")))
+    }
+}
+
+/// A variant of the kernel, or none, by its name.
+mod variant_by_name {
+    use super::{Deserialize, Deserializer, Error, Serialize, Serializer, VARIANTS, Variant};
+
+    pub(super) fn serialize<S: Serializer>(of: &Option<Variant>, to: S) -> Result<S::Ok, S::Error> {
+        of.map(|variant| variant.about().name).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<Variant>, D::Error> {
+        let Some(name) = Option::<String>::deserialize(from)? else { return Ok(None) };
+        let found = VARIANTS.iter().find(|about| about.name == name);
+        let none = || D::Error::custom(format_args!("`{name}` is no variant"));
+        found.map(|about| Some(about.variant)).ok_or_else(none)
+    }
 }
 
 impl RunConfig {

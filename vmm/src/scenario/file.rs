@@ -466,6 +466,7 @@ pub fn parse(name: &str, file: &str, text: &str) -> Result<Scenario, Diagnostic>
     let mut scenario = Scenario {
         name: name.to_owned(),
         file: file.to_owned(),
+        source: text.to_owned(),
         summary: raw.summary,
         pcid: raw.cpu.pcid.0,
         invpcid: raw.cpu.invpcid.0,
@@ -526,8 +527,7 @@ fn schedules(grains: &[Grain], seeds: &[u64]) -> Vec<Schedule> {
 /// Every configuration that a command line can ask of a scenario.
 fn every_config(scenario: &Scenario) -> Vec<RunConfig> {
     let configs = |policy| {
-        let selection =
-            Selection { cpus: CPUS.to_vec(), policy, variant: None, inject: Vec::new() };
+        let selection = Selection { policy, ..Selection::of(&CPUS) };
         scenario.configs(&selection)
     };
     POLICIES.iter().flat_map(|(policy, ..)| configs(Some(*policy))).collect()

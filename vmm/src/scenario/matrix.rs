@@ -31,6 +31,28 @@ pub struct Selection {
     pub variant: Option<Option<Variant>>,
     /// The faults, instead of those of the file.
     pub inject: Vec<Fault>,
+    /// The fill choice, instead of those of the file.
+    pub fill: Option<Fill>,
+    /// How CPUs come in between each other, instead of what the file says.
+    pub schedule: Option<Schedule>,
+    /// Where seeded choices begin, instead of where the file says.
+    pub seed: Option<u64>,
+}
+
+impl Selection {
+    /// What the files say, on these processors.
+    #[must_use]
+    pub fn of(cpus: &[CpuModel]) -> Self {
+        Self {
+            cpus: cpus.to_vec(),
+            policy: None,
+            variant: None,
+            inject: Vec::new(),
+            fill: None,
+            schedule: None,
+            seed: None,
+        }
+    }
 }
 
 /// One run of one scenario.
@@ -59,11 +81,12 @@ impl Scenario {
     pub fn configs(&self, selection: &Selection) -> Vec<RunConfig> {
         let policies = selection.policy.map_or(self.policy.clone(), |policy| vec![policy]);
         let variants = selection.variant.map_or(self.variant.clone(), |variant| vec![variant]);
+        let fills = selection.fill.map_or(self.fill.clone(), |fill| vec![fill]);
         let mut configs = Vec::new();
         for (&cpu, &policy) in product(&selection.cpus, &policies) {
             for (&pti, &paranoid_rewrite) in product(&self.pti, &self.paranoid_rewrite) {
-                for (&variant, &fill) in product(&variants, &self.fill) {
-                    for (structure_caches, seed, schedule) in self.model_choices(fill) {
+                for (&variant, &fill) in product(&variants, &fills) {
+                    for (structure_caches, seed, schedule) in self.model_choices(fill, selection) {
                         configs.push(RunConfig {
                             cpu,
                             policy,
@@ -87,13 +110,23 @@ impl Scenario {
     }
 
     /// Structure caches, seeds where they make a difference, and schedules.
-    fn model_choices(&self, fill: Fill) -> impl Iterator<Item = (bool, u64, Schedule)> + '_ {
-        let seeds = if fill == Fill::Seeded { &self.seed[..] } else { &[0][..] };
-        let each = move |&schedule: &Schedule| {
-            let of = move |&caches: &bool| seeds.iter().map(move |&seed| (caches, seed, schedule));
-            self.structure_caches.iter().flat_map(of)
+    fn model_choices(&self, fill: Fill, selection: &Selection) -> Vec<(bool, u64, Schedule)> {
+        let of_file = if fill == Fill::Seeded { &self.seed[..] } else { &[0] };
+        let seeds = selection.seed.filter(|_| fill == Fill::Seeded).map(|seed| vec![seed]);
+        let schedules = match (selection.schedule, selection.seed) {
+            (Some(schedule), _) => vec![schedule],
+            (None, None) => self.schedule.clone(),
+            (None, Some(seed)) => {
+                self.schedule.iter().map(|schedule| schedule.from_seed(seed)).collect()
+            }
         };
-        self.schedule.iter().flat_map(each)
+        let mut choices = Vec::new();
+        for (schedule, &caches) in product(&schedules, &self.structure_caches) {
+            let seeds = seeds.as_deref().unwrap_or(of_file);
+            choices.extend(seeds.iter().map(|&seed| (caches, seed, *schedule)));
+        }
+        choices.dedup();
+        choices
     }
 
     fn allows(&self, config: &RunConfig) -> bool {
@@ -114,9 +147,12 @@ impl Scenario {
             self.policy.contains(&policy)
                 || self.verdicts.iter().any(|verdict| verdict.when.policy.contains(&policy))
         };
-        let said = |variant| self.variant.contains(&variant);
+        let said = self.variant.contains(&config.variant)
+            && self.fill.contains(&config.fill)
+            && self.schedule.contains(&config.schedule)
+            && (config.fill != Fill::Seeded || self.seed.contains(&config.seed));
         match selection.policy {
-            _ if !said(config.variant) => Expected::Unstated,
+            _ if !said => Expected::Unstated,
             Some(policy) if !named(policy) => Expected::Unstated,
             _ => Expected::Clean,
         }

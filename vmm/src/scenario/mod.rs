@@ -29,6 +29,8 @@ pub struct Scenario {
     pub name: String,
     /// The file.
     pub file: String,
+    /// What the file says, as written.
+    pub source: String,
     /// One line on what it is about.
     pub summary: String,
     /// Whether the processor may have PCID; empty for any.

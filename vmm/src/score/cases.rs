@@ -59,9 +59,7 @@ fn configs(scenarios: &[Scenario], wanted: &Wanted) -> BTreeSet<(RunConfig, usiz
     let mut configs = BTreeSet::new();
     for (index, scenario) in scenarios.iter().enumerate() {
         for &policy in &policies {
-            let cpus = wanted.cpus.clone();
-            let selection =
-                Selection { cpus, policy: Some(policy), variant: None, inject: Vec::new() };
+            let selection = Selection { policy: Some(policy), ..Selection::of(&wanted.cpus) };
             for config in scenario.configs(&selection) {
                 let fill = match config.fill {
                     Fill::Seeded => Fill::WorstCase,

@@ -1,0 +1,130 @@
+//! `stalemate replay`: what `--record` wrote, judged and run again.
+
+use super::{EXIT_OK, EXIT_UNEXPECTED, ExecutorKind, Failure, run, write};
+use crate::boot::{self, Image, Symbols};
+use crate::oracle::Oracle;
+use crate::report::{Recording, Results, details};
+use crate::runner::{RunResult, Runner, Trace};
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// Arguments of `replay`.
+#[derive(Debug, clap::Args)]
+pub struct ReplayArgs {
+    /// What `run --record` wrote
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// What runs unprivileged instructions [default: kvm where it works, else interp]
+    #[arg(long, value_enum)]
+    executor: Option<ExecutorKind>,
+    /// The kernel (ELF) that was recorded, instead of the built-in guest
+    #[arg(long, value_name = "FILE")]
+    guest: Option<PathBuf>,
+}
+
+/// Judges the recorded events, does the run again, and compares.
+pub fn run(args: &ReplayArgs, device: &Path, out: &mut dyn Write) -> Result<u8, Failure> {
+    let named =
+        |error: &dyn std::fmt::Display| Failure::usage(format!("{}: {error}", args.file.display()));
+    let text = std::fs::read_to_string(&args.file).map_err(|error| named(&error))?;
+    let recording = Recording::read(&text).map_err(|error| named(&error))?;
+    let (scenario, wanted) = recording.run().map_err(|error| named(&error))?;
+    let bytes = match &args.guest {
+        Some(path) => run::own_guest(path)?,
+        None => boot::guest_image(),
+    };
+    let image = Image::parse(bytes).map_err(|error| Failure::usage(error.to_string()))?;
+    let symbols = Symbols::new(bytes);
+    let mut text = format!(
+        "{} on {}: {} events recorded on {}\n",
+        recording.name,
+        recording.config,
+        recording.events.len(),
+        recording.executor
+    );
+    let mut same = true;
+    // The branches of a sweep follow each other: they are no one run, and are judged by running.
+    let swept = crate::inject::Sweep::split(&wanted.faults).0.is_some();
+    if !swept {
+        let rules = judged(&recording.trace());
+        same &= said(&mut text, "the recorded events", &recording, &rules);
+    }
+    let backends = run::backends(args.executor, device)?;
+    for backend in &backends {
+        let mut runner = Runner::new(&image, &symbols, backend);
+        let mut trace = Trace::default();
+        let result = runner
+            .run(&scenario, &wanted, Some(&mut trace))
+            .map_err(|error| Failure::host(&error))?;
+        same &= compared(&mut text, &recording, &result, &trace, backend.name());
+        let results = Results {
+            scenarios: std::slice::from_ref(&scenario),
+            results: std::slice::from_ref(&result),
+            differences: &[],
+            possible: 1,
+            executors: &[backend.name()],
+            symbols: &symbols,
+        };
+        text += &details(&results, &result);
+    }
+    write(out, &text)?;
+    Ok(if same { EXIT_OK } else { EXIT_UNEXPECTED })
+}
+
+/// The rules that the oracle says were violated, of the recorded events alone.
+fn judged(trace: &Trace) -> BTreeSet<String> {
+    let mut oracle = Oracle::default();
+    trace.replay(&mut oracle);
+    oracle.violations().iter().map(|violation| violation.rule.to_string()).collect()
+}
+
+/// Whether the verdict is the recorded one; says so.
+fn said(out: &mut String, what: &str, recording: &Recording, rules: &BTreeSet<String>) -> bool {
+    let recorded: BTreeSet<String> = recording.violates.iter().cloned().collect();
+    let name = |rules: &BTreeSet<String>| match rules.is_empty() {
+        true => "no rule".to_owned(),
+        false => rules.iter().cloned().collect::<Vec<_>>().join(" and "),
+    };
+    let same = *rules == recorded;
+    // Writing to a String cannot fail.
+    let _ = match same {
+        true => writeln!(out, "{what}: {} violated, as recorded", name(rules)),
+        false => writeln!(out, "{what}: {} violated, recorded: {}", name(rules), name(&recorded)),
+    };
+    same
+}
+
+/// Whether the run was the recorded one, event by event; says so.
+fn compared(
+    out: &mut String,
+    recording: &Recording,
+    result: &RunResult,
+    trace: &Trace,
+    executor: &str,
+) -> bool {
+    let rules = result.rules().iter().map(ToString::to_string).collect();
+    let mut same = said(out, &format!("run again on {executor}"), recording, &rules);
+    if result.outcome != recording.outcome {
+        same = false;
+        let _ = writeln!(out, "it came to {}, recorded: {}", result.outcome, recording.outcome);
+    }
+    let alike = trace.events.iter().zip(&recording.events).take_while(|(now, then)| now == then);
+    let seq = alike.count();
+    if trace.header.as_ref() != Some(&recording.header) {
+        same = false;
+        let _ = writeln!(out, "it begins in another state: another kernel, or another version");
+    } else if seq < trace.events.len().max(recording.events.len()) {
+        same = false;
+        let of = |events: &[crate::event::Event]| {
+            events.get(seq).map_or("no more events".to_owned(), |event| format!("{:?}", event.kind))
+        };
+        let _ = writeln!(out, "the events differ from event {seq} on:");
+        let _ = writeln!(out, "  now      {}", of(&trace.events));
+        let _ = writeln!(out, "  recorded {}", of(&recording.events));
+    } else {
+        let _ = writeln!(out, "all {} events are the recorded ones", recording.events.len());
+    }
+    same
+}

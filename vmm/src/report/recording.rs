@@ -1,0 +1,115 @@
+//! What `--record` writes: a run's scenario, its place in the matrix, and its events.
+
+use super::Recorded;
+use crate::event::{Event, TraceHeader};
+use crate::inject::FaultError;
+use crate::runner::{Outcome, Trace};
+use crate::scenario::{Diagnostic, Expected, Run, RunConfig, Scenario, parse};
+use serde::{Deserialize, Serialize};
+
+/// Of the file's form.
+pub const RECORDING_VERSION: u32 = 1;
+
+/// A run as a file keeps it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Recording {
+    /// [`RECORDING_VERSION`].
+    pub version: u32,
+    /// The executor that it ran on.
+    pub executor: String,
+    /// The scenario's name, as reports show it.
+    pub name: String,
+    /// The scenario's file, as reports show it.
+    pub file: String,
+    /// The text of that file.
+    pub source: String,
+    /// Its place in the matrix.
+    pub config: RunConfig,
+    /// What was injected.
+    pub faults: Vec<String>,
+    /// What it came to.
+    pub outcome: Outcome,
+    /// The rules that were violated.
+    pub violates: Vec<String>,
+    /// What the events begin with.
+    pub header: TraceHeader,
+    /// The events.
+    pub events: Vec<Event>,
+}
+
+/// Why a recording cannot be run again.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordingError {
+    /// It is no JSON, or not that of a recording.
+    #[error("not what `stalemate run --record` writes: {0}")]
+    Json(#[from] serde_json::Error),
+    /// It is of another version.
+    #[error("a recording of version {0}; this stalemate reads version {RECORDING_VERSION}")]
+    Version(u32),
+    /// Its scenario is not legal.
+    #[error("its scenario: {0}")]
+    Scenario(#[from] Box<Diagnostic>),
+    /// A fault of it is none.
+    #[error("its faults: {0}")]
+    Fault(#[from] FaultError),
+}
+
+impl Recording {
+    /// Of a run that was traced; nothing where it did not begin.
+    #[must_use]
+    pub fn new(recorded: &Recorded<'_>) -> Option<Self> {
+        let Recorded { scenario, result, trace, executor, .. } = *recorded;
+        Some(Self {
+            version: RECORDING_VERSION,
+            executor: executor.to_owned(),
+            name: scenario.name.clone(),
+            file: scenario.file.clone(),
+            source: scenario.source.clone(),
+            config: result.run.config,
+            faults: result.run.faults.iter().map(ToString::to_string).collect(),
+            outcome: result.outcome,
+            violates: result.rules().iter().map(ToString::to_string).collect(),
+            header: trace.header.clone()?,
+            events: trace.events.clone(),
+        })
+    }
+
+    /// Reads what [`Recording::new`] and `serde_json` wrote.
+    ///
+    /// # Errors
+    /// Where it is something else.
+    pub fn read(text: &str) -> Result<Self, RecordingError> {
+        #[derive(Deserialize)]
+        struct Versioned {
+            version: u32,
+        }
+        let Versioned { version } = serde_json::from_str(text)?;
+        if version != RECORDING_VERSION {
+            return Err(RecordingError::Version(version));
+        }
+        Ok(serde_json::from_str(text)?)
+    }
+
+    /// The scenario and the run.
+    ///
+    /// # Errors
+    /// Where its scenario or a fault is not legal.
+    pub fn run(&self) -> Result<(Scenario, Run), RecordingError> {
+        let scenario = parse(&self.name, &self.file, &self.source).map_err(Box::new)?;
+        let faults = self.faults.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
+        let run = Run {
+            scenario: 0,
+            config: self.config,
+            faults,
+            expected: Expected::Unstated,
+            cost: false,
+        };
+        Ok((scenario, run))
+    }
+
+    /// The trace, as an observer is told it.
+    #[must_use]
+    pub fn trace(&self) -> Trace {
+        Trace::opened(self.header.clone(), self.events.clone())
+    }
+}
