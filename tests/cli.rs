@@ -163,7 +163,7 @@ fn bad_usage_and_bad_input_exit_with_2_before_anything_boots() {
         (&["run", MARK, "--inject", "drop mrk"], "`mrk` is no operation; use one of"),
         (&["run", MARK, "--executor", "bochs"], "possible values: kvm, interp, both"),
         (&["run", "--guest", "/dev/null"], "not a readable 64-bit ELF file"),
-        (&["explain", "nothing"], "no rule, fault, policy or fill"),
+        (&["explain", "nothing"], "no rule, fault, policy, fill or variant"),
         (&["frobnicate"], "unrecognized subcommand"),
     ] {
         let error = fails(arguments, 2);

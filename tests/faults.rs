@@ -48,15 +48,19 @@ fn each_class_has_its_example() {
 fn the_score_of_the_mark_scenario_is_what_it_was() {
     let score = score(&["user-flush-on-next-return", "--cpu", "pcid", "--policy", "split"]);
     let wanted = serde_json::json!({
-        "caught": 32, "covered": 5, "harmless": 62, "stopped": 4, "not-applied": 107, "escaped": 2,
+        "caught": 34, "covered": 5, "harmless": 62, "stopped": 4, "not-applied": 121, "escaped": 0,
     });
     assert_eq!(score["score"]["classes"], wanted);
-    // Stores to `MmState` are no events, so that no rule can speak of a generation that fell.
-    for one in score["faults"].as_array().into_iter().flatten() {
-        let fault = one["fault"].as_str().unwrap_or_default();
-        let escaped = one["class"] == "escaped";
-        assert_eq!(escaped, fault.starts_with("drop mm-generation"), "{fault}");
-    }
+}
+
+#[test]
+fn the_score_of_a_shootdown_is_what_it_was() {
+    let score = score(&["shootdown", "--cpu", "pcid", "--policy", "split"]);
+    let wanted = serde_json::json!({
+        "caught": 95, "covered": 14, "harmless": 128, "stopped": 8, "not-applied": 263,
+        "escaped": 0,
+    });
+    assert_eq!(score["score"]["classes"], wanted);
 }
 
 #[test]

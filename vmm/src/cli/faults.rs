@@ -61,6 +61,7 @@ pub fn run(args: &FaultsArgs, device: &Path, out: &mut dyn Write) -> Result<u8, 
         executor: backend.name(),
         possible,
         without,
+        stride,
     };
     let text = match args.format {
         Format::Json => {

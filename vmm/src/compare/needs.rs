@@ -14,15 +14,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::mem::{offset_of, size_of};
 
 /// The words of `TlbState`, by where each begins.
-const WORDS: [(usize, &str); 7] = [
+const WORDS: [(usize, &str); 10] = [
     (offset_of!(TlbState, loaded_mm), "loaded_mm"),
     (offset_of!(TlbState, loaded_mm_asid), "loaded_mm_asid"),
+    (offset_of!(TlbState, is_lazy), "is_lazy"),
     (offset_of!(TlbState, next_asid), "next_asid"),
     (offset_of!(TlbState, invalidate_other), "invalidate_other"),
     (offset_of!(TlbState, user_pcid_flush_mask), "user_pcid_flush_mask"),
     (offset_of!(TlbState, cr4), "cr4"),
     (offset_of!(TlbState, slots), "slots"),
+    (offset_of!(TlbState, pending), "pending"),
+    (offset_of!(TlbState, waiting), "waiting"),
 ];
+
+/// Where a CPU's own block, which GS points to, has the address of its `TlbState`.
+const TLB_STATE_POINTER: u64 = 32;
 
 /// The guest's type for each policy, and the module that it is in.
 const TYPES: [(Policy, &str, &str); 6] = [
@@ -154,8 +160,10 @@ impl<'a> Disassembly<'a> {
         let functions = self.reached(roots);
         let code: Vec<Instruction> =
             functions.iter().flat_map(|&(start, end)| self.instructions(start, end)).collect();
-        let words: BTreeMap<u64, &str> =
-            code.iter().flat_map(|instruction| self.state_words(instruction)).collect();
+        let words: BTreeMap<u64, &str> = functions
+            .iter()
+            .flat_map(|&(start, end)| state_words(&self.instructions(start, end)))
+            .collect();
         let marks = words.values().any(|word| *word == "user_pcid_flush_mask");
         let (path, mark) = self.return_path();
         Needs {
@@ -164,27 +172,6 @@ impl<'a> Disassembly<'a> {
             words,
             return_branches: path - if marks { 0 } else { mark.branches },
         }
-    }
-
-    /// The words of `TlbState` whose address an instruction holds.
-    fn state_words(&self, instruction: &Instruction) -> Vec<(u64, &'static str)> {
-        let Some(base) = self.symbols.address("stalemate_guest::arch::percpu::TLB_STATE") else {
-            return Vec::new();
-        };
-        let mut held = vec![instruction.memory_displacement64()];
-        for operand in 0..instruction.op_count() {
-            if matches!(instruction.op_kind(operand), OpKind::Immediate64 | OpKind::Immediate32to64)
-            {
-                held.push(instruction.immediate(operand));
-            }
-        }
-        let named = held.into_iter().filter_map(|address| {
-            let offset =
-                address.checked_sub(base.0).filter(|at| *at < size_of::<TlbState>() as u64)?;
-            let word = WORDS.iter().rev().find(|(at, _)| *at as u64 <= offset)?;
-            Some((offset, word.1))
-        });
-        named.collect()
     }
 
     /// The return path from the read of CR3 to its load: conditional branches, and the mark's
@@ -212,6 +199,48 @@ impl<'a> Disassembly<'a> {
         code.drain(..read.unwrap_or(0));
         code
     }
+}
+
+/// The words of `TlbState` that a function's instructions reach by the pointer to it. Registers are
+/// followed in the order of the code, and no further than the next call.
+fn state_words(code: &[Instruction]) -> Vec<(u64, &'static str)> {
+    let mut info = InstructionInfoFactory::new();
+    let mut pointers: BTreeMap<Register, u64> = BTreeMap::new();
+    let mut found = Vec::new();
+    for instruction in code {
+        let base = pointers.get(&instruction.memory_base()).copied();
+        let reached = base.map(|base| base.wrapping_add(instruction.memory_displacement64()));
+        if let Some(offset) = reached.filter(|at| *at < size_of::<TlbState>() as u64) {
+            let word = WORDS.iter().rev().find(|(at, _)| *at as u64 <= offset);
+            found.extend(word.map(|word| (offset, word.1)));
+        }
+        let to = instruction.op0_register().full_register();
+        let from = pointers.get(&instruction.op1_register()).copied();
+        let pointer = match instruction.mnemonic() {
+            Mnemonic::Mov if instruction.op1_kind() == OpKind::Memory => {
+                let own = instruction.memory_segment() == Register::GS
+                    && instruction.memory_displacement64() == TLB_STATE_POINTER;
+                own.then_some(0)
+            }
+            Mnemonic::Mov => from,
+            Mnemonic::Lea => reached,
+            Mnemonic::Add if instruction.op1_kind() != OpKind::Register => {
+                let immediate = || instruction.try_immediate(1).ok();
+                pointers.get(&to).and_then(|base| Some(base.wrapping_add(immediate()?)))
+            }
+            _ => None,
+        };
+        if instruction.flow_control() == FlowControl::Call {
+            pointers.clear();
+        }
+        for used in info.info(instruction).used_registers() {
+            if matches!(used.access(), OpAccess::Write | OpAccess::ReadWrite) {
+                pointers.remove(&used.register().full_register());
+            }
+        }
+        pointers.extend(pointer.map(|offset| (to, offset)));
+    }
+    found
 }
 
 /// The backward slice of the test of the mark: the test, the branch on it, and what computes the

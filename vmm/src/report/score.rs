@@ -26,6 +26,8 @@ pub struct Score<'a> {
     pub possible: usize,
     /// A rule that was left out.
     pub without: Option<RuleId>,
+    /// Of the boundaries of an interrupt at each, one in so many was tried.
+    pub stride: usize,
 }
 
 /// Faults by class, and who caught or covered them.
@@ -133,6 +135,13 @@ pub fn score_text(score: &Score<'_>) -> String {
         }
     }
     row("all", &Tally::of(score.scored));
+    if score.stride > 1 {
+        let stride = score.stride;
+        let _ = writeln!(
+            out,
+            "\nnmi@each and irq@each tried one boundary in {stride}; `--stride 1` tries them all"
+        );
+    }
     let escapes = score.escapes();
     for one in escapes.iter().take(ESCAPES_SHOWN) {
         let scenario = &score.scenarios[one.scenario];
@@ -203,6 +212,7 @@ pub fn score_json(score: &Score<'_>) -> Value {
         "executor": score.executor,
         "possible_faults": score.possible,
         "without": score.without,
+        "stride": score.stride,
         "score": Tally::of(score.scored).json(),
         "forms": forms,
         "cells": cells,
