@@ -1,0 +1,156 @@
+//! Many CPUs: which runs when is a function of the scenario and the seed, on either executor.
+#![allow(missing_docs)]
+
+mod common;
+
+use common::{Bench, backends, benches, builtin, config, scenario};
+use stalemate::arch::addr::CpuId;
+use stalemate::event::{Event, Kind};
+use stalemate::executor::Backend;
+use stalemate::fuzz::correct_policies;
+use stalemate::machine::{HOLD_POINTS, Schedule};
+use stalemate::runner::{Outcome, Trace};
+use stalemate::scenario::{CPUS, CpuModel, Policy, RunConfig, Scenario, Selection};
+use stalemate_shared::tlb_state::{SWITCHING, TlbState};
+use std::collections::BTreeSet;
+use std::mem::offset_of;
+
+fn with_many_cpus() -> Vec<Scenario> {
+    let all = stalemate::scenario::builtin().unwrap_or_else(|error| panic!("{error}"));
+    all.into_iter().filter(|scenario| scenario.cpus() > 1).collect()
+}
+
+#[test]
+fn correct_policies_are_clean_however_cpus_come_in_between_each_other() {
+    let bench = Bench::new(Backend::interp());
+    let mut runner = bench.runner();
+    let mut stale = 0;
+    let scenarios = with_many_cpus();
+    assert!(scenarios.len() >= 8);
+    let named = |cpu: &CpuModel| matches!(cpu.name, "pcid" | "pcid-invpcid");
+    let cpus: Vec<CpuModel> = CPUS.into_iter().filter(named).collect();
+    for scenario in &scenarios {
+        for policy in correct_policies() {
+            let seeds = 0..3;
+            let both = |seed| [Schedule::Events(seed), Schedule::Instructions(seed)];
+            for schedule in seeds.flat_map(both) {
+                let selection = Selection {
+                    policy: Some(policy),
+                    schedule: Some(schedule),
+                    ..Selection::of(&cpus)
+                };
+                for run in
+                    scenario.runs(0, &selection).into_iter().filter(|run| run.faults.is_empty())
+                {
+                    let result = runner.run(scenario, &run, None).expect("the host works");
+                    let clean = matches!(result.outcome, Outcome::Clean | Outcome::Vacuous);
+                    assert!(clean, "{} on {}: {}", scenario.name, run.config, result.outcome);
+                    stale += result.obligations.len();
+                }
+            }
+        }
+    }
+    assert!(stale > 1000, "{stale}");
+}
+
+fn of_seed(bench: &Bench, schedule: Schedule) -> Vec<Event> {
+    let config = RunConfig { schedule, cpus: 2, ..config("pcid", Policy::Split, true) };
+    bench.record(&builtin("two-shooters"), config, &[]).1.events
+}
+
+#[test]
+fn a_seed_gives_the_same_events_on_every_executor_and_another_seed_others() {
+    let benches = benches();
+    for schedule in [Schedule::Events(0), Schedule::Instructions(0)] {
+        let mut seen = BTreeSet::new();
+        for seed in 0..5 {
+            let schedule = schedule.from_seed(seed);
+            let events = of_seed(&benches[0], schedule);
+            for bench in &benches {
+                assert_eq!(of_seed(bench, schedule), events, "{schedule:?}");
+            }
+            let cpus: Vec<u8> = events.iter().map(|event| event.cpu.0).collect();
+            seen.insert(cpus);
+        }
+        assert!(seen.len() > 1, "{schedule:?}: seeds make a difference");
+    }
+}
+
+/// The last event of CPU 0 before the step of CPU 1 that is done while it is held.
+fn held_at(bench: &Bench, cpu: &str, before: &str, step: &str, point: &str) -> Event {
+    let steps = format!(
+        "A map u0 red\nB map u1 red\nA user read u0 -> red\ncpu1 A user read u0 -> red\n{before}\n\
+         cpu0 {step} until {point}\ncpu1 user nop\ncpu0 resume"
+    );
+    let scenario = scenario(&steps);
+    let config = RunConfig { cpus: 2, ..config(cpu, Policy::Split, true) };
+    let (result, Trace { events, .. }) = bench.record(&scenario, config, &[]);
+    assert!(result.mismatches.is_empty(), "{point}: {:?}", result.mismatches);
+    let index = scenario.steps.len() - 2;
+    let begins = |event: &&Event| {
+        event.cpu == CpuId(1)
+            && matches!(event.kind, Kind::StepBegin { index: at, .. } if at == index)
+    };
+    let begin = events.iter().find(begins).expect("cpu1 had its step").seq;
+    // What the TLB filled because of it follows it.
+    let own = |event: &&&Event| {
+        let filled = matches!(event.kind, Kind::AccessedDirty { .. } | Kind::Fill { .. });
+        event.cpu == CpuId(0) && event.seq < begin && !filled
+    };
+    let last = events.iter().rev().find(|event| own(&event)).expect("cpu0 did something");
+    let ended = matches!(last.kind, Kind::StepEnd { .. });
+    assert!(!ended, "{point}: cpu0 was not held");
+    last.clone()
+}
+
+#[test]
+fn a_cpu_is_held_right_after_its_event() {
+    let mask = offset_of!(TlbState, user_pcid_flush_mask) as u64;
+    let slots = offset_of!(TlbState, slots) as u64;
+    let flush = "A flush_tlb_one_user u0";
+    let is = |point: &str, kind: &Kind| match (point, kind) {
+        ("start", Kind::StepBegin { .. })
+        | ("primitive", Kind::PrimitiveBegin(_))
+        | ("table-store", Kind::TableStore { .. })
+        | ("generation" | "cpumask", Kind::MmStore { .. })
+        | ("cr3", Kind::LoadCr3 { .. })
+        | ("invlpg", Kind::Invlpg { .. })
+        | ("invpcid", Kind::Invpcid { .. })
+        | ("ipi", Kind::Ipi { .. })
+        | ("interrupt", Kind::Delivered { .. })
+        | ("freed", Kind::FrameFreed { .. })
+        | ("user", Kind::UserEntry) => true,
+        ("switching", Kind::StateStore { offset: 0, new, .. }) => *new == SWITCHING,
+        ("loaded-mm", Kind::StateStore { offset: 0, new, .. }) => *new != SWITCHING,
+        ("slot", Kind::StateStore { offset, .. }) => *offset >= slots,
+        ("mark", Kind::StateStore { offset, old, new, .. }) => *offset == mask && new > old,
+        ("consume", Kind::StateStore { offset, old, new, .. }) => *offset == mask && new < old,
+        _ => false,
+    };
+    for backend in backends() {
+        let bench = Bench::new(backend);
+        for (point, cpu, before, step) in [
+            ("start", "pcid", "", flush),
+            ("primitive", "pcid", "", flush),
+            ("table-store", "pcid", "", "A remap u0 blue"),
+            ("generation", "pcid", "", flush),
+            ("cpumask", "pcid", "", "B switch_mm"),
+            ("switching", "pcid", "", "B switch_mm"),
+            ("loaded-mm", "pcid", "", "B switch_mm"),
+            ("slot", "pcid", "", "B switch_mm"),
+            ("mark", "pcid", "", flush),
+            ("consume", "pcid", flush, "A user nop"),
+            ("cr3", "pcid", "", "A user nop"),
+            ("invlpg", "pcid", "", flush),
+            ("invpcid", "pcid-invpcid", "", flush),
+            ("ipi", "pcid", "", flush),
+            ("interrupt", "pcid", "", "A user read u5 -> fault"),
+            ("freed", "pcid", "A map v0 red", "A free_table v0"),
+            ("user", "pcid", "", "A user nop"),
+        ] {
+            assert!(HOLD_POINTS.iter().any(|(name, ..)| *name == point));
+            let event = held_at(&bench, cpu, before, step, point);
+            assert!(is(point, &event.kind), "{point}: held at {:?}", event.kind);
+        }
+    }
+}
