@@ -20,6 +20,23 @@ history:
 both:
     cargo run --release -- run --executor both
 
+# Every fault against every scenario and policy, on every named CPU: the detection score
+faults:
+    cargo run --release -- faults --cpu all
+
+# A million random programs under every correct policy
+fuzz count="1000000" seed="1":
+    cargo run --release -- fuzz --count {{count}} --seed {{seed}} --out target/fuzz
+
+# The policies side by side, and docs/findings.md written anew
+compare:
+    cargo run --release -- compare --cpu all --svg target/compare.svg
+    STALEMATE_BLESS=1 cargo test -p stalemate --test findings
+
+# The historical bugs on both executors
+zoo:
+    cargo run --release -- run zoo --executor both
+
 # An NMI and an interrupt before every instruction of the NMI scenario
 interrupts:
     cargo run --release -- run nmi-window --executor interp --inject nmi@each

@@ -5,6 +5,7 @@ mod common;
 
 use serde_json::Value;
 use stalemate::executor::REQUIRE_KVM;
+use stalemate::oracle::RULES;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -126,6 +127,7 @@ fn the_json_report_follows_its_schema() {
     for arguments in [
         &["run", "--format", "json", "--cpu", "pcid,nopcid"][..],
         &["run", MARK, "--format", "json", "--inject", "set noflush@return"],
+        &["run", "zoo", "--format", "json", "--cpu", "pcid", "--executor", "interp"],
     ] {
         let report: Value = serde_json::from_slice(&stalemate(arguments).stdout).expect("JSON");
         let errors: Vec<String> =
@@ -138,6 +140,8 @@ fn the_json_report_follows_its_schema() {
     .expect("JSON");
     broken["runs"][0]["outcome"] = "fine".into();
     assert!(!validator.is_valid(&broken), "the schema can refuse");
+    let rules: Vec<&str> = RULES.iter().map(|rule| rule.name).collect();
+    assert_eq!(schema["$defs"]["rule"]["enum"], serde_json::json!(rules));
 }
 
 #[test]
