@@ -77,8 +77,13 @@ fn zoo() -> Result<String, Failure> {
         // Writing to a String cannot fail.
         let _ = writeln!(
             out,
-            "{}\n    {} ({}, {})\n    {}\n    breaks {} in {function}",
-            scenario.name, zoo.reference, zoo.system, zoo.year, scenario.summary, zoo.rule
+            "{}\n    {} ({}{})\n    {}\n    breaks {} in {function}",
+            scenario.name,
+            zoo.reference,
+            zoo.system,
+            zoo.year.map(|year| format!(", {year}")).unwrap_or_default(),
+            scenario.summary,
+            zoo.rule
         );
     }
     let _ =

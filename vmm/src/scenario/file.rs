@@ -102,7 +102,7 @@ struct RawKernel {
 #[serde(deny_unknown_fields)]
 struct RawZoo {
     reference: String,
-    year: u16,
+    year: Option<u16>,
     system: String,
     rule: Spanned<String>,
 }

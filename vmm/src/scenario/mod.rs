@@ -75,8 +75,8 @@ pub struct Scenario {
 pub struct ZooRow {
     /// Where it is told: commit, CVE or advisory.
     pub reference: String,
-    /// When it was found.
-    pub year: u16,
+    /// When it was mended, where that is known.
+    pub year: Option<u16>,
     /// Whose it was.
     pub system: String,
     /// The rule that it breaks.
