@@ -42,8 +42,11 @@ pub struct About {
     pub statement: &'static str,
     /// What it rests on.
     pub source: &'static str,
-    /// A built-in scenario, and the fault or policy, that violates it.
+    /// Arguments of `stalemate run` with which it is violated, by a built-in scenario; a test
+    /// tries.
     pub violated_by: &'static str,
+    /// The same for what comes close and does not.
+    pub near_miss: &'static str,
     /// Whether it counts costs instead of failing runs.
     pub is_cost: bool,
 }

@@ -12,7 +12,8 @@ pub const ABOUT: About = About {
     statement: "(cost) A flush removed more than its downgrade asked for; says how many live \
                 entries were lost.",
     source: "Hansen, 27 Nov 2017: a small hammer silently made big hides bugs",
-    violated_by: "any scenario with policy full; counted, and never a failure",
+    violated_by: "user-half --cpu pcid --policy full",
+    near_miss: "user-half --cpu pcid-invpcid --policy split --inject \"repeat invlpg#2\"",
     is_cost: true,
 };
 

@@ -11,7 +11,8 @@ pub const ABOUT: About = About {
     statement: "With PCID and PTI on, bits 11 and 12 of CR3 agree at every load; without PTI bit 11, \
                 which tells user PCIDs, is never set.",
     source: "Linux calling.h, ADJUST_KERNEL_CR3 and SWITCH_TO_USER_CR3 (8a09317b895f)",
-    violated_by: "mark-consumed with `alter pcid@return#1` on pcid",
+    violated_by: "mark-consumed --cpu pcid --policy split --inject \"alter pcid@return#1\"",
+    near_miss: "mark-consumed --cpu pcid --policy split --inject \"clear noflush@return\"",
     is_cost: false,
 };
 

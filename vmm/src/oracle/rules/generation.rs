@@ -17,7 +17,8 @@ pub const ABOUT: About = About {
     statement: "A slot's TLB generation never exceeds what has been flushed in its kernel PCID, \
                 never exceeds its address space's, and never falls for one context id.",
     source: "Linux arch/x86/mm/tlb.c, flush_tlb_func; 94b1b03b519b (tlb_gen tracking)",
-    violated_by: "two-spaces with `early generation`",
+    violated_by: "shootdown --cpu pcid --policy split --inject \"drop cr3@flush\"",
+    near_miss: "shootdown --cpu pcid --policy split --inject \"drop generation#1\"",
     is_cost: false,
 };
 

@@ -12,7 +12,8 @@ pub const ABOUT: About = About {
     name: "loaded-mm",
     statement: "When `loaded_mm` is set to an address space, CR3 holds its root.",
     source: "invariant S1 of the protocol; Linux switch_mm_irqs_off, which checks it in debug builds",
-    violated_by: "two-spaces with `drop cr3@switch`",
+    violated_by: "two-spaces --cpu pcid --policy split --inject \"drop cr3@switch#1\"",
+    near_miss: "two-spaces --cpu pcid --policy split --inject \"repeat cr3@switch#1\"",
     is_cost: false,
 };
 

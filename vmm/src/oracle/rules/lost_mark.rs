@@ -16,7 +16,9 @@ pub const ABOUT: About = About {
                 user mode next runs under it on that CPU. Reported at the load that kept it, \
                 naming the clear.",
     source: "Linux 21e944591102 (RESTORE_CR3); invariants U4 and U6 of the protocol",
-    violated_by: "nmi-window with `nmi@after-mark` and `clear-mark@paranoid-exit` on pcid",
+    violated_by: "nmi-window --cpu pcid --policy split --inject nmi@after-mark \
+                  --inject clear-mark@paranoid-exit",
+    near_miss: "nmi-window --cpu pcid --policy split --inject nmi@after-mark",
     is_cost: false,
 };
 

@@ -15,8 +15,8 @@ pub const ABOUT: About = About {
                 entries, none of them stale and none of them of another root. A load without \
                 PCIDs, which must flush, is none.",
     source: "SDM vol. 3, 4.10.4.3: where invalidation is optional",
-    violated_by: "mark-consumed with `clear noflush@return`; counted, and a failure only where a \
-                  scenario says so",
+    violated_by: "mark-consumed --cpu pcid --policy split --inject \"clear noflush@return\"",
+    near_miss: "mark-consumed --cpu pcid --policy split --inject \"repeat mark#1\"",
     is_cost: true,
 };
 

@@ -13,7 +13,8 @@ pub const ABOUT: About = About {
     statement: "A downgrade that no primitive covers, and that no mark defers, is flushed by the end of its step or before its frame is freed. An edit's step \
                 lasts until the first step that is neither an edit nor a flush.",
     source: "SDM vol. 3, 4.10.5: the old frame must not be reused before the flush",
-    violated_by: "forgotten-flush",
+    violated_by: "forgotten-flush --cpu pcid --policy split",
+    near_miss: "batched-unmap --cpu pcid --policy split",
     is_cost: false,
 };
 

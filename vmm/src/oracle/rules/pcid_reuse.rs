@@ -12,7 +12,8 @@ pub const ABOUT: About = About {
     name: "pcid-reuse",
     statement: "A PCID never becomes current for a root while it holds entries of another root.",
     source: "SDM vol. 3, 4.10.4.2: reusing a PCID needs bit 63 clear or INVPCID",
-    violated_by: "six-slots with `drop mark`",
+    violated_by: "pcid-reuse --cpu pcid --policy split --inject \"set noflush@switch#6\"",
+    near_miss: "pcid-reuse --cpu pcid --policy split --inject \"repeat cr3@switch#6\"",
     is_cost: false,
 };
 

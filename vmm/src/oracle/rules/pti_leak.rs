@@ -13,7 +13,8 @@ pub const ABOUT: About = About {
     statement: "In user mode no entry of the active PCID, and no global entry, translates a \
                 kernel address outside the trampoline.",
     source: "CVE-2017-5754; Linux aa8c6248f8c7 (PTI infrastructure)",
-    violated_by: "global-under-pti",
+    violated_by: "global-under-pti --cpu pcid --policy split",
+    near_miss: "nmi-window --cpu pcid --policy split --inject nmi@after-user-cr3",
     is_cost: false,
 };
 

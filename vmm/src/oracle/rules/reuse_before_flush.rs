@@ -15,7 +15,8 @@ pub const ABOUT: About = About {
                 still reach it through a cached entry of its current PCID or a global one, or by \
                 walking a root it can load. The kernel's map of all memory does not count.",
     source: "SDM vol. 3, 4.10.5; CVE-2018-18281 (eb66ae030829), Linux 2ff6ddf19c0e",
-    violated_by: "reused-frame",
+    violated_by: "table-freed-before-shootdown --cpu pcid",
+    near_miss: "freed-table --cpu pcid --policy split",
     is_cost: false,
 };
 

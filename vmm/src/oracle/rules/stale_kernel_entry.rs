@@ -9,7 +9,8 @@ pub const ABOUT: About = About {
     statement: "When a flush primitive returns, no entry it covers is stale in the current \
                 kernel PCID or among globals.",
     source: "SDM vol. 3, 4.10.4.2; Linux flush_tlb_one_user, flush_tlb_one_kernel",
-    violated_by: "unmap with `drop invlpg#1`",
+    violated_by: "unmap --cpu pcid --policy split --inject \"drop invlpg#1\"",
+    near_miss: "unmap --cpu pcid --policy split --inject \"repeat invlpg#1\"",
     is_cost: false,
 };
 

@@ -12,7 +12,8 @@ pub const ABOUT: About = About {
                 due-stale entry.",
     source: "Zijlstra's audit of 30 Nov 2017 \
              (20171130124319.ovyierac7ywxzhjy); Linux 2ea907c4fe7b",
-    violated_by: "parked-kernel with policy unsplit",
+    violated_by: "parked-kernel --cpu pcid --policy unsplit",
+    near_miss: "parked-kernel --cpu nopcid --policy unsplit",
     is_cost: false,
 };
 

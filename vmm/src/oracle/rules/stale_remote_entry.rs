@@ -15,7 +15,8 @@ pub const ABOUT: About = About {
                 returns, it holds no stale entry for it in its current PCID or among globals; a \
                 lazy CPU none, where tables are freed.",
     source: "SDM vol. 3, 4.10.5; Linux fea4e317f9e7 (CVE-2025-37964), 2ff6ddf19c0e",
-    violated_by: "switching-cpu-skipped",
+    violated_by: "shootdown --cpu pcid --policy split --inject \"early ack\"",
+    near_miss: "shootdown --cpu pcid --policy split --inject \"repeat ack\"",
     is_cost: false,
 };
 

@@ -11,7 +11,8 @@ pub const ABOUT: About = About {
                 global, is one that user mode, or the entry path before its CR3 switch, could \
                 use.",
     source: "Linux 6fd166aae78c; SDM vol. 3, 4.10.4.2 and 4.10.5",
-    violated_by: "user-flush-on-next-return with `drop mark#1` on pcid",
+    violated_by: "user-flush-on-next-return --cpu pcid --policy split --inject \"drop mark#1\"",
+    near_miss: "user-flush-on-next-return --cpu pcid --policy split --inject \"repeat mark#1\"",
     is_cost: false,
 };
 

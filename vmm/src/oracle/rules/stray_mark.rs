@@ -11,7 +11,8 @@ pub const ABOUT: About = About {
     name: "stray-mark",
     statement: "A mark is the bit of a slot's kernel PCID; no return consumes another.",
     source: "invariant U5 of the protocol; Linux invalidate_user_asid (kern_pcid, not asid)",
-    violated_by: "user-flush-on-next-return with `alter mark#1` on pcid",
+    violated_by: "user-flush-on-next-return --cpu pcid --policy split --inject \"alter mark#1\"",
+    near_miss: "user-flush-on-next-return --cpu pcid --policy split --inject \"repeat mark#1\"",
     is_cost: false,
 };
 

@@ -1,0 +1,56 @@
+//! What each rule says of itself is true: the run that it names as violating it does, and the one
+//! that it names as close does not.
+#![allow(missing_docs)]
+
+use serde_json::Value;
+use stalemate::oracle::RULES;
+use std::process::Command;
+
+/// The runs that `stalemate run` makes of these arguments.
+fn runs(arguments: &str) -> Vec<Value> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_stalemate"));
+    command.args(["run", "--executor", "interp", "--format", "json"]);
+    // Quotes hold a fault's words together, and nothing else is quoted.
+    for (index, part) in arguments.split('"').enumerate() {
+        match index % 2 {
+            0 => command.args(part.split_whitespace()),
+            _ => command.arg(part),
+        };
+    }
+    let output = command.output().expect("the program runs");
+    let report: Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|_| panic!("{arguments}: {}", String::from_utf8_lossy(&output.stderr)));
+    report["runs"].as_array().expect("runs").clone()
+}
+
+/// Whether the rule spoke in this run, or counted where it is about costs.
+fn speaks(run: &Value, rule: &str) -> bool {
+    match rule {
+        "big-hammer" => run["big_hammers"] != 0,
+        "needless-flush" => run["needless_flushes"] != 0,
+        _ => {
+            let violations = run["violations"].as_array().expect("violations");
+            violations.iter().any(|violation| violation["rule"] == rule)
+        }
+    }
+}
+
+#[test]
+fn the_run_that_a_rule_names_violates_it() {
+    for rule in RULES {
+        let runs = runs(rule.violated_by);
+        assert!(runs.iter().any(|run| speaks(run, rule.name)), "{}", rule.violated_by);
+    }
+}
+
+#[test]
+fn the_run_that_comes_close_does_not() {
+    for rule in RULES {
+        for run in runs(rule.near_miss) {
+            assert!(!speaks(&run, rule.name), "{}", rule.near_miss);
+            assert_eq!(run["outcome"], "clean", "{}: {}", rule.name, rule.near_miss);
+            let owed = run["obligations"].as_array().expect("obligations");
+            assert!(!owed.is_empty(), "{}: nothing was stale", rule.near_miss);
+        }
+    }
+}
