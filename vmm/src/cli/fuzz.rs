@@ -3,8 +3,8 @@
 use super::{EXIT_OK, EXIT_UNEXPECTED, ExecutorKind, Failure, Format, input, write};
 use crate::executor::{Backend, REQUIRE_KVM, kvm_is_required};
 use crate::fuzz::report::{About, Report, json, text};
-use crate::fuzz::{Beside, Campaign, correct_policies, run};
-use crate::scenario::CPUS;
+use crate::fuzz::{Beside, Campaign, correct_policies, run, zoo};
+use crate::scenario::{CPUS, Policy};
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,6 +31,9 @@ pub struct FuzzArgs {
     /// Let the kernel make this historical mistake
     #[arg(long, value_name = "VARIANT")]
     variant: Option<String>,
+    /// Count how many programs it takes to find each historical bug, at most --count each
+    #[arg(long, conflicts_with_all = ["variant", "out"])]
+    zoo: bool,
     /// Processors, separated by commas [default: all]
     #[arg(long, value_name = "LIST")]
     cpu: Option<String>,
@@ -52,6 +55,7 @@ type Executors = (Backend, Result<(Backend, u64), String>);
 pub fn fuzz(args: &FuzzArgs, device: &Path, out: &mut dyn Write) -> Result<u8, Failure> {
     let policies = match input::policy(args.policy.as_deref())? {
         Some(policy) => vec![policy],
+        None if args.zoo => vec![Policy::Split],
         None => correct_policies(),
     };
     let cpus = match &args.cpu {
@@ -75,6 +79,9 @@ pub fn fuzz(args: &FuzzArgs, device: &Path, out: &mut dyn Write) -> Result<u8, F
         beside: beside.map(|(executor, one_in)| Beside { executor, one_in: *one_in }),
         threads: std::thread::available_parallelism().map_or(1, usize::from).min(2),
     };
+    if args.zoo {
+        return discover(&campaign, args.format, out);
+    }
     let start = Instant::now();
     let progress = Progress::new(args.count * policies.len() as u64);
     let report = run(&campaign, &|runs| progress.add(runs));
@@ -100,6 +107,21 @@ pub fn fuzz(args: &FuzzArgs, device: &Path, out: &mut dyn Write) -> Result<u8, F
         eprintln!("{:.1} s", start.elapsed().as_secs_f64());
     }
     Ok(if report.failing.is_empty() { EXIT_OK } else { EXIT_UNEXPECTED })
+}
+
+/// Counts the programs that each historical bug takes. No executor runs beside: it is about time to
+/// a finding, which the other would not change.
+fn discover(campaign: &Campaign<'_>, format: Format, out: &mut dyn Write) -> Result<u8, Failure> {
+    let alone = Campaign { beside: None, ..*campaign };
+    let found = zoo::discover(&alone, &mut |_| ()).map_err(|error| Failure::host(&error))?;
+    let shown = match format {
+        Format::Text => zoo::text(&alone, &found),
+        Format::Json => {
+            serde_json::to_string_pretty(&zoo::json(&alone, &found)).unwrap_or_default() + "\n"
+        }
+    };
+    write(out, &shown)?;
+    Ok(EXIT_OK)
 }
 
 /// The executors that are asked for. Without KVM, the comparison that nobody asked for is skipped.

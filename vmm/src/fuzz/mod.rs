@@ -11,6 +11,7 @@ pub mod report;
 pub mod run;
 pub mod script;
 pub mod shrink;
+pub mod zoo;
 
 use crate::executor::Backend;
 use crate::machine::BootError;

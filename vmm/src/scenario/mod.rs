@@ -13,7 +13,7 @@ pub use diagnostic::{Diagnostic, nearest, suggest};
 pub use file::parse;
 pub use matrix::{Expected, Run, Selection};
 pub(crate) use step::parse as parse_step;
-pub use step::{Change, Expect, Page, Step};
+pub use step::{Change, Expect, Page, Step, VERBS, Verb};
 
 use crate::arch::tlb::Fill;
 use crate::inject::Fault;

@@ -1,0 +1,82 @@
+//! Accesses: `user read`, `kernel write` and their like.
+
+use super::super::diagnostic::nearest;
+use super::verbs::Parsed;
+use super::words::{Words, parse_value};
+use super::{Change, Expect, StepError};
+use crate::event::StepClass;
+use stalemate_shared::layout::{COLOURS, colour_word};
+use stalemate_shared::step::op;
+
+/// Rounds of `user spin` at most: fewer instructions than an executor gives a guest without a
+/// trap.
+const MAX_ROUNDS: u64 = 1_000_000;
+
+/// What follows `user` or `kernel`.
+pub fn access(words: &mut Words<'_>, user: bool) -> Result<Parsed, StepError> {
+    let what = words.next("`read`, `write` or `nop`")?;
+    let class = StepClass::Other;
+    match what {
+        "nop" if user => Ok((op::USER_NOP, [0; 3], class, Expect::Done, Change::None)),
+        "read" => {
+            let page = words.page()?;
+            let expect = expectation(words, true)?.unwrap_or(Expect::Done);
+            let opcode = if user { op::USER_READ } else { op::KERNEL_READ };
+            Ok((opcode, [page.address(), 0, 0], class, expect, Change::None))
+        }
+        "write" => {
+            let page = words.page()?;
+            let given = words.words.get(words.at).and_then(|word| parse_value(word));
+            words.at += usize::from(given.is_some());
+            let value = given.unwrap_or(0x57a1_e000);
+            let expect = expectation(words, false)?.unwrap_or(Expect::Done);
+            let opcode = if user { op::USER_WRITE } else { op::KERNEL_WRITE };
+            Ok((opcode, [page.address(), value, 0], class, expect, Change::None))
+        }
+        "spin" if user => {
+            let page = words.page()?;
+            let word = words.next("a number of rounds")?;
+            match parse_value(word).filter(|rounds| (1..=MAX_ROUNDS).contains(rounds)) {
+                Some(rounds) => {
+                    let rest = [page.address(), rounds, 0];
+                    Ok((op::USER_SPIN, rest, class, Expect::Done, Change::None))
+                }
+                None => words.error(
+                    format!("`{word}` is no number of rounds"),
+                    format!("use a number from 1 to {MAX_ROUNDS}"),
+                ),
+            }
+        }
+        other => words.error(
+            format!("`{other}` is no access"),
+            "use `read PAGE -> COLOUR|fault|VALUE`, `write PAGE [VALUE] [-> fault]`, `user nop`, \
+             or `user spin PAGE ROUNDS`"
+                .to_owned(),
+        ),
+    }
+}
+
+fn expectation(words: &mut Words<'_>, read: bool) -> Result<Option<Expect>, StepError> {
+    if !words.optional("->") {
+        return Ok(None);
+    }
+    let word = words.next("what is expected")?;
+    let colour = COLOURS.iter().position(|colour| *colour == word).map(colour_word);
+    let expect = match word {
+        "fault" => Some(Expect::Fault),
+        "ok" if !read => Some(Expect::Done),
+        _ if read => colour.or_else(|| parse_value(word)).map(Expect::Value),
+        _ => None,
+    };
+    match expect {
+        Some(expect) => Ok(Some(expect)),
+        None if read => words.error(
+            format!("`{word}` is nothing that can be read"),
+            nearest(word, COLOURS.into_iter().chain(["fault"])).map_or_else(
+                || format!("use `fault`, a value, or one of {}", COLOURS.join(", ")),
+                |meant| format!("did you mean `{meant}`?"),
+            ),
+        ),
+        None => words.error(format!("a store cannot give `{word}`"), "use `ok` or `fault`".into()),
+    }
+}
