@@ -33,9 +33,18 @@ compare:
     cargo run --release -- compare --cpu all --svg target/compare.svg
     STALEMATE_BLESS=1 cargo test -p stalemate --test findings
 
+# The manual, as a book in target/book (needs `cargo install mdbook`), and the library's
+docs:
+    mdbook build docs
+    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps -p stalemate
+
 # The historical bugs on both executors
 zoo:
     cargo run --release -- run zoo --executor both
+
+# After how many random programs each is found: docs/zoo.md written anew
+zoo-page:
+    STALEMATE_BLESS=1 cargo test --release -p stalemate --test zoo the_page
 
 # An NMI and an interrupt before every instruction of the NMI scenario
 interrupts:

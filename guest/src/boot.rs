@@ -69,14 +69,9 @@ pub extern "C" fn kernel_main(block: u64) -> ! {
         nmi_flush: option(options::NMI_FLUSH),
         cpus: read(offset_of!(BootBlock, cpus)),
         variant: Variant::from_number(read(offset_of!(BootBlock, variant))),
-        policy: match policy_and_options as u32 {
-            0 => Policy::Split,
-            1 => Policy::Unsplit,
-            2 => Policy::Full,
-            3 => Policy::Eager,
-            4 => Policy::Fallback,
-            5 => Policy::Joined,
-            other => panic!("unknown policy {other}"),
+        policy: match Policy::from_number(policy_and_options as u32) {
+            Some(policy) => policy,
+            None => panic!("unknown policy {}", policy_and_options as u32),
         },
     };
     flush::install(config);

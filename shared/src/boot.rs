@@ -34,6 +34,16 @@ pub enum Policy {
     Joined = 5,
 }
 
+impl Policy {
+    /// The policy of a boot block's number.
+    #[must_use]
+    pub fn from_number(number: u32) -> Option<Self> {
+        let all =
+            [Self::Split, Self::Unsplit, Self::Full, Self::Eager, Self::Fallback, Self::Joined];
+        all.into_iter().find(|&policy| policy as u32 == number)
+    }
+}
+
 /// Bits of [`BootBlock::features`]: what the processor has. CPUID does not trap on every host, so
 /// the kernel is told.
 pub mod features {

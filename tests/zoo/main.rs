@@ -1,7 +1,9 @@
 //! The historical bugs: broken, each is caught by the rule that its file names; fixed, it is clean.
 #![allow(missing_docs)]
 
+#[path = "../common/mod.rs"]
 mod common;
+mod page;
 
 use stalemate::runner::Outcome;
 use stalemate::scenario::{self, CPUS, Run, Scenario, Selection};

@@ -31,9 +31,16 @@ use std::collections::BTreeMap;
 pub const DEFAULT_CPUS: [&str; 5] =
     ["pcid", "pcid-invpcid", "pcid-nopge", "pcid-invpcid-nopge", "nopcid"];
 
-/// The policies in the order of the table; the broken one last.
-pub const POLICIES: [Policy; 6] =
-    [Policy::Split, Policy::Fallback, Policy::Joined, Policy::Eager, Policy::Full, Policy::Unsplit];
+/// The policies in the order of the table.
+pub const POLICIES: [Policy; crate::scenario::POLICIES.len()] = {
+    let mut policies = [Policy::Split; crate::scenario::POLICIES.len()];
+    let mut index = 0;
+    while index < policies.len() {
+        policies[index] = crate::scenario::POLICIES[index].0;
+        index += 1;
+    }
+    policies
+};
 
 /// One policy in one workload on one processor.
 #[derive(Clone, Debug)]

@@ -30,16 +30,6 @@ const WORDS: [(usize, &str); 10] = [
 /// Where a CPU's own block, which GS points to, has the address of its `TlbState`.
 const TLB_STATE_POINTER: u64 = 32;
 
-/// The guest's type for each policy, and the module that it is in.
-const TYPES: [(Policy, &str, &str); 6] = [
-    (Policy::Split, "split", "Split"),
-    (Policy::Fallback, "fallback", "Fallback"),
-    (Policy::Joined, "joined", "Joined"),
-    (Policy::Eager, "eager", "Eager"),
-    (Policy::Full, "full", "Full"),
-    (Policy::Unsplit, "unsplit", "Unsplit"),
-];
-
 /// The methods of a policy.
 const METHODS: [&str; 5] = [
     "flush_tlb_one_user",
@@ -148,9 +138,9 @@ impl<'a> Disassembly<'a> {
     /// What `policy`'s code has.
     #[must_use]
     pub fn needs(&self, policy: Policy) -> Needs {
-        let Some((_, module, name)) = TYPES.iter().find(|(known, ..)| *known == policy) else {
-            return Needs::default();
-        };
+        // `split::Split` is the type of `split`.
+        let module = policy.to_string();
+        let name: String = module[..1].to_uppercase() + &module[1..];
         let roots = METHODS.iter().filter_map(|method| {
             let of = format!(
                 "<stalemate_guest::flush::{module}::{name} as stalemate_guest::flush::Policy>"

@@ -1,11 +1,13 @@
 //! Reports: what a person reads, and what a program reads.
 
 mod json;
+mod picture;
 mod recording;
 mod score;
 mod text;
 
 pub use json::{SCHEMA_VERSION, json};
+pub use picture::picture;
 pub use recording::{RECORDING_VERSION, Recording, RecordingError};
 pub use score::{SCORE_SCHEMA_VERSION, Score, score_json, score_text};
 pub use text::{details, difference, summary};

@@ -44,7 +44,9 @@ pub const CPUS: [CpuModel; 9] = [
 ];
 
 /// A flush policy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 #[allow(missing_docs)]
 pub enum Policy {
@@ -56,7 +58,7 @@ pub enum Policy {
     Joined,
 }
 
-/// Every policy, with what it does.
+/// Every policy, with its name and what it does; the broken one last.
 pub const POLICIES: [(Policy, &str, &str); 6] = [
     (
         Policy::Split,
@@ -64,20 +66,6 @@ pub const POLICIES: [(Policy, &str, &str); 6] = [
         "the little hammer in the kernel PCID now; the user PCID marked and flushed on its next \
          load, or INVPCID of the one address; a kernel page makes other ASIDs flush at their \
          next switch",
-    ),
-    (
-        Policy::Unsplit,
-        "unsplit",
-        "the user half as split, but one function for user and kernel pages, so that \
-         invalidate_other is never set: as it was before the split; caught by stale-other-asid \
-         if and only if PCID is on and kernel pages are not global",
-    ),
-    (Policy::Full, "full", "every flush is the big hammer"),
-    (
-        Policy::Eager,
-        "eager",
-        "the user PCID flushed at once, never deferred: by INVPCID, or by a hop to the user CR3 \
-         and back",
     ),
     (
         Policy::Fallback,
@@ -90,6 +78,20 @@ pub const POLICIES: [(Policy, &str, &str); 6] = [
         "joined",
         "kernel and user PCID of an ASID always flushed together, no separate mark; other \
          contexts at their next switch: Hansen's patch",
+    ),
+    (
+        Policy::Eager,
+        "eager",
+        "the user PCID flushed at once, never deferred: by INVPCID, or by a hop to the user CR3 \
+         and back",
+    ),
+    (Policy::Full, "full", "every flush is the big hammer"),
+    (
+        Policy::Unsplit,
+        "unsplit",
+        "the user half as split, but one function for user and kernel pages, so that \
+         invalidate_other is never set: as it was before the split; caught by stale-other-asid \
+         if and only if PCID is on and kernel pages are not global",
     ),
 ];
 

@@ -3,6 +3,7 @@
 use super::config::{CPUS, POLICIES, Policy, RunConfig, When};
 use super::diagnostic::{Diagnostic, nearest, suggest};
 use super::matrix::Selection;
+use super::raw::{Grain, List, RawScenario, RawWhen, RawZoo};
 use super::step::{self, Change, Page, Step};
 use super::{FaultCase, Scenario, Verdict, ZooRow};
 use crate::arch::addr::CpuId;
@@ -10,133 +11,10 @@ use crate::arch::tlb::Fill;
 use crate::inject::Fault;
 use crate::machine::Schedule;
 use crate::oracle::{RULES, RuleId};
-use serde::de::{DeserializeOwned, IntoDeserializer, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer};
 use stalemate_shared::variant::{VARIANTS, Variant};
 use std::collections::BTreeSet;
-use std::fmt;
-use std::marker::PhantomData;
 use std::ops::Range;
 use toml::Spanned;
-
-/// A value, or a list of them.
-#[derive(Clone, Debug)]
-struct List<T>(Vec<T>);
-
-impl<T> Default for List<T> {
-    fn default() -> Self {
-        Self(Vec::new())
-    }
-}
-
-impl<'de, T: DeserializeOwned> Deserialize<'de> for List<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct OneOrMany<T>(PhantomData<T>);
-        impl<'de, T: DeserializeOwned> Visitor<'de> for OneOrMany<T> {
-            type Value = Vec<T>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a value or a list of values")
-            }
-            fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<Vec<T>, E> {
-                T::deserialize(value.into_deserializer()).map(|value| vec![value])
-            }
-            fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<Vec<T>, E> {
-                let one = T::deserialize(IntoDeserializer::<E>::into_deserializer(value));
-                let found = serde::de::Unexpected::Signed(value);
-                one.map(|value| vec![value]).map_err(|_| E::invalid_type(found, &self))
-            }
-            fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Vec<T>, E> {
-                T::deserialize(value.into_deserializer()).map(|value| vec![value])
-            }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {
-                let mut values = Vec::new();
-                while let Some(value) = seq.next_element()? {
-                    values.push(value);
-                }
-                Ok(values)
-            }
-        }
-        deserializer.deserialize_any(OneOrMany(PhantomData)).map(List)
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawScenario {
-    summary: String,
-    #[serde(default)]
-    cpu: RawCpu,
-    #[serde(default)]
-    kernel: RawKernel,
-    #[serde(default)]
-    model: RawModel,
-    zoo: Option<RawZoo>,
-    steps: Spanned<String>,
-    #[serde(default)]
-    fault: Vec<RawFault>,
-    #[serde(default)]
-    verdict: Vec<RawVerdict>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct RawCpu {
-    pcid: List<bool>,
-    invpcid: List<bool>,
-    pge: List<bool>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct RawKernel {
-    policy: List<Policy>,
-    pti: List<bool>,
-    global: Option<Spanned<bool>>,
-    paranoid_rewrite: List<bool>,
-    #[serde(default)]
-    nmi_flush: bool,
-    variant: Option<Spanned<List<String>>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawZoo {
-    reference: String,
-    year: Option<u16>,
-    system: String,
-    rule: Spanned<String>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct RawModel {
-    fill: List<Fill>,
-    schedule: List<Grain>,
-    seed: Option<Spanned<List<u64>>>,
-    structure_caches: List<bool>,
-}
-
-/// After what another CPU may come in between.
-#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum Grain {
-    InOrder,
-    Events,
-    Instructions,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct RawWhen {
-    policy: List<Policy>,
-    pcid: List<bool>,
-    invpcid: List<bool>,
-    pge: List<bool>,
-    pti: List<bool>,
-    global: List<bool>,
-    fill: List<Fill>,
-    variant: Option<Spanned<List<String>>>,
-}
 
 impl Source<'_> {
     fn when(&self, raw: RawWhen) -> Result<When, Diagnostic> {
@@ -184,21 +62,6 @@ impl Source<'_> {
         let RawZoo { reference, year, system, .. } = raw;
         Ok(ZooRow { reference, year, system, rule })
     }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawFault {
-    inject: Spanned<List<String>>,
-    when: Option<Spanned<RawWhen>>,
-    violates: Spanned<Vec<String>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawVerdict {
-    when: Spanned<RawWhen>,
-    violates: Spanned<Vec<String>>,
 }
 
 struct Source<'t> {

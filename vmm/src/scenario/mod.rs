@@ -5,6 +5,7 @@ mod config;
 mod diagnostic;
 mod file;
 mod matrix;
+mod raw;
 mod step;
 
 pub use builtin::{BUILTIN, NOT_REBUILT, ZOO};
@@ -12,6 +13,7 @@ pub use config::{CPUS, CpuModel, POLICIES, Policy, RunConfig, When};
 pub use diagnostic::{Diagnostic, nearest, suggest};
 pub use file::parse;
 pub use matrix::{Expected, Run, Selection};
+pub use raw::schema;
 pub(crate) use step::parse as parse_step;
 pub use step::{Change, Expect, Page, Step, VERBS, Verb};
 

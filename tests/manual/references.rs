@@ -1,0 +1,271 @@
+//! The parts of pages that are written from the types: `<!-- generated: NAME -->` to `<!-- end -->`.
+
+use super::{check, root};
+use clap::CommandFactory;
+use serde_json::Value;
+use stalemate::arch::tlb::FILLS;
+use stalemate::boot::{Image, Symbols, guest_image};
+use stalemate::cli::Cli;
+use stalemate::executor::Backend;
+use stalemate::inject::forms::{DELAY, FORMS, POINTS, SITES};
+use stalemate::machine::HOLD_POINTS;
+use stalemate::oracle::{RULES, RuleId, Violation};
+use stalemate::report::picture;
+use stalemate::runner::Runner;
+use stalemate::scenario::{self, CPUS, POLICIES, Selection, VERBS};
+use std::fmt::Write;
+
+const BEGIN: &str = "<!-- generated: ";
+const END: &str = "<!-- end -->";
+
+/// A table of two columns, the first in code.
+fn table(heads: [&str; 2], rows: impl Iterator<Item = (String, String)>) -> String {
+    let mut out = format!("| {} | {} |\n|---|---|\n", heads[0], heads[1]);
+    for (name, what) in rows {
+        // A bar would end the cell.
+        let _ = writeln!(out, "| `{}` | {} |", name.replace('|', "\\|"), what.replace('|', "\\|"));
+    }
+    out
+}
+
+fn pairs<'a>(
+    rows: impl Iterator<Item = (&'a str, &'a str)>,
+) -> impl Iterator<Item = (String, String)> {
+    rows.map(|(name, what)| (name.to_owned(), what.to_owned()))
+}
+
+/// A generated part by its name.
+fn part(name: &str) -> String {
+    match name {
+        "verbs" => {
+            let form = |verb: &scenario::Verb| format!("{} {}", verb.name, verb.form);
+            let rows = VERBS.iter();
+            table(
+                ["verb", "what it does"],
+                rows.map(|verb| (form(verb).trim_end().to_owned(), verb.help.to_owned())),
+            )
+        }
+        "keys" => keys(),
+        "cpus" => table(["name", "it has"], CPUS.iter().map(|cpu| (cpu.name.to_owned(), has(cpu)))),
+        "policies" => table(
+            ["policy", "what it does"],
+            pairs(POLICIES.iter().map(|&(_, name, help)| (name, help))),
+        ),
+        "fills" => table(
+            ["fill", "the TLB holds"],
+            pairs(FILLS.iter().map(|&(_, name, help)| (name, help))),
+        ),
+        "holds" => table(
+            ["point", "right after"],
+            pairs(HOLD_POINTS.iter().map(|&(name, _, help)| (name, help))),
+        ),
+        "faults" => faults(),
+        "rules" => {
+            let mut out = "| rule | it says |\n|---|---|\n".to_owned();
+            for rule in RULES {
+                let _ = writeln!(out, "| [`{0}`]({0}.md) | {1} |", rule.name, rule.statement);
+            }
+            out
+        }
+        "commands" => commands(),
+        "schemas" => schemas(),
+        _ => match name.strip_prefix("rule ") {
+            Some(rule) => about(rule.parse().expect("a rule")),
+            None => panic!("no part is called `{name}`"),
+        },
+    }
+}
+
+fn has(cpu: &scenario::CpuModel) -> String {
+    let features = cpu.features;
+    let all = [
+        (features.pcid, "PCID"),
+        (features.invpcid, "INVPCID"),
+        (features.pge, "PGE"),
+        (features.smep, "SMEP"),
+    ];
+    let names: Vec<&str> = all.iter().filter(|(has, _)| *has).map(|(_, name)| *name).collect();
+    match (names.is_empty(), cpu.default) {
+        (true, _) => "none of them".to_owned(),
+        (_, true) => format!("{}; in the default suite", names.join(", ")),
+        (_, false) => names.join(", "),
+    }
+}
+
+fn faults() -> String {
+    let mut out = table(["fault", "what it does"], pairs(FORMS.iter().copied()));
+    let names = |names: Vec<&str>| format!("`{}`", names.join("`, `"));
+    let _ = writeln!(
+        out,
+        "\nSITE is one of {}; POINT is one of {}; PAGE is a test page.\n\n{DELAY}",
+        names(SITES.iter().map(|(name, _)| *name).collect()),
+        names(POINTS.iter().map(|(name, _)| *name).collect()),
+    );
+    out
+}
+
+/// The keys of a scenario file, from its schema.
+fn keys() -> String {
+    let schema = scenario::schema();
+    let mut out = "| key | what it says |\n|---|---|\n".to_owned();
+    rows(&mut out, &schema, &schema, "");
+    out
+}
+
+fn rows(out: &mut String, schema: &Value, of: &Value, prefix: &str) {
+    let Some(properties) = of["properties"].as_object() else { return };
+    for (name, property) in properties {
+        let key = format!("{prefix}{name}");
+        let help = property["description"].as_str().unwrap_or("see below");
+        let _ = writeln!(out, "| `{key}` | {} |", help.replace('\n', " "));
+        let inner = [&property["$ref"], &property["items"]["$ref"], &property["anyOf"][0]["$ref"]];
+        let Some(inner) = inner.iter().find_map(|reference| reference.as_str()) else { continue };
+        let name = inner.trim_start_matches("#/$defs/");
+        // A condition is told once.
+        if name != "RawWhen" || key == "verdict.when" {
+            rows(out, schema, &schema["$defs"][name], &format!("{key}."));
+        }
+    }
+}
+
+/// What a rule says of itself, its picture, and how to see it violated.
+fn about(rule: RuleId) -> String {
+    let about = rule.about();
+    let mut out = format!(
+        "{}\n\nSource: {}.\n\n![{} violated]({}.svg)\n",
+        about.statement, about.source, about.name, about.name
+    );
+    if about.is_cost {
+        out = format!("{}\n\nSource: {}.\n", about.statement, about.source);
+    }
+    let _ = writeln!(
+        out,
+        "\nThis violates it:\n\n```sh\nstalemate run {}\n```\n\nThis comes close and does not:\n\n\
+         ```sh\nstalemate run {}\n```",
+        about.violated_by, about.near_miss
+    );
+    out
+}
+
+fn commands() -> String {
+    let mut out = String::new();
+    let mut cli = Cli::command().term_width(90);
+    let mut all = vec![cli.render_long_help().to_string()];
+    for command in cli.get_subcommands_mut() {
+        let name = format!("stalemate {}", command.get_name());
+        let mut command = command.clone().bin_name(name).term_width(90);
+        all.push(command.render_long_help().to_string());
+    }
+    for help in all {
+        let help: Vec<&str> = help.lines().map(str::trim_end).collect();
+        let usage = help.iter().find_map(|line| line.strip_prefix("Usage: ")).expect("a usage");
+        let name: Vec<&str> =
+            usage.split(' ').take_while(|word| !word.starts_with(['[', '<'])).collect();
+        let _ =
+            writeln!(out, "## `{}`\n\n```text\n{}\n```\n", name.join(" "), help.join("\n").trim());
+    }
+    out
+}
+
+fn schemas() -> String {
+    let mut out = String::new();
+    let mut names: Vec<String> = std::fs::read_dir(root().join("docs"))
+        .expect("the manual")
+        .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
+        .filter(|name| name.ends_with(".schema.json"))
+        .collect();
+    names.sort();
+    for name in names {
+        let text = std::fs::read_to_string(root().join("docs").join(&name)).expect("a schema");
+        let schema: Value = serde_json::from_str(&text).expect("JSON");
+        let title = schema["title"].as_str().expect("a title");
+        let what = schema["description"].as_str().expect("a description").replace('\n', " ");
+        let _ = writeln!(out, "## {title}\n\n[`{name}`]({name}). {what}\n");
+        let field = |(name, property): (&String, &Value)| {
+            let what = property["description"].as_str().unwrap_or("").replace('\n', " ");
+            (name.clone(), what)
+        };
+        let properties = schema["properties"].as_object().expect("properties");
+        let _ = writeln!(out, "{}", table(["field", ""], properties.iter().map(field)));
+    }
+    out
+}
+
+/// The page with its generated parts as they ought to be, and how many there are.
+pub fn with_references(text: &str) -> (String, usize) {
+    let mut rest = text;
+    let mut out = String::new();
+    let mut parts = 0;
+    while let Some((before, after)) = rest.split_once(BEGIN) {
+        let (name, after) = after.split_once(" -->\n").expect("a name");
+        let (_, after) = after.split_once(END).expect("an end");
+        let _ = write!(out, "{before}{BEGIN}{name} -->\n{}{END}", part(name));
+        rest = after;
+        parts += 1;
+    }
+    (out + rest, parts)
+}
+
+/// The first violation of this rule in the run that the rule names.
+fn violation(runner: &mut Runner<'_>, rule: RuleId) -> Violation {
+    let words: Vec<&str> = rule
+        .about()
+        .violated_by
+        .split('"')
+        .flat_map(|part| match part {
+            fault if fault.contains(' ') && !fault.contains("--") => vec![fault],
+            part => part.split_whitespace().collect(),
+        })
+        .collect();
+    let value = |name: &str| {
+        words.windows(2).filter(|pair| pair[0] == name).map(|pair| pair[1]).collect::<Vec<_>>()
+    };
+    let mut all = scenario::builtin().expect("scenarios");
+    all.extend(scenario::zoo().expect("the zoo"));
+    let scenario = all.iter().find(|scenario| scenario.name == words[0]).expect("a scenario");
+    let cpu = CPUS.iter().find(|cpu| Some(&cpu.name) == value("--cpu").first()).expect("a CPU");
+    let policy = value("--policy")
+        .first()
+        .map(|name| POLICIES.iter().find(|(_, known, _)| known == name).expect("a policy").0);
+    let inject = value("--inject").iter().map(|fault| fault.parse().expect("a fault")).collect();
+    let selection = Selection { policy, inject, ..Selection::of(&[*cpu]) };
+    let runs = scenario.runs(0, &selection);
+    let mut found = runs
+        .iter()
+        .flat_map(|run| runner.run(scenario, run, None).expect("the host works").violations);
+    found.find(|violation| violation.rule == rule).expect("a violation")
+}
+
+#[test]
+fn every_rule_has_its_page_and_its_picture() {
+    let backend = Backend::interp();
+    let image = Image::parse(guest_image()).expect("a kernel");
+    let symbols = Symbols::new(guest_image());
+    let mut runner = Runner::new(&image, &symbols, &backend);
+    for rule in RULES {
+        let page = root().join(format!("docs/rules/{}.md", rule.name));
+        let text = std::fs::read_to_string(&page).expect("a page");
+        assert!(text.contains(&format!("{BEGIN}rule {} -->", rule.name)), "{}", rule.name);
+        if !rule.is_cost {
+            let svg = picture(&violation(&mut runner, rule.id), &symbols);
+            check(&page.with_extension("svg"), &svg);
+        }
+    }
+}
+
+#[test]
+fn the_schema_of_scenario_files_is_that_of_the_types() {
+    let text = serde_json::to_string_pretty(&scenario::schema()).expect("JSON") + "\n";
+    check(&root().join("docs/scenario.schema.json"), &text);
+    let validator = jsonschema::validator_for(&scenario::schema()).expect("a valid schema");
+    let mut all = scenario::builtin().expect("scenarios");
+    all.extend(scenario::zoo().expect("the zoo"));
+    for scenario in all {
+        let mut value: Value = toml::from_str(&scenario.source).expect("TOML");
+        let errors: Vec<String> =
+            validator.iter_errors(&value).map(|error| error.to_string()).collect();
+        assert!(errors.is_empty(), "{}: {errors:?}", scenario.name);
+        value["kernel"]["policy"] = "splt".into();
+        assert!(!validator.is_valid(&value), "the schema can refuse");
+    }
+}
