@@ -5,7 +5,8 @@ use super::{Comparison, Costs, POLICIES, Row};
 use std::fmt::Write;
 
 /// A fill for each policy, told apart also by those who see no colours (Okabe and Ito, 2008).
-const FILLS: [&str; 6] = ["#0072b2", "#56b4e9", "#009e73", "#e69f00", "#999999", "#d55e00"];
+const FILLS: [&str; 8] =
+    ["#0072b2", "#56b4e9", "#009e73", "#e69f00", "#999999", "#d55e00", "#cc79a7", "#f0e442"];
 
 /// What a panel shows of a row.
 type Metric = (&'static str, fn(&Costs) -> u64);
