@@ -3,7 +3,7 @@
 use super::Failure;
 use crate::boot::Symbols;
 use crate::machine::BootError;
-use crate::report::{Recorded, Recording};
+use crate::report::{Recorded, Recording, html, perfetto, timeline};
 use crate::runner::{Outcome, RunResult, Trace};
 use crate::scenario::{Run, Scenario};
 use std::path::{Path, PathBuf};
@@ -16,6 +16,12 @@ pub struct Files {
     /// first run, to this file: `replay` runs it again
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
+    /// Write a picture of the same run: one page for a browser, which needs no network
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Write a trace of the same run that ui.perfetto.dev opens
+    #[arg(long, value_name = "FILE")]
+    perfetto: Option<PathBuf>,
 }
 
 impl Files {
@@ -25,16 +31,30 @@ impl Files {
         again: impl FnOnce(&mut Trace) -> Result<(&'a Scenario, RunResult, &'static str), BootError>,
         symbols: &Symbols,
     ) -> Result<(), Failure> {
-        let Some(path) = &self.record else { return Ok(()) };
+        let Some(any) = [&self.record, &self.html, &self.perfetto].into_iter().flatten().next()
+        else {
+            return Ok(());
+        };
         let mut trace = Trace::default();
         let (scenario, result, executor) =
             again(&mut trace).map_err(|error| Failure::host(&error))?;
         let recorded = Recorded { scenario, result: &result, trace: &trace, executor, symbols };
         let recording = Recording::new(&recorded).ok_or_else(|| {
-            Failure::usage(format!("{}: the guest did not boot: no events", path.display()))
+            Failure::usage(format!("{}: the guest did not boot: no events", any.display()))
         })?;
-        let text = serde_json::to_string(&recording).unwrap_or_default();
-        save(path, &(text + "\n"))
+        if let Some(path) = &self.record {
+            save(path, &(serde_json::to_string(&recording).unwrap_or_default() + "\n"))?;
+        }
+        if self.html.is_some() || self.perfetto.is_some() {
+            let timeline = timeline(&recorded);
+            if let Some(path) = &self.html {
+                save(path, &html(&timeline))?;
+            }
+            if let Some(path) = &self.perfetto {
+                save(path, &(perfetto(&timeline).to_string() + "\n"))?;
+            }
+        }
+        Ok(())
     }
 }
 

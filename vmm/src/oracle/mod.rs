@@ -12,13 +12,13 @@ pub use ledger::{Discharger, Downgrade, Ledger, Obligation, State};
 pub use rule::{About, RULES, RuleId};
 pub use rules::big_hammer::BigHammer;
 pub use rules::needless_flush::NeedlessFlush;
+pub use shadow::Shadow;
 pub use witness::{Contradiction, Missed, Violation};
 
 use crate::arch::addr::CpuId;
 use crate::arch::tlb::{Effect, Tag};
 use crate::event::{Event, Kind, Observer, Primitive, TraceHeader};
 use rule::{Context, Rule};
-use shadow::Shadow;
 use std::collections::BTreeSet;
 use witness::Invalidation;
 

@@ -5,12 +5,14 @@ mod picture;
 mod recording;
 mod score;
 mod text;
+mod timeline;
 
 pub use json::{SCHEMA_VERSION, json};
 pub use picture::picture;
 pub use recording::{RECORDING_VERSION, Recording, RecordingError};
 pub use score::{SCORE_SCHEMA_VERSION, Score, score_json, score_text};
-pub use text::{details, difference, summary};
+pub use text::{details, difference, summary, witness_lines};
+pub use timeline::{Timeline, html, perfetto, timeline};
 
 use crate::arch::tlb::Fill;
 use crate::boot::Symbols;

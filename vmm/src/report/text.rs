@@ -4,6 +4,7 @@ use super::{Results, command};
 use crate::arch::addr::{CpuId, Gva};
 use crate::arch::tlb::{Entry, Tag};
 use crate::arch::vcpu::Vcpu;
+use crate::boot::Symbols;
 use crate::inject::Interrupt;
 use crate::machine::Swept;
 use crate::oracle::{Discharger, Obligation, State, Violation};
@@ -175,7 +176,7 @@ pub fn details(results: &Results<'_>, result: &RunResult) -> String {
         self::sweep(&mut out, results, scenario, sweep);
     }
     for violation in &result.violations {
-        witness(&mut out, results, scenario, result, violation);
+        witness(&mut out, results.symbols, scenario, result, violation);
     }
     for obligation in &result.obligations {
         self::obligation(&mut out, scenario, obligation);
@@ -261,14 +262,27 @@ fn entry_text(tag: Tag, entry: &Entry) -> String {
     format!("{tag}: {}", entry.translation)
 }
 
+/// A violation's witness, a fact a line.
+#[must_use]
+pub fn witness_lines(
+    symbols: &Symbols,
+    scenario: &Scenario,
+    result: &RunResult,
+    violation: &Violation,
+) -> Vec<String> {
+    let mut out = String::new();
+    witness(&mut out, symbols, scenario, result, violation);
+    out.lines().map(|line| line.strip_prefix("    ").unwrap_or(line).to_owned()).collect()
+}
+
 fn witness(
     out: &mut String,
-    results: &Results<'_>,
+    symbols: &Symbols,
     scenario: &Scenario,
     result: &RunResult,
     violation: &Violation,
 ) {
-    let at = |rip: Gva| results.symbols.locate(rip);
+    let at = |rip: Gva| symbols.locate(rip);
     let _ = writeln!(out, "  violated: {}", violation.rule);
     let _ = writeln!(out, "    {}", violation.message);
     let _ = writeln!(

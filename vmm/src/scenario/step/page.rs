@@ -32,6 +32,21 @@ impl Page {
         }
     }
 
+    /// The page that begins at this address.
+    #[must_use]
+    pub fn at(address: u64) -> Option<Self> {
+        let of = |pages: u64, size: u64, count: u64| {
+            let offset = address.checked_sub(pages)?;
+            (offset % size == 0 && offset / size < count).then_some(offset / size)
+        };
+        let user = of(USER_PAGES, PAGE_SIZE, USER_PAGE_COUNT).map(Self::User);
+        let large =
+            || of(USER_LARGE_PAGES, LARGE_PAGE_SIZE, USER_LARGE_PAGE_COUNT).map(Self::Large);
+        let table = || of(USER_TABLE_PAGES, PAGE_SIZE, USER_TABLE_PAGE_COUNT).map(Self::Table);
+        let kernel = || of(KERNEL_PAGES, PAGE_SIZE, KERNEL_PAGE_COUNT).map(Self::Kernel);
+        user.or_else(large).or_else(table).or_else(kernel)
+    }
+
     /// How many bytes it is.
     #[must_use]
     pub fn size(self) -> u64 {

@@ -1,0 +1,233 @@
+//! From a recorded run to its timeline.
+
+use super::track::{Tracks, moment_kind, page_name};
+use super::{Cpu, Moment, Owed, Shown, Span, Timeline};
+use crate::arch::addr::{CpuId, Gva};
+use crate::arch::tlb::Tag;
+use crate::boot::Symbols;
+use crate::event::{Event, Kind};
+use crate::oracle::{Obligation, Shadow, State, Violation};
+use crate::report::{Recorded, command, witness_lines};
+use stalemate_shared::pcid::{NOFLUSH, PCID_MASK, ROOT_MASK};
+use stalemate_shared::tlb_state::{USER_PCID_FLUSH_MASK, WAITING};
+use std::collections::BTreeSet;
+
+/// The timeline of a run that was traced; one without events where the guest did not boot.
+#[must_use]
+pub fn timeline(recorded: &Recorded<'_>) -> Timeline {
+    let Recorded { scenario, result, trace, executor, symbols } = *recorded;
+    let mut timeline = Timeline {
+        scenario: scenario.name.clone(),
+        summary: scenario.summary.clone(),
+        config: result.run.config.to_string(),
+        faults: result.run.faults.iter().map(ToString::to_string).collect(),
+        executor: executor.to_owned(),
+        outcome: result.outcome.to_string(),
+        command: command(scenario, &result.run),
+        events: trace.events.len() as u64,
+        ..Timeline::default()
+    };
+    let Some(header) = &trace.header else { return timeline };
+    let mut shadow = Shadow::new(header);
+    let mut tracks = Tracks::new(concerned(&result.obligations, &result.violations));
+    let mut lanes: Vec<Lane> = header.cpus.iter().map(|_| Lane::default()).collect();
+    for event in &trace.events {
+        let effect = shadow.apply(event);
+        let ended = tracks.follow(event, &shadow);
+        if let Some(kind) = moment_kind(&event.kind) {
+            let (tag, text) = told(event, &shadow);
+            timeline.moments.push(Moment {
+                seq: event.seq,
+                cpu: event.cpu.0,
+                kind,
+                tag: tag.map(|tag| tag.to_string()),
+                text,
+                place: place(symbols, event.rip),
+                removed: effect.removed,
+                pages: ended
+                    .iter()
+                    .filter(|(cpu, ..)| *cpu == event.cpu)
+                    .map(|(_, tag, page)| format!("{page} of {tag}"))
+                    // The old translation and the new one may go together.
+                    .collect::<BTreeSet<_>>()
+                    .into_iter()
+                    .collect(),
+            });
+        }
+        if let Some(lane) = lanes.get_mut(usize::from(event.cpu.0)) {
+            lane.follow(event, |index| {
+                let text = scenario.steps.get(index).map_or("", |step| step.text.as_str());
+                // The lane says which CPU it is.
+                let own = format!("cpu{} ", event.cpu.0);
+                text.strip_prefix(&own).unwrap_or(text).to_owned()
+            });
+        }
+    }
+    timeline.bars = tracks.bars();
+    timeline.cpus = (0..).zip(lanes).map(|(number, lane)| lane.end(number, &timeline)).collect();
+    timeline.obligations =
+        result.obligations.iter().map(|owed| self::owed(owed, timeline.events)).collect();
+    timeline.violations = result
+        .violations
+        .iter()
+        .map(|violation| shown(violation, witness_lines(symbols, scenario, result, violation)))
+        .collect();
+    timeline
+}
+
+/// Pages that are shown beside the test pages.
+fn concerned(obligations: &[Obligation], violations: &[Violation]) -> BTreeSet<Gva> {
+    let owed = obligations.iter().map(|obligation| obligation.page);
+    let entries = violations.iter().filter_map(|violation| violation.entry.as_ref());
+    owed.chain(entries.map(|(_, entry)| entry.translation.page)).collect()
+}
+
+fn place(symbols: &Symbols, rip: Gva) -> String {
+    symbols.locate(rip).to_string()
+}
+
+/// The lane that an event is about, and what happened.
+fn told(event: &Event, shadow: &Shadow) -> (Option<Tag>, String) {
+    let cpu = shadow.cpu(event.cpu);
+    let current = Some(Tag::Pcid(cpu.pcid()));
+    match &event.kind {
+        Kind::LoadCr3 { value, .. } => {
+            let (pcid, root) = (value & PCID_MASK, value & ROOT_MASK);
+            let kept = if value & NOFLUSH == 0 { "" } else { " with NOFLUSH" };
+            (current, format!("MOV CR3: PCID {pcid:#05x}, root {root:#x}{kept}"))
+        }
+        Kind::Invlpg { va } => (current, format!("INVLPG {}", page_name(*va))),
+        Kind::InvlpgKeptGlobals { va } => {
+            (current, format!("INVLPG {}, which left global entries", page_name(*va)))
+        }
+        Kind::Invpcid { kind: 0, pcid, va } => {
+            (Some(Tag::Pcid(*pcid)), format!("INVPCID of {} in PCID {pcid}", page_name(*va)))
+        }
+        Kind::Invpcid { kind: 1, pcid, .. } => {
+            (Some(Tag::Pcid(*pcid)), format!("INVPCID of PCID {pcid}"))
+        }
+        Kind::Invpcid { kind: 2, .. } => (None, "INVPCID of everything".to_owned()),
+        Kind::Invpcid { .. } => (None, "INVPCID of everything but globals".to_owned()),
+        Kind::WriteCr4 { old, new } => (None, format!("MOV CR4: {old:#x} -> {new:#x}")),
+        Kind::Evict { tag, page } => (Some(*tag), format!("{} goes on its own", page_name(*page))),
+        Kind::TableStore { slot, old, new } => {
+            (None, format!("store to the page tables: [{slot}] {old:#x} -> {new:#x}"))
+        }
+        Kind::StateStore { offset: USER_PCID_FLUSH_MASK, old, new, .. } => {
+            let what = if new & !old != 0 { "made" } else { "cleared" };
+            let bits = old ^ new;
+            let pcids: Vec<String> = (0..64)
+                .filter(|bit| bits >> bit & 1 != 0)
+                .map(|bit| format!("PCID {:#05x}", bit | 0x800))
+                .collect();
+            (None, format!("mark {what} for {}", pcids.join(" and ")))
+        }
+        Kind::StateStore { owner, offset: WAITING, .. } => {
+            (None, format!("acknowledges to CPU {}", owner.0))
+        }
+        Kind::Ipi { to, vector, nmi } => {
+            let what = if *nmi { "an NMI".to_owned() } else { format!("vector {vector:#x}") };
+            (None, format!("sends {what} to CPU {}", to.0))
+        }
+        Kind::Delivered { vector, from_cpl } => {
+            (None, format!("vector {vector:#x} is delivered from CPL {from_cpl}"))
+        }
+        Kind::PageFault { va, error } => (current, format!("page fault at {va}, error {error:#x}")),
+        Kind::Note { what } => (None, format!("injected: {what}")),
+        Kind::FrameFreed { frame } => (None, format!("frame {frame} is given back")),
+        Kind::Deferred(primitive) => {
+            (None, format!("the flush of {} is deferred", page_name(primitive.start)))
+        }
+        _ => (None, String::new()),
+    }
+}
+
+fn owed(owed: &Obligation, end: u64) -> Owed {
+    let (to, text, violated) = match owed.state {
+        State::Open => (end, "still open, not due".to_owned(), false),
+        State::Discharged { by, seq, .. } => (seq, format!("discharged by {}", by.name()), false),
+        State::Violated { rule, seq } => (seq, format!("violated: {rule}"), true),
+    };
+    Owed {
+        cpu: owed.cpu.0,
+        tag: owed.tag.to_string(),
+        page: page_name(owed.page),
+        from: owed.downgrade.seq,
+        to,
+        text,
+        violated,
+    }
+}
+
+fn shown(violation: &Violation, witness: Vec<String>) -> Shown {
+    let entry = violation.entry.as_ref();
+    Shown {
+        rule: violation.rule.to_string(),
+        seq: violation.seq,
+        cpu: violation.cpu.0,
+        tag: entry.map(|(tag, _)| tag.to_string()),
+        page: entry.map(|(_, entry)| page_name(entry.translation.page)),
+        message: violation.message.clone(),
+        witness,
+    }
+}
+
+/// What one CPU does, while it is followed.
+#[derive(Default)]
+struct Lane {
+    cpu: Cpu,
+    step: Option<Span>,
+    user: Option<u64>,
+    primitives: Vec<Span>,
+}
+
+impl Lane {
+    fn follow(&mut self, event: &Event, step: impl Fn(usize) -> String) {
+        let seq = event.seq;
+        match &event.kind {
+            Kind::StepBegin { index, .. } => {
+                self.end_step(seq);
+                self.step = Some(Span { from: seq, to: seq, text: step(*index) });
+            }
+            Kind::StepEnd { .. } => self.end_step(seq),
+            Kind::UserEntry => self.user = Some(seq),
+            Kind::Delivered { from_cpl: 3, .. } => self.end_user(seq),
+            Kind::Other { mnemonic } if mnemonic == "SYSCALL" => self.end_user(seq),
+            Kind::PrimitiveBegin(primitive) => {
+                let text = primitive.name().to_owned();
+                self.primitives.push(Span { from: seq, to: seq, text });
+            }
+            Kind::PrimitiveEnd(_) => {
+                let ended = self.primitives.pop();
+                self.cpu.primitives.extend(ended.map(|span| Span { to: seq, ..span }));
+            }
+            _ => {}
+        }
+    }
+
+    fn end_step(&mut self, seq: u64) {
+        let ended = self.step.take();
+        self.cpu.steps.extend(ended.map(|span| Span { to: seq, ..span }));
+    }
+
+    fn end_user(&mut self, seq: u64) {
+        let since = self.user.take();
+        let span = |from| Span { from, to: seq, text: "user mode".to_owned() };
+        self.cpu.user.extend(since.map(span));
+    }
+
+    fn end(mut self, number: u8, timeline: &Timeline) -> Cpu {
+        self.end_step(timeline.events);
+        self.end_user(timeline.events);
+        let open = self.primitives.drain(..).map(|span| Span { to: timeline.events, ..span });
+        self.cpu.primitives.extend(open);
+        self.cpu.primitives.sort_by_key(|span| span.from);
+        let bars = timeline.bars.iter().filter(|bar| CpuId(bar.cpu) == CpuId(number));
+        let moments = timeline.moments.iter().filter(|moment| moment.cpu == number);
+        let tags: BTreeSet<&String> = bars
+            .map(|bar| &bar.tag)
+            .chain(moments.filter_map(|moment| moment.tag.as_ref()))
+            .collect();
+        Cpu { number, tags: tags.into_iter().cloned().collect(), ..self.cpu }
+    }
+}
