@@ -104,8 +104,8 @@ pub struct RunArgs {
     #[command(flatten)]
     files: files::Files,
     /// How to report
-    #[arg(long, value_enum, default_value_t = Format::Text)]
-    format: Format,
+    #[arg(long, value_enum, default_value_t = RunFormat::Text)]
+    format: RunFormat,
     /// Run this kernel (ELF) instead of the built-in guest
     #[arg(long, value_name = "FILE")]
     guest: Option<PathBuf>,
@@ -173,6 +173,19 @@ enum Format {
     Text,
     /// For programs; docs/report.schema.json
     Json,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum RunFormat {
+    /// For people
+    #[default]
+    Text,
+    /// For programs; docs/report.schema.json
+    Json,
+    /// For CI systems: JUnit XML
+    Junit,
+    /// For CI systems: Test Anything Protocol, version 14
+    Tap,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -1,12 +1,12 @@
 //! `stalemate` and `stalemate run`.
 
 use super::files::telling;
-use super::{EXIT_OK, EXIT_UNEXPECTED, ExecutorKind, Failure, Format, RunArgs, input, write};
+use super::{EXIT_OK, EXIT_UNEXPECTED, ExecutorKind, Failure, RunArgs, RunFormat, input, write};
 use crate::arch::tlb::Fill;
 use crate::boot::{self, Image, Symbols};
 use crate::executor::{Backend, REQUIRE_KVM, kvm_is_required};
 use crate::machine::BootError;
-use crate::report::{Results, details, difference, json, summary};
+use crate::report::{Results, details, difference, json, junit, summary, tap};
 use crate::runner::{Runner, compare_all};
 use crate::scenario::{CPUS, Run, Scenario, Selection};
 use std::io::Write;
@@ -86,11 +86,13 @@ pub fn run(args: &RunArgs, device: &Path, out: &mut dyn Write) -> Result<u8, Fai
         symbols: &symbols,
     };
     let text = match args.format {
-        Format::Json => {
+        RunFormat::Json => {
             let text = serde_json::to_string_pretty(&json(&results)).unwrap_or_default();
             text + "\n"
         }
-        Format::Text => text(&results, !args.scenarios.is_empty()),
+        RunFormat::Junit => junit(&results),
+        RunFormat::Tap => tap(&results),
+        RunFormat::Text => text(&results, !args.scenarios.is_empty()),
     };
     write(out, &text)?;
     Ok(if results.all_as_expected() { EXIT_OK } else { EXIT_UNEXPECTED })

@@ -1,17 +1,21 @@
 //! Reports: what a person reads, and what a program reads.
 
 mod json;
+mod junit;
 mod picture;
 mod recording;
 mod score;
+mod tap;
 mod text;
 mod timeline;
 
 pub use json::{SCHEMA_VERSION, json};
+pub use junit::junit;
 pub use picture::picture;
 pub use recording::{RECORDING_VERSION, Recording, RecordingError};
 pub use score::{SCORE_SCHEMA_VERSION, Score, score_json, score_text};
-pub use text::{details, difference, summary, witness_lines};
+pub use tap::tap;
+pub use text::{details, difference, summary, what_is_real, witness_lines};
 pub use timeline::{Timeline, html, perfetto, timeline};
 
 use crate::arch::tlb::Fill;

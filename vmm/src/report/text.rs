@@ -60,8 +60,14 @@ pub fn summary(results: &Results<'_>) -> String {
         "{} runs as expected ({caught} of them violations caught), {failed} not",
         runs - failed
     );
-    let _ = writeln!(out, "{}; {MODELLED}", real(results.executors));
+    let _ = writeln!(out, "{}", what_is_real(results.executors));
     out
+}
+
+/// What was real with these executors, and what was modelled: the last line of every report.
+#[must_use]
+pub fn what_is_real(executors: &[&str]) -> String {
+    format!("{}; {MODELLED}", real(executors))
 }
 
 /// What was real with these executors.
@@ -162,11 +168,7 @@ fn row(out: &mut String, scenario: &Scenario, of: &[&RunResult], cpus: &[&str], 
 pub fn details(results: &Results<'_>, result: &RunResult) -> String {
     let scenario = results.scenario(result);
     let mut out = String::new();
-    let _ = write!(out, "{} on {}", scenario.name, result.run.config);
-    for fault in &result.run.faults {
-        let _ = write!(out, ", {fault}");
-    }
-    let _ = write!(out, ": {}", result.outcome);
+    let _ = write!(out, "{} on {}: {}", scenario.name, result.title(), result.outcome);
     if result.as_expected {
         let _ = writeln!(out, ", as expected");
     } else {

@@ -130,6 +130,13 @@ impl RunResult {
         result
     }
 
+    /// What tells the run from others of its scenario: its configuration and its faults.
+    #[must_use]
+    pub fn title(&self) -> String {
+        let faults = self.run.faults.iter().map(|fault| format!(", {fault}"));
+        std::iter::once(self.run.config.to_string()).chain(faults).collect()
+    }
+
     /// Says whether the outcome is what the scenario says.
     pub(super) fn compare_with_expected(&mut self) {
         let (run, outcome) = (&self.run, self.outcome);

@@ -1,0 +1,138 @@
+//! Reports for CI systems: readers that are not ours read them, they say what happened, and they
+//! are the same every time.
+#![allow(missing_docs)]
+
+mod common;
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn stalemate(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_stalemate"));
+    command.args(["run", "--executor", "interp"]).args(arguments).output().expect("it runs")
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).expect("text")
+}
+
+const MARK: &str = "user-flush-on-next-return";
+const BAD: [&str; 7] = [MARK, "unmap", "--cpu", "pcid", "--inject", "drop mark#1", "--format"];
+
+#[test]
+fn junit_has_a_suite_for_each_scenario_and_a_case_for_each_run() {
+    let output = stalemate(&[MARK, "unmap", "--cpu", "pcid", "--format", "junit"]);
+    assert_eq!(output.status.code(), Some(0));
+    let xml = text(&output);
+    let document = roxmltree::Document::parse(&xml).expect("XML");
+    let root = document.root_element();
+    assert!(root.has_tag_name("testsuites") && root.attribute("failures") == Some("0"));
+    let suites: Vec<_> = root.children().filter(|node| node.has_tag_name("testsuite")).collect();
+    let names: Vec<_> = suites.iter().filter_map(|suite| suite.attribute("name")).collect();
+    assert_eq!(names, [MARK, "unmap"]);
+    for suite in &suites {
+        let cases = suite.children().filter(|node| node.has_tag_name("testcase")).count();
+        assert_eq!(suite.attribute("tests"), Some(&cases.to_string()[..]));
+        assert!(cases > 2);
+    }
+    assert!(xml.contains("caught, as expected: stale-user-entry"));
+    assert!(!xml.contains("timestamp") && !xml.contains(" time="), "{xml}");
+    assert_eq!(xml, text(&stalemate(&[MARK, "unmap", "--cpu", "pcid", "--format", "junit"])));
+}
+
+#[test]
+fn a_failure_in_junit_has_its_rule_and_its_witness() {
+    let output = stalemate(&[&BAD[..], &["junit"]].concat());
+    assert_eq!(output.status.code(), Some(1));
+    let xml = text(&output);
+    let document = roxmltree::Document::parse(&xml).expect("XML");
+    let failures: Vec<_> =
+        document.descendants().filter(|node| node.has_tag_name("failure")).collect();
+    assert_eq!(
+        document.root_element().attribute("failures"),
+        Some(&failures.len().to_string()[..])
+    );
+    let stale = failures.iter().find(|node| node.attribute("type") == Some("stale-user-entry"));
+    let witness = stale.and_then(|node| node.text()).expect("a witness");
+    assert!(witness.contains("remap") && witness.contains("INVLPG"), "{witness}");
+    assert!(witness.contains("again: stalemate run"), "{witness}");
+}
+
+/// What a reader of TAP 14 must find: the plan, and each number once, in order. The blocks below
+/// test points are skipped by their indentation.
+fn points(tap: &str) -> Vec<(bool, String)> {
+    let mut lines = tap.lines().filter(|line| !line.starts_with("  ") && !line.starts_with('#'));
+    assert_eq!(lines.next(), Some("TAP version 14"));
+    let plan = lines.next().and_then(|line| line.strip_prefix("1..")).expect("a plan");
+    let point = |(number, line): (usize, &str)| {
+        let (ok, rest) = match line.strip_prefix("not ok ") {
+            Some(rest) => (false, rest),
+            None => (true, line.strip_prefix("ok ").expect("a test point")),
+        };
+        let (found, title) = rest.split_once(" - ").expect("a title");
+        assert_eq!(found, number.to_string());
+        (ok, title.to_owned())
+    };
+    let points: Vec<_> = (1..).zip(lines).map(point).collect();
+    assert_eq!(plan, points.len().to_string());
+    points
+}
+
+#[test]
+fn tap_has_a_point_for_each_run() {
+    let good = stalemate(&[MARK, "--cpu", "pcid", "--format", "tap"]);
+    let points_of_good = points(&text(&good));
+    assert!(good.status.success() && points_of_good.iter().all(|(ok, _)| *ok));
+    assert!(points_of_good.len() > 3);
+    let bad = stalemate(&[&BAD[..], &["tap"]].concat());
+    assert_eq!(bad.status.code(), Some(1));
+    let tap = text(&bad);
+    let failed = points(&tap).into_iter().filter(|(ok, _)| !ok).count();
+    assert!(failed > 0 && failed == tap.matches("\n  ---\n").count());
+    // An unescaped `#` would begin a directive.
+    assert!(tap.contains("drop mark\\#1") && tap.contains("violated: [stale-user-entry]"), "{tap}");
+}
+
+fn temporary(name: &str, contents: &str) -> String {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    std::fs::write(&path, contents).expect("a file");
+    path.display().to_string()
+}
+
+#[test]
+fn the_action_passes_exit_codes_on_and_leaves_its_reports() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.github/scripts/run-scenarios");
+    let good = temporary(
+        "ci-good.toml",
+        "summary = \"s\"\ncpu = { pcid = true }\nsteps = \"\"\"\n\
+         map u0 red\nuser read u0 -> red\nunmap u0\nflush_tlb_one_user u0\nuser read u0 -> fault\n\"\"\"\n",
+    );
+    let bad = temporary(
+        "ci-bad.toml",
+        "summary = \"s\"\ncpu = { pcid = true }\nsteps = \"\"\"\n\
+         map u0 red\nuser read u0 -> red\nunmap u0\nuser read u0 -> fault\n\"\"\"\n",
+    );
+    let wrong = temporary("ci-wrong.toml", "summary = \"s\"\nsteps = \"mpa u0 red\"\n");
+    for (file, executor, code, page) in
+        [(&good, "interp", 0, false), (&bad, "interp", 1, true), (&wrong, "interp", 2, false)]
+    {
+        let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("ci-out-{code}"));
+        let _ = std::fs::remove_dir_all(&out);
+        let status = Command::new(&script)
+            .env("STALEMATE", env!("CARGO_BIN_EXE_stalemate"))
+            .env("STALEMATE_SCENARIOS", file)
+            .env("STALEMATE_ARGUMENTS", format!("--executor {executor} --cpu pcid"))
+            .env("STALEMATE_OUT", &out)
+            .env_remove("GITHUB_OUTPUT")
+            .env_remove("STALEMATE_REQUIRE_KVM")
+            .output()
+            .expect("a shell");
+        let said = String::from_utf8_lossy(&status.stderr).into_owned();
+        assert_eq!(status.status.code(), Some(code), "{file}: {said}");
+        assert_eq!(out.join("timeline.html").is_file(), page, "{file}");
+        if code < 2 {
+            let xml = std::fs::read_to_string(out.join("junit.xml")).expect("a report");
+            roxmltree::Document::parse(&xml).expect("XML");
+        }
+    }
+}
