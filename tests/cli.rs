@@ -224,6 +224,24 @@ fn a_user_without_permission_is_told_what_to_do() {
 }
 
 #[test]
+fn completions_and_man_pages_know_every_command() {
+    let commands = ["run", "fuzz", "faults", "compare", "replay", "list", "explain", "doctor"];
+    for shell in ["bash", "zsh", "fish"] {
+        let output = stalemate(&["completions", shell]);
+        let script = text(&output.stdout);
+        assert!(output.status.success() && commands.iter().all(|name| script.contains(name)));
+    }
+    let directory = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("man");
+    let output = stalemate(&["man", &directory.display().to_string()]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    for name in commands {
+        let page = directory.join(format!("stalemate-{name}.1"));
+        let page = std::fs::read_to_string(&page).expect("a page");
+        assert!(page.contains(".TH ") && page.contains(".SH NAME"), "{name}");
+    }
+}
+
+#[test]
 fn lists_and_explanations_are_there() {
     for what in ["scenarios", "rules", "faults", "policies", "cpus"] {
         let output = stalemate(&["list", what]);

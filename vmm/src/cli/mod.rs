@@ -9,6 +9,7 @@ mod doctor;
 mod faults;
 mod files;
 mod fuzz;
+mod generate;
 mod input;
 mod replay;
 mod run;
@@ -67,6 +68,17 @@ enum Command {
     Replay(replay::ReplayArgs),
     /// Say what this host offers, and what will be used
     Doctor,
+    /// Print a shell's completion script
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write man pages, one for the program and one for each command
+    Man {
+        /// The directory that they go to
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+    },
 }
 
 /// Arguments of `run`.
@@ -245,6 +257,8 @@ pub fn main(cli: Cli, out: &mut dyn std::io::Write) -> Result<u8, Failure> {
         Some(Command::Replay(args)) => return replay::run(&args, &cli.kvm_device, out),
         Some(Command::List { what }) => describe::list(what)?,
         Some(Command::Explain { name }) => describe::explain(&name)?,
+        Some(Command::Completions { shell }) => generate::completions(shell),
+        Some(Command::Man { directory }) => generate::man(&directory)?,
         Some(Command::Doctor) => doctor::report(&cli.kvm_device),
     };
     write(out, &text)?;

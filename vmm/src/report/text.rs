@@ -330,9 +330,10 @@ fn witness(
     }
     let after = |step: usize| violation.step.is_none_or(|violated| step >= violated);
     if let Some(read) = result.mismatches.iter().find(|mismatch| after(mismatch.step)) {
+        let old = if read.got.starts_with("page fault") { "" } else { ", the old value" };
         let _ = writeln!(
             out,
-            "    then read: step {} `{}` got {}, the old value",
+            "    then read: step {} `{}` got {}{old}",
             read.step + 1,
             read.text,
             read.got
