@@ -1,6 +1,6 @@
 //! The tables of the fault grammar: every form, and the names in it. `list faults` prints them.
 //!
-//! A target for something new is a row of [`TARGETS`] and one row of [`FORMS`] for each action
+//! A target for something new is a row of `TARGETS` and one row of [`FORMS`] for each action
 //! that fits it.
 
 use super::fault::{Action, Point, Site, Target};
