@@ -52,14 +52,13 @@ fn the_mark_scenario_with_the_mark_dropped_prints_its_witness() {
     assert_eq!(output.status.code(), Some(1));
     let out = text(&output.stdout);
     for line in [
-        "violated: stale-user-entry",
-        "entry:    PCID 0x801: 0x410000 -> 0x1e0000",
-        "walk:     from root",
+        "error[stale-user-entry]: user mode is entered while PCID 0x801 still holds a stale entry",
+        "entry: PCID 0x801: 0x410000 -> 0x1e0000",
+        "walk: from root",
         "by stalemate_guest::paging::remap",
         "guest/src/paging/mod.rs:",
-        "deadline: the next entry to user mode",
         "INVLPG 0x410000 under PCID 0x001: the entry is tagged PCID 0x801",
-        "got red, the old value",
+        "reads red, the old value",
         "(kernel half)",
         "discharged by invlpg",
         "again: stalemate run user-flush-on-next-return --cpu pcid",
@@ -175,7 +174,7 @@ fn bad_usage_and_bad_input_exit_with_2_before_anything_boots() {
     }
     let bad = temporary("bad.toml", b"summary = \"s\"\nsteps = \"\"\"\nmap u0\n\"\"\"\n");
     let error = fails(&["run", &bad.to_string_lossy()], 2);
-    assert!(error.contains("bad.toml:3:5: a colour is missing"), "{error}");
+    assert!(error.contains("error: a colour is missing"), "{error}");
     std::fs::remove_file(bad).expect("it was written");
 }
 

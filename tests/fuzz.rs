@@ -278,7 +278,7 @@ fn the_file_of_a_failure_replays_by_the_command_that_is_printed() {
     std::fs::remove_dir_all(directory).expect("it was written");
     assert_eq!(replayed.status.code(), Some(1), "{command}: {}", text(&replayed.stderr));
     let replayed = text(&replayed.stdout);
-    assert!(replayed.contains("violated: stale-other-asid"), "{replayed}");
+    assert!(replayed.contains("[stale-other-asid]: "), "{replayed}");
 }
 
 #[test]

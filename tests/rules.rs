@@ -2,6 +2,8 @@
 //! that it names as close does not.
 #![allow(missing_docs)]
 
+mod common;
+
 use serde_json::Value;
 use stalemate::oracle::RULES;
 use std::process::Command;
@@ -10,13 +12,7 @@ use std::process::Command;
 fn runs(arguments: &str) -> Vec<Value> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_stalemate"));
     command.args(["run", "--executor", "interp", "--format", "json"]);
-    // Quotes hold a fault's words together, and nothing else is quoted.
-    for (index, part) in arguments.split('"').enumerate() {
-        match index % 2 {
-            0 => command.args(part.split_whitespace()),
-            _ => command.arg(part),
-        };
-    }
+    command.args(common::words(arguments));
     let output = command.output().expect("the program runs");
     let report: Value = serde_json::from_slice(&output.stdout)
         .unwrap_or_else(|_| panic!("{arguments}: {}", String::from_utf8_lossy(&output.stderr)));

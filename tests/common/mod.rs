@@ -143,6 +143,18 @@ impl Bench {
     }
 }
 
+/// The words of a command line; quotes hold words together.
+pub fn words(line: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    for (index, part) in line.split('"').enumerate() {
+        match index % 2 {
+            0 => words.extend(part.split_whitespace().map(str::to_owned)),
+            _ => words.push(part.to_owned()),
+        }
+    }
+    words
+}
+
 /// The violated rules as text.
 pub fn rules(result: &RunResult) -> Vec<String> {
     result.rules().iter().map(ToString::to_string).collect()

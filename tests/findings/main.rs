@@ -29,7 +29,7 @@ fn compiler() -> String {
 fn fresh() -> Comparison {
     let workloads = compare::workloads().unwrap_or_else(|error| panic!("{error}"));
     let cpus = compare::default_cpus();
-    compare::compare(guest_image(), &workloads, &cpus, &mut |_, _| {}).expect("it boots")
+    compare::compare(guest_image(), &workloads, &cpus, &mut |_| {}).expect("it boots")
 }
 
 fn found() -> &'static Comparison {

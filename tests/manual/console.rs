@@ -4,6 +4,7 @@
 //! "```toml FILE" are files, as the reader who follows the text has them. A line `...` stands for any
 //! lines. A command that does not exit with 0 says so: `$ stalemate … # exits with 1`.
 
+use super::common;
 use regex::Regex;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -40,25 +41,13 @@ fn directory(page: &Path) -> PathBuf {
     directory
 }
 
-/// The words of a command line; quotes hold words together.
-fn words(line: &str) -> Vec<String> {
-    let mut words = Vec::new();
-    for (index, part) in line.split('"').enumerate() {
-        match index % 2 {
-            0 => words.extend(part.split_whitespace().map(str::to_owned)),
-            _ => words.push(part.to_owned()),
-        }
-    }
-    words
-}
-
 /// What a command prints: its errors, then its output.
 fn run(line: &str, directory: &Path) -> String {
     let (command, code) = match line.split_once(" # exits with ") {
         Some((command, code)) => (command, code.parse().expect("an exit code")),
         None => (line, 0),
     };
-    let words = words(command);
+    let words = common::words(command);
     let arguments = match &words[..] {
         [program, rest @ ..] if program == "stalemate" => rest,
         [cargo, run, rest @ ..] if cargo == "cargo" && run == "run" => {

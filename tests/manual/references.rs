@@ -1,6 +1,6 @@
 //! The parts of pages that are written from the types: `<!-- generated: NAME -->` to `<!-- end -->`.
 
-use super::{check, root};
+use super::{check, common, root};
 use clap::CommandFactory;
 use serde_json::Value;
 use stalemate::arch::tlb::FILLS;
@@ -141,8 +141,8 @@ fn about(rule: RuleId) -> String {
     let _ = writeln!(
         out,
         "\nThis violates it:\n\n```sh\nstalemate run {}\n```\n\nThis comes close and does not:\n\n\
-         ```sh\nstalemate run {}\n```",
-        about.violated_by, about.near_miss
+         ```sh\nstalemate run {}\n```\n\nWhat to try: {}.",
+        about.violated_by, about.near_miss, about.hint
     );
     out
 }
@@ -208,17 +208,10 @@ pub fn with_references(text: &str) -> (String, usize) {
 
 /// The first violation of this rule in the run that the rule names.
 fn violation(runner: &mut Runner<'_>, rule: RuleId) -> Violation {
-    let words: Vec<&str> = rule
-        .about()
-        .violated_by
-        .split('"')
-        .flat_map(|part| match part {
-            fault if fault.contains(' ') && !fault.contains("--") => vec![fault],
-            part => part.split_whitespace().collect(),
-        })
-        .collect();
+    let words = common::words(rule.about().violated_by);
     let value = |name: &str| {
-        words.windows(2).filter(|pair| pair[0] == name).map(|pair| pair[1]).collect::<Vec<_>>()
+        let pairs = words.windows(2).filter(|pair| pair[0] == name);
+        pairs.map(|pair| pair[1].as_str()).collect::<Vec<_>>()
     };
     let mut all = scenario::builtin().expect("scenarios");
     all.extend(scenario::zoo().expect("the zoo"));

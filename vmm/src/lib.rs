@@ -102,6 +102,7 @@ pub mod event;
 pub mod executor;
 pub mod fuzz;
 pub mod inject;
+pub mod ink;
 pub mod machine;
 pub mod oracle;
 pub mod report;

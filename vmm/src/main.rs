@@ -8,10 +8,11 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     // clap itself exits with code 2 on bad usage.
     let cli = Cli::parse();
-    match cli::main(cli, &mut std::io::stdout().lock()) {
+    let ink = cli.error_ink();
+    match cli::main(cli) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
-            eprintln!("stalemate: {}", failure.message);
+            eprintln!("{}", failure.render(ink));
             ExitCode::from(failure.code)
         }
     }

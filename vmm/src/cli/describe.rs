@@ -98,8 +98,9 @@ fn zoo() -> Result<String, Failure> {
 pub fn explain(name: &str) -> Result<String, Failure> {
     if let Some(rule) = RULES.iter().find(|rule| rule.name == name) {
         return Ok(format!(
-            "{}\n\n{}\n\nsource: {}\nviolated by: stalemate run {}\ncomes close: stalemate run {}\n",
-            rule.name, rule.statement, rule.source, rule.violated_by, rule.near_miss
+            "{}\n\n{}\n\nsource: {}\nviolated by: stalemate run {}\ncomes close: stalemate run {}\n\
+             what to try: {}\n",
+            rule.name, rule.statement, rule.source, rule.violated_by, rule.near_miss, rule.hint
         ));
     }
     if let Some((_, name, help)) = POLICIES.iter().find(|(_, known, _)| *known == name) {

@@ -1,18 +1,16 @@
 //! `stalemate faults`: the detection score.
 
-use super::{EXIT_OK, EXIT_UNEXPECTED, ExecutorKind, Failure, FaultsArgs, Format, input, write};
+use super::{EXIT_OK, EXIT_UNEXPECTED, ExecutorKind, Failure, FaultsArgs, Format, Terminal, input};
 use crate::boot::{self, Image, Symbols};
 use crate::executor::Backend;
 use crate::report::{score_json, score_text};
 use crate::runner::Runner;
 use crate::scenario::CPUS;
 use crate::score::{Class, Wanted, cases, score};
-use std::io::Write;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Scores what `args` select.
-pub fn run(args: &FaultsArgs, device: &Path, out: &mut dyn Write) -> Result<u8, Failure> {
+pub fn run(args: &FaultsArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result<u8, Failure> {
     let scenarios = input::scenarios(&args.scenarios)?;
     let wanted = Wanted {
         cpus: input::cpus(args.cpu.as_deref())?,
@@ -49,12 +47,10 @@ pub fn run(args: &FaultsArgs, device: &Path, out: &mut dyn Write) -> Result<u8, 
         runner
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(2);
-    let done = AtomicUsize::new(0);
-    let total = cases.len();
-    let scored = score(&runner, threads, &scenarios, &cases, &|more| {
-        progress(done.fetch_add(more, Ordering::Relaxed) + more, total);
-    })
-    .map_err(|error| Failure::host(&error))?;
+    let bar = terminal.progress(cases.len() as u64, "faults");
+    let scored = score(&runner, threads, &scenarios, &cases, &|more| bar.inc(more as u64))
+        .map_err(|error| Failure::host(&error))?;
+    bar.finish_and_clear();
     let report = crate::report::Score {
         scenarios: &scenarios,
         scored: &scored,
@@ -63,21 +59,11 @@ pub fn run(args: &FaultsArgs, device: &Path, out: &mut dyn Write) -> Result<u8, 
         without,
         stride,
     };
-    let text = match args.format {
-        Format::Json => {
-            serde_json::to_string_pretty(&score_json(&report)).unwrap_or_default() + "\n"
-        }
-        Format::Text => score_text(&report),
-    };
-    write(out, &text)?;
     let escaped = scored.iter().any(|one| matches!(one.class, Class::Escaped(_)));
-    Ok(if escaped { EXIT_UNEXPECTED } else { EXIT_OK })
-}
-
-/// Progress on standard error, on a terminal only.
-fn progress(done: usize, total: usize) {
-    if std::io::IsTerminal::is_terminal(&std::io::stderr()) {
-        let end = if done == total { "\r\x1b[K" } else { "" };
-        eprint!("\r{done} of {total} faults{end}");
+    match args.format {
+        Format::Json => terminal.json(&score_json(&report))?,
+        Format::Text if terminal.quiet && !escaped => {}
+        Format::Text => terminal.report(&score_text(&report), &[backend.name()])?,
     }
+    Ok(if escaped { EXIT_UNEXPECTED } else { EXIT_OK })
 }

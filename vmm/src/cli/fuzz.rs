@@ -1,14 +1,12 @@
 //! `stalemate fuzz`.
 
-use super::{EXIT_OK, EXIT_UNEXPECTED, ExecutorKind, Failure, Format, input, write};
+use super::{EXIT_OK, EXIT_UNEXPECTED, ExecutorKind, Failure, Format, Terminal, input};
 use crate::executor::{Backend, REQUIRE_KVM, kvm_is_required};
 use crate::fuzz::report::{About, Report, json, text};
 use crate::fuzz::{Beside, Campaign, correct_policies, run, zoo};
 use crate::scenario::{CPUS, Policy};
-use std::io::{IsTerminal, Write};
+use stalemate_shared::variant::VARIANTS;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
 
 /// Programs that KVM runs too, where nothing else is asked for: one in so many.
 const COMPARED: u64 = 100;
@@ -52,7 +50,7 @@ pub struct FuzzArgs {
 type Executors = (Backend, Result<(Backend, u64), String>);
 
 /// Runs programs as `args` say.
-pub fn fuzz(args: &FuzzArgs, device: &Path, out: &mut dyn Write) -> Result<u8, Failure> {
+pub fn fuzz(args: &FuzzArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result<u8, Failure> {
     let policies = match input::policy(args.policy.as_deref())? {
         Some(policy) => vec![policy],
         None if args.zoo => vec![Policy::Split],
@@ -80,12 +78,11 @@ pub fn fuzz(args: &FuzzArgs, device: &Path, out: &mut dyn Write) -> Result<u8, F
         threads: std::thread::available_parallelism().map_or(1, usize::from).min(2),
     };
     if args.zoo {
-        return discover(&campaign, args.format, out);
+        return discover(&campaign, args.format, terminal);
     }
-    let start = Instant::now();
-    let progress = Progress::new(args.count * policies.len() as u64);
-    let report = run(&campaign, &|runs| progress.add(runs));
-    progress.end();
+    let bar = terminal.progress(args.count.saturating_mul(policies.len() as u64), "runs");
+    let report = run(&campaign, &|runs| bar.inc(runs));
+    bar.finish_and_clear();
     let mut report = report.map_err(|error| Failure::host(&error))?;
     if let Some(directory) = &args.out {
         save(directory, &mut report)?;
@@ -96,31 +93,31 @@ pub fn fuzz(args: &FuzzArgs, device: &Path, out: &mut dyn Write) -> Result<u8, F
         executor: executor.name(),
         beside: second.as_ref().map(|(other, _)| other.name()).map_err(String::as_str),
     };
-    let shown = match args.format {
-        Format::Text => text(&about, &report),
-        Format::Json => {
-            serde_json::to_string_pretty(&json(&about, &report)).unwrap_or_default() + "\n"
-        }
-    };
-    write(out, &shown)?;
-    if std::io::stderr().is_terminal() {
-        eprintln!("{:.1} s", start.elapsed().as_secs_f64());
+    let failed = !report.failing.is_empty();
+    match args.format {
+        Format::Json => terminal.json(&json(&about, &report))?,
+        Format::Text if terminal.quiet && !failed => {}
+        Format::Text => terminal.report(&text(&about, &report), &[executor.name()])?,
     }
-    Ok(if report.failing.is_empty() { EXIT_OK } else { EXIT_UNEXPECTED })
+    Ok(if failed { EXIT_UNEXPECTED } else { EXIT_OK })
 }
 
 /// Counts the programs that each historical bug takes. No executor runs beside: it is about time to
 /// a finding, which the other would not change.
-fn discover(campaign: &Campaign<'_>, format: Format, out: &mut dyn Write) -> Result<u8, Failure> {
+fn discover(
+    campaign: &Campaign<'_>,
+    format: Format,
+    terminal: &mut Terminal<'_>,
+) -> Result<u8, Failure> {
     let alone = Campaign { beside: None, ..*campaign };
-    let found = zoo::discover(&alone, &mut |_| ()).map_err(|error| Failure::host(&error))?;
-    let shown = match format {
-        Format::Text => zoo::text(&alone, &found),
-        Format::Json => {
-            serde_json::to_string_pretty(&zoo::json(&alone, &found)).unwrap_or_default() + "\n"
-        }
-    };
-    write(out, &shown)?;
+    let bar = terminal.progress(VARIANTS.len() as u64, "bugs");
+    let found =
+        zoo::discover(&alone, &mut |_| bar.inc(1)).map_err(|error| Failure::host(&error))?;
+    bar.finish_and_clear();
+    match format {
+        Format::Text => terminal.report(&zoo::text(&alone, &found), &[campaign.executor.name()])?,
+        Format::Json => terminal.json(&zoo::json(&alone, &found))?,
+    }
     Ok(EXIT_OK)
 }
 
@@ -133,15 +130,13 @@ fn executors(kind: Option<ExecutorKind>, device: &Path) -> Result<Executors, Fai
         Some(ExecutorKind::Kvm) => (kvm()?, alone()),
         Some(ExecutorKind::Both) => (Backend::interp(), Ok((kvm()?, 1))),
         None if kvm_is_required() => {
-            let backend = kvm().map_err(|mut failure| {
-                failure.message += &format!("; {REQUIRE_KVM}=1 forbids to go without");
-                failure
-            })?;
+            let remark = format!("; {REQUIRE_KVM}=1 forbids to go without");
+            let backend = kvm().map_err(|failure| failure.and(&remark))?;
             (Backend::interp(), Ok((backend, COMPARED)))
         }
         None => {
             let kvm = kvm().map(|backend| (backend, COMPARED));
-            (Backend::interp(), kvm.map_err(|failure| format!("SKIP kvm: {}", failure.message)))
+            (Backend::interp(), kvm.map_err(|failure| format!("SKIP kvm: {failure}")))
         }
     })
 }
@@ -157,31 +152,4 @@ fn save(directory: &Path, report: &mut Report) -> Result<(), Failure> {
         found.file = shown;
     }
     Ok(())
-}
-
-/// A counter on standard error, on a terminal only.
-struct Progress {
-    total: u64,
-    done: AtomicU64,
-    terminal: bool,
-}
-
-impl Progress {
-    fn new(total: u64) -> Self {
-        let terminal = std::io::stderr().is_terminal();
-        Self { total, done: AtomicU64::new(0), terminal }
-    }
-
-    fn add(&self, runs: u64) {
-        let done = self.done.fetch_add(runs, Ordering::Relaxed) + runs;
-        if self.terminal {
-            eprint!("\r{done} of {} runs", self.total);
-        }
-    }
-
-    fn end(&self) {
-        if self.terminal {
-            eprint!("\r\x1b[K");
-        }
-    }
 }

@@ -11,14 +11,13 @@ use std::path::Path;
 
 /// The scenarios that `names` mean; the built-in ones if there is none.
 pub fn scenarios(names: &[String]) -> Result<Vec<Scenario>, Failure> {
-    let diagnostic = |error: scenario::Diagnostic| Failure::usage(error.to_string());
     if names.is_empty() {
-        return scenario::builtin().map_err(diagnostic);
+        return Ok(scenario::builtin()?);
     }
     let mut found = Vec::new();
     for name in names {
         if name == "zoo" {
-            found.extend(scenario::zoo().map_err(diagnostic)?);
+            found.extend(scenario::zoo()?);
             continue;
         }
         let of = |files: &[(&str, &'static str)]| {
@@ -27,7 +26,7 @@ pub fn scenarios(names: &[String]) -> Result<Vec<Scenario>, Failure> {
         let builtin = of(&BUILTIN).map(|text| (format!("scenarios/{name}.toml"), text));
         let zoo = || of(&ZOO).map(|text| (format!("scenarios/zoo/{name}.toml"), text));
         if let Some((file, text)) = builtin.or_else(zoo) {
-            found.push(scenario::parse(name, &file, text).map_err(diagnostic)?);
+            found.push(scenario::parse(name, &file, text)?);
             continue;
         }
         let path = Path::new(name);
@@ -73,7 +72,7 @@ fn file(path: &Path) -> Result<Scenario, Failure> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| Failure::usage(format!("{shown}: {error}")))?;
     let name = path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into());
-    scenario::parse(&name, &shown, &text).map_err(|error| Failure::usage(error.to_string()))
+    Ok(scenario::parse(&name, &shown, &text)?)
 }
 
 /// The processors of `--cpu`.

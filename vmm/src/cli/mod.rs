@@ -13,9 +13,14 @@ mod generate;
 mod input;
 mod replay;
 mod run;
+mod terminal;
 
+use crate::ink::{Ink, Tone};
+use crate::scenario::Diagnostic;
 use clap::{Parser, Subcommand, ValueEnum};
+use std::fmt;
 use std::path::PathBuf;
+use terminal::{Colour, Terminal};
 
 /// All as expected.
 pub const EXIT_OK: u8 = 0;
@@ -37,6 +42,27 @@ pub struct Cli {
     /// The KVM device to use
     #[arg(long, global = true, value_name = "PATH", default_value = "/dev/kvm")]
     kvm_device: PathBuf,
+    /// When to colour what is printed: auto is on a terminal, unless NO_COLOR is set
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        hide_possible_values = true,
+        value_name = "auto|always|never"
+    )]
+    color: Colour,
+    /// Show no progress, and of runs only those that are not as expected
+    #[arg(long, short, global = true)]
+    quiet: bool,
+}
+
+impl Cli {
+    /// How errors are coloured.
+    #[must_use]
+    pub fn error_ink(&self) -> Ink {
+        self.color.ink(&std::io::stderr())
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -224,16 +250,61 @@ pub struct Failure {
     /// The code.
     pub code: u8,
     /// What to print to standard error.
-    pub message: String,
+    pub what: What,
+}
+
+/// What went wrong.
+#[derive(Debug)]
+pub enum What {
+    /// In a sentence.
+    Sentence(String),
+    /// In a file, at a place.
+    Diagnostic(Box<Diagnostic>),
 }
 
 impl Failure {
+    fn of(code: u8, message: impl Into<String>) -> Self {
+        Self { code, what: What::Sentence(message.into()) }
+    }
+
     fn usage(message: impl Into<String>) -> Self {
-        Self { code: EXIT_USAGE, message: message.into() }
+        Self::of(EXIT_USAGE, message)
     }
 
     fn host(error: &(dyn std::error::Error + 'static)) -> Self {
-        Self { code: EXIT_HOST, message: chain(error) }
+        Self::of(EXIT_HOST, chain(error))
+    }
+
+    /// The same, with another remark after the sentence.
+    fn and(mut self, remark: &str) -> Self {
+        if let What::Sentence(sentence) = &mut self.what {
+            sentence.push_str(remark);
+        }
+        self
+    }
+
+    /// The error as a terminal shows it.
+    #[must_use]
+    pub fn render(&self, ink: Ink) -> String {
+        match &self.what {
+            What::Sentence(sentence) => format!("{}: {sentence}", ink.paint(Tone::Bad, "error")),
+            What::Diagnostic(diagnostic) => diagnostic.render(ink),
+        }
+    }
+}
+
+impl From<Diagnostic> for Failure {
+    fn from(diagnostic: Diagnostic) -> Self {
+        Self { code: EXIT_USAGE, what: What::Diagnostic(Box::new(diagnostic)) }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.what {
+            What::Sentence(sentence) => f.write_str(sentence),
+            What::Diagnostic(diagnostic) => diagnostic.fmt(f),
+        }
     }
 }
 
@@ -243,33 +314,32 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     sources.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-/// Does what the command line asks, writing to `out`; the exit code.
+/// Does what the command line asks, writing to standard output; the exit code.
 ///
 /// # Errors
 /// What could not be done, with its exit code.
-pub fn main(cli: Cli, out: &mut dyn std::io::Write) -> Result<u8, Failure> {
+pub fn main(cli: Cli) -> Result<u8, Failure> {
+    let mut out = std::io::stdout().lock();
+    let mut terminal = Terminal {
+        ink: cli.color.ink(&out),
+        warning_ink: cli.error_ink(),
+        quiet: cli.quiet,
+        out: &mut out,
+    };
+    let terminal = &mut terminal;
     let text = match cli.command {
-        None => return run::run(&RunArgs::default(), &cli.kvm_device, out),
-        Some(Command::Compare(args)) => return compare::run(&args, out),
-        Some(Command::Faults(args)) => return faults::run(&args, &cli.kvm_device, out),
-        Some(Command::Run(args)) => return run::run(&args, &cli.kvm_device, out),
-        Some(Command::Fuzz(args)) => return fuzz::fuzz(&args, &cli.kvm_device, out),
-        Some(Command::Replay(args)) => return replay::run(&args, &cli.kvm_device, out),
+        None => return run::run(&RunArgs::default(), &cli.kvm_device, terminal),
+        Some(Command::Compare(args)) => return compare::run(&args, terminal),
+        Some(Command::Faults(args)) => return faults::run(&args, &cli.kvm_device, terminal),
+        Some(Command::Run(args)) => return run::run(&args, &cli.kvm_device, terminal),
+        Some(Command::Fuzz(args)) => return fuzz::fuzz(&args, &cli.kvm_device, terminal),
+        Some(Command::Replay(args)) => return replay::run(&args, &cli.kvm_device, terminal),
         Some(Command::List { what }) => describe::list(what)?,
         Some(Command::Explain { name }) => describe::explain(&name)?,
         Some(Command::Completions { shell }) => generate::completions(shell),
         Some(Command::Man { directory }) => generate::man(&directory)?,
         Some(Command::Doctor) => doctor::report(&cli.kvm_device),
     };
-    write(out, &text)?;
+    terminal.write(&text)?;
     Ok(EXIT_OK)
-}
-
-fn write(out: &mut dyn std::io::Write, text: &str) -> Result<(), Failure> {
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        // Whoever reads us has read enough.
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        Err(error) => Err(Failure { code: EXIT_HOST, message: format!("writing: {error}") }),
-        Ok(()) => Ok(()),
-    }
 }

@@ -1,13 +1,13 @@
 //! `stalemate replay`: what `--record` wrote, judged and run again.
 
-use super::{EXIT_OK, EXIT_UNEXPECTED, ExecutorKind, Failure, run, write};
+use super::{EXIT_OK, EXIT_UNEXPECTED, ExecutorKind, Failure, Terminal, run};
 use crate::boot::{self, Image, Symbols};
+use crate::executor::Backend;
 use crate::oracle::Oracle;
 use crate::report::{Recording, Results, details};
 use crate::runner::{RunResult, Runner, Trace};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// Arguments of `replay`.
@@ -25,7 +25,7 @@ pub struct ReplayArgs {
 }
 
 /// Judges the recorded events, does the run again, and compares.
-pub fn run(args: &ReplayArgs, device: &Path, out: &mut dyn Write) -> Result<u8, Failure> {
+pub fn run(args: &ReplayArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result<u8, Failure> {
     let named =
         |error: &dyn std::fmt::Display| Failure::usage(format!("{}: {error}", args.file.display()));
     let text = std::fs::read_to_string(&args.file).map_err(|error| named(&error))?;
@@ -51,7 +51,7 @@ pub fn run(args: &ReplayArgs, device: &Path, out: &mut dyn Write) -> Result<u8, 
         let rules = judged(&recording.trace());
         same &= said(&mut text, "the recorded events", &recording, &rules);
     }
-    let backends = run::backends(args.executor, device)?;
+    let backends = run::backends(args.executor, device, terminal)?;
     for backend in &backends {
         let mut runner = Runner::new(&image, &symbols, backend);
         let mut trace = Trace::default();
@@ -67,9 +67,12 @@ pub fn run(args: &ReplayArgs, device: &Path, out: &mut dyn Write) -> Result<u8, 
             executors: &[backend.name()],
             symbols: &symbols,
         };
-        text += &details(&results, &result);
+        text += &details(&results, &result, terminal.ink);
     }
-    write(out, &text)?;
+    let names: Vec<&str> = backends.iter().map(Backend::name).collect();
+    if !same || !terminal.quiet {
+        terminal.report(&text, &names)?;
+    }
     Ok(if same { EXIT_OK } else { EXIT_UNEXPECTED })
 }
 

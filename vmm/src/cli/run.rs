@@ -1,7 +1,7 @@
 //! `stalemate` and `stalemate run`.
 
 use super::files::telling;
-use super::{EXIT_OK, EXIT_UNEXPECTED, ExecutorKind, Failure, RunArgs, RunFormat, input, write};
+use super::{EXIT_OK, EXIT_UNEXPECTED, ExecutorKind, Failure, RunArgs, RunFormat, Terminal, input};
 use crate::arch::tlb::Fill;
 use crate::boot::{self, Image, Symbols};
 use crate::executor::{Backend, REQUIRE_KVM, kvm_is_required};
@@ -9,14 +9,13 @@ use crate::machine::BootError;
 use crate::report::{Results, details, difference, json, junit, summary, tap};
 use crate::runner::{Runner, compare_all};
 use crate::scenario::{CPUS, Run, Scenario, Selection};
-use std::io::Write;
 use std::path::Path;
 
 /// Above this many runs only the table is printed, and what is not as expected.
 const DETAILED_RUNS: usize = 12;
 
 /// Runs what `args` select.
-pub fn run(args: &RunArgs, device: &Path, out: &mut dyn Write) -> Result<u8, Failure> {
+pub fn run(args: &RunArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result<u8, Failure> {
     let scenarios = input::scenarios(&args.scenarios)?;
     let selection = Selection {
         policy: input::policy(args.policy.as_deref())?,
@@ -49,9 +48,10 @@ pub fn run(args: &RunArgs, device: &Path, out: &mut dyn Write) -> Result<u8, Fai
     let bytes = own.unwrap_or_else(boot::guest_image);
     let image = Image::parse(bytes).map_err(|error| image_failure(args, &error))?;
     let symbols = Symbols::new(bytes);
-    let backends = backends(args.executor, device)?;
+    let backends = backends(args.executor, device, terminal)?;
     let mut runners = backends.iter().map(|backend| Runner::new(&image, &symbols, backend));
-    let mut progress = progress(runs.len());
+    let bar = terminal.progress(runs.len() as u64, "runs");
+    let mut progress = |done| bar.set_position(done as u64);
     let done = match (runners.next(), runners.next()) {
         (Some(one), Some(other)) => {
             compare_all(&mut [one, other], &scenarios, &runs, &mut progress)
@@ -61,6 +61,7 @@ pub fn run(args: &RunArgs, device: &Path, out: &mut dyn Write) -> Result<u8, Fai
         }
         _ => Ok((Vec::new(), Vec::new())),
     };
+    bar.finish_and_clear();
     let (results, differences) = done.map_err(|error| match &error {
         BootError::Image(error) => Failure::usage(error.to_string()),
         error => Failure::host(error),
@@ -85,16 +86,17 @@ pub fn run(args: &RunArgs, device: &Path, out: &mut dyn Write) -> Result<u8, Fai
         executors: &names,
         symbols: &symbols,
     };
-    let text = match args.format {
-        RunFormat::Json => {
-            let text = serde_json::to_string_pretty(&json(&results)).unwrap_or_default();
-            text + "\n"
+    match args.format {
+        RunFormat::Json => terminal.json(&json(&results))?,
+        RunFormat::Junit => terminal.write(&junit(&results))?,
+        RunFormat::Tap => terminal.write(&tap(&results))?,
+        RunFormat::Text => {
+            let text = text(&results, !args.scenarios.is_empty(), terminal);
+            if !text.is_empty() {
+                terminal.report(&text, &names)?;
+            }
         }
-        RunFormat::Junit => junit(&results),
-        RunFormat::Tap => tap(&results),
-        RunFormat::Text => text(&results, !args.scenarios.is_empty()),
-    };
-    write(out, &text)?;
+    }
     Ok(if results.all_as_expected() { EXIT_OK } else { EXIT_UNEXPECTED })
 }
 
@@ -115,46 +117,42 @@ fn image_failure(args: &RunArgs, error: &boot::ImageError) -> Failure {
     Failure::usage(format!("{name}: {error}"))
 }
 
-fn text(results: &Results<'_>, named: bool) -> String {
-    let verbose = named && results.results.len() <= DETAILED_RUNS;
+fn text(results: &Results<'_>, named: bool, terminal: &Terminal<'_>) -> String {
+    let Terminal { ink, quiet, .. } = *terminal;
+    let verbose = named && !quiet && results.results.len() <= DETAILED_RUNS;
     let shown: Vec<String> = results
         .results
         .iter()
         .filter(|result| verbose || !result.as_expected)
-        .map(|result| details(results, result))
+        .map(|result| details(results, result, ink))
         .collect();
-    let table = summary(results);
-    let shown: Vec<String> =
+    let mut parts: Vec<String> =
         results.differences.iter().map(|found| difference(results, found)).chain(shown).collect();
-    if shown.is_empty() { table } else { format!("{}\n{table}", shown.join("\n")) }
-}
-
-/// Progress on standard error, on a terminal only.
-fn progress(total: usize) -> impl FnMut(usize) {
-    let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    move |done| {
-        if terminal && total > DETAILED_RUNS {
-            let end = if done == total { "\r\x1b[K" } else { "" };
-            eprint!("\r{done} of {total} runs{end}");
-        }
+    if !quiet {
+        parts.push(summary(results, ink));
     }
+    parts.join("\n")
 }
 
 /// The executors that are asked for: one, or two to compare.
-pub fn backends(kind: Option<ExecutorKind>, device: &Path) -> Result<Vec<Backend>, Failure> {
+pub fn backends(
+    kind: Option<ExecutorKind>,
+    device: &Path,
+    terminal: &Terminal<'_>,
+) -> Result<Vec<Backend>, Failure> {
     let kvm = || Backend::kvm(device).map_err(|error| Failure::host(&error));
     Ok(match kind {
         Some(ExecutorKind::Kvm) => vec![kvm()?],
         Some(ExecutorKind::Interp) => vec![Backend::interp()],
         Some(ExecutorKind::Both) => vec![kvm()?, Backend::interp()],
-        None if kvm_is_required() => vec![kvm().map_err(|mut failure| {
-            failure.message += &format!("; {REQUIRE_KVM}=1 forbids the interpreter instead");
-            failure
-        })?],
+        None if kvm_is_required() => {
+            let remark = format!("; {REQUIRE_KVM}=1 forbids the interpreter instead");
+            vec![kvm().map_err(|failure| failure.and(&remark))?]
+        }
         None => match kvm() {
             Ok(backend) => vec![backend],
             Err(failure) => {
-                eprintln!("stalemate: {}; running on the interpreter", failure.message);
+                terminal.warn(&format!("{failure}; running on the interpreter"));
                 vec![Backend::interp()]
             }
         },

@@ -134,7 +134,7 @@ pub fn default_cpus() -> Vec<CpuModel> {
 }
 
 /// Compares the policies on `cpus`, in `workloads`, on kernel `bytes`; `progress` is told how many
-/// of how many rows are done.
+/// rows are done: there is one for each workload, processor and policy.
 ///
 /// # Errors
 /// When the image cannot be loaded.
@@ -142,7 +142,7 @@ pub fn compare(
     bytes: &'static [u8],
     workloads: &[Scenario],
     cpus: &[CpuModel],
-    progress: &mut dyn FnMut(usize, usize),
+    progress: &mut dyn FnMut(usize),
 ) -> Result<Comparison, BootError> {
     let image = Image::parse(bytes)?;
     let symbols = Symbols::new(bytes);
@@ -150,14 +150,13 @@ pub fn compare(
     let backend = Backend::interp();
     let mut runner = Runner::new(&image, &symbols, &backend);
     let mut rows = Vec::new();
-    let total = workloads.len() * cpus.len() * POLICIES.len();
     // One guest is alive at a time: what it can be used for comes together.
     for cpu in cpus {
         for policy in POLICIES {
             let mut of_policy = verdicts(&mut runner, workloads, *cpu, policy, &symbols)?;
             costs(&mut runner, workloads, &mut of_policy, &symbols)?;
             rows.extend(of_policy.into_iter().map(|(number, row, _)| (number, row)));
-            progress(rows.len(), total);
+            progress(rows.len());
         }
     }
     rows.sort_by_key(|(number, _)| *number);

@@ -88,6 +88,15 @@ pub struct Downgrade {
     pub new: u64,
 }
 
+/// A primitive that was to remove something stale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cover {
+    /// The primitive, with its caller's range.
+    pub primitive: Primitive,
+    /// The step that called it.
+    pub step: Option<usize>,
+}
+
 /// What one downgrade owes on one CPU under one tag.
 #[derive(Clone, Debug)]
 pub struct Obligation {
@@ -105,7 +114,7 @@ pub struct Obligation {
     pub page: Gva,
     /// A primitive whose range covers it has returned, or its CPU has acknowledged that it did
     /// what the primitive asks for.
-    pub covered: Option<(u64, Primitive)>,
+    pub covered: Option<Cover>,
     /// The CPU that has said that its next batched flush covers it.
     pub deferred: Option<CpuId>,
     /// The generation of its address space that stands for its flush: raised by a primitive that
@@ -213,7 +222,8 @@ impl Ledger {
                     shadow.cpu(*owner).primitive().filter(|_| acknowledges)
                 {
                     let of_cpu = |obligation: &Obligation| obligation.cpu == event.cpu;
-                    self.cover(event.seq, *owner, since, &asked, of_cpu);
+                    let cover = Cover { primitive: asked, step: shadow.cpu(*owner).step };
+                    self.cover(*owner, since, cover, of_cpu);
                 }
             }
             Kind::MmStore { offset, old, new } => {
@@ -266,21 +276,21 @@ impl Ledger {
     }
 
     /// A primitive of `cpu` that began at `since` returns.
-    pub fn returned(&mut self, seq: u64, cpu: CpuId, since: u64, primitive: &Primitive) {
-        self.cover(seq, cpu, since, primitive, |_| true);
+    pub fn returned(&mut self, cpu: CpuId, since: u64, cover: Cover) {
+        self.cover(cpu, since, cover, |_| true);
     }
 
     fn cover(
         &mut self,
-        seq: u64,
         cpu: CpuId,
         since: u64,
-        primitive: &Primitive,
+        cover: Cover,
         select: impl Fn(&Obligation) -> bool,
     ) {
         for obligation in self.obligations.iter_mut().filter(|obligation| select(obligation)) {
-            if obligation.covered.is_none() && obligation.is_asked_of(cpu, since, primitive) {
-                obligation.covered = Some((seq, *primitive));
+            let asked = obligation.is_asked_of(cpu, since, &cover.primitive);
+            if obligation.covered.is_none() && asked {
+                obligation.covered = Some(cover);
             }
         }
     }

@@ -8,7 +8,7 @@ mod shadow;
 mod shadow_test;
 mod witness;
 
-pub use ledger::{Discharger, Downgrade, Ledger, Obligation, State};
+pub use ledger::{Cover, Discharger, Downgrade, Ledger, Obligation, State};
 pub use rule::{About, RULES, RuleId};
 pub use rules::big_hammer::BigHammer;
 pub use rules::needless_flush::NeedlessFlush;
@@ -18,7 +18,7 @@ pub use witness::{Contradiction, Missed, Violation};
 use crate::arch::addr::CpuId;
 use crate::arch::tlb::{Effect, Tag};
 use crate::event::{Event, Kind, Observer, Primitive, TraceHeader};
-use rule::{Context, Rule};
+use rule::{Context, Finding, Rule};
 use std::collections::BTreeSet;
 use witness::Invalidation;
 
@@ -126,11 +126,13 @@ impl Oracle {
         for rule in &mut self.rules {
             let context = Context { header, event, shadow, ledger: &self.ledger, effect, ended };
             let id = rule.id();
-            for finding in rule.observe(&context) {
+            let witnessed = |finding: Finding| {
                 let number = finding.obligation;
                 let obligation = number.and_then(|number| self.ledger.obligations().get(number));
-                let violation =
-                    witness::violation(id, finding, event, obligation, shadow, &self.history);
+                (number, witness::violation(id, finding, &context, obligation, &self.history))
+            };
+            let found: Vec<_> = rule.observe(&context).into_iter().map(witnessed).collect();
+            for (number, violation) in found {
                 if let Some(number) = number {
                     self.ledger.violate(number, id, event.seq);
                 }
@@ -176,7 +178,8 @@ impl Observer for Oracle {
         }
         self.judge(&header, &shadow, event, &effect, ended);
         if let Some((since, primitive)) = ended {
-            self.ledger.returned(event.seq, event.cpu, since, &primitive);
+            let cover = Cover { primitive, step: shadow.cpu(event.cpu).step };
+            self.ledger.returned(event.cpu, since, cover);
         }
         let context = Context {
             header: &header,

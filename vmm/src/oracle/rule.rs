@@ -47,6 +47,8 @@ pub struct About {
     pub violated_by: &'static str,
     /// The same for what comes close and does not.
     pub near_miss: &'static str,
+    /// What to try when it is violated.
+    pub hint: &'static str,
     /// Whether it counts costs instead of failing runs.
     pub is_cost: bool,
 }

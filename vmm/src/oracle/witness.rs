@@ -1,8 +1,7 @@
 //! A violation and all that one needs to argue with it.
 
-use super::ledger::{Downgrade, Obligation};
-use super::rule::{Finding, RuleId};
-use super::shadow::Shadow;
+use super::ledger::{Cover, Downgrade, Obligation};
+use super::rule::{Context, Finding, RuleId};
 use crate::arch::addr::{CpuId, Gpa, Gva, Pcid};
 use crate::arch::tlb::{Entry, Tag};
 use crate::arch::walk::Step;
@@ -63,6 +62,8 @@ pub struct Violation {
     pub walk: Option<Contradiction>,
     /// The store that made it stale.
     pub downgrade: Option<Downgrade>,
+    /// The primitive that should have removed it.
+    pub asked: Option<Cover>,
     /// Until when it had to go.
     pub deadline: Option<String>,
     /// Every invalidation in between.
@@ -76,11 +77,11 @@ pub struct Violation {
 pub fn violation(
     rule: RuleId,
     finding: Finding,
-    event: &Event,
+    context: &Context<'_>,
     obligation: Option<&Obligation>,
-    shadow: &Shadow,
     history: &[Invalidation],
 ) -> Violation {
+    let Context { event, shadow, .. } = context;
     let held = finding.held.map(|held| (held.tag, held.entry));
     let entry = held.or_else(|| {
         let obligation = obligation?;
@@ -106,6 +107,15 @@ pub fn violation(
             .collect(),
         _ => Vec::new(),
     };
+    // One that is returning has covered nothing yet.
+    let asked = obligation.and_then(|obligation| {
+        let returning = || {
+            let (since, primitive) = context.ended?;
+            let asked = obligation.is_asked_of(event.cpu, since, &primitive);
+            asked.then_some(Cover { primitive, step: shadow.cpu(event.cpu).step })
+        };
+        obligation.covered.or_else(returning)
+    });
     let (seq, rip) = finding.at.unwrap_or((event.seq, event.rip));
     Violation {
         rule,
@@ -117,6 +127,7 @@ pub fn violation(
         entry,
         walk,
         downgrade: obligation.map(|obligation| obligation.downgrade),
+        asked,
         deadline: deadline(rule).map(str::to_owned),
         missed,
         because: finding.because,

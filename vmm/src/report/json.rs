@@ -145,6 +145,10 @@ fn violation(results: &Results<'_>, violation: &Violation) -> Value {
             "new": store.new,
             "at": at(store.rip),
         })),
+        "asked": violation.asked.map(|asked| value!({
+            "primitive": asked.primitive.name(),
+            "step": asked.step,
+        })),
         "deadline": violation.deadline,
         "missed": violation.missed.iter().map(|missed| value!({
             "event": missed.seq, "what": missed.what, "why": missed.why, "at": at(missed.rip),

@@ -2,6 +2,7 @@
 //! Neither times nor dates are in it: two runs of one input give the same bytes.
 
 use super::{Results, details, difference, what_is_real};
+use crate::ink::Ink;
 use crate::runner::RunResult;
 use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 
@@ -27,16 +28,11 @@ pub fn junit(results: &Results<'_>) -> String {
 }
 
 fn case(results: &Results<'_>, scenario: &str, result: &RunResult) -> TestCase {
-    let differs = results.differences.iter().find(|found| {
-        found.run.scenario == result.run.scenario
-            && found.run.config == result.run.config
-            && found.run.faults == result.run.faults
-    });
-    let status = match differs {
+    let status = match results.difference_of(result) {
         Some(found) => failure("difference", "the executors differ", &difference(results, found)),
         None if result.as_expected => TestCaseStatus::success(),
         None => {
-            let text = details(results, result);
+            let text = details(results, result, Ink::Plain);
             failure(&kind(result), text.lines().next().unwrap_or_default(), &text)
         }
     };

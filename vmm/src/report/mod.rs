@@ -1,5 +1,6 @@
 //! Reports: what a person reads, and what a program reads.
 
+mod diagnosis;
 mod json;
 mod junit;
 mod picture;
@@ -9,13 +10,14 @@ mod tap;
 mod text;
 mod timeline;
 
+pub use diagnosis::{Fact, diagnosis, facts};
 pub use json::{SCHEMA_VERSION, json};
 pub use junit::junit;
 pub use picture::picture;
 pub use recording::{RECORDING_VERSION, Recording, RecordingError};
 pub use score::{SCORE_SCHEMA_VERSION, Score, score_json, score_text};
 pub use tap::tap;
-pub use text::{details, difference, summary, what_is_real, witness_lines};
+pub use text::{details, difference, summary, what_is_real};
 pub use timeline::{Timeline, html, perfetto, timeline};
 
 use crate::arch::tlb::Fill;
@@ -65,6 +67,16 @@ impl Results<'_> {
     #[must_use]
     pub fn scenario(&self, result: &RunResult) -> &Scenario {
         &self.scenarios[result.run.scenario]
+    }
+
+    /// Where the executors differed in the run of a result, if they did.
+    #[must_use]
+    pub fn difference_of(&self, result: &RunResult) -> Option<&Difference> {
+        self.differences.iter().find(|found| {
+            found.run.scenario == result.run.scenario
+                && found.run.config == result.run.config
+                && found.run.faults == result.run.faults
+        })
     }
 
     /// Whether every outcome was as expected, and no two executors differed.

@@ -2,6 +2,7 @@
 //! said of one that is not as expected in a YAML block below it.
 
 use super::{Results, command, details, difference, what_is_real};
+use crate::ink::Ink;
 use std::fmt::Write;
 
 /// The text.
@@ -10,11 +11,7 @@ pub fn tap(results: &Results<'_>) -> String {
     let mut out = format!("TAP version 14\n1..{}\n", results.results.len());
     for (number, result) in (1..).zip(results.results) {
         let scenario = results.scenario(result);
-        let differs = results.differences.iter().find(|found| {
-            found.run.scenario == result.run.scenario
-                && found.run.config == result.run.config
-                && found.run.faults == result.run.faults
-        });
+        let differs = results.difference_of(result);
         let good = result.as_expected && differs.is_none();
         let ok = if good { "ok" } else { "not ok" };
         let title = escaped(&format!("{} on {}", scenario.name, result.title()));
@@ -23,7 +20,7 @@ pub fn tap(results: &Results<'_>) -> String {
         if !good {
             let text = match differs {
                 Some(found) => difference(results, found),
-                None => details(results, result),
+                None => details(results, result, Ink::Plain),
             };
             let rules: Vec<String> = result.rules().iter().map(ToString::to_string).collect();
             let _ = writeln!(out, "  ---");

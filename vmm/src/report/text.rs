@@ -1,17 +1,22 @@
 //! The table and the witness.
 
-use super::{Results, command};
-use crate::arch::addr::{CpuId, Gva};
-use crate::arch::tlb::{Entry, Tag};
+use super::diagnosis::{on_cpu, step_text};
+use super::{Results, command, diagnosis};
+use crate::arch::tlb::Tag;
 use crate::arch::vcpu::Vcpu;
-use crate::boot::Symbols;
 use crate::inject::Interrupt;
+use crate::ink::{Ink, Tone};
 use crate::machine::Swept;
-use crate::oracle::{Discharger, Obligation, State, Violation};
+use crate::oracle::{Discharger, Obligation, State};
 use crate::runner::{Difference, Outcome, RunResult, SweepResult};
 use crate::scenario::{CPUS, Expected, Scenario};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
+
+/// Configurations that a line of the summary names; the JSON names all.
+const CONFIGS_NAMED: usize = 6;
+/// The width of a column, where the processor's name is not wider.
+const COLUMN: usize = 12;
 
 /// What is modelled with any executor.
 const MODELLED: &str = "modelled: the TLB, CR3, PCID, INVPCID, PGE and privilege, as the manual \
@@ -19,7 +24,7 @@ const MODELLED: &str = "modelled: the TLB, CR3, PCID, INVPCID, PGE and privilege
 
 /// The table: a row for each scenario, a column for each CPU.
 #[must_use]
-pub fn summary(results: &Results<'_>) -> String {
+pub fn summary(results: &Results<'_>, ink: Ink) -> String {
     let mut out = String::new();
     let runs = results.results.len();
     let _ = writeln!(
@@ -37,14 +42,14 @@ pub fn summary(results: &Results<'_>) -> String {
     let width = results.scenarios.iter().map(|scenario| scenario.name.len()).max().unwrap_or(8);
     let _ = write!(out, "\n{:width$} ", "scenario");
     for cpu in &cpus {
-        let _ = write!(out, " {cpu:>12}");
+        let _ = write!(out, " {cpu:>COLUMN$}");
     }
     let _ = writeln!(out, "  caught  lost  obligations by discharger");
     for (index, scenario) in results.scenarios.iter().enumerate() {
         let of: Vec<&RunResult> =
             results.results.iter().filter(|result| result.run.scenario == index).collect();
         if !of.is_empty() {
-            row(&mut out, scenario, &of, &cpus, width);
+            row(&mut out, ink, scenario, &of, &cpus, width);
         }
     }
     let failed = results.results.iter().filter(|result| !result.as_expected).count();
@@ -55,12 +60,12 @@ pub fn summary(results: &Results<'_>) -> String {
         .count();
     let _ = writeln!(out, "\nok N+M: N runs clean and M violations caught, as expected");
     caught_without_fault(&mut out, results);
-    let _ = writeln!(
-        out,
+    let tone = if failed == 0 { Tone::Good } else { Tone::Bad };
+    let counted = format!(
         "{} runs as expected ({caught} of them violations caught), {failed} not",
         runs - failed
     );
-    let _ = writeln!(out, "{}", what_is_real(results.executors));
+    let _ = writeln!(out, "{}", ink.paint(tone, &counted));
     out
 }
 
@@ -123,29 +128,41 @@ fn caught_without_fault(out: &mut String, results: &Results<'_>) {
     }
     for ((scenario, rules), configs) in found {
         let name = &results.scenarios[scenario].name;
-        let _ = writeln!(out, "{name}: {rules} without a fault on {}", configs.join(", "));
+        let more = configs.len().saturating_sub(CONFIGS_NAMED);
+        let named = configs.iter().take(CONFIGS_NAMED).cloned().collect::<Vec<_>>().join(", ");
+        let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+        let _ = writeln!(out, "{name}: {rules} without a fault on {named}{more}");
     }
 }
 
-fn row(out: &mut String, scenario: &Scenario, of: &[&RunResult], cpus: &[&str], width: usize) {
+fn row(
+    out: &mut String,
+    ink: Ink,
+    scenario: &Scenario,
+    of: &[&RunResult],
+    cpus: &[&str],
+    width: usize,
+) {
     let _ = write!(out, "{:width$} ", scenario.name);
     for cpu in cpus {
+        let wide = cpu.len().max(COLUMN);
         let here: Vec<_> = of.iter().filter(|result| result.run.config.cpu.name == *cpu).collect();
         let bad: BTreeSet<Outcome> =
             here.iter().filter(|result| !result.as_expected).map(|result| result.outcome).collect();
-        let cell = match bad.first() {
-            _ if here.is_empty() => "-".to_owned(),
+        let (tone, cell) = match bad.first() {
+            _ if here.is_empty() => (Tone::Faint, "-".to_owned()),
             None => {
                 let violation = |result: &&&&RunResult| result.outcome == Outcome::Violation;
-                match here.iter().filter(violation).count() {
+                let cell = match here.iter().filter(violation).count() {
                     0 => format!("ok {}", here.len()),
                     caught => format!("ok {}+{caught}", here.len() - caught),
-                }
+                };
+                (Tone::Good, cell)
             }
             // One word says enough; the details follow.
-            Some(outcome) => outcome.to_string().to_uppercase(),
+            Some(outcome) => (Tone::Bad, outcome.to_string().to_uppercase()),
         };
-        let _ = write!(out, " {cell:>12}");
+        let _ = write!(out, " {}", ink.paint(tone, &format!("{cell:>wide$}")));
     }
     let caught = of
         .iter()
@@ -160,15 +177,19 @@ fn row(out: &mut String, scenario: &Scenario, of: &[&RunResult], cpus: &[&str], 
     }
     let discharged: Vec<String> =
         discharged.iter().map(|(by, count)| format!("{} {count}", by.name())).collect();
-    let _ = writeln!(out, "  {caught:>6}  {lost:>4}  {}", discharged.join(", "));
+    let last = format!("  {caught:>6}  {lost:>4}  {}", discharged.join(", "));
+    let _ = writeln!(out, "{}", last.trim_end());
 }
 
 /// One run in full: what was owed and what became of it, and for a violation its witness.
 #[must_use]
-pub fn details(results: &Results<'_>, result: &RunResult) -> String {
+pub fn details(results: &Results<'_>, result: &RunResult, ink: Ink) -> String {
     let scenario = results.scenario(result);
     let mut out = String::new();
-    let _ = write!(out, "{} on {}: {}", scenario.name, result.title(), result.outcome);
+    let tone = if result.as_expected { Tone::Good } else { Tone::Bad };
+    let outcome = ink.paint(tone, &result.outcome.to_string());
+    let name = ink.paint(Tone::Heading, &scenario.name);
+    let _ = write!(out, "{name} on {}: {outcome}", result.title());
     if result.as_expected {
         let _ = writeln!(out, ", as expected");
     } else {
@@ -178,7 +199,11 @@ pub fn details(results: &Results<'_>, result: &RunResult) -> String {
         self::sweep(&mut out, results, scenario, sweep);
     }
     for violation in &result.violations {
-        witness(&mut out, results.symbols, scenario, result, violation);
+        out.push('\n');
+        out += &diagnosis(ink, results.symbols, scenario, result, violation);
+    }
+    if !result.violations.is_empty() {
+        out.push('\n');
     }
     for obligation in &result.obligations {
         self::obligation(&mut out, scenario, obligation);
@@ -252,95 +277,6 @@ fn but_expected(expected: &Expected) -> String {
     }
 }
 
-fn step_text(scenario: &Scenario, step: Option<usize>) -> String {
-    let text = step.and_then(|step| Some((step, scenario.steps.get(step)?)));
-    text.map_or_else(
-        || "before the first step".to_owned(),
-        |(index, step)| format!("step {} `{}`", index + 1, step.text),
-    )
-}
-
-fn entry_text(tag: Tag, entry: &Entry) -> String {
-    format!("{tag}: {}", entry.translation)
-}
-
-/// A violation's witness, a fact a line.
-#[must_use]
-pub fn witness_lines(
-    symbols: &Symbols,
-    scenario: &Scenario,
-    result: &RunResult,
-    violation: &Violation,
-) -> Vec<String> {
-    let mut out = String::new();
-    witness(&mut out, symbols, scenario, result, violation);
-    out.lines().map(|line| line.strip_prefix("    ").unwrap_or(line).to_owned()).collect()
-}
-
-fn witness(
-    out: &mut String,
-    symbols: &Symbols,
-    scenario: &Scenario,
-    result: &RunResult,
-    violation: &Violation,
-) {
-    let at = |rip: Gva| symbols.locate(rip);
-    let _ = writeln!(out, "  violated: {}", violation.rule);
-    let _ = writeln!(out, "    {}", violation.message);
-    let _ = writeln!(
-        out,
-        "    event {} in {}, {}",
-        violation.seq,
-        step_text(scenario, violation.step),
-        at(violation.rip)
-    );
-    if let Some((seq, rip, what)) = violation.because {
-        let _ = writeln!(out, "    because: {what} at event {seq}, {}", at(rip));
-    }
-    if let Some((tag, entry)) = &violation.entry {
-        let _ = writeln!(out, "    entry:    {}", entry_text(*tag, entry));
-    }
-    if let Some(walk) = &violation.walk {
-        let levels: Vec<String> = walk
-            .path
-            .iter()
-            .map(|step| format!("L{} {}={:#x}", step.level, step.slot, step.entry))
-            .collect();
-        let _ = writeln!(out, "    walk:     from root {}: {}", walk.root, levels.join(", "));
-        let _ = writeln!(out, "              gives {}", walk.result);
-    }
-    if let Some(downgrade) = &violation.downgrade {
-        let _ = writeln!(
-            out,
-            "    store:    {} {:#x} -> {:#x}, event {} in {}",
-            downgrade.slot,
-            downgrade.old,
-            downgrade.new,
-            downgrade.seq,
-            step_text(scenario, downgrade.step)
-        );
-        let _ = writeln!(out, "              by {}", at(downgrade.rip));
-    }
-    if let Some(deadline) = &violation.deadline {
-        let _ = writeln!(out, "    deadline: {deadline}");
-    }
-    for missed in &violation.missed {
-        let _ = writeln!(out, "    missed:   event {} {}: {}", missed.seq, missed.what, missed.why);
-        let _ = writeln!(out, "              by {}", at(missed.rip));
-    }
-    let after = |step: usize| violation.step.is_none_or(|violated| step >= violated);
-    if let Some(read) = result.mismatches.iter().find(|mismatch| after(mismatch.step)) {
-        let old = if read.got.starts_with("page fault") { "" } else { ", the old value" };
-        let _ = writeln!(
-            out,
-            "    then read: step {} `{}` got {}{old}",
-            read.step + 1,
-            read.text,
-            read.got
-        );
-    }
-}
-
 /// The boundaries that were tried, and where the interrupt made a difference.
 fn sweep(out: &mut String, results: &Results<'_>, scenario: &Scenario, sweep: &SweepResult) {
     let what = match sweep.interrupt {
@@ -383,11 +319,6 @@ fn sweep(out: &mut String, results: &Results<'_>, scenario: &Scenario, sweep: &S
             let _ = writeln!(out, "      to   {}", results.symbols.locate(failing.last));
         }
     }
-}
-
-/// The CPU, where there is more than one.
-fn on_cpu(scenario: &Scenario, cpu: CpuId) -> String {
-    if scenario.cpus() > 1 { format!(" on cpu{}", cpu.0) } else { String::new() }
 }
 
 fn obligation(out: &mut String, scenario: &Scenario, owed: &Obligation) {

@@ -1,5 +1,7 @@
 //! Errors in what a person wrote, with the place and what would be right.
 
+use crate::ink::{Ink, tame};
+use annotate_snippets::{AnnotationKind, Level, Snippet, normalize_untrusted_str};
 use std::fmt;
 
 /// One error in a scenario file or on the command line.
@@ -53,19 +55,32 @@ fn floor(text: &str, at: usize) -> usize {
     (0..=at.min(text.len())).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0)
 }
 
+impl Diagnostic {
+    /// The diagnostic as a compiler would print it.
+    #[must_use]
+    pub fn render(&self, ink: Ink) -> String {
+        let chars = |count: usize| {
+            let at = self.source.char_indices().nth(count);
+            at.map_or(self.source.len(), |(at, _)| at)
+        };
+        let span = chars(self.column - 1)..chars(self.column - 1 + self.width);
+        let snippet = Snippet::source(tame(&self.source))
+            .path(&self.file)
+            .line_start(self.line)
+            .annotation(AnnotationKind::Primary.span(span));
+        // A file may hold what a terminal would take for commands.
+        let help = normalize_untrusted_str(&tame(&self.help));
+        let group = Level::ERROR
+            .primary_title(tame(&self.message))
+            .element(snippet)
+            .element(Level::HELP.message(help));
+        ink.renderer().render(&[group])
+    }
+}
+
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { file, line, column, width, source, message, help } = self;
-        let number = line.to_string();
-        let margin = " ".repeat(number.len());
-        // Tabs keep their place under the source.
-        let indent: String =
-            source.chars().take(column - 1).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
-        writeln!(f, "{file}:{line}:{column}: {message}")?;
-        writeln!(f, "{margin} |")?;
-        writeln!(f, "{number} | {source}")?;
-        writeln!(f, "{margin} | {indent}{}", "^".repeat(*width))?;
-        write!(f, "{margin} = help: {help}")
+        f.write_str(&self.render(Ink::Plain))
     }
 }
 

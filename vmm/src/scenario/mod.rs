@@ -23,6 +23,7 @@ use crate::machine::Schedule;
 use crate::oracle::RuleId;
 use stalemate_shared::variant::Variant;
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 /// One scenario, checked.
 #[derive(Clone, Debug)]
@@ -86,6 +87,19 @@ pub struct ZooRow {
 }
 
 impl Scenario {
+    /// Where a step stands in the source: its text, or the line that holds it among escapes.
+    #[must_use]
+    pub fn span(&self, step: usize) -> Option<Range<usize>> {
+        let step = self.steps.get(step)?;
+        let line = self.source.split_inclusive('\n').nth(step.line.checked_sub(1)?)?;
+        let start = line.as_ptr() as usize - self.source.as_ptr() as usize;
+        let (at, width) = match line.find(&step.text) {
+            Some(at) => (at, step.text.len()),
+            None => (line.len() - line.trim_start().len(), line.trim().len()),
+        };
+        Some(start + at..start + at + width)
+    }
+
     /// How many CPUs its steps use.
     #[must_use]
     pub fn cpus(&self) -> u8 {

@@ -14,6 +14,8 @@ pub const ABOUT: About = About {
     source: "Hansen, 27 Nov 2017: a small hammer silently made big hides bugs",
     violated_by: "user-half --cpu pcid --policy full",
     near_miss: "user-half --cpu pcid-invpcid --policy split --inject \"repeat invlpg#2\"",
+    hint: "invalidate the page alone: INVLPG in the current PCID, INVPCID of one address \
+           in another, or a mark for the user PCID",
     is_cost: true,
 };
 

@@ -13,6 +13,8 @@ pub const ABOUT: About = About {
     source: "Linux calling.h, ADJUST_KERNEL_CR3 and SWITCH_TO_USER_CR3 (8a09317b895f)",
     violated_by: "mark-consumed --cpu pcid --policy split --inject \"alter pcid@return#1\"",
     near_miss: "mark-consumed --cpu pcid --policy split --inject \"clear noflush@return\"",
+    hint: "make the user CR3 from the kernel CR3 by setting bits 11 and 12 together, and \
+           clear both together on entry",
     is_cost: false,
 };
 

@@ -19,6 +19,8 @@ pub const ABOUT: About = About {
     source: "Linux arch/x86/mm/tlb.c, flush_tlb_func; 94b1b03b519b (tlb_gen tracking)",
     violated_by: "shootdown --cpu pcid --policy split --inject \"drop cr3@flush\"",
     near_miss: "shootdown --cpu pcid --policy split --inject \"drop generation#1\"",
+    hint: "write the slot's generation after the flush it stands for, and no higher than \
+           what was flushed up to",
     is_cost: false,
 };
 

@@ -14,6 +14,8 @@ pub const ABOUT: About = About {
     source: "invariant S1 of the protocol; Linux switch_mm_irqs_off, which checks it in debug builds",
     violated_by: "two-spaces --cpu pcid --policy split --inject \"drop cr3@switch#1\"",
     near_miss: "two-spaces --cpu pcid --policy split --inject \"repeat cr3@switch#1\"",
+    hint: "hold the marker of a switch in `loaded_mm` until CR3 holds the new root, and set it \
+           after that",
     is_cost: false,
 };
 

@@ -19,6 +19,9 @@ pub const ABOUT: About = About {
     violated_by: "nmi-window --cpu pcid --policy split --inject nmi@after-mark \
                   --inject clear-mark@paranoid-exit",
     near_miss: "nmi-window --cpu pcid --policy split --inject nmi@after-mark",
+    hint: "clear a mark only on the path that then loads the user CR3 without NOFLUSH, \
+           and let nothing in between load it with NOFLUSH or write back what was read \
+           before the clear",
     is_cost: false,
 };
 

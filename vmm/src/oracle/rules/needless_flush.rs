@@ -17,6 +17,7 @@ pub const ABOUT: About = About {
     source: "SDM vol. 3, 4.10.4.3: where invalidation is optional",
     violated_by: "mark-consumed --cpu pcid --policy split --inject \"clear noflush@return\"",
     near_miss: "mark-consumed --cpu pcid --policy split --inject \"repeat mark#1\"",
+    hint: "leave it out, or keep the PCID with NOFLUSH: nothing that it removed was stale",
     is_cost: true,
 };
 

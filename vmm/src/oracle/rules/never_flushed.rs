@@ -15,6 +15,8 @@ pub const ABOUT: About = About {
     source: "SDM vol. 3, 4.10.5: the old frame must not be reused before the flush",
     violated_by: "forgotten-flush --cpu pcid --policy split",
     near_miss: "batched-unmap --cpu pcid --policy split",
+    hint: "call a primitive whose range covers the page after the store, in the same \
+           step; or announce the flush as deferred and do it before the frame is freed",
     is_cost: false,
 };
 

@@ -14,6 +14,8 @@ pub const ABOUT: About = About {
     source: "SDM vol. 3, 4.10.4.2: reusing a PCID needs bit 63 clear or INVPCID",
     violated_by: "pcid-reuse --cpu pcid --policy split --inject \"set noflush@switch#6\"",
     near_miss: "pcid-reuse --cpu pcid --policy split --inject \"repeat cr3@switch#6\"",
+    hint: "when a slot changes hands, load its kernel PCID without NOFLUSH and mark its \
+           user PCID, before the new address space runs under them",
     is_cost: false,
 };
 

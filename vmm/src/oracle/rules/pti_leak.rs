@@ -15,6 +15,8 @@ pub const ABOUT: About = About {
     source: "CVE-2017-5754; Linux aa8c6248f8c7 (PTI infrastructure)",
     violated_by: "global-under-pti --cpu pcid --policy split",
     near_miss: "nmi-window --cpu pcid --policy split --inject nmi@after-user-cr3",
+    hint: "leave the page out of the user root, and make no kernel page global while PTI \
+           is on, but for the trampoline",
     is_cost: false,
 };
 

@@ -11,6 +11,9 @@ pub const ABOUT: About = About {
     source: "SDM vol. 3, 4.10.4.2; Linux flush_tlb_one_user, flush_tlb_one_kernel",
     violated_by: "unmap --cpu pcid --policy split --inject \"drop invlpg#1\"",
     near_miss: "unmap --cpu pcid --policy split --inject \"repeat invlpg#1\"",
+    hint: "invalidate the page in the kernel PCID after the store and before the \
+           primitive returns; INVLPG reaches the current PCID and globals, a CR3 load no \
+           globals",
     is_cost: false,
 };
 

@@ -14,6 +14,9 @@ pub const ABOUT: About = About {
              (20171130124319.ovyierac7ywxzhjy); Linux 2ea907c4fe7b",
     violated_by: "parked-kernel --cpu pcid --policy unsplit",
     near_miss: "parked-kernel --cpu nopcid --policy unsplit",
+    hint: "a kernel page that is not global is cached under every PCID: set \
+           `invalidate_other` when one is flushed, so that other ASIDs are flushed at \
+           their next switch",
     is_cost: false,
 };
 

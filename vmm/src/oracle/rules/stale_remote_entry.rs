@@ -17,6 +17,9 @@ pub const ABOUT: About = About {
     source: "SDM vol. 3, 4.10.5; Linux fea4e317f9e7 (CVE-2025-37964), 2ff6ddf19c0e",
     violated_by: "shootdown --cpu pcid --policy split --inject \"early ack\"",
     near_miss: "shootdown --cpu pcid --policy split --inject \"repeat ack\"",
+    hint: "flush on the other CPU before it acknowledges, wait for every acknowledgement, \
+           and leave no CPU out that has the address space loaded; where tables are \
+           freed, no lazy one either",
     is_cost: false,
 };
 

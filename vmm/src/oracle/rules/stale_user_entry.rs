@@ -13,6 +13,9 @@ pub const ABOUT: About = About {
     source: "Linux 6fd166aae78c; SDM vol. 3, 4.10.4.2 and 4.10.5",
     violated_by: "user-flush-on-next-return --cpu pcid --policy split --inject \"drop mark#1\"",
     near_miss: "user-flush-on-next-return --cpu pcid --policy split --inject \"repeat mark#1\"",
+    hint: "set the bit of this ASID in `user_pcid_flush_mask` after the store, and load \
+           the user CR3 without NOFLUSH while it is set; or invalidate the address in the \
+           user PCID with INVPCID",
     is_cost: false,
 };
 

@@ -13,6 +13,8 @@ pub const ABOUT: About = About {
     source: "invariant U5 of the protocol; Linux invalidate_user_asid (kern_pcid, not asid)",
     violated_by: "user-flush-on-next-return --cpu pcid --policy split --inject \"alter mark#1\"",
     near_miss: "user-flush-on-next-return --cpu pcid --policy split --inject \"repeat mark#1\"",
+    hint: "index `user_pcid_flush_mask` by the kernel PCID when the mark is set, as the \
+           return does when it consumes it",
     is_cost: false,
 };
 

@@ -7,7 +7,7 @@ use crate::arch::tlb::Tag;
 use crate::boot::Symbols;
 use crate::event::{Event, Kind};
 use crate::oracle::{Obligation, Shadow, State, Violation};
-use crate::report::{Recorded, command, witness_lines};
+use crate::report::{Fact, Recorded, command, facts};
 use stalemate_shared::pcid::{NOFLUSH, PCID_MASK, ROOT_MASK};
 use stalemate_shared::tlb_state::{USER_PCID_FLUSH_MASK, WAITING};
 use std::collections::BTreeSet;
@@ -70,7 +70,7 @@ pub fn timeline(recorded: &Recorded<'_>) -> Timeline {
     timeline.violations = result
         .violations
         .iter()
-        .map(|violation| shown(violation, witness_lines(symbols, scenario, result, violation)))
+        .map(|violation| shown(violation, facts(symbols, scenario, result, violation)))
         .collect();
     timeline
 }
@@ -159,7 +159,7 @@ fn owed(owed: &Obligation, end: u64) -> Owed {
     }
 }
 
-fn shown(violation: &Violation, witness: Vec<String>) -> Shown {
+fn shown(violation: &Violation, witness: Vec<Fact>) -> Shown {
     let entry = violation.entry.as_ref();
     Shown {
         rule: violation.rule.to_string(),
@@ -169,6 +169,7 @@ fn shown(violation: &Violation, witness: Vec<String>) -> Shown {
         page: entry.map(|(_, entry)| page_name(entry.translation.page)),
         message: violation.message.clone(),
         witness,
+        hint: violation.rule.about().hint,
     }
 }
 

@@ -14,6 +14,7 @@ pub use build::timeline;
 pub use html::html;
 pub use perfetto::perfetto;
 
+use super::Fact;
 use serde::Serialize;
 
 /// A run as a picture.
@@ -183,5 +184,7 @@ pub struct Shown {
     /// What happened.
     pub message: String,
     /// The witness, as at the terminal.
-    pub witness: Vec<String>,
+    pub witness: Vec<Fact>,
+    /// What to try.
+    pub hint: &'static str,
 }

@@ -296,8 +296,8 @@
     },
     violation: (one) => {
       html("h2", detail, `violated: ${one.rule}`);
-      facts([["event", one.seq], ["cpu", one.cpu], ["what", one.message]]);
-      html("pre", detail, one.witness.join("\n"));
+      facts([["what", one.message], ["cpu", one.cpu],
+        ...one.witness.map((fact) => [fact.name, fact.text]), ["try", one.hint]]);
     },
   };
   const lasting = (name) => (span) => {

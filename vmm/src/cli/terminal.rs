@@ -1,0 +1,97 @@
+//! Where results, notes and progress go, and how they look there.
+
+use super::{EXIT_HOST, Failure};
+use crate::ink::{Ink, Tone};
+use crate::report::what_is_real;
+use indicatif::{ProgressBar, ProgressStyle};
+use std::io::Write;
+
+/// Work that is done before a bar appears would be over before it is read.
+const WORTH_A_BAR: u64 = 13;
+
+/// When text is coloured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Colour {
+    /// On a terminal, unless NO_COLOR is set
+    #[default]
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
+impl Colour {
+    /// What that comes to for a stream.
+    pub fn ink(self, stream: &impl anstream::stream::RawStream) -> Ink {
+        let choice = match self {
+            Self::Auto => anstream::AutoStream::choice(stream),
+            Self::Always => anstream::ColorChoice::Always,
+            Self::Never => anstream::ColorChoice::Never,
+        };
+        if choice == anstream::ColorChoice::Never { Ink::Plain } else { Ink::Coloured }
+    }
+}
+
+/// Results go to `out`; progress and warnings to standard error.
+pub struct Terminal<'a> {
+    /// Where results go.
+    pub out: &'a mut dyn Write,
+    /// How results are coloured.
+    pub ink: Ink,
+    /// How warnings are coloured.
+    pub warning_ink: Ink,
+    /// Only what is not as expected is shown, and no progress.
+    pub quiet: bool,
+}
+
+impl Terminal<'_> {
+    /// Writes a result.
+    pub fn write(&mut self, text: &str) -> Result<(), Failure> {
+        match self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush()) {
+            // Whoever reads us has read enough.
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+            Err(error) => Err(Failure::of(EXIT_HOST, format!("writing: {error}"))),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// Writes a report for people. Its last line says what was real and what was modelled.
+    pub fn report(&mut self, text: &str, executors: &[&str]) -> Result<(), Failure> {
+        let last = self.ink.paint(Tone::Faint, &what_is_real(executors));
+        self.write(&format!("{text}{last}\n"))
+    }
+
+    /// Writes a report for programs.
+    pub fn json(&mut self, report: &serde_json::Value) -> Result<(), Failure> {
+        self.write(&(serde_json::to_string_pretty(report).unwrap_or_default() + "\n"))
+    }
+
+    /// Says what was done otherwise than one may think. Quiet or not: it is no small thing.
+    pub fn warn(&self, text: &str) {
+        eprintln!("{}: {text}", self.warning_ink.paint(Tone::Warning, "warning"));
+    }
+
+    /// A bar on standard error for so many of something; in a pipe, for little work, or where quiet
+    /// is asked for, there is none.
+    pub fn progress(&self, total: u64, unit: &'static str) -> ProgressBar {
+        if self.quiet || total < WORTH_A_BAR {
+            return ProgressBar::hidden();
+        }
+        // It hides itself where standard error is no terminal.
+        let bar = ProgressBar::new(total).with_message(unit);
+        // The template is right, or a test would say so.
+        let style = ProgressStyle::with_template("{bar:30} {pos} of {len} {msg}, {eta} left");
+        bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_template_of_the_bar_is_right() {
+        assert!(ProgressStyle::with_template("{bar:30} {pos} of {len} {msg}, {eta} left").is_ok());
+    }
+}

@@ -1,0 +1,176 @@
+//! A violation as a compiler would tell it: the scenario's lines at which something was made stale,
+//! should have been flushed and was due, then the facts, then what to try.
+
+use crate::arch::addr::{CpuId, Gva};
+use crate::boot::Symbols;
+use crate::ink::{Ink, tame};
+use crate::oracle::Violation;
+use crate::runner::RunResult;
+use crate::scenario::Scenario;
+use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Snippet};
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// One thing to know about a violation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Fact {
+    /// What it is of, in a word.
+    pub name: &'static str,
+    /// What it is; more than one line where a place belongs to it.
+    pub text: String,
+}
+
+/// A violation's witness, fact by fact.
+#[must_use]
+pub fn facts(
+    symbols: &Symbols,
+    scenario: &Scenario,
+    result: &RunResult,
+    violation: &Violation,
+) -> Vec<Fact> {
+    let at = |rip: Gva| symbols.locate(rip);
+    let step = |step| step_text(scenario, step);
+    let mut facts = Vec::new();
+    let mut fact = |name, text| facts.push(Fact { name, text });
+    fact(
+        "seen",
+        format!("event {} in {}\nat {}", violation.seq, step(violation.step), at(violation.rip)),
+    );
+    if let Some((seq, rip, what)) = violation.because {
+        fact("because", format!("{what} at event {seq}\nat {}", at(rip)));
+    }
+    if let Some((tag, entry)) = &violation.entry {
+        fact("entry", format!("{tag}: {}", entry.translation));
+    }
+    if let Some(walk) = &violation.walk {
+        let levels: Vec<String> = walk
+            .path
+            .iter()
+            .map(|step| format!("L{} {}={:#x}", step.level, step.slot, step.entry))
+            .collect();
+        let text = format!("from root {}: {}\ngives {}", walk.root, levels.join(", "), walk.result);
+        fact("walk", text);
+    }
+    if let Some(store) = &violation.downgrade {
+        let text = format!(
+            "{} {:#x} -> {:#x}, event {} in {}\nby {}",
+            store.slot,
+            store.old,
+            store.new,
+            store.seq,
+            step(store.step),
+            at(store.rip)
+        );
+        fact("store", text);
+    }
+    if let Some(deadline) = &violation.deadline {
+        fact("deadline", deadline.clone());
+    }
+    for missed in &violation.missed {
+        let text =
+            format!("event {} {}: {}\nby {}", missed.seq, missed.what, missed.why, at(missed.rip));
+        fact("missed", text);
+    }
+    if let Some(read) = old_read(result, violation) {
+        let step = step(Some(read.step));
+        fact("then read", format!("{step} got {}{}", read.got, how_old(&read.got)));
+    }
+    facts
+}
+
+/// What the scenario reads of the page next, if that is not what it expects.
+fn old_read<'r>(
+    result: &'r RunResult,
+    violation: &Violation,
+) -> Option<&'r crate::runner::Mismatch> {
+    let after = |step: usize| violation.step.is_none_or(|violated| step >= violated);
+    result.mismatches.iter().find(|mismatch| after(mismatch.step))
+}
+
+fn how_old(got: &str) -> &'static str {
+    if got.starts_with("page fault") { "" } else { ", the old value" }
+}
+
+/// Facts that the underlined lines tell.
+const UNDERLINED: [&str; 2] = ["deadline", "then read"];
+
+/// The violation as a diagnostic.
+#[must_use]
+pub fn diagnosis(
+    ink: Ink,
+    symbols: &Symbols,
+    scenario: &Scenario,
+    result: &RunResult,
+    violation: &Violation,
+) -> String {
+    // What the scenario asks for is no error, and needs no help.
+    let level = match result.as_expected {
+        true => Level::INFO.with_name("caught"),
+        false => Level::ERROR,
+    };
+    let title = level.primary_title(&violation.message).id(violation.rule.about().name);
+    let mut group = Group::with_title(title).element(snippet(scenario, result, violation));
+    let facts = facts(symbols, scenario, result, violation);
+    for fact in facts.into_iter().filter(|fact| !UNDERLINED.contains(&fact.name)) {
+        group = group.element(Level::NOTE.with_name(fact.name).message(fact.text));
+    }
+    if !result.as_expected {
+        group = group.element(Level::HELP.message(violation.rule.about().hint));
+    }
+    ink.renderer().render(&[group]) + "\n"
+}
+
+/// The lines of the scenario that the violation is about.
+fn snippet<'a>(
+    scenario: &'a Scenario,
+    result: &RunResult,
+    violation: &Violation,
+) -> Snippet<'a, Annotation<'a>> {
+    let mut labels: BTreeMap<usize, Vec<String>> = BTreeMap::new();
+    let mut label = |step: Option<usize>, text: String| {
+        if let Some(step) = step {
+            labels.entry(step).or_default().push(text);
+        }
+    };
+    if let Some(store) = &violation.downgrade {
+        label(store.step, "what is cached is stale from here on".to_owned());
+    }
+    if let Some(asked) = &violation.asked {
+        label(asked.step, format!("this {} should have removed it", asked.primitive.name()));
+    }
+    // A CPU may have been done with its own step when another's flush came to it.
+    let asked = violation.asked.and_then(|asked| asked.step);
+    let store = violation.downgrade.and_then(|store| store.step);
+    let due = violation.step.max(asked).max(store);
+    let on = on_cpu(scenario, violation.cpu);
+    let here = match &violation.deadline {
+        Some(deadline) => format!("still there{on} at the deadline: {deadline}"),
+        None => format!("here{on}"),
+    };
+    label(due, here);
+    if let Some(read) = old_read(result, violation) {
+        label(Some(read.step), format!("reads {}{}", read.got, how_old(&read.got)));
+    }
+    let annotations = labels.into_iter().filter_map(|(step, texts)| {
+        let kind = match due == Some(step) {
+            true => AnnotationKind::Primary,
+            false => AnnotationKind::Context,
+        };
+        Some(kind.span(scenario.span(step)?).label(texts.join("; ")))
+    });
+    Snippet::source(tame(&scenario.source)).path(&scenario.file).annotations(annotations)
+}
+
+/// The CPU, where there is more than one.
+pub fn on_cpu(scenario: &Scenario, cpu: CpuId) -> String {
+    if scenario.cpus() > 1 { format!(" on cpu{}", cpu.0) } else { String::new() }
+}
+
+/// A step as reports name it.
+pub fn step_text(scenario: &Scenario, step: Option<usize>) -> String {
+    let text = step.and_then(|step| Some((step, scenario.steps.get(step)?)));
+    text.map_or_else(
+        || "before the first step".to_owned(),
+        |(index, step)| format!("step {} `{}`", index + 1, step.text),
+    )
+}
