@@ -36,7 +36,12 @@ compare:
 # The manual, as a book in target/book (needs `cargo install mdbook`), and the library's
 docs:
     mdbook build docs
-    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps -p stalemate
+    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --workspace
+
+# The workflow and the action against their schemas (needs `pipx install check-jsonschema`)
+lint-ci:
+    check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+    check-jsonschema --builtin-schema vendor.github-actions action.yml
 
 # The historical bugs on both executors
 zoo:

@@ -109,7 +109,7 @@ pub const KERNEL_SS: u16 = 0x88;
 pub const USER_SS: u16 = 0x98 | 3;
 /// User code selector with RPL 3; SYSRETQ requires `STAR[63:48] + 16`.
 pub const USER_CS: u16 = 0xa0 | 3;
-/// Base of the SYSRET selectors, STAR[63:48].
+/// Base of the SYSRET selectors, `STAR[63:48]`.
 pub const SYSRET_BASE: u16 = 0x90 | 3;
 /// The task-state segment's selector of CPU 0; the others' follow (16-byte descriptors).
 pub const TSS_SELECTOR: u16 = 0xa8;

@@ -38,10 +38,11 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! # Look at its events
+//! # Watch it
 //!
-//! A [`runner::Trace`] keeps the events of a run and gives them to any [`event::Observer`]: one that
-//! counts, a picture, or the oracle once more. A rule of one's own is such an observer.
+//! Whoever implements [`event::Observer`] is told of a run's events as they happen. A
+//! [`runner::Trace`] is one that keeps them, and gives them to another later: one that counts, a
+//! picture, or the oracle once more, which needs nothing else.
 //!
 //! ```
 //! use stalemate::boot::{Image, Symbols, guest_image};
@@ -51,21 +52,15 @@
 //! use stalemate::runner::{Runner, Trace};
 //! use stalemate::scenario::{self, CPUS, Selection};
 //!
-//! /// This kernel must never load CR3 in the middle of a flush of one page.
+//! /// Counts the CR3 loads that keep what is tagged with the PCID.
 //! #[derive(Default)]
-//! struct NoLoadInFlush {
-//!     flushing: bool,
-//!     broken: Vec<u64>,
-//! }
+//! struct Kept(usize);
 //!
-//! impl Observer for NoLoadInFlush {
+//! impl Observer for Kept {
 //!     fn begin(&mut self, _: &TraceHeader) {}
 //!     fn event(&mut self, event: &Event) {
-//!         match &event.kind {
-//!             Kind::PrimitiveBegin(_) => self.flushing = true,
-//!             Kind::PrimitiveEnd(_) => self.flushing = false,
-//!             Kind::LoadCr3 { .. } if self.flushing => self.broken.push(event.seq),
-//!             _ => {}
+//!         if let Kind::LoadCr3 { value, .. } = event.kind {
+//!             self.0 += (value >> 63) as usize;
 //!         }
 //!     }
 //! }
@@ -76,19 +71,117 @@
 //! let symbols = Symbols::new(guest_image());
 //! let backend = Backend::interp();
 //! let mut runner = Runner::new(&image, &symbols, &backend);
-//! let runs = scenario.runs(0, &Selection::of(&CPUS));
+//! let pcid = CPUS.iter().find(|cpu| cpu.name == "pcid").expect("a named CPU");
+//! let runs = scenario.runs(0, &Selection::of(&[*pcid]));
+//!
+//! let mut kept = Kept::default();
+//! runner.run(scenario, &runs[0], Some(&mut kept))?;
+//! assert!(kept.0 > 0);
 //!
 //! let mut trace = Trace::default();
 //! let result = runner.run(scenario, &runs[0], Some(&mut trace))?;
-//!
-//! let mut rule = NoLoadInFlush::default();
-//! trace.replay(&mut rule);
-//! assert!(rule.broken.is_empty());
-//!
-//! // The oracle needs nothing but the events, either.
 //! let mut oracle = Oracle::default();
 //! trace.replay(&mut oracle);
 //! assert_eq!(oracle.violations(), result.violations);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Add a rule
+//!
+//! A rule sees each event with the state after it: tables, TLBs, registers, obligations. Violations
+//! of it are violations like any other, in every report.
+//!
+//! ```
+//! use stalemate::boot::{Image, Symbols, guest_image};
+//! use stalemate::event::Kind;
+//! use stalemate::executor::Backend;
+//! use stalemate::oracle::rule::{About, Context, Finding, Rule};
+//! use stalemate::oracle::RuleId;
+//! use stalemate::runner::{Outcome, Runner};
+//! use stalemate::scenario::{self, CPUS, Selection};
+//!
+//! static ABOUT: About = About {
+//!     id: RuleId::Own(&ABOUT),
+//!     name: "load-in-flush",
+//!     statement: "No CR3 load in the middle of the flush of one user page.",
+//!     source: "a reviewer's wish",
+//!     violated_by: "unmap --cpu pcid --policy full",
+//!     near_miss: "unmap --cpu pcid --policy split",
+//!     hint: "use INVLPG",
+//!     is_cost: false,
+//! };
+//!
+//! #[derive(Clone)]
+//! struct LoadInFlush;
+//!
+//! impl Rule for LoadInFlush {
+//!     fn id(&self) -> RuleId {
+//!         ABOUT.id
+//!     }
+//!
+//!     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {
+//!         let Kind::LoadCr3 { .. } = context.event.kind else { return Vec::new() };
+//!         let flushing = context.cpu().primitive();
+//!         let one_page = flushing.filter(|(_, it)| it.name() == "flush_tlb_one_user");
+//!         let message = "CR3 is loaded where INVLPG would do".to_owned();
+//!         one_page.map(|_| Finding { message, ..Finding::default() }).into_iter().collect()
+//!     }
+//!
+//!     fn boxed(&self) -> Box<dyn Rule> {
+//!         Box::new(self.clone())
+//!     }
+//! }
+//!
+//! let scenarios = scenario::builtin()?;
+//! let scenario = scenarios.iter().find(|one| one.name == "unmap").expect("a scenario");
+//! let image = Image::parse(guest_image())?;
+//! let symbols = Symbols::new(guest_image());
+//! let backend = Backend::interp();
+//! let mut runner = Runner::new(&image, &symbols, &backend);
+//! runner.add_rule(Box::new(LoadInFlush));
+//!
+//! // A processor without PGE has nothing but CR3 for the big hammer.
+//! let nopge = CPUS.iter().find(|cpu| cpu.name == "pcid-nopge").expect("a named CPU");
+//! for (policy, outcome) in [("split", Outcome::Clean), ("full", Outcome::Violation)] {
+//!     let policy = scenario::POLICIES.iter().find(|row| row.1 == policy).map(|row| row.0);
+//!     let runs = scenario.runs(0, &Selection { policy, ..Selection::of(&[*nopge]) });
+//!     let result = runner.run(scenario, &runs[0], None)?;
+//!     assert_eq!(result.outcome, outcome);
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Build a machine
+//!
+//! Below the runner stands a [`machine::Session`]: a guest of your choice, booted once on a processor
+//! of your choice, and put back for each list of steps.
+//!
+//! ```
+//! use stalemate::boot::{Image, Symbols, guest_image};
+//! use stalemate::executor::Backend;
+//! use stalemate::inject::{Injector, Sites};
+//! use stalemate::machine::{Session, SessionConfig, StepInput};
+//! use stalemate::oracle::Oracle;
+//! use stalemate::scenario::{self, CPUS, Selection};
+//!
+//! let text = "summary = \"Two reads\"\nsteps = \"\"\"\nmap u0 red\nuser read u0 -> red\n\"\"\"";
+//! let scenario = scenario::parse("two-reads", "two-reads.toml", text)?;
+//! let run = scenario.runs(0, &Selection::of(&CPUS)).remove(0);
+//!
+//! // Like that run's, but on a processor with SMEP.
+//! let mut config = SessionConfig::from(&run.config);
+//! config.features.smep = true;
+//! let image = Image::parse(guest_image())?;
+//! let backend = Backend::interp();
+//! let mut session = Session::boot(config, &image, |memory| backend.make(memory))?;
+//!
+//! let steps: Vec<StepInput> = scenario.steps.iter().map(|step| step.input).collect();
+//! let sites = Sites::new(&Symbols::new(guest_image()));
+//! let mut oracle = Oracle::default();
+//! let end = session.run(&steps, Injector::new(&[], sites), &mut oracle)?;
+//! assert!(end.stop.is_none() && oracle.violations().is_empty());
+//! let read = end.reports[1].expect("the second step is done");
+//! println!("read {:#x}; {} traps", read.value, end.traps);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 #![deny(unsafe_code)]

@@ -4,6 +4,7 @@ use super::addr::Gva;
 use super::sensitive::{Destination, Word};
 use super::vcpu::{Vcpu, gpr};
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
+use std::fmt;
 
 /// The control registers that MOV reaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +98,20 @@ pub enum Op {
         /// Where it goes.
         to: Destination,
     },
+}
+
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let cr = |register: &ControlRegister| format!("{register:?}").to_uppercase();
+        match self {
+            Self::ReadCr { register, .. } => write!(f, "MOV from {}", cr(register)),
+            Self::WriteCr { register, value } => write!(f, "MOV {} of {value:#x}", cr(register)),
+            Self::Invlpg(va) => write!(f, "INVLPG {va}"),
+            Self::Invpcid { kind, .. } => write!(f, "INVPCID type {kind}"),
+            Self::Wrmsr { msr, value } => write!(f, "WRMSR {msr:#x} of {value:#x}"),
+            other => write!(f, "{other:x?}"),
+        }
+    }
 }
 
 impl Op {

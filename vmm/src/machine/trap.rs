@@ -230,7 +230,7 @@ impl Machine {
             return Ok(());
         }
         if plan.ops.is_empty() {
-            let what = format!("{} {op:x?}", if plan.keep { "kept back" } else { "dropped" });
+            let what = format!("{} {op}", if plan.keep { "kept back" } else { "dropped" });
             self.publish(observer, rip, true, Kind::Note { what });
             self.vcpu_mut().rip = next;
         }

@@ -36,6 +36,8 @@ pub struct Oracle {
     needless: Vec<NeedlessFlush>,
     told: BTreeSet<(RuleId, String)>,
     left_out: Option<RuleId>,
+    /// Rules that were added, as they are before the first event.
+    own: Vec<Box<dyn Rule>>,
 }
 
 impl Default for Oracle {
@@ -52,6 +54,7 @@ impl Default for Oracle {
             needless: Vec::new(),
             told: BTreeSet::new(),
             left_out: None,
+            own: Vec::new(),
         }
     }
 }
@@ -69,6 +72,12 @@ impl Oracle {
     pub fn leave_out(&mut self, rule: Option<RuleId>) {
         self.left_out = rule;
         self.rules.retain(|known| Some(known.id()) != rule);
+    }
+
+    /// Judges by one more rule, from the next trace on. It must have seen no event.
+    pub fn add_rule(&mut self, rule: Box<dyn Rule>) {
+        self.rules.push(rule.clone());
+        self.own.push(rule);
     }
 
     /// The violations, in order.
@@ -147,8 +156,10 @@ impl Oracle {
 
 impl Observer for Oracle {
     fn begin(&mut self, header: &TraceHeader) {
+        let own = std::mem::take(&mut self.own);
         let left_out = self.left_out;
         *self = Self::default();
+        own.into_iter().for_each(|rule| self.add_rule(rule));
         self.leave_out(left_out);
         self.shadow = Some(Shadow::new(header));
         self.header = Some(header.clone());

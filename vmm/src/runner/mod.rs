@@ -19,7 +19,8 @@ use crate::boot::{Image, KernelOptions, Symbols};
 use crate::event::{Event, Observer, TraceHeader};
 use crate::executor::Backend;
 use crate::inject::{Injector, Sites, Sweep};
-use crate::machine::{BootError, Opening, Session, SessionConfig, StepInput, Swept};
+use crate::machine::{BootError, Opening, Session, SessionConfig, StepInput};
+use crate::oracle::rule::Rule;
 use crate::oracle::{Oracle, RuleId};
 use crate::scenario::{Run, RunConfig, Scenario};
 use sweep::Branches;
@@ -36,6 +37,35 @@ pub struct Trace {
     pub completed: Vec<u64>,
     /// The last count.
     last: u64,
+}
+
+/// Those who watch every run, and somebody who watches this one.
+struct Watched<'o> {
+    watchers: Watchers,
+    guest: Option<&'o mut dyn Observer>,
+}
+
+impl Observer for Watched<'_> {
+    fn begin(&mut self, header: &TraceHeader) {
+        self.watchers.begin(header);
+        if let Some(guest) = &mut self.guest {
+            guest.begin(header);
+        }
+    }
+
+    fn event(&mut self, event: &Event) {
+        self.watchers.event(event);
+        if let Some(guest) = &mut self.guest {
+            guest.event(event);
+        }
+    }
+
+    fn completed(&mut self, instructions: u64) {
+        self.watchers.completed(instructions);
+        if let Some(guest) = &mut self.guest {
+            guest.completed(instructions);
+        }
+    }
 }
 
 impl Observer for Trace {
@@ -63,9 +93,11 @@ impl Trace {
 
     /// Gives the trace to another observer.
     pub fn replay(&self, observer: &mut dyn Observer) {
-        if let Some(header) = &self.header {
-            observer.begin(header);
-            self.events.iter().for_each(|event| observer.event(event));
+        let Some(header) = &self.header else { return };
+        observer.begin(header);
+        for (event, &completed) in self.events.iter().zip(&self.completed) {
+            observer.completed(completed);
+            observer.event(event);
         }
     }
 }
@@ -109,6 +141,26 @@ impl Observer for Watchers {
     }
 }
 
+impl From<&RunConfig> for SessionConfig {
+    fn from(config: &RunConfig) -> Self {
+        Self {
+            features: config.cpu.features,
+            kernel: KernelOptions {
+                policy: config.policy.boot(),
+                options: config.options(),
+                variant: config.variant,
+            },
+            model: TlbModel {
+                fill: config.fill,
+                structure_caches: config.structure_caches,
+                seed: config.seed,
+            },
+            cpus: config.cpus,
+            schedule: config.schedule,
+        }
+    }
+}
+
 /// Does `runs` with those of one configuration together, since one guest is alive at a time; the
 /// results are in the order given.
 fn in_order(
@@ -140,6 +192,8 @@ pub struct Runner<'a> {
     stride: usize,
     /// A rule that says nothing.
     without: Option<RuleId>,
+    /// Rules beside the built-in ones.
+    rules: Vec<Box<dyn Rule>>,
     /// Traps that the guest took to boot, the last time that one did.
     pub boot_traps: u64,
 }
@@ -157,6 +211,7 @@ impl<'a> Runner<'a> {
             boundary_limit: backend.boundary_limit(),
             stride: 1,
             without: None,
+            rules: Vec::new(),
             boot_traps: 0,
         }
     }
@@ -197,6 +252,12 @@ impl<'a> Runner<'a> {
         self.session = None;
     }
 
+    /// Judges by one more rule the guests that are booted from now on.
+    pub fn add_rule(&mut self, rule: Box<dyn Rule>) {
+        self.rules.push(rule);
+        self.session = None;
+    }
+
     /// Does one run to see the registers at event `seq`, and the instruction that it is of.
     ///
     /// # Errors
@@ -222,7 +283,8 @@ impl<'a> Runner<'a> {
         Ok(end?.watched)
     }
 
-    /// Does one run; `trace` gets its events.
+    /// Does one run; `observer` is told of its events as they happen: a [`Trace`] keeps them. Those
+    /// of a sweep, whose branches follow each other, are told when it is over.
     ///
     /// # Errors
     /// When the host fails or the image cannot be loaded. A guest that does not boot is an
@@ -231,7 +293,7 @@ impl<'a> Runner<'a> {
         &mut self,
         scenario: &Scenario,
         run: &Run,
-        trace: Option<&mut Trace>,
+        mut observer: Option<&mut dyn Observer>,
     ) -> Result<RunResult, BootError> {
         let inputs: Vec<StepInput> = scenario.steps.iter().map(|step| step.input).collect();
         let (sweep, faults) = Sweep::split(&run.faults);
@@ -245,61 +307,60 @@ impl<'a> Runner<'a> {
         }
         let mut watchers = self.primed.clone();
         let session = self.session(&run.config)?;
-        if trace.is_some() {
-            let Opening { header, events } = session.opening().clone();
-            watchers.trace = Some(Trace::opened(header, events));
-        }
-        let mut branches = Branches::default();
-        let mut branch_events = Vec::new();
-        let (end, swept) = match &sweep {
-            None => (session.run_told(&inputs, injector, &mut watchers)?, Swept::default()),
+        let result = match &sweep {
+            None => {
+                if let Some(observer) = &mut observer {
+                    session.opening().tell(*observer);
+                }
+                let mut watched = Watched { watchers, guest: observer };
+                let end = session.run_told(&inputs, injector, &mut watched)?;
+                let Watchers { oracle, counts, .. } = watched.watchers;
+                RunResult::judge(scenario, run, end, &oracle, counts)
+            }
             Some(sweep) => {
+                if observer.is_some() {
+                    let Opening { header, events } = session.opening().clone();
+                    watchers.trace = Some(Trace::opened(header, events));
+                }
+                let mut branches = Branches::default();
+                let mut branched = Vec::new();
                 let mut each = |boundary, end, seen: Watchers| {
                     let Watchers { oracle, counts, trace, .. } = seen;
                     branches.add(boundary, RunResult::judge(scenario, run, end, &oracle, counts));
-                    branch_events.extend(trace.into_iter().flat_map(|trace| trace.events));
+                    branched.extend(trace);
                 };
-                session.sweep(&inputs, injector, sweep, limit, &mut watchers, &mut each)?
+                let (end, swept) =
+                    session.sweep(&inputs, injector, sweep, limit, &mut watchers, &mut each)?;
+                let Watchers { oracle, counts, trace, .. } = watchers;
+                if let (Some(observer), Some(mut whole)) = (observer, trace) {
+                    for trace in branched {
+                        whole.events.extend(trace.events);
+                        whole.completed.extend(trace.completed);
+                    }
+                    whole.replay(observer);
+                }
+                let result = RunResult::judge(scenario, run, end, &oracle, counts);
+                branches.finish(result, sweep, swept)
             }
         };
         if session.spent {
             self.session = None;
         }
-        let Watchers { oracle, counts, trace: seen, .. } = watchers;
-        if let (Some(trace), Some(seen)) = (trace, seen) {
-            *trace = seen;
-            trace.events.extend(branch_events);
-        }
-        let result = RunResult::judge(scenario, run, end, &oracle, counts);
-        Ok(match sweep {
-            None => result,
-            Some(sweep) => branches.finish(result, &sweep, swept),
-        })
+        Ok(result)
     }
 
     /// The booted guest for a configuration.
     fn session(&mut self, config: &RunConfig) -> Result<&mut Session, BootError> {
-        let wanted = SessionConfig {
-            features: config.cpu.features,
-            kernel: KernelOptions {
-                policy: config.policy.boot(),
-                options: config.options(),
-                variant: config.variant,
-            },
-            model: TlbModel {
-                fill: config.fill,
-                structure_caches: config.structure_caches,
-                seed: config.seed,
-            },
-            cpus: config.cpus,
-            schedule: config.schedule,
-        };
+        let wanted = SessionConfig::from(config);
         let session = match self.session.take() {
             Some(session) if *session.config() == wanted => session,
             _ => {
                 let session =
                     Session::boot(wanted, self.image, |memory| self.backend.make(memory))?;
                 self.primed = Watchers::default();
+                for rule in &self.rules {
+                    self.primed.oracle.add_rule(rule.clone());
+                }
                 self.primed.oracle.leave_out(self.without);
                 session.opening().tell(&mut self.primed);
                 self.primed.oracle.ready();
