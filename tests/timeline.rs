@@ -11,6 +11,7 @@ use stalemate::scenario::{Policy, Scenario};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use typescript_tsbuildinfo::{TraceEvent, TraceEventType, TraceJson};
 
 fn drawn(scenario: &Scenario, cpu: &str, faults: &[&str]) -> Timeline {
     let bench = common::Bench::new(Backend::interp());
@@ -146,6 +147,39 @@ fn the_trace_for_perfetto_is_well_formed_and_says_what_the_timeline_says() {
             });
             assert!(under, "{arrow}");
         }
+    }
+}
+
+#[test]
+fn another_program_s_reader_reads_the_trace_for_perfetto() {
+    let timeline = dropped_mark();
+    let trace = perfetto(&timeline);
+    let text = trace["traceEvents"].to_string();
+    let read: TraceJson = serde_json::from_str(&text).expect("the Trace Event Format");
+    assert_eq!(read.len(), trace["traceEvents"].as_array().expect("events").len());
+    let of = |kind| read.iter().filter(move |event| event.ph == kind);
+    let at = |event: &TraceEvent| (event.pid, event.tid);
+    // A track for each tag of the TLB, by its name.
+    let named = |tag: &str| {
+        let mut tracks = of(TraceEventType::Metadata);
+        let track = tracks.find(|event| event.args.get("name").is_some_and(|name| name == tag));
+        at(track.unwrap_or_else(|| panic!("no track {tag}")))
+    };
+    let user = named("PCID 0x801");
+    assert_ne!(user, named("PCID 0x001"));
+    // The violation is told on the track of the stale entry, when it happened.
+    let told: Vec<_> = of(TraceEventType::Instant).collect();
+    assert_eq!(told.len(), timeline.violations.len());
+    assert_eq!(told[0].name, "violated: stale-user-entry");
+    assert_eq!(at(told[0]), user);
+    assert!((told[0].ts - timeline.violations[0].seq as f64).abs() < 0.5);
+    // Each arrow goes forward in time: from the store, by the flush, to the return.
+    for start in of(TraceEventType::FlowStart) {
+        let mut points = vec![start.ts];
+        for kind in [TraceEventType::FlowStep, TraceEventType::FlowEnd] {
+            points.extend(of(kind).filter(|event| event.id == start.id).map(|event| event.ts));
+        }
+        assert!(start.id.is_some() && points.len() >= 2 && points.is_sorted(), "{start:?}");
     }
 }
 

@@ -114,8 +114,11 @@ fn told(event: &Event, shadow: &Shadow) -> (Option<Tag>, String) {
             (None, format!("store to the page tables: [{slot}] {old:#x} -> {new:#x}"))
         }
         Kind::StateStore { offset: USER_PCID_FLUSH_MASK, old, new, .. } => {
-            let what = if new & !old != 0 { "made" } else { "cleared" };
-            let bits = old ^ new;
+            let (what, bits) = match old ^ new {
+                0 => ("kept", *new),
+                made if made & new != 0 => ("made", made),
+                cleared => ("cleared", cleared),
+            };
             let pcids: Vec<String> = (0..64)
                 .filter(|bit| bits >> bit & 1 != 0)
                 .map(|bit| format!("PCID {:#05x}", bit | 0x800))

@@ -296,8 +296,8 @@
     },
     violation: (one) => {
       html("h2", detail, `violated: ${one.rule}`);
-      facts([["what", one.message], ["cpu", one.cpu],
-        ...one.witness.map((fact) => [fact.name, fact.text]), ["try", one.hint]]);
+      facts([["what", one.message], ["try", one.hint], ["cpu", one.cpu],
+        ...one.witness.map((fact) => [fact.name, fact.text])]);
     },
   };
   const lasting = (name) => (span) => {

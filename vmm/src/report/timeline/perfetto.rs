@@ -131,7 +131,7 @@ fn pair(
 ) {
     for (phase, time) in [("b", from), ("e", to)] {
         events.push(json!({
-            "name": name, "cat": category, "id": id, "ph": phase, "ts": time,
+            "name": name, "cat": category, "id": id.to_string(), "ph": phase, "ts": time,
             "pid": cpu, "tid": track, "args": if phase == "b" { args.clone() } else { json!({}) },
         }));
     }
@@ -168,7 +168,7 @@ fn obligation(events: &mut Vec<Value>, timeline: &Timeline, number: usize, owed:
             _ => "t",
         };
         events.push(json!({
-            "name": name, "cat": "owed", "id": number, "ph": phase, "bp": "e", "ts": time,
+            "name": name, "cat": "owed", "id": number.to_string(), "ph": phase, "bp": "e", "ts": time,
             "pid": cpu, "tid": track,
         }));
     }

@@ -162,7 +162,7 @@ pub fn moment_kind(kind: &Kind) -> Option<MomentKind> {
         | Kind::WriteCr4 { .. }
         | Kind::Evict { .. } => MomentKind::Invalidation,
         Kind::TableStore { .. } => MomentKind::Store,
-        Kind::StateStore { offset: USER_PCID_FLUSH_MASK, old, new, .. } if new & !old != 0 => {
+        Kind::StateStore { offset: USER_PCID_FLUSH_MASK, old, new, .. } if old & !new == 0 => {
             MomentKind::Mark
         }
         Kind::StateStore { offset: USER_PCID_FLUSH_MASK, .. } => MomentKind::Consume,
