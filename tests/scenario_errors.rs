@@ -91,6 +91,25 @@ fn every_error_has_its_place_and_its_help() {
             "`stale` is no rule",
             "stale-user-entry",
         ),
+        (
+            steps("map u0 red") + "[[fault]]\ninject = \"drop ipi\"",
+            "6:10",
+            "what must come of it is missing",
+            "violates = []",
+        ),
+        (
+            steps("map u0 red")
+                + "[[fault]]\ninject = \"drop ipi\"\nviolates = []\nstops = \"hang\"",
+            "8:9",
+            "a guest that stops, and a set",
+            "leave `stops` out",
+        ),
+        (
+            steps("map u0 red") + "[[fault]]\ninject = \"drop ipi\"\nstops = \"hangs\"",
+            "7:9",
+            "unknown variant",
+            "did you mean `hang`",
+        ),
     ] {
         let error = error(&text);
         let first = error.lines().next().unwrap_or_default();

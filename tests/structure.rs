@@ -96,8 +96,8 @@ fn every_rule_that_fails_runs_is_violated_in_the_suite_or_the_zoo() {
     let violated: std::collections::BTreeSet<_> = scenarios
         .iter()
         .flat_map(|scenario| {
-            let faults = scenario.faults.iter().flat_map(|fault| &fault.violates);
-            faults.chain(scenario.verdicts.iter().flat_map(|verdict| &verdict.violates))
+            let faults = scenario.faults.iter().flat_map(|fault| fault.expected.rules());
+            faults.chain(scenario.verdicts.iter().flat_map(|verdict| verdict.expected.rules()))
         })
         .collect();
     for rule in stalemate::oracle::RULES.iter().filter(|rule| !rule.is_cost) {

@@ -118,6 +118,14 @@ impl Oracle {
         self.shadow.as_ref().map(|shadow| Tag::Pcid(shadow.cpu(cpu).pcid()))
     }
 
+    /// The step that `cpu` is in, or was in last, and the primitive that it is in the middle of.
+    #[must_use]
+    pub fn doing(&self, cpu: CpuId) -> (Option<usize>, Option<Primitive>) {
+        let state = self.shadow.as_ref().map(|shadow| shadow.cpu(cpu));
+        let primitive = state.and_then(|state| state.primitive());
+        (state.and_then(|state| state.step), primitive.map(|(_, primitive)| primitive))
+    }
+
     /// The needless flushes.
     #[must_use]
     pub fn needless(&self) -> &[NeedlessFlush] {

@@ -7,7 +7,7 @@ use crate::inject::Interrupt;
 use crate::machine::Schedule;
 use crate::oracle::{Obligation, State, Violation};
 use crate::runner::{Difference, RunResult, SweepResult};
-use crate::scenario::Expected;
+use crate::scenario::{Expected, Stops};
 use serde_json::{Value, json as value};
 
 /// Version of the schema. Rises when a field changes its meaning or goes.
@@ -48,9 +48,14 @@ fn run(results: &Results<'_>, result: &RunResult) -> Value {
     let scenario = results.scenario(result);
     let config = &result.run.config;
     let expected = match &result.run.expected {
-        Expected::Clean => value!([]),
+        Expected::Clean | Expected::Stops(_) => value!([]),
         Expected::Violates(rules) => value!(rules),
         Expected::Unstated => Value::Null,
+    };
+    let expected_stop = match &result.run.expected {
+        Expected::Stops(Stops::Hang) => Some("hang"),
+        Expected::Stops(Stops::Crash) => Some("crash"),
+        _ => None,
     };
     let faults: Vec<String> = result.run.faults.iter().map(ToString::to_string).collect();
     let schedule = match config.schedule {
@@ -71,6 +76,7 @@ fn run(results: &Results<'_>, result: &RunResult) -> Value {
         "schedule": schedule,
         "faults": faults,
         "expected_violations": expected,
+        "expected_stop": expected_stop,
         "outcome": result.outcome,
         "as_expected": result.as_expected,
         "violations": result.violations.iter()

@@ -38,7 +38,7 @@ fn case(results: &Results<'_>, scenario: &str, result: &RunResult) -> TestCase {
     };
     let mut case = TestCase::new(result.title(), status);
     case.set_classname(scenario);
-    if result.as_expected && !result.rules().is_empty() {
+    if result.is_caught() {
         case.set_system_out(format!("caught, as expected: {}", kind(result)));
     }
     case

@@ -9,7 +9,7 @@ use crate::ink::{Ink, Tone};
 use crate::machine::Swept;
 use crate::oracle::{Discharger, Obligation, State};
 use crate::runner::{Difference, Outcome, RunResult, SweepResult};
-use crate::scenario::{CPUS, Expected, Scenario};
+use crate::scenario::{CPUS, Expected, Scenario, Stops};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
@@ -53,18 +53,12 @@ pub fn summary(results: &Results<'_>, ink: Ink) -> String {
         }
     }
     let failed = results.results.iter().filter(|result| !result.as_expected).count();
-    let caught = results
-        .results
-        .iter()
-        .filter(|result| result.as_expected && result.outcome == Outcome::Violation)
-        .count();
-    let _ = writeln!(out, "\nok N+M: N runs clean and M violations caught, as expected");
+    let caught = results.results.iter().filter(|result| result.is_caught()).count();
+    let _ = writeln!(out, "\nok N+M: N runs clean and M caught, as expected");
     caught_without_fault(&mut out, results);
     let tone = if failed == 0 { Tone::Good } else { Tone::Bad };
-    let counted = format!(
-        "{} runs as expected ({caught} of them violations caught), {failed} not",
-        runs - failed
-    );
+    let counted =
+        format!("{} runs as expected ({caught} of them caught), {failed} not", runs - failed);
     let _ = writeln!(out, "{}", ink.paint(tone, &counted));
     out
 }
@@ -152,8 +146,7 @@ fn row(
         let (tone, cell) = match bad.first() {
             _ if here.is_empty() => (Tone::Faint, "-".to_owned()),
             None => {
-                let violation = |result: &&&&RunResult| result.outcome == Outcome::Violation;
-                let cell = match here.iter().filter(violation).count() {
+                let cell = match here.iter().filter(|result| result.is_caught()).count() {
                     0 => format!("ok {}", here.len()),
                     caught => format!("ok {}+{caught}", here.len() - caught),
                 };
@@ -164,10 +157,7 @@ fn row(
         };
         let _ = write!(out, " {}", ink.paint(tone, &format!("{cell:>wide$}")));
     }
-    let caught = of
-        .iter()
-        .filter(|result| result.as_expected && result.outcome == Outcome::Violation)
-        .count();
+    let caught = of.iter().filter(|result| result.is_caught()).count();
     let lost: usize = of.iter().map(|result| result.hammers.1).sum();
     let mut discharged: BTreeMap<Discharger, usize> = BTreeMap::new();
     for result in of.iter().filter(|result| result.outcome == Outcome::Clean) {
@@ -223,6 +213,11 @@ pub fn details(results: &Results<'_>, result: &RunResult, ink: Ink) -> String {
     }
     if let Some((stop, vcpu)) = &result.stop {
         let _ = writeln!(out, "  {stop}");
+        let (step, primitive) = result.stopped_in;
+        if step.is_some() {
+            let within = primitive.map_or_else(String::new, |it| format!(", within {}", it.name()));
+            let _ = writeln!(out, "  in {}{within}", step_text(scenario, step));
+        }
         // After a time-out the registers are those of the last trap.
         let _ = writeln!(out, "  at {}", results.symbols.locate(vcpu.rip()));
         registers(&mut out, vcpu);
@@ -274,6 +269,8 @@ fn but_expected(expected: &Expected) -> String {
             let names: Vec<String> = rules.iter().map(ToString::to_string).collect();
             format!(", but {} was expected", names.join(" and "))
         }
+        Expected::Stops(Stops::Hang) => ", but a hang was expected".to_owned(),
+        Expected::Stops(Stops::Crash) => ", but a crash was expected".to_owned(),
     }
 }
 

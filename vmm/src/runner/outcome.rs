@@ -4,9 +4,10 @@ use super::{EventCounts, SweepResult};
 use crate::arch::fault::Stop;
 use crate::arch::tlb::Fill;
 use crate::arch::vcpu::Vcpu;
+use crate::event::Primitive;
 use crate::machine::{RunEnd, StepReport};
 use crate::oracle::{Discharger, Obligation, Oracle, RuleId, State, Violation};
-use crate::scenario::{Expect, Expected, Run, Scenario};
+use crate::scenario::{Expect, Expected, Run, Scenario, Stops};
 use serde::{Deserialize, Serialize};
 use stalemate_shared::layout::{COLOURS, colour_word};
 use stalemate_shared::step::status;
@@ -82,6 +83,8 @@ pub struct RunResult {
     pub mismatches: Vec<Mismatch>,
     /// Why the guest could not go on.
     pub stop: Option<(Stop, Box<Vcpu>)>,
+    /// The step in which it could not, and the primitive that had not returned.
+    pub stopped_in: (Option<usize>, Option<Primitive>),
     /// Faults that never fired.
     pub not_fired: Vec<String>,
     /// Traps after boot. Depends on the executor and on what ran before: not part of reports.
@@ -120,6 +123,7 @@ impl RunResult {
             hammers: (oracle.hammers().len(), lost),
             needless: oracle.needless().len(),
             mismatches,
+            stopped_in: end.stop.as_ref().map_or((None, None), |(_, vcpu)| oracle.doing(vcpu.id)),
             stop: end.stop,
             not_fired: end.not_fired,
             traps: end.traps,
@@ -148,6 +152,8 @@ impl RunResult {
             }
             Expected::Clean | Expected::Unstated => outcome == Outcome::Clean,
             Expected::Violates(rules) if rules.is_empty() => outcome == Outcome::Clean,
+            Expected::Stops(Stops::Hang) => outcome == Outcome::Hang,
+            Expected::Stops(Stops::Crash) => outcome == Outcome::Crash,
             Expected::Violates(rules) => {
                 // Costs fail a run only where the scenario says so.
                 let (costs, others): (BTreeSet<_>, BTreeSet<_>) =
@@ -169,11 +175,18 @@ impl RunResult {
             needless: 0,
             mismatches: Vec::new(),
             stop: Some((stop, vcpu)),
+            stopped_in: (None, None),
             not_fired: Vec::new(),
             traps: 0,
             counts: EventCounts::default(),
             sweep: None,
         }
+    }
+
+    /// Whether something was to go wrong, and did.
+    #[must_use]
+    pub fn is_caught(&self) -> bool {
+        self.as_expected && !matches!(self.outcome, Outcome::Clean | Outcome::Vacuous)
     }
 
     /// The rules that were violated.

@@ -3,9 +3,9 @@
 use super::config::{CPUS, POLICIES, Policy, RunConfig, When};
 use super::diagnostic::{Diagnostic, nearest, suggest};
 use super::matrix::Selection;
-use super::raw::{Grain, List, RawScenario, RawWhen, RawZoo};
+use super::raw::{Grain, List, RawScenario, RawWhen, RawZoo, Stops};
 use super::step::{self, Change, Page, Step};
-use super::{FaultCase, Scenario, Verdict, ZooRow};
+use super::{Expected, FaultCase, Scenario, Verdict, ZooRow};
 use crate::arch::addr::CpuId;
 use crate::arch::tlb::Fill;
 use crate::inject::Fault;
@@ -85,6 +85,29 @@ impl Source<'_> {
                 })
             })
             .collect()
+    }
+
+    /// What a fault or a verdict, which stands at `at`, says must come of it.
+    fn expected(
+        &self,
+        at: Range<usize>,
+        violates: Option<Spanned<Vec<String>>>,
+        stops: Option<Spanned<Stops>>,
+    ) -> Result<Expected, Diagnostic> {
+        match (violates, stops) {
+            (Some(violates), None) => Ok(Expected::Violates(self.rules(&violates)?)),
+            (None, Some(stops)) => Ok(Expected::Stops(stops.into_inner())),
+            (None, None) => {
+                let help = "add `violates = [\"stale-user-entry\"]`, `violates = []` where it does \
+                            no harm, or `stops = \"hang\"`";
+                Err(self.error(at, "what must come of it is missing".to_owned(), help.to_owned()))
+            }
+            (Some(_), Some(stops)) => {
+                let message = "a guest that stops, and a set of violated rules".to_owned();
+                let help = "leave `stops` out: a violation counts for more".to_owned();
+                Err(self.error(stops.span(), message, help))
+            }
+        }
     }
 
     /// Where a string stands, quotes included, within a list; the whole list if it has escapes.
@@ -357,21 +380,25 @@ pub fn parse(name: &str, file: &str, text: &str) -> Result<Scenario, Diagnostic>
     }
     for fault in raw.fault {
         let inject = source.faults(&fault.inject)?;
-        let violates = source.rules(&fault.violates)?;
-        let span = fault.when.as_ref().map_or(fault.inject.span(), Spanned::span);
+        let at = fault.inject.span();
+        let expected = match source.expected(at.clone(), fault.violates, fault.stops)? {
+            Expected::Violates(rules) if rules.is_empty() => Expected::Clean,
+            expected => expected,
+        };
+        let span = fault.when.as_ref().map_or(at, Spanned::span);
         let when = match fault.when {
             Some(when) => source.when(when.into_inner())?,
             None => When::default(),
         };
         source.reachable(span, &when, &configs)?;
-        scenario.faults.push(FaultCase { inject, when, violates });
+        scenario.faults.push(FaultCase { inject, when, expected });
     }
     for verdict in raw.verdict {
-        let violates = source.rules(&verdict.violates)?;
         let span = verdict.when.span();
+        let expected = source.expected(span.clone(), verdict.violates, verdict.stops)?;
         let when = source.when(verdict.when.into_inner())?;
         source.reachable(span, &when, &configs)?;
-        scenario.verdicts.push(Verdict { when, violates });
+        scenario.verdicts.push(Verdict { when, expected });
     }
     Ok(scenario)
 }

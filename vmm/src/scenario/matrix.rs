@@ -1,6 +1,7 @@
 //! From a scenario to its runs.
 
 use super::config::{CpuModel, Policy, RunConfig};
+use super::raw::Stops;
 use super::{FaultCase, Scenario};
 use crate::arch::tlb::Fill;
 use crate::inject::Fault;
@@ -16,8 +17,21 @@ pub enum Expected {
     Clean,
     /// Exactly these rules speak.
     Violates(BTreeSet<RuleId>),
+    /// No rule speaks, and the guest cannot go on.
+    Stops(Stops),
     /// The file says nothing: reported, and not as expected if a rule speaks.
     Unstated,
+}
+
+impl Expected {
+    /// The rules that must speak.
+    pub fn rules(&self) -> impl Iterator<Item = RuleId> {
+        let rules = match self {
+            Self::Violates(rules) => Some(rules),
+            Self::Clean | Self::Stops(_) | Self::Unstated => None,
+        };
+        rules.into_iter().flatten().copied()
+    }
 }
 
 /// What the command line selects.
@@ -141,7 +155,7 @@ impl Scenario {
     /// What the run without faults must come to.
     fn expected(&self, config: &RunConfig, selection: &Selection) -> Expected {
         if let Some(verdict) = self.verdicts.iter().find(|verdict| verdict.when.holds(config)) {
-            return Expected::Violates(verdict.violates.clone());
+            return verdict.expected.clone();
         }
         let named = |policy| {
             self.policy.contains(&policy)
@@ -186,12 +200,8 @@ impl Scenario {
                     && (self.policy.contains(&config.policy)
                         || fault.when.policy.contains(&config.policy))
             };
-            for FaultCase { inject, violates, .. } in self.faults.iter().filter(stated) {
-                let expected = match violates.is_empty() {
-                    true => Expected::Clean,
-                    false => Expected::Violates(violates.clone()),
-                };
-                runs.push(run(inject, expected, config, false));
+            for FaultCase { inject, expected, .. } in self.faults.iter().filter(stated) {
+                runs.push(run(inject, expected.clone(), config, false));
             }
         }
         runs

@@ -13,7 +13,7 @@ pub use config::{CPUS, CpuModel, POLICIES, Policy, RunConfig, When};
 pub use diagnostic::{Diagnostic, nearest, suggest};
 pub use file::parse;
 pub use matrix::{Expected, Run, Selection};
-pub use raw::schema;
+pub use raw::{Stops, schema};
 pub(crate) use step::parse as parse_step;
 pub use step::{Change, Expect, Page, Step, VERBS, Verb};
 
@@ -22,7 +22,6 @@ use crate::inject::Fault;
 use crate::machine::Schedule;
 use crate::oracle::RuleId;
 use stalemate_shared::variant::Variant;
-use std::collections::BTreeSet;
 use std::ops::Range;
 
 /// One scenario, checked.
@@ -114,8 +113,8 @@ pub struct FaultCase {
     pub inject: Vec<Fault>,
     /// On these configurations.
     pub when: When,
-    /// The exact set of violated rules; empty where the fault must do no harm.
-    pub violates: BTreeSet<RuleId>,
+    /// What must come of it; clean where the fault must do no harm.
+    pub expected: Expected,
 }
 
 /// What must come of a configuration without faults.
@@ -123,8 +122,8 @@ pub struct FaultCase {
 pub struct Verdict {
     /// On these configurations.
     pub when: When,
-    /// The exact set of violated rules.
-    pub violates: BTreeSet<RuleId>,
+    /// What must come of it.
+    pub expected: Expected,
 }
 
 /// The built-in scenarios, parsed.

@@ -91,8 +91,9 @@ fn rule(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "enum": RULES.map(|about| about.name) })
 }
 
-fn rules(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": "array", "items": { "enum": RULES.map(|about| about.name) } })
+/// Each item is a rule's name.
+fn rules(schema: &mut Schema) {
+    schema.insert("items".to_owned(), serde_json::json!({ "enum": RULES.map(|about| about.name) }));
 }
 
 /// A scenario: steps, the configurations that it runs on, and what must come of each.
@@ -200,6 +201,16 @@ pub(super) enum Grain {
     Instructions,
 }
 
+/// How a guest shows that it cannot go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stops {
+    /// It goes on for ever and completes no step.
+    Hang,
+    /// It panics, faults for the third time, or halts.
+    Crash,
+}
+
 /// A condition on a configuration: each key that is there must hold.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -234,8 +245,11 @@ pub(super) struct RawFault {
     #[schemars(with = "Option<RawWhen>")]
     pub when: Option<Spanned<RawWhen>>,
     /// The rules that are violated, exactly; none where the fault does no harm.
-    #[schemars(schema_with = "rules")]
-    pub violates: Spanned<Vec<String>>,
+    #[schemars(with = "Option<Vec<String>>", transform = rules)]
+    pub violates: Option<Spanned<Vec<String>>>,
+    /// Instead of violating a rule, the guest cannot go on, and how that shows.
+    #[schemars(with = "Option<Stops>")]
+    pub stops: Option<Spanned<Stops>>,
 }
 
 /// What comes of configurations without a fault.
@@ -246,6 +260,9 @@ pub(super) struct RawVerdict {
     #[schemars(with = "RawWhen")]
     pub when: Spanned<RawWhen>,
     /// The rules that are violated, exactly; none for a clean run.
-    #[schemars(schema_with = "rules")]
-    pub violates: Spanned<Vec<String>>,
+    #[schemars(with = "Option<Vec<String>>", transform = rules)]
+    pub violates: Option<Spanned<Vec<String>>>,
+    /// Instead of violating a rule, the guest cannot go on, and how that shows.
+    #[schemars(with = "Option<Stops>")]
+    pub stops: Option<Spanned<Stops>>,
 }

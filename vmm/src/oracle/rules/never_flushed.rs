@@ -3,6 +3,7 @@
 use crate::arch::addr::CpuId;
 use crate::arch::tlb::Tag;
 use crate::event::{Kind, StepClass};
+use crate::oracle::ledger::Obligation;
 use crate::oracle::rule::{About, Context, Finding, Rule, RuleId};
 use stalemate_shared::pcid::USER_PCID_BIT;
 
@@ -28,6 +29,14 @@ fn is_marked(cpu: CpuId, tag: Tag, context: &Context<'_>) -> bool {
         }
         _ => false,
     }
+}
+
+/// Some CPU is in the middle of a primitive that must discharge it.
+fn is_under_way(obligation: &Obligation, context: &Context<'_>) -> bool {
+    context.shadow.numbered().any(|(cpu, state)| {
+        let primitive = state.primitive();
+        primitive.is_some_and(|(since, primitive)| obligation.is_asked_of(cpu, since, &primitive))
+    })
 }
 
 /// The rule.
@@ -68,6 +77,8 @@ impl Rule for NeverFlushed {
             .filter(|(_, obligation)| {
                 frame.is_some() || !is_marked(obligation.cpu, obligation.tag, context)
             })
+            // A primitive that waits for ever is a hang.
+            .filter(|(_, obligation)| frame.is_some() || !is_under_way(obligation, context))
             .filter(|(_, obligation)| concerned(obligation.entry.as_ref()))
             .map(|(number, obligation)| Finding {
                 obligation: Some(number),
