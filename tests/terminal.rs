@@ -15,7 +15,8 @@ const MODELLED: &str = "modelled: the TLB, CR3, PCID";
 
 fn stalemate(line: &str) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_stalemate"));
-    command.args(common::words(line)).env_remove("NO_COLOR").env_remove("CLICOLOR_FORCE");
+    command.args(common::words(line)).env_remove(stalemate::executor::REQUIRE_KVM);
+    command.env_remove("NO_COLOR").env_remove("CLICOLOR_FORCE");
     command.output().expect("it runs")
 }
 
