@@ -267,3 +267,38 @@ fn the_doctor_tells_the_truth_on_both_kinds_of_host() {
     let out = text(&stalemate(&["doctor"]).stdout);
     assert!(out.contains("KVM API 12") && out.contains("executor: kvm"), "{out}");
 }
+
+#[test]
+fn a_guest_that_must_stop_is_held_to_how() {
+    let path = format!("{}/stops.toml", env!("CARGO_TARGET_TMPDIR"));
+    let exit = |steps: &str, row: &str| {
+        let cpu = "cpu = { pcid = true, invpcid = false }";
+        let kernel = "kernel = { pti = true, variant = \"narrow-mask\" }";
+        let kernel = if row.contains("verdict") { kernel } else { "" };
+        let summary = "summary = \"a test\"";
+        let file = format!("{summary}\n{cpu}\n{kernel}\nsteps = \"\"\"\n{steps}\n\"\"\"\n{row}\n");
+        std::fs::write(&path, file).expect("ours");
+        let line = format!("run {path} --executor interp --policy split --cpu pcid");
+        let output = stalemate(&line.split(' ').collect::<Vec<_>>());
+        (output.status.code(), text(&output.stdout) + &text(&output.stderr))
+    };
+    let shot = "A map u0 red\nA user read u0 -> red\ncpu1 A user read u0 -> red\n\
+                cpu0 A remap u0 blue\ncpu0 A flush_tlb_one_user u0\n\
+                cpu1 A user read u0 -> blue";
+    // A mark that goes astray hits what the kernel has beside the mask.
+    let astray = "C switch_mm\nE switch_mm\nF switch_mm\nflush_tlb_all";
+    let unmarked = "A map u0 red\nA user read u0 -> red\nA remap u0 blue\n\
+                    A flush_tlb_one_user u0\nA user read u0";
+    for (steps, row, expected) in [
+        (shot, "[[fault]]\ninject = \"drop ipi\"\nstops = \"hang\"", 0),
+        (shot, "[[fault]]\ninject = \"drop ipi\"\nstops = \"crash\"", 1),
+        (shot, "[[fault]]\ninject = \"early ack\"\nstops = \"hang\"", 1),
+        (shot, "[[fault]]\ninject = \"early ack\"\nviolates = [\"stale-remote-entry\"]", 0),
+        (astray, "[[verdict]]\nwhen = { policy = \"split\" }\nstops = \"crash\"", 0),
+        (astray, "[[verdict]]\nwhen = { policy = \"split\" }\nstops = \"hang\"", 1),
+        (unmarked, "[[verdict]]\nwhen = { policy = \"split\" }\nstops = \"crash\"", 1),
+    ] {
+        let (code, output) = exit(steps, row);
+        assert_eq!(code, Some(expected), "{row}: {output}");
+    }
+}

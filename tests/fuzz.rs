@@ -7,12 +7,14 @@ mod common;
 use serde_json::Value;
 use stalemate::boot::{Image, Symbols, guest_image};
 use stalemate::executor::{Backend, interp::Flaw};
+use stalemate::fuzz::action::{Action, Frame, Verb};
 use stalemate::fuzz::generate::{self, LENGTH, Program};
-use stalemate::fuzz::model::{self, Action, Illegal, Verb};
+use stalemate::fuzz::model::{self, Illegal};
 use stalemate::fuzz::report::Report;
 use stalemate::fuzz::run::{Bench, Trouble};
 use stalemate::fuzz::script::{self, Base};
 use stalemate::fuzz::{Beside, Campaign, correct_policies, first_failure, run, shrink};
+use stalemate::machine::{Hold, HoldPoint};
 use stalemate::oracle::RuleId;
 use stalemate::runner::Outcome;
 use stalemate::scenario::{CPUS, Policy, RunConfig, parse};
@@ -59,6 +61,7 @@ fn on_the_interpreter<T>(work: impl FnOnce(&mut Bench<'_>, &Base) -> T) -> T {
 fn every_program_is_legal_and_of_every_kind_there_are_some() {
     let mut kinds = BTreeSet::new();
     let (mut interrupted, mut spaces) = (0, BTreeSet::new());
+    let mut holds = BTreeSet::new();
     for number in 0..5000 {
         let program = generate::program(7, number);
         assert!(LENGTH.contains(&program.actions.len()), "program {number}");
@@ -73,6 +76,8 @@ fn every_program_is_legal_and_of_every_kind_there_are_some() {
             kinds.insert(verb + if line.ends_with("fault") { " fault" } else { "" });
         }
         spaces.extend(program.actions.iter().map(|action| action.mm));
+        let held = program.actions.iter().filter_map(|action| action.hold);
+        holds.extend(held.map(|hold| (format!("{:?}", hold.point), hold.nth)));
         interrupted += usize::from(!program.faults.is_empty());
     }
     for kind in [
@@ -94,6 +99,12 @@ fn every_program_is_legal_and_of_every_kind_there_are_some() {
         "split",
         "merge",
         "free_table",
+        "move",
+        "migrate",
+        "write_protect",
+        "make_clean",
+        "unmap_range",
+        "resume",
         "lazy",
         "leave_mm",
         "switch_mm",
@@ -111,13 +122,15 @@ fn every_program_is_legal_and_of_every_kind_there_are_some() {
     }
     assert_eq!(spaces.len(), stalemate_shared::layout::MM_COUNT);
     assert!((400..1000).contains(&interrupted), "{interrupted}");
+    // At the first such event of the step or at the second, each of eight.
+    assert_eq!(holds.len(), 16, "{holds:?}");
 }
 
 #[test]
 fn the_model_refuses_what_the_kernel_would_and_what_owes_a_flush() {
     let (u0, red) = (stalemate::scenario::Page::User(0), frame());
     let of = |verbs: &[Verb]| -> Vec<Action> {
-        verbs.iter().map(|&verb| Action { cpu: 0, mm: 0, verb }).collect()
+        verbs.iter().map(|&verb| Action { cpu: 0, mm: 0, verb, hold: None }).collect()
     };
     let map = Verb::Map(u0, red);
     for (verbs, expected) in [
@@ -133,8 +146,28 @@ fn the_model_refuses_what_the_kernel_would_and_what_owes_a_flush() {
     }
 }
 
-fn frame() -> model::Frame {
-    model::Frame::new(0, true, false)
+#[test]
+fn a_cpu_that_is_held_back_takes_no_step_until_it_goes_on() {
+    let (u0, at) = (stalemate::scenario::Page::User(0), Hold { point: HoldPoint::Cr3, nth: 1 });
+    let of = |cpu, verb, hold| Action { cpu, mm: 0, verb, hold };
+    let held = of(1, Verb::Switch, Some(at));
+    let [here, there] = [0, 1].map(|cpu| of(cpu, Verb::Nop, None));
+    let resume = of(1, Verb::Resume, None);
+    for (actions, expected) in [
+        (vec![held, here, resume, there], Ok(())),
+        (vec![held, there, resume], Err(Illegal::Refused)),
+        (vec![held, of(0, Verb::Resume, None), resume], Err(Illegal::Refused)),
+        (vec![resume], Err(Illegal::Refused)),
+        (vec![held, here], Err(Illegal::Owing)),
+        // When it would see what it reads depends on when it goes on.
+        (vec![of(1, Verb::Read(u0, true), Some(at)), here, resume], Err(Illegal::Refused)),
+    ] {
+        assert_eq!(model::lines(&actions).map(|_| ()), expected, "{actions:?}");
+    }
+}
+
+fn frame() -> Frame {
+    Frame::new(0, true, false)
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Bench, benches, builtin, config};
+use common::{Bench, benches, builtin, config, scenario};
 use stalemate::executor::Backend;
 use stalemate::runner::Outcome;
 use stalemate::scenario::{self, CPUS, Policy, Selection};
@@ -75,5 +75,18 @@ fn a_hop_whose_invlpg_is_lost_is_caught() {
         assert_eq!(common::rules(&result), ["stale-user-entry"]);
         let result = bench.run(&builtin("user-flush-on-next-return"), config, &["drop invlpg#1"]);
         assert_eq!(common::rules(&result), ["stale-kernel-entry"]);
+    }
+}
+
+#[test]
+fn unmapping_a_range_does_the_batch_first_even_if_no_cpu_need_be_asked() {
+    // Nobody has the first address space loaded when its page joins the batch.
+    let steps = "A map u0 blue\nA user read u0 -> blue\nB switch_mm\nA unmap_batched u0\n\
+                 B unmap_range u1..u2\nA user read u0 -> fault";
+    for bench in benches() {
+        for policy in stalemate::fuzz::correct_policies() {
+            let result = bench.run(&scenario(steps), config("pcid", policy, true), &[]);
+            assert_eq!(result.outcome, Outcome::Clean, "{policy}: {:?}", result.violations);
+        }
     }
 }

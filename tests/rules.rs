@@ -4,8 +4,14 @@
 
 mod common;
 
+use common::{Bench, config, scenario};
 use serde_json::Value;
-use stalemate::oracle::RULES;
+use stalemate::executor::Backend;
+use stalemate::fuzz::correct_policies;
+use stalemate::oracle::{RULES, RuleId};
+use stalemate::runner::Outcome;
+use stalemate::scenario::{Policy, RunConfig};
+use stalemate_shared::variant::Variant;
 use std::process::Command;
 
 /// The runs that `stalemate run` makes of these arguments.
@@ -49,4 +55,31 @@ fn the_run_that_comes_close_does_not() {
             assert!(!owed.is_empty(), "{}: nothing was stale", rule.near_miss);
         }
     }
+}
+
+/// A page whose frame is given back while CPU 1, which has read it, is in `state`.
+fn freed_beside(state: &str) -> stalemate::scenario::Scenario {
+    let steps = format!(
+        "A map u0 red\nA user read u0 -> red\ncpu1 A user read u0 -> red\ncpu1 {state}\n\
+         cpu0 A unmap_range u0..u0\ncpu1 A user read u0 -> fault"
+    );
+    scenario(&steps)
+}
+
+#[test]
+fn a_lazy_cpu_may_keep_a_freed_page_but_not_one_that_runs_user_code() {
+    let bench = Bench::new(Backend::interp());
+    let lazy = freed_beside("lazy");
+    for policy in correct_policies() {
+        let config = RunConfig { cpus: 2, ..config("pcid", policy, true) };
+        let result = bench.run(&lazy, config, &[]);
+        assert_eq!(result.outcome, Outcome::Clean, "{policy:?}: {:?}", result.violations);
+        assert!(!result.obligations.is_empty());
+    }
+    let busy = freed_beside("user nop");
+    let variant = Some(Variant::UserFlushIsLocal);
+    let config = RunConfig { cpus: 2, variant, ..config("pcid", Policy::Split, true) };
+    let result = bench.run(&busy, config, &[]);
+    let rules: Vec<RuleId> = result.violations.iter().map(|violation| violation.rule).collect();
+    assert!(rules.contains(&RuleId::ReuseBeforeFlush), "{rules:?}");
 }

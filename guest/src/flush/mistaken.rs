@@ -65,8 +65,9 @@ impl Policy for Mistaken {
 
     fn flush_tlb_mm(&self) {
         mark_loaded();
-        let keep = if config().variant == Some(Variant::FlushKeeps) { NOFLUSH } else { 0 };
-        cpu::load_cr3(cpu::read_cr3() | keep);
+        // Without PCIDs the bit is reserved.
+        let keeps = config().variant == Some(Variant::FlushKeeps) && config().pcid;
+        cpu::load_cr3(cpu::read_cr3() | if keeps { NOFLUSH } else { 0 });
     }
 
     fn flush_tlb_all(&self) {

@@ -181,8 +181,11 @@ fn flush_user(number: usize, start: u64, end: u64, stride: u64, frees_tables: bo
     }
 }
 
-/// The CPUs that the next batched flush must ask, by the CPU that batches.
+/// The CPUs that the next batched flush must ask, by the CPU that batches; and [`BATCHED`], where
+/// something was deferred, though nobody may have to be asked.
 static BATCHES: [Word; MAX_CPUS] = [const { Word::new(0) }; MAX_CPUS];
+
+const BATCHED: u64 = 1 << 63;
 
 /// Leaves the flush of a page that was unmapped to the next batched one.
 pub fn defer(number: usize, page: Downgrade) {
@@ -191,7 +194,7 @@ pub fn defer(number: usize, page: Downgrade) {
     hypercall::defer(mm.kernel_root, va, va + page_size(va));
     percpu::raise_tlb_gen(number);
     let batch = &BATCHES[percpu::number() as usize];
-    batch.set(batch.get() | percpu::mm_state(number).cpumask);
+    batch.set(batch.get() | percpu::mm_state(number).cpumask | BATCHED);
     // The generation has risen: nobody can load the address space without a flush.
     let _ = page.discharge(None, 0, u64::MAX);
 }
@@ -215,7 +218,7 @@ pub fn flush_tlb_batched() {
     hypercall::begin(primitive::BATCHED, 0, 0, USER_END);
     let batch = &BATCHES[percpu::number() as usize];
     let request = Request::new(What::Loaded, 0, USER_END, PAGE_SIZE);
-    flush_on(batch.get(), &request);
+    flush_on(batch.get() & !BATCHED, &request);
     batch.set(0);
     hypercall::end(primitive::BATCHED);
 }

@@ -92,6 +92,7 @@ pub fn fuzz(args: &FuzzArgs, device: &Path, terminal: &mut Terminal<'_>) -> Resu
         count: args.count,
         executor: executor.name(),
         beside: second.as_ref().map(|(other, _)| other.name()).map_err(String::as_str),
+        written: args.out.is_some(),
     };
     let failed = !report.failing.is_empty();
     match args.format {

@@ -1,9 +1,10 @@
 //! Random programs: legal by construction, each a function of its seed and its number alone.
 
-use super::model::{Action, Frame, Verb, World};
+use super::action::{Action, Frame, Verb};
+use super::model::World;
 use crate::arch::tlb::Fill;
 use crate::inject::Fault;
-use crate::machine::Schedule;
+use crate::machine::{Hold, HoldPoint, Schedule};
 use crate::scenario::Page;
 use stalemate_shared::layout::{
     COLOURS, KERNEL_PAGE_COUNT, LARGE_COLOURS, MAX_CPUS, MM_COUNT, USER_LARGE_PAGE_COUNT,
@@ -104,6 +105,20 @@ const SWEPT: u64 = 20_000;
 const POINTS: [&str; 3] = ["nmi@after-mark", "nmi@before-user-cr3", "nmi@after-user-cr3"];
 const SWEEPS: [&str; 2] = ["nmi@each", "irq@each"];
 
+/// Of the steps that may be, one in so many is held back, where there is another CPU.
+const HELD: u64 = 3;
+/// Where.
+const HOLDS: [HoldPoint; 8] = [
+    HoldPoint::Start,
+    HoldPoint::Switching,
+    HoldPoint::Cr3,
+    HoldPoint::LoadedMm,
+    HoldPoint::CpuMask,
+    HoldPoint::Slot,
+    HoldPoint::Consume,
+    HoldPoint::User,
+];
+
 /// How many address spaces a program has; past six slots they take each other's.
 const SPACES: [(u64, u64); 6] = [(6, 1), (8, 2), (3, 3), (1, 6), (2, 8), (1, MM_COUNT as u64)];
 /// How many user pages it has: past eight, a range is flushed as a whole address space.
@@ -117,7 +132,7 @@ type Kind = fn(&mut Author) -> Option<Verb>;
 
 /// The kinds of steps that are neither owed nor at the beginning, with their weights. One that
 /// cannot be where it is drawn is drawn again.
-const KINDS: [(u64, Kind); 20] = [
+const KINDS: [(u64, Kind); 25] = [
     (4, |author| author.unmapped().map(|(page, frame)| Verb::Map(page, frame))),
     (10, |author| {
         let page = author.mapped()?;
@@ -145,8 +160,28 @@ const KINDS: [(u64, Kind); 20] = [
     (4, |author| author.large().map(Verb::Split)),
     (3, |author| author.large().map(Verb::Merge)),
     (3, |author| {
+        // With pages in it or without.
+        let tables: Vec<usize> = author.world.tables().iter().copied().collect();
+        author.mm = *tables.get(author.draw.below(tables.len().max(1) as u64) as usize)?;
+        Some(Verb::FreeTable(Page::Table(0)))
+    }),
+    (3, |author| {
+        let from = author.small()?;
+        let to = author.any();
+        (author.world.frame(author.mm, to).is_none()).then_some(Verb::Move(from, to))
+    }),
+    (3, |author| {
+        let page = author.small()?;
+        Some(Verb::Migrate(page, author.draw.below(author.colours) as usize))
+    }),
+    (2, |author| author.small().map(Verb::WriteProtect)),
+    (2, |author| author.small().map(Verb::MakeClean)),
+    (4, |author| {
         let page = author.mapped()?;
-        matches!(page, Page::Table(_)).then_some(Verb::FreeTable(page))
+        match author.range(page) {
+            Verb::FlushRange(first, last) => Some(Verb::UnmapRange(first, last)),
+            _ => None,
+        }
     }),
     (2, |_| Some(Verb::Lazy)),
     (1, |_| Some(Verb::LeaveMm)),
@@ -221,14 +256,20 @@ impl Author {
         let more = (0..3).map(|_| self.draw.below(span)).min().unwrap_or_default();
         let wanted = LENGTH.start() + more as usize;
         let beginning = 1 + self.draw.below(wanted as u64 / 3 + 1) as usize;
-        while self.actions.len() < wanted {
+        // Whoever is held back goes on before the end, in a step of its own.
+        while self.actions.len() + self.world.held().len() < wanted {
             self.mm = self.draw.below(self.spaces) as usize;
             // The first step is the last CPU's, so that a program uses all that there are.
             let any = self.draw.below(u64::from(self.cpus)) as u8;
             self.cpu = if self.actions.is_empty() { self.cpus - 1 } else { any };
             // One step is kept for the flush of what is owed at the end.
-            let left = wanted - self.actions.len();
+            let left = wanted - self.actions.len() - self.world.held().len();
             let last = left <= 1;
+            if self.world.owed().is_empty() && !self.world.held().is_empty() && self.draw.one_in(3)
+            {
+                self.resume();
+                continue;
+            }
             if !self.world.owed().is_empty() && (last || self.draw.one_in(2)) {
                 self.pay(last);
                 continue;
@@ -240,9 +281,30 @@ impl Author {
             let kind = if self.actions.len() < beginning { KINDS[0].1 } else { self.kind() };
             let Some(verb) = kind(self).or_else(|| self.kind()(self)) else { continue };
             if !last || !(verb.owes() || matches!(verb, Verb::UnmapBatched(_))) {
-                self.take(verb);
+                let hold = if left > 2 { self.hold(verb) } else { None };
+                self.take_until(verb, hold);
             }
         }
+        while !self.world.held().is_empty() {
+            self.resume();
+        }
+    }
+
+    /// Where the step's CPU is held back, if it is: never the last that goes on.
+    fn hold(&mut self, verb: Verb) -> Option<Hold> {
+        let held = self.world.held().len() + 1;
+        if held >= usize::from(self.cpus) || !matches!(verb, Verb::Switch | Verb::Nop) {
+            return None;
+        }
+        let nth = if self.draw.one_in(3) { 2 } else { 1 };
+        self.draw.one_in(HELD).then(|| Hold { point: self.draw.pick(&HOLDS), nth })
+    }
+
+    /// One of those who are held back goes on.
+    fn resume(&mut self) {
+        let held: Vec<u8> = self.world.held().iter().copied().collect();
+        self.cpu = self.draw.pick(&held);
+        self.take(Verb::Resume);
     }
 
     fn kind(&mut self) -> Kind {
@@ -250,7 +312,11 @@ impl Author {
     }
 
     fn take(&mut self, verb: Verb) {
-        let action = Action { cpu: self.cpu, mm: self.mm, verb };
+        self.take_until(verb, None);
+    }
+
+    fn take_until(&mut self, verb: Verb, hold: Option<Hold>) {
+        let action = Action { cpu: self.cpu, mm: self.mm, verb, hold };
         if self.world.take(&action).is_ok() {
             self.actions.push(action);
         }
@@ -273,6 +339,10 @@ impl Author {
     fn pay_deferred(&mut self, last: bool) {
         let cpus: Vec<u8> = self.world.deferred().iter().map(|(cpu, _)| *cpu).collect();
         self.cpu = self.draw.pick(&cpus);
+        if self.world.held().contains(&self.cpu) {
+            self.take(Verb::Resume);
+            return;
+        }
         let one = cpus.iter().all(|cpu| *cpu == self.cpu);
         self.take(if last && !one { Verb::FlushAll } else { Verb::FlushBatched });
     }
@@ -332,6 +402,11 @@ impl Author {
             self.mm = mm;
         }
         Some(page)
+    }
+
+    /// A mapped page that the edits under the page-table lock take.
+    fn small(&mut self) -> Option<Page> {
+        (0..3).find_map(|_| self.mapped().filter(|page| matches!(page, Page::User(_))))
     }
 
     fn large(&mut self) -> Option<Page> {

@@ -5,6 +5,7 @@
 //! not clean is a policy that is wrong, or we are. A failing program is made small and becomes a
 //! scenario file.
 
+pub mod action;
 pub mod generate;
 pub mod model;
 pub mod report;

@@ -2,172 +2,10 @@
 //! is in the frames, and which flushes are owed. It knows no TLB: it is what every correct kernel
 //! shows, whatever its processor caches.
 
+use super::action::{Action, Frame, Named, Verb, line};
 use crate::scenario::Page;
 use stalemate_shared::layout::{COLOURS, LARGE_COLOURS, POOL_FRAME_COUNT, colour_word};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::{self, Write};
-
-/// What one step does; its address space is beside it, in [`Action`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verb {
-    /// A page that is not mapped shows a frame.
-    Map(Page, Frame),
-    /// A mapped page shows another frame, or the same one afresh.
-    Remap(Page, Frame),
-    /// A mapped page is mapped no more.
-    Unmap(Page),
-    /// A mapped page may be written, or may not.
-    Protect(Page, bool),
-    /// D is cleared.
-    Clean(Page),
-    /// A is cleared.
-    Age(Page),
-    /// `flush_tlb_one_user` or `flush_tlb_one_kernel`, as the page wants it.
-    FlushOne(Page),
-    /// `flush_tlb_range` from the first page to the last, of one kind.
-    FlushRange(Page, Page),
-    /// `flush_tlb_mm`
-    FlushMm,
-    /// `flush_tlb_all`
-    FlushAll,
-    /// `flush_tlb_kernel_range` from the first page to the last.
-    FlushKernelRange(Page, Page),
-    /// A mapped page is mapped no more; the flush is left to the CPU's next batched one.
-    UnmapBatched(Page),
-    /// `flush_tlb_batched`
-    FlushBatched,
-    /// Another address space gets the small user pages, to be copied at the first store; flushed.
-    Fork(usize),
-    /// A 2 MiB page becomes small ones; flushed.
-    Split(Page),
-    /// And back; flushed.
-    Merge(Page),
-    /// The page table of v0..v3 goes, with what it maps; flushed.
-    FreeTable(Page),
-    /// The CPU runs a kernel thread, lazily.
-    Lazy,
-    /// The CPU loads the address space without a user half.
-    LeaveMm,
-    /// `switch_mm`
-    Switch,
-    /// To user mode and back.
-    Nop,
-    /// A load, in user mode if so.
-    Read(Page, bool),
-    /// A store of a value, in user mode if so.
-    Write(Page, bool, u64),
-}
-
-impl Verb {
-    /// Whether a flush is owed after it. More permission makes nothing stale; but until the old
-    /// entry is flushed a store may fault once, and a program could not say what it comes to.
-    #[must_use]
-    pub fn owes(self) -> bool {
-        matches!(self, Self::Remap(..) | Self::Unmap(_) | Self::Protect(..) | Self::Clean(_))
-    }
-}
-
-/// What a page is mapped to, and how.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Frame {
-    /// Index of its colour; above those, a copy.
-    pub colour: usize,
-    /// The page may be written.
-    pub writable: bool,
-    /// A and D are set from the beginning.
-    pub dirty: bool,
-    /// It is copied at the first store of user mode.
-    pub shared: bool,
-    /// It is a large page in parts.
-    pub split: bool,
-}
-
-impl Frame {
-    /// A frame that is mapped afresh.
-    #[must_use]
-    pub fn new(colour: usize, writable: bool, dirty: bool) -> Self {
-        Self { colour, writable, dirty, shared: false, split: false }
-    }
-}
-
-/// One step of a program, without what it must come to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Action {
-    /// The CPU's number.
-    pub cpu: u8,
-    /// The address space's number.
-    pub mm: usize,
-    /// What is done.
-    pub verb: Verb,
-}
-
-impl Action {
-    /// Whether the step is neither an edit nor a flush: by then, what is owed must be paid.
-    #[must_use]
-    pub fn is_other(&self) -> bool {
-        matches!(
-            self.verb,
-            Verb::Switch
-                | Verb::Nop
-                | Verb::Lazy
-                | Verb::LeaveMm
-                | Verb::Read(..)
-                | Verb::Write(..)
-        )
-    }
-
-    /// Whether the step is about no address space in particular.
-    #[must_use]
-    pub fn is_of_all(&self) -> bool {
-        let kernel = |page| matches!(page, Page::Kernel(_));
-        match self.verb {
-            Verb::Map(page, _)
-            | Verb::Remap(page, _)
-            | Verb::Unmap(page)
-            | Verb::Protect(page, _)
-            | Verb::Clean(page)
-            | Verb::Age(page)
-            | Verb::FlushOne(page) => kernel(page),
-            Verb::FlushAll
-            | Verb::FlushKernelRange(..)
-            | Verb::FlushBatched
-            | Verb::Lazy
-            | Verb::LeaveMm => true,
-            _ => false,
-        }
-    }
-
-    /// The pages that it names, for renaming them.
-    pub fn pages_mut(&mut self) -> impl Iterator<Item = &mut Page> {
-        let [first, last] = match &mut self.verb {
-            Verb::Map(page, _)
-            | Verb::Remap(page, _)
-            | Verb::Unmap(page)
-            | Verb::Protect(page, _)
-            | Verb::Clean(page)
-            | Verb::Age(page)
-            | Verb::FlushOne(page)
-            | Verb::UnmapBatched(page)
-            | Verb::Split(page)
-            | Verb::Merge(page)
-            | Verb::FreeTable(page)
-            | Verb::Read(page, _)
-            | Verb::Write(page, ..) => [Some(page), None],
-            Verb::FlushRange(first, last) | Verb::FlushKernelRange(first, last) => {
-                [Some(first), Some(last)]
-            }
-            Verb::FlushMm
-            | Verb::FlushAll
-            | Verb::FlushBatched
-            | Verb::Fork(_)
-            | Verb::Lazy
-            | Verb::LeaveMm
-            | Verb::Switch
-            | Verb::Nop => [None, None],
-        };
-        first.into_iter().chain(last)
-    }
-}
 
 /// What a step must come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,7 +21,8 @@ pub enum Outcome {
 /// Why a step cannot stand where it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Illegal {
-    /// It maps what is mapped, or edits what is not: the kernel would refuse it.
+    /// It maps what is mapped, edits what is not, or frees what is still mapped elsewhere; or its CPU
+    /// is held back in another step.
     Refused,
     /// A flush is owed, and the step is neither an edit nor a flush; or it uses a page whose flush
     /// was deferred.
@@ -195,6 +34,10 @@ pub type Place = (usize, Page);
 
 fn place(mm: usize, page: Page) -> Place {
     if matches!(page, Page::Kernel(_)) { (0, page) } else { (mm, page) }
+}
+
+fn is_small_user(page: Page) -> bool {
+    matches!(page, Page::User(_))
 }
 
 /// Memory as a program has left it.
@@ -211,6 +54,8 @@ pub struct World {
     tables: BTreeSet<usize>,
     /// Frames of the kernel's pool that are in use.
     taken: u64,
+    /// CPUs that are held back in a step.
+    held: BTreeSet<u8>,
 }
 
 impl Default for World {
@@ -223,6 +68,7 @@ impl Default for World {
             deferred: BTreeSet::new(),
             tables: BTreeSet::new(),
             taken: 0,
+            held: BTreeSet::new(),
         }
     }
 }
@@ -251,10 +97,22 @@ impl World {
         &self.deferred
     }
 
-    /// Whether nothing is owed, so that a program may end.
+    /// Address spaces with a page table for v0..v3.
+    #[must_use]
+    pub fn tables(&self) -> &BTreeSet<usize> {
+        &self.tables
+    }
+
+    /// CPUs that are held back in a step.
+    #[must_use]
+    pub fn held(&self) -> &BTreeSet<u8> {
+        &self.held
+    }
+
+    /// Whether nothing is owed and nobody held back, so that a program may end.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.owed.is_empty() && self.deferred.is_empty()
+        self.owed.is_empty() && self.deferred.is_empty() && self.held.is_empty()
     }
 
     /// Takes one step.
@@ -265,7 +123,20 @@ impl World {
         if action.is_other() && !self.owed.is_empty() {
             return Err(Illegal::Owing);
         }
+        let resumes = action.verb == Verb::Resume;
+        // Only steps of which no value is seen are held back: what one sees would depend on when.
+        let may_hold = matches!(action.verb, Verb::Switch | Verb::Nop);
+        if self.held.contains(&action.cpu) != resumes || action.hold.is_some() && !may_hold {
+            return Err(Illegal::Refused);
+        }
+        if action.hold.is_some() {
+            self.held.insert(action.cpu);
+        }
         match action.verb {
+            Verb::Resume => {
+                self.held.remove(&action.cpu);
+                Ok(Outcome::Done)
+            }
             Verb::Read(page, user) => self.read(action.mm, page, user),
             Verb::Write(page, user, value) => self.write(action.mm, page, user, value),
             Verb::Switch | Verb::Nop | Verb::Lazy | Verb::LeaveMm => Ok(Outcome::Done),
@@ -306,6 +177,44 @@ impl World {
             }
             Verb::Protect(page, writable) => self.edit(action, page)?.writable = writable,
             Verb::Clean(page) | Verb::Age(page) => self.edit(action, page).map(|_| ())?,
+            Verb::WriteProtect(page) => self.edit_locked(action, page)?.writable = false,
+            Verb::MakeClean(page) => self.edit_locked(action, page).map(|_| ())?,
+            Verb::Move(from, to) => {
+                if self.frame(mm, to).is_some() || !is_small_user(to) {
+                    return Err(Illegal::Refused);
+                }
+                let frame = *self.edit_locked(action, from)?;
+                self.pages.remove(&place(mm, from));
+                self.pages.insert(place(mm, to), frame);
+            }
+            Verb::Migrate(page, colour) => {
+                let old = *self.edit_locked(action, page)?;
+                self.may_free(&[place(mm, page)])?;
+                if old.shared || colour == old.colour || !self.deferred.is_empty() {
+                    return Err(Illegal::Refused);
+                }
+                self.free(old);
+                self.pages.insert(place(mm, page), Frame { colour, ..old });
+            }
+            Verb::UnmapRange(first, last) => {
+                let places: Vec<Place> = self
+                    .mapped()
+                    .filter(|&(of, page)| of == mm && (first..=last).contains(&page))
+                    .collect();
+                if !is_small_user(first) && !matches!(first, Page::Table(_)) {
+                    return Err(Illegal::Refused);
+                }
+                self.may_free(&places)?;
+                // It does the batch of its own CPU first.
+                if self.deferred.iter().any(|(cpu, _)| *cpu != action.cpu) {
+                    return Err(Illegal::Refused);
+                }
+                for place in places {
+                    if let Some(frame) = self.pages.remove(&place) {
+                        self.free(frame);
+                    }
+                }
+            }
             Verb::Fork(child) => self.fork(mm, child)?,
             Verb::Split(page) => self.split(mm, page)?,
             Verb::Merge(page) => {
@@ -330,7 +239,12 @@ impl World {
         let mm = action.mm;
         let kernel = |page: Page| matches!(page, Page::Kernel(_));
         match action.verb {
-            Verb::FlushOne(page) | Verb::Split(page) | Verb::Merge(page) => {
+            Verb::FlushOne(page)
+            | Verb::Split(page)
+            | Verb::Merge(page)
+            | Verb::WriteProtect(page)
+            | Verb::MakeClean(page)
+            | Verb::Move(page, _) => {
                 self.owed.remove(&place(mm, page));
             }
             Verb::FlushRange(first, last) => {
@@ -349,7 +263,9 @@ impl World {
                 self.owed.clear();
                 self.deferred.clear();
             }
-            Verb::FlushBatched => self.deferred.retain(|(cpu, _)| *cpu != action.cpu),
+            Verb::FlushBatched | Verb::UnmapRange(..) => {
+                self.deferred.retain(|(cpu, _)| *cpu != action.cpu)
+            }
             _ => {}
         }
     }
@@ -375,6 +291,35 @@ impl World {
         self.take_frame()?;
         self.pages.insert(place(mm, page), Frame { split: true, ..whole });
         Ok(())
+    }
+
+    /// Whether the frames that these places show may be given back: nothing else shows them, and
+    /// nothing stale, whose flush is owed or deferred, could.
+    fn may_free(&self, places: &[Place]) -> Result<(), Illegal> {
+        let colours: BTreeSet<usize> =
+            places.iter().filter_map(|place| Some(self.pages.get(place)?.colour)).collect();
+        let elsewhere = self.pages.iter().any(|(place, frame)| {
+            let small = !matches!(place.1, Page::Large(_));
+            small && !places.contains(place) && colours.contains(&frame.colour)
+        });
+        let twice = colours.len() < places.len();
+        if elsewhere || twice || !self.owed.is_empty() {
+            return Err(Illegal::Refused);
+        }
+        Ok(())
+    }
+
+    /// A copy goes back to the kernel's pool; a test frame belongs to nobody.
+    fn free(&mut self, frame: Frame) {
+        self.taken -= u64::from(frame.colour >= COLOURS.len());
+    }
+
+    /// As [`World::edit`], for edits under the page-table lock, which flush.
+    fn edit_locked(&mut self, action: &Action, page: Page) -> Result<&mut Frame, Illegal> {
+        if !is_small_user(page) {
+            return Err(Illegal::Refused);
+        }
+        self.edit(action, page)
     }
 
     fn take_frame(&mut self) -> Result<(), Illegal> {
@@ -452,83 +397,4 @@ pub fn lines(actions: &[Action]) -> Result<Vec<String>, Illegal> {
         .map(|action| world.take(action).map(|outcome| line(action, outcome, named)))
         .collect::<Result<_, _>>()?;
     if world.is_settled() { Ok(lines) } else { Err(Illegal::Owing) }
-}
-
-/// What step lines name.
-#[derive(Clone, Copy)]
-struct Named {
-    mm: bool,
-    cpu: bool,
-}
-
-fn letter(mm: usize) -> char {
-    (b'A' + mm as u8) as char
-}
-
-/// One step as a scenario file has it.
-fn line(action: &Action, outcome: Outcome, named: Named) -> String {
-    let mut text = String::with_capacity(40);
-    // Writing to a String cannot fail.
-    if named.cpu {
-        let _ = write!(text, "cpu{} ", action.cpu);
-    }
-    if named.mm && !action.is_of_all() {
-        let _ = write!(text, "{} ", letter(action.mm));
-    }
-    let _ = write!(text, "{}", Shown(action.verb));
-    let _ = match outcome {
-        Outcome::Done => Ok(()),
-        Outcome::Fault => write!(text, " -> fault"),
-        Outcome::Value(value) => match (0..COLOURS.len()).find(|&at| colour_word(at) == value) {
-            Some(colour) => write!(text, " -> {}", COLOURS[colour]),
-            None => write!(text, " -> {value:#x}"),
-        },
-    };
-    text
-}
-
-/// A verb as a step line has it.
-struct Shown(Verb);
-
-impl fmt::Display for Shown {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mode = |user| if user { "user" } else { "kernel" };
-        match self.0 {
-            Verb::Map(page, frame) => write!(f, "map {page} {frame}"),
-            Verb::Remap(page, frame) => write!(f, "remap {page} {frame}"),
-            Verb::Unmap(page) => write!(f, "unmap {page}"),
-            Verb::Protect(page, true) => write!(f, "protect {page} rw"),
-            Verb::Protect(page, false) => write!(f, "protect {page} ro"),
-            Verb::Clean(page) => write!(f, "clean {page}"),
-            Verb::Age(page) => write!(f, "age {page}"),
-            Verb::FlushOne(page @ Page::Kernel(_)) => write!(f, "flush_tlb_one_kernel {page}"),
-            Verb::FlushOne(page) => write!(f, "flush_tlb_one_user {page}"),
-            Verb::FlushRange(first, last) => write!(f, "flush_tlb_range {first}..{last}"),
-            Verb::FlushMm => f.write_str("flush_tlb_mm"),
-            Verb::FlushAll => f.write_str("flush_tlb_all"),
-            Verb::FlushKernelRange(first, last) => {
-                write!(f, "flush_tlb_kernel_range {first}..{last}")
-            }
-            Verb::UnmapBatched(page) => write!(f, "unmap_batched {page}"),
-            Verb::FlushBatched => f.write_str("flush_tlb_batched"),
-            Verb::Fork(child) => write!(f, "fork {}", letter(child)),
-            Verb::Split(page) => write!(f, "split {page}"),
-            Verb::Merge(page) => write!(f, "merge {page}"),
-            Verb::FreeTable(page) => write!(f, "free_table {page}"),
-            Verb::Lazy => f.write_str("lazy"),
-            Verb::LeaveMm => f.write_str("leave_mm"),
-            Verb::Switch => f.write_str("switch_mm"),
-            Verb::Nop => f.write_str("user nop"),
-            Verb::Read(page, user) => write!(f, "{} read {page}", mode(user)),
-            Verb::Write(page, user, value) => write!(f, "{} write {page} {value:#x}", mode(user)),
-        }
-    }
-}
-
-impl fmt::Display for Frame {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(COLOURS[self.colour])?;
-        f.write_str(if self.writable { "" } else { " ro" })?;
-        f.write_str(if self.dirty { " dirty" } else { "" })
-    }
 }

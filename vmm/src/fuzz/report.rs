@@ -138,6 +138,8 @@ pub struct About<'a> {
     pub executor: &'a str,
     /// The executor beside it, or why there is none.
     pub beside: Result<&'a str, &'a str>,
+    /// Whether the scenario files were written.
+    pub written: bool,
 }
 
 /// The report for people.
@@ -152,7 +154,11 @@ pub fn text(about: &About<'_>, report: &Report) -> String {
         found.text.lines().for_each(|line| {
             let _ = writeln!(out, "    {line}");
         });
-        let _ = writeln!(out, "\n  {}\n  again: {}\n", found.file, found.command);
+        let _ = match about.written {
+            true => writeln!(out, "\n  written to {}", found.file),
+            false => writeln!(out, "\n  to be saved as {}, as --out DIR does", found.file),
+        };
+        let _ = writeln!(out, "  again: {}\n", found.command);
     }
     let _ = writeln!(
         out,

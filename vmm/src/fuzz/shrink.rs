@@ -5,8 +5,9 @@
 //! it, what must come of the remaining steps is derived anew, and a candidate that owes a flush
 //! is none.
 
+use super::action::{Action, Frame, Verb};
 use super::generate::Program;
-use super::model::{Action, Frame, Illegal, Verb, World};
+use super::model::{Illegal, World};
 use crate::inject::Fault;
 use crate::scenario::Page;
 use std::collections::BTreeMap;
@@ -84,7 +85,15 @@ impl<E> Smallest<'_, E> {
 
     /// Replaces each step by plainer ones.
     fn plainer_steps(&mut self) -> Result<(), E> {
-        for at in 0..self.program.actions.len() {
+        let mut at = 0;
+        while at < self.program.actions.len() {
+            let Program { mut actions, faults } = self.program.clone();
+            if actions[at].hold.take().is_some() {
+                // Its resumption goes with it.
+                if let Some(actions) = legal(&actions) {
+                    self.offer(Program { actions, faults })?;
+                }
+            }
             let Program { mut actions, faults } = self.program.clone();
             if std::mem::take(&mut actions[at].cpu) != 0 {
                 self.offer_legal(actions, faults)?;
@@ -96,6 +105,7 @@ impl<E> Smallest<'_, E> {
                     break;
                 }
             }
+            at += 1;
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! `reuse-before-flush`: what a CPU may still reach is not given back.
 
 use crate::arch::addr::{CpuId, Gpa, Gva};
-use crate::arch::tlb::Tag;
+use crate::arch::tlb::{Entry, Tag};
 use crate::arch::walk::{Meaning, Start, Tables, meaning, shift};
 use crate::event::Kind;
 use crate::oracle::rule::{About, Context, Finding, Held, Rule, RuleId};
@@ -13,7 +13,8 @@ pub const ABOUT: About = About {
     name: "reuse-before-flush",
     statement: "A frame or page-table page is not given back, and so not reused, while some CPU may \
                 still reach it through a cached entry of its current PCID or a global one, or by \
-                walking a root it can load. The kernel's map of all memory does not count.",
+                walking a root it can load. The kernel's map of all memory does not count, nor \
+                what a lazy CPU, which runs no user code, caches of user pages.",
     source: "SDM vol. 3, 4.10.5; CVE-2018-18281 (eb66ae030829), Linux 2ff6ddf19c0e",
     violated_by: "table-freed-before-shootdown --cpu pcid",
     near_miss: "freed-table --cpu pcid --policy split",
@@ -59,11 +60,14 @@ fn is_direct(context: &Context<'_>, va: Gva) -> bool {
 fn cached(context: &Context<'_>, cpu: CpuId, frame: Gpa) -> Option<Finding> {
     let of_cpu = context.shadow.cpu(cpu);
     let pcid = of_cpu.pcid();
+    // A lazy CPU runs no user code, and looks at generations before it does.
+    let excused = |entry: &Entry| of_cpu.is_lazy() && entry.translation.user;
     for tag in [Tag::Pcid(pcid), Tag::Global] {
         let reaches = of_cpu.tlb.entries(tag).find(|entry| {
             let first = entry.translation.frame.0;
             (first..first + entry.translation.size.bytes()).contains(&frame.0)
                 && !is_direct(context, entry.translation.page)
+                && !excused(entry)
         });
         if let Some(entry) = reaches {
             return Some(Finding {

@@ -86,7 +86,7 @@ pub const VERBS: [Verb; 31] = [
     row(
         "migrate",
         "P COLOUR",
-        "the contents of P move to another frame, and P with them",
+        "P gets another frame, by way of an entry that is not present, and the old one is freed",
         |words| {
             let page = words.page()?;
             let frame = words.frame(page)?;
