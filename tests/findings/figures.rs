@@ -6,7 +6,7 @@
 //! for every workload or processor, `with-pcid` for the processors with PCIDs, and `correct` for
 //! every policy but `unsplit`.
 
-use stalemate::compare::{Comparison, Costs, POLICIES, Row};
+use stalemate::compare::{Comparison, Costs, Row};
 use stalemate::scenario::Policy;
 use std::fmt::Write;
 
@@ -93,7 +93,7 @@ fn term(text: &str, found: &Comparison) -> Result<i64, Wrong> {
     let words: Vec<&str> = text.split(' ').collect();
     let value = match words[..] {
         ["count", "workloads"] => Some(found.workloads.len() as u64),
-        ["count", "policies"] => Some(POLICIES.len() as u64),
+        ["count", "policies"] => Some(Policy::all().len() as u64),
         ["count", "processors"] => Some(found.cpus.len() as u64),
         ["mark", "instructions"] => Some(found.mark.instructions as u64),
         ["mark", "branches"] => Some(found.mark.branches as u64),
@@ -163,12 +163,12 @@ fn figure(name: &str, rows: &[&Row], found: &Comparison) -> Option<u64> {
 /// A figure over all workloads, by processor and policy.
 fn table(name: &str, found: &Comparison) -> Result<String, Wrong> {
     let mut out = String::from("| processor |");
-    POLICIES.iter().for_each(|policy| out += &format!(" {policy} |"));
+    Policy::all().iter().for_each(|policy| out += &format!(" {policy} |"));
     out += "\n|---|";
-    POLICIES.iter().for_each(|_| out += "---:|");
+    Policy::all().iter().for_each(|_| out += "---:|");
     for cpu in &found.cpus {
         let _ = write!(out, "\n| `{}` |", cpu.name);
-        for policy in POLICIES {
+        for policy in Policy::all() {
             let value = term(&format!("all {} {policy} {name}", cpu.name), found)?;
             let _ = write!(out, " {value} |");
         }
@@ -181,7 +181,7 @@ fn calls(found: &Comparison) -> String {
     let columns = ["calls", "needless", "little", "deferred", "grown"];
     let mut out = format!("| policy | {} |\n|---|", columns.join(" | "));
     columns.iter().for_each(|_| out += "---:|");
-    for policy in POLICIES {
+    for policy in Policy::all() {
         let rows = select(found, "all", "all", &policy.to_string());
         let _ = write!(out, "\n| `{policy}` |");
         for name in columns {

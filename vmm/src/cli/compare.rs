@@ -3,6 +3,7 @@
 use super::{CompareArgs, EXIT_OK, EXIT_UNEXPECTED, Failure, Format, Terminal, input};
 use crate::boot;
 use crate::compare::{self, Comparison};
+use crate::scenario::Policy;
 use std::path::Path;
 
 /// Compares the policies.
@@ -12,7 +13,7 @@ pub fn run(args: &CompareArgs, terminal: &mut Terminal<'_>) -> Result<u8, Failur
         list => input::cpus(list.as_deref())?,
     };
     let workloads = compare::workloads()?;
-    let rows = workloads.len() * cpus.len() * compare::POLICIES.len();
+    let rows = workloads.len() * cpus.len() * Policy::all().len();
     let bar = terminal.progress(rows as u64, "rows");
     let found = compare::compare(boot::guest_image(), &workloads, &cpus, &mut |done| {
         bar.set_position(done as u64);

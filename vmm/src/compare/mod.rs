@@ -31,17 +31,6 @@ use std::collections::BTreeMap;
 pub const DEFAULT_CPUS: [&str; 5] =
     ["pcid", "pcid-invpcid", "pcid-nopge", "pcid-invpcid-nopge", "nopcid"];
 
-/// The policies in the order of the table.
-pub const POLICIES: [Policy; crate::scenario::POLICIES.len()] = {
-    let mut policies = [Policy::Split; crate::scenario::POLICIES.len()];
-    let mut index = 0;
-    while index < policies.len() {
-        policies[index] = crate::scenario::POLICIES[index].0;
-        index += 1;
-    }
-    policies
-};
-
 /// One policy in one workload on one processor.
 #[derive(Clone, Debug)]
 pub struct Row {
@@ -152,7 +141,7 @@ pub fn compare(
     let mut rows = Vec::new();
     // One guest is alive at a time: what it can be used for comes together.
     for cpu in cpus {
-        for policy in POLICIES {
+        for policy in Policy::all() {
             let mut of_policy = verdicts(&mut runner, workloads, *cpu, policy, &symbols)?;
             costs(&mut runner, workloads, &mut of_policy, &symbols)?;
             rows.extend(of_policy.into_iter().map(|(number, row, _)| (number, row)));
@@ -163,7 +152,7 @@ pub fn compare(
     let rows: Vec<Row> = rows.into_iter().map(|(_, row)| row).collect();
     let mut needs = Vec::new();
     for cpu in cpus {
-        for policy in POLICIES {
+        for policy in Policy::all() {
             needs.push(need(&rows, *cpu, policy, code.needs(policy)));
         }
     }

@@ -1,7 +1,8 @@
 //! The comparison as a chart: a row of panels for each workload, a group of bars for each
 //! processor, a bar for each policy.
 
-use super::{Comparison, Costs, POLICIES, Row};
+use super::{Comparison, Costs, Row};
+use crate::scenario::Policy;
 use std::fmt::Write;
 
 /// A fill for each policy, told apart also by those who see no colours (Okabe and Ito, 2008).
@@ -67,7 +68,7 @@ fn legend(out: &mut String) {
         "<text x=\"12\" y=\"24\" font-size=\"16\">Flush policies side by side: PTI on, fills \
          on demand</text>"
     );
-    for (index, (policy, fill)) in POLICIES.iter().zip(FILLS).enumerate() {
+    for (index, (policy, fill)) in Policy::all().iter().zip(FILLS).enumerate() {
         let x = LEFT + index * 100;
         let text = x + 17;
         let _ = writeln!(
@@ -76,7 +77,7 @@ fn legend(out: &mut String) {
              <text x=\"{text}\" y=\"50\" font-size=\"12\">{policy}</text>"
         );
     }
-    let x = LEFT + POLICIES.len() * 100;
+    let x = LEFT + Policy::all().len() * 100;
     let _ = writeln!(
         out,
         "<text x=\"{x}\" y=\"50\" font-size=\"12\"><tspan fill=\"#b00020\">×</tspan> a rule was \
@@ -106,16 +107,16 @@ fn panel(
         x - 4
     );
     let group = PANEL_WIDTH / comparison.cpus.len().max(1);
-    let bar = (group.saturating_sub(14) / POLICIES.len()).clamp(2, 20);
+    let bar = (group.saturating_sub(14) / Policy::all().len()).clamp(2, 20);
     for (index, cpu) in comparison.cpus.iter().enumerate() {
-        let left = x + index * group + (group - bar * POLICIES.len()) / 2;
+        let left = x + index * group + (group - bar * Policy::all().len()) / 2;
         let (middle, below) = (x + index * group + group / 2, base + 15);
         let _ = writeln!(
             out,
             "<text x=\"{middle}\" y=\"{below}\" text-anchor=\"middle\" font-size=\"10\">{}</text>",
             cpu.name
         );
-        for (place, policy) in POLICIES.iter().enumerate() {
+        for (place, policy) in Policy::all().iter().enumerate() {
             let Some(row) = comparison.row(workload, cpu.name, *policy) else { continue };
             let value = metric(&row.costs);
             let tall = (value * PANEL_HEIGHT as u64).checked_div(highest).unwrap_or(0) as usize;

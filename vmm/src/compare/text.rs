@@ -1,6 +1,7 @@
 //! The comparison as tables of text.
 
-use super::{Comparison, POLICIES, Row};
+use super::{Comparison, Row};
+use crate::scenario::Policy;
 use std::fmt::Write;
 
 /// What the columns mean.
@@ -24,7 +25,7 @@ pub fn text(comparison: &Comparison) -> String {
     let mut out = format!(
         "stalemate {}: {} policies, {} workloads, {} processors; PTI on, executor interp\n\n",
         env!("CARGO_PKG_VERSION"),
-        POLICIES.len(),
+        Policy::all().len(),
         comparison.workloads.len(),
         comparison.cpus.len()
     );
@@ -146,8 +147,10 @@ big       a PCID or everything emptied at once; grown: big, where pages were ask
 fn audit(out: &mut String, comparison: &Comparison) {
     let _ = writeln!(out, "{AUDIT_LEGEND}");
     head(out, AUDIT);
-    let audits: Vec<_> =
-        POLICIES.iter().map(|&policy| (policy.to_string(), comparison.audit(policy))).collect();
+    let audits: Vec<_> = Policy::all()
+        .iter()
+        .map(|&policy| (policy.to_string(), comparison.audit(policy)))
+        .collect();
     for (number, (workload, _)) in comparison.workloads.iter().enumerate() {
         let mut workload = workload.clone();
         for (policy, audit) in &audits {

@@ -17,7 +17,7 @@ pub mod zoo;
 use crate::executor::Backend;
 use crate::machine::BootError;
 use crate::report::command;
-use crate::scenario::{CpuModel, Diagnostic, POLICIES, Policy, RunConfig, Scenario};
+use crate::scenario::{CpuModel, Diagnostic, Policy, RunConfig, Scenario};
 use generate::Program;
 use report::{Failing, Found, Report};
 use run::{Bench, Trouble, with_bench};
@@ -30,8 +30,7 @@ pub const BROKEN: [Policy; 1] = [Policy::Unsplit];
 /// The policies that ought to be correct.
 #[must_use]
 pub fn correct_policies() -> Vec<Policy> {
-    let all = POLICIES.iter().map(|(policy, ..)| *policy);
-    all.filter(|policy| !BROKEN.contains(policy)).collect()
+    Policy::all().into_iter().filter(|policy| !BROKEN.contains(policy)).collect()
 }
 
 /// A second executor, and how many of the programs it runs too.

@@ -96,6 +96,12 @@ pub const POLICIES: [(Policy, &str, &str); 6] = [
 ];
 
 impl Policy {
+    /// Every policy, the broken one last.
+    #[must_use]
+    pub fn all() -> [Self; POLICIES.len()] {
+        POLICIES.map(|(policy, ..)| policy)
+    }
+
     /// Its number in the boot block.
     #[must_use]
     pub fn boot(self) -> boot::Policy {

@@ -1,6 +1,6 @@
 //! Scenario files: TOML, typed and checked before anything boots.
 
-use super::config::{CPUS, POLICIES, Policy, RunConfig, When};
+use super::config::{CPUS, Policy, RunConfig, When};
 use super::diagnostic::{Diagnostic, nearest, suggest};
 use super::matrix::Selection;
 use super::raw::{Grain, List, RawScenario, RawWhen, RawZoo, Stops};
@@ -420,7 +420,7 @@ fn every_config(scenario: &Scenario) -> Vec<RunConfig> {
         let selection = Selection { policy, ..Selection::of(&CPUS) };
         scenario.configs(&selection)
     };
-    POLICIES.iter().flat_map(|(policy, ..)| configs(Some(*policy))).collect()
+    Policy::all().into_iter().flat_map(|policy| configs(Some(policy))).collect()
 }
 
 /// Splits a message of the TOML reader into what is wrong and what would be right.
