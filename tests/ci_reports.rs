@@ -93,6 +93,64 @@ fn tap_has_a_point_for_each_run() {
     assert!(tap.contains("drop mark\\#1") && tap.contains("violated: [stale-user-entry]"), "{tap}");
 }
 
+/// The report, as a reader that is not ours understands it.
+fn sarif(arguments: &[&str]) -> (Option<i32>, serde_sarif::sarif::Run) {
+    let output = stalemate(&[arguments, &["--format", "sarif"]].concat());
+    let mut report: serde_sarif::sarif::Sarif =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(report.version, "2.1.0");
+    (output.status.code(), report.runs.remove(0))
+}
+
+#[test]
+fn sarif_shows_a_violation_at_its_step_and_what_led_to_it() {
+    let (code, run) = sarif(&BAD[..6]);
+    assert_eq!(code, Some(1));
+    let results = run.results.expect("results");
+    let stale =
+        |found: &&serde_sarif::sarif::Result| found.rule_id.as_deref() == Some("stale-user-entry");
+    let found = results.iter().find(stale).expect("a violation");
+    let message = found.message.text.as_deref().unwrap_or_default();
+    assert!(message.contains("PCID 0x801") && message.contains("drop mark#1"), "{message}");
+    let text = |places: &[serde_sarif::sarif::Location]| -> Vec<String> {
+        let text = |place: &serde_sarif::sarif::Location| {
+            let place = place.physical_location.as_ref().expect("a place");
+            let file = place.artifact_location.as_ref().and_then(|file| file.uri.as_deref());
+            let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+            let source = std::fs::read_to_string(root.join(file.expect("a file"))).expect("there");
+            let region = place.region.as_ref().expect("a region");
+            let line = source.lines().nth(region.start_line.expect("a line") as usize - 1);
+            let columns = region.start_column.expect("it begins")..region.end_column.expect("ends");
+            line.expect("a line")[columns.start as usize - 1..columns.end as usize - 1].to_owned()
+        };
+        places.iter().map(text).collect()
+    };
+    assert_eq!(text(found.locations.as_deref().expect("a place")), ["user read u0 -> blue"]);
+    let related = text(found.related_locations.as_deref().expect("places"));
+    assert_eq!(related, ["remap u0 blue", "flush_tlb_one_user u0"]);
+    let rules: Vec<String> =
+        run.tool.driver.rules.expect("rules").into_iter().map(|rule| rule.id).collect();
+    let named = |found: &serde_sarif::sarif::Result| {
+        rules.contains(found.rule_id.as_ref().expect("a rule"))
+    };
+    assert!(results.iter().all(named), "{rules:?}");
+}
+
+#[test]
+fn sarif_has_what_no_rule_says_and_nothing_of_what_is_as_expected() {
+    let (code, run) = sarif(&[MARK, "unmap", "--cpu", "pcid"]);
+    assert_eq!((code, run.results.map(|found| found.len())), (Some(0), Some(0)));
+    let vacuous = temporary("ci sarif.toml", "summary = \"s\"\nsteps = \"map u0 red\"\n");
+    let (code, run) = sarif(&[&vacuous, "--cpu", "pcid", "--policy", "split"]);
+    assert_eq!(code, Some(1));
+    let found = run.results.expect("results").remove(0);
+    assert_eq!(found.rule_id.as_deref(), Some("unexpected-outcome"));
+    assert!(found.message.text.expect("a text").contains("vacuous"));
+    let place = found.locations.expect("a place").remove(0).physical_location.expect("in a file");
+    let uri = place.artifact_location.and_then(|file| file.uri).expect("a file");
+    assert!(uri.ends_with("/ci%20sarif.toml"), "{uri}");
+}
+
 fn temporary(name: &str, contents: &str) -> String {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     std::fs::write(&path, contents).expect("a file");
@@ -118,21 +176,32 @@ fn the_action_passes_exit_codes_on_and_leaves_its_reports() {
     {
         let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("ci-out-{code}"));
         let _ = std::fs::remove_dir_all(&out);
+        let _ = std::fs::remove_file(out.with_extension("outputs"));
         let status = Command::new(&script)
             .env("STALEMATE", env!("CARGO_BIN_EXE_stalemate"))
             .env("STALEMATE_SCENARIOS", file)
             .env("STALEMATE_ARGUMENTS", format!("--executor {executor} --cpu pcid"))
             .env("STALEMATE_OUT", &out)
-            .env_remove("GITHUB_OUTPUT")
+            .env("GITHUB_OUTPUT", out.with_extension("outputs"))
             .env_remove("STALEMATE_REQUIRE_KVM")
             .output()
             .expect("a shell");
         let said = String::from_utf8_lossy(&status.stderr).into_owned();
         assert_eq!(status.status.code(), Some(code), "{file}: {said}");
         assert_eq!(out.join("timeline.html").is_file(), page, "{file}");
+        let outputs = std::fs::read_to_string(out.with_extension("outputs")).expect("outputs");
+        assert!(outputs.contains(&format!("exit-code={code}\n")), "{outputs}");
+        // What is named is there.
+        let named = outputs.lines().filter_map(|line| line.split_once('=')).skip(1);
+        let there = named.filter(|(_, file)| Path::new(file).is_file()).count();
+        assert_eq!(there, if code < 2 { 2 } else { 0 }, "{outputs}");
         if code < 2 {
             let xml = std::fs::read_to_string(out.join("junit.xml")).expect("a report");
             roxmltree::Document::parse(&xml).expect("XML");
+            let sarif = std::fs::read(out.join("report.sarif")).expect("a report");
+            let sarif: serde_sarif::sarif::Sarif = serde_json::from_slice(&sarif).expect("SARIF");
+            let found = sarif.runs[0].results.as_ref().map_or(0, Vec::len);
+            assert_eq!(found > 0, code == 1, "{file}");
         }
     }
 }

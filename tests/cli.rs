@@ -231,6 +231,7 @@ fn completions_and_man_pages_know_every_command() {
         assert!(output.status.success() && commands.iter().all(|name| script.contains(name)));
     }
     let directory = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("man");
+    let _ = std::fs::remove_dir_all(&directory);
     let output = stalemate(&["man", &directory.display().to_string()]);
     assert!(output.status.success(), "{}", text(&output.stderr));
     for name in commands {
@@ -289,16 +290,28 @@ fn a_guest_that_must_stop_is_held_to_how() {
     let astray = "C switch_mm\nE switch_mm\nF switch_mm\nflush_tlb_all";
     let unmarked = "A map u0 red\nA user read u0 -> red\nA remap u0 blue\n\
                     A flush_tlb_one_user u0\nA user read u0";
-    for (steps, row, expected) in [
-        (shot, "[[fault]]\ninject = \"drop ipi\"\nstops = \"hang\"", 0),
-        (shot, "[[fault]]\ninject = \"drop ipi\"\nstops = \"crash\"", 1),
-        (shot, "[[fault]]\ninject = \"early ack\"\nstops = \"hang\"", 1),
-        (shot, "[[fault]]\ninject = \"early ack\"\nviolates = [\"stale-remote-entry\"]", 0),
-        (astray, "[[verdict]]\nwhen = { policy = \"split\" }\nstops = \"crash\"", 0),
-        (astray, "[[verdict]]\nwhen = { policy = \"split\" }\nstops = \"hang\"", 1),
-        (unmarked, "[[verdict]]\nwhen = { policy = \"split\" }\nstops = \"crash\"", 1),
+    let stopped = "  in step 5 `cpu0 A flush_tlb_one_user u0`, within flush_tlb_one_user\n";
+    for (steps, row, expected, said) in [
+        (shot, "[[fault]]\ninject = \"drop ipi\"\nstops = \"hang\"", 0, "2 of them caught"),
+        (shot, "[[fault]]\ninject = \"drop ipi\"\nstops = \"crash\"", 1, stopped),
+        (shot, "[[fault]]\ninject = \"early ack\"\nstops = \"hang\"", 1, "but a hang was expected"),
+        (
+            shot,
+            "[[fault]]\ninject = \"early ack\"\nviolates = [\"stale-remote-entry\"]",
+            0,
+            "caught",
+        ),
+        (astray, "[[verdict]]\nwhen = { policy = \"split\" }\nstops = \"crash\"", 0, "as expected"),
+        (astray, "[[verdict]]\nwhen = { policy = \"split\" }\nstops = \"hang\"", 1, "a hang was"),
+        (
+            unmarked,
+            "[[verdict]]\nwhen = { policy = \"split\" }\nstops = \"crash\"",
+            1,
+            "a crash was",
+        ),
     ] {
         let (code, output) = exit(steps, row);
         assert_eq!(code, Some(expected), "{row}: {output}");
+        assert!(output.contains(said), "{row}: {output}");
     }
 }

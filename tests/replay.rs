@@ -44,6 +44,18 @@ fn a_recorded_trace_gets_the_same_verdict() {
 }
 
 #[test]
+fn a_trace_is_given_on_with_its_instruction_counts() {
+    let bench = common::Bench::new(stalemate::executor::Backend::interp());
+    let config = config("pcid", Policy::Split, true);
+    let (_, trace) = bench.record(&builtin("unmap"), config, &[]);
+    assert!(trace.completed.last() > Some(&1000), "the interpreter counts");
+    let mut other = Trace::default();
+    trace.replay(&mut other);
+    assert_eq!((&other.header, &other.events), (&trace.header, &trace.events));
+    assert_eq!(other.completed, trace.completed);
+}
+
+#[test]
 fn every_trace_begins_with_the_tables_and_numbers_its_events() {
     for bench in benches() {
         for fill in [Fill::WorstCase, Fill::OnDemand, Fill::LazyA, Fill::Seeded] {

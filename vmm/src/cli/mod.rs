@@ -224,6 +224,8 @@ enum RunFormat {
     Junit,
     /// For CI systems: Test Anything Protocol, version 14
     Tap,
+    /// For code hosts, which show it beside the lines: SARIF 2.1.0
+    Sarif,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

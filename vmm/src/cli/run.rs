@@ -6,7 +6,7 @@ use crate::arch::tlb::Fill;
 use crate::boot::{self, Image, Symbols};
 use crate::executor::{Backend, REQUIRE_KVM, kvm_is_required};
 use crate::machine::BootError;
-use crate::report::{Results, details, difference, json, junit, summary, tap};
+use crate::report::{Results, details, difference, json, junit, sarif, summary, tap};
 use crate::runner::{Runner, compare_all};
 use crate::scenario::{CPUS, Run, Scenario, Selection};
 use std::path::Path;
@@ -90,6 +90,7 @@ pub fn run(args: &RunArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result
         RunFormat::Json => terminal.json(&json(&results))?,
         RunFormat::Junit => terminal.write(&junit(&results))?,
         RunFormat::Tap => terminal.write(&tap(&results))?,
+        RunFormat::Sarif => terminal.json(&sarif(&results))?,
         RunFormat::Text => {
             let text = text(&results, !args.scenarios.is_empty(), terminal);
             if !text.is_empty() {

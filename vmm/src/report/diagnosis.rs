@@ -115,28 +115,39 @@ pub fn diagnosis(
         group = group.element(Level::NOTE.with_name(fact.name).message(fact.text));
     }
     if !result.as_expected {
-        group = group.element(Level::HELP.message(violation.rule.about().hint));
+        let about = violation.rule.about();
+        let source = format!("{}; see `stalemate explain {}`", about.source, about.name);
+        group = group.element(Level::NOTE.with_name("source").message(source));
+        group = group.element(Level::HELP.message(about.hint));
     }
     ink.renderer().render(&[group]) + "\n"
 }
 
-/// The lines of the scenario that the violation is about.
-fn snippet<'a>(
-    scenario: &'a Scenario,
-    result: &RunResult,
-    violation: &Violation,
-) -> Snippet<'a, Annotation<'a>> {
-    let mut labels: BTreeMap<usize, Vec<String>> = BTreeMap::new();
-    let mut label = |step: Option<usize>, text: String| {
+/// What there is to say at a step of the scenario.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remark {
+    /// The step.
+    pub step: usize,
+    /// What happened there.
+    pub text: String,
+    /// Whether this is where it came to light.
+    pub is_main: bool,
+}
+
+/// What there is to say at the steps that the violation is about, in their order.
+#[must_use]
+pub fn remarks(scenario: &Scenario, result: &RunResult, violation: &Violation) -> Vec<Remark> {
+    let mut texts: BTreeMap<usize, Vec<String>> = BTreeMap::new();
+    let mut remark = |step: Option<usize>, text: String| {
         if let Some(step) = step {
-            labels.entry(step).or_default().push(text);
+            texts.entry(step).or_default().push(text);
         }
     };
     if let Some(store) = &violation.downgrade {
-        label(store.step, "what is cached is stale from here on".to_owned());
+        remark(store.step, "what is cached is stale from here on".to_owned());
     }
     if let Some(asked) = &violation.asked {
-        label(asked.step, format!("this {} should have removed it", asked.primitive.name()));
+        remark(asked.step, format!("this {} should have removed it", asked.primitive.name()));
     }
     // A CPU may have been done with its own step when another's flush came to it.
     let asked = violation.asked.and_then(|asked| asked.step);
@@ -147,16 +158,29 @@ fn snippet<'a>(
         Some(deadline) => format!("still there{on} at the deadline: {deadline}"),
         None => format!("here{on}"),
     };
-    label(due, here);
+    remark(due, here);
     if let Some(read) = old_read(result, violation) {
-        label(Some(read.step), format!("reads {}{}", read.got, how_old(&read.got)));
+        remark(Some(read.step), format!("reads {}{}", read.got, how_old(&read.got)));
     }
-    let annotations = labels.into_iter().filter_map(|(step, texts)| {
-        let kind = match due == Some(step) {
+    let texts = texts.into_iter();
+    texts
+        .map(|(step, texts)| Remark { step, text: texts.join("; "), is_main: due == Some(step) })
+        .collect()
+}
+
+/// The lines of the scenario that the violation is about.
+fn snippet<'a>(
+    scenario: &'a Scenario,
+    result: &RunResult,
+    violation: &Violation,
+) -> Snippet<'a, Annotation<'a>> {
+    let remarks = remarks(scenario, result, violation).into_iter();
+    let annotations = remarks.filter_map(|remark| {
+        let kind = match remark.is_main {
             true => AnnotationKind::Primary,
             false => AnnotationKind::Context,
         };
-        Some(kind.span(scenario.span(step)?).label(texts.join("; ")))
+        Some(kind.span(scenario.span(remark.step)?).label(remark.text))
     });
     Snippet::source(tame(&scenario.source)).path(&scenario.file).annotations(annotations)
 }
