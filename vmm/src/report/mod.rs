@@ -20,7 +20,7 @@ pub use sarif::sarif;
 pub use score::{SCORE_SCHEMA_VERSION, Score, score_json, score_text};
 pub use tap::tap;
 pub use text::{details, difference, summary, what_is_real};
-pub use timeline::{Timeline, html, perfetto, timeline};
+pub use timeline::{KERNEL, Timeline, USER, html, perfetto, timeline};
 
 use crate::arch::tlb::Fill;
 use crate::boot::Symbols;

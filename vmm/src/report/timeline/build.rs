@@ -1,13 +1,15 @@
 //! From a recorded run to its timeline.
 
+use super::lane::{Lane, marked};
+use super::rows::set_rows;
 use super::track::{Tracks, moment_kind, page_name};
-use super::{Cpu, Moment, Owed, Shown, Span, Timeline};
-use crate::arch::addr::{CpuId, Gva};
+use super::{Moment, Owed, Shown, Timeline};
+use crate::arch::addr::Gva;
 use crate::arch::tlb::Tag;
 use crate::boot::Symbols;
 use crate::event::{Event, Kind};
 use crate::oracle::{Obligation, Shadow, State, Violation};
-use crate::report::{Fact, Recorded, command, facts};
+use crate::report::{Fact, Recorded, command, facts, what_is_real};
 use stalemate_shared::pcid::{NOFLUSH, PCID_MASK, ROOT_MASK};
 use stalemate_shared::tlb_state::{USER_PCID_FLUSH_MASK, WAITING};
 use std::collections::BTreeSet;
@@ -22,6 +24,7 @@ pub fn timeline(recorded: &Recorded<'_>) -> Timeline {
         config: result.run.config.to_string(),
         faults: result.run.faults.iter().map(ToString::to_string).collect(),
         executor: executor.to_owned(),
+        real: what_is_real(&[executor]),
         outcome: result.outcome.to_string(),
         command: command(scenario, &result.run),
         events: trace.events.len() as u64,
@@ -30,7 +33,8 @@ pub fn timeline(recorded: &Recorded<'_>) -> Timeline {
     let Some(header) = &trace.header else { return timeline };
     let mut shadow = Shadow::new(header);
     let mut tracks = Tracks::new(concerned(&result.obligations, &result.violations));
-    let mut lanes: Vec<Lane> = header.cpus.iter().map(|_| Lane::default()).collect();
+    let marks = shadow.numbered().map(|(_, cpu)| cpu.marks());
+    let mut lanes: Vec<Lane> = (0..).zip(marks).map(|(cpu, marks)| Lane::new(cpu, marks)).collect();
     for event in &trace.events {
         let effect = shadow.apply(event);
         let ended = tracks.follow(event, &shadow);
@@ -54,7 +58,11 @@ pub fn timeline(recorded: &Recorded<'_>) -> Timeline {
                     .collect(),
             });
         }
-        if let Some(lane) = lanes.get_mut(usize::from(event.cpu.0)) {
+        for (lane, (cpu, state)) in lanes.iter_mut().zip(shadow.numbered()) {
+            lane.follow_marks(state.marks(), event.seq);
+            if cpu != event.cpu {
+                continue;
+            }
             lane.follow(event, |index| {
                 let text = scenario.steps.get(index).map_or("", |step| step.text.as_str());
                 // The lane says which CPU it is.
@@ -64,9 +72,15 @@ pub fn timeline(recorded: &Recorded<'_>) -> Timeline {
         }
     }
     timeline.bars = tracks.bars();
-    timeline.cpus = (0..).zip(lanes).map(|(number, lane)| lane.end(number, &timeline)).collect();
+    set_rows(&mut timeline.bars);
+    for lane in lanes {
+        let (cpu, marks) = lane.end(timeline.events, &timeline.bars, &timeline.moments);
+        timeline.cpus.push(cpu);
+        timeline.marks.extend(marks);
+    }
     timeline.obligations =
         result.obligations.iter().map(|owed| self::owed(owed, timeline.events)).collect();
+    set_rows(&mut timeline.obligations);
     timeline.violations = result
         .violations
         .iter()
@@ -119,11 +133,10 @@ fn told(event: &Event, shadow: &Shadow) -> (Option<Tag>, String) {
                 made if made & new != 0 => ("made", made),
                 cleared => ("cleared", cleared),
             };
-            let pcids: Vec<String> = (0..64)
-                .filter(|bit| bits >> bit & 1 != 0)
-                .map(|bit| format!("PCID {:#05x}", bit | 0x800))
-                .collect();
-            (None, format!("mark {what} for {}", pcids.join(" and ")))
+            let tags: Vec<Tag> = marked(bits).collect();
+            let names: Vec<String> = tags.iter().map(ToString::to_string).collect();
+            let one = if let [one] = tags[..] { Some(one) } else { None };
+            (one, format!("mark {what} for {}", names.join(" and ")))
         }
         Kind::StateStore { owner, offset: WAITING, .. } => {
             (None, format!("acknowledges to CPU {}", owner.0))
@@ -159,6 +172,7 @@ fn owed(owed: &Obligation, end: u64) -> Owed {
         to,
         text,
         violated,
+        row: 0,
     }
 }
 
@@ -173,65 +187,5 @@ fn shown(violation: &Violation, witness: Vec<Fact>) -> Shown {
         message: violation.message.clone(),
         witness,
         hint: violation.rule.about().hint,
-    }
-}
-
-/// What one CPU does, while it is followed.
-#[derive(Default)]
-struct Lane {
-    cpu: Cpu,
-    step: Option<Span>,
-    user: Option<u64>,
-    primitives: Vec<Span>,
-}
-
-impl Lane {
-    fn follow(&mut self, event: &Event, step: impl Fn(usize) -> String) {
-        let seq = event.seq;
-        match &event.kind {
-            Kind::StepBegin { index, .. } => {
-                self.end_step(seq);
-                self.step = Some(Span { from: seq, to: seq, text: step(*index) });
-            }
-            Kind::StepEnd { .. } => self.end_step(seq),
-            Kind::UserEntry => self.user = Some(seq),
-            Kind::Delivered { from_cpl: 3, .. } => self.end_user(seq),
-            Kind::Other { mnemonic } if mnemonic == "SYSCALL" => self.end_user(seq),
-            Kind::PrimitiveBegin(primitive) => {
-                let text = primitive.name().to_owned();
-                self.primitives.push(Span { from: seq, to: seq, text });
-            }
-            Kind::PrimitiveEnd(_) => {
-                let ended = self.primitives.pop();
-                self.cpu.primitives.extend(ended.map(|span| Span { to: seq, ..span }));
-            }
-            _ => {}
-        }
-    }
-
-    fn end_step(&mut self, seq: u64) {
-        let ended = self.step.take();
-        self.cpu.steps.extend(ended.map(|span| Span { to: seq, ..span }));
-    }
-
-    fn end_user(&mut self, seq: u64) {
-        let since = self.user.take();
-        let span = |from| Span { from, to: seq, text: "user mode".to_owned() };
-        self.cpu.user.extend(since.map(span));
-    }
-
-    fn end(mut self, number: u8, timeline: &Timeline) -> Cpu {
-        self.end_step(timeline.events);
-        self.end_user(timeline.events);
-        let open = self.primitives.drain(..).map(|span| Span { to: timeline.events, ..span });
-        self.cpu.primitives.extend(open);
-        self.cpu.primitives.sort_by_key(|span| span.from);
-        let bars = timeline.bars.iter().filter(|bar| CpuId(bar.cpu) == CpuId(number));
-        let moments = timeline.moments.iter().filter(|moment| moment.cpu == number);
-        let tags: BTreeSet<&String> = bars
-            .map(|bar| &bar.tag)
-            .chain(moments.filter_map(|moment| moment.tag.as_ref()))
-            .collect();
-        Cpu { number, tags: tags.into_iter().cloned().collect(), ..self.cpu }
     }
 }

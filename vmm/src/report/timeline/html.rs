@@ -9,12 +9,18 @@ const SCRIPT: &str = include_str!("page.js");
 /// The page.
 #[must_use]
 pub fn html(timeline: &Timeline) -> String {
-    // `</script>` must not end the data early.
-    let data = serde_json::to_string(timeline).unwrap_or_default().replace("</", "<\\/");
-    PAGE.replace("{{title}}", &escaped(&timeline.scenario))
-        .replace("{{style}}", STYLE)
-        .replace("{{script}}", SCRIPT)
-        .replace("{{data}}", &data)
+    // No text of a scenario may look like markup: in JSON, `<` stands in strings only.
+    let data = serde_json::to_string(timeline).unwrap_or_default().replace('<', "\\u003c");
+    // What is put in is not looked at again: a scenario may be called `{{data}}`.
+    let parts = PAGE.split("{{").flat_map(|part| part.split("}}"));
+    let filled = parts.map(|part| match part {
+        "title" => escaped(&timeline.scenario),
+        "style" => STYLE.to_owned(),
+        "script" => SCRIPT.to_owned(),
+        "data" => data.clone(),
+        text => text.to_owned(),
+    });
+    filled.collect()
 }
 
 fn escaped(text: &str) -> String {

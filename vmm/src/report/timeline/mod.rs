@@ -7,7 +7,9 @@
 
 mod build;
 mod html;
+mod lane;
 mod perfetto;
+mod rows;
 mod track;
 
 pub use build::timeline;
@@ -30,6 +32,8 @@ pub struct Timeline {
     pub faults: Vec<String>,
     /// The executor.
     pub executor: String,
+    /// What was real in it, and what was modelled.
+    pub real: String,
     /// What the run came to.
     pub outcome: String,
     /// The command that does it again.
@@ -42,10 +46,21 @@ pub struct Timeline {
     pub bars: Vec<Bar>,
     /// What happened in a moment.
     pub moments: Vec<Moment>,
+    /// User PCIDs that were marked, while they were.
+    pub marks: Vec<Mark>,
     /// What was owed.
     pub obligations: Vec<Owed>,
     /// The rules that spoke.
     pub violations: Vec<Shown>,
+}
+
+impl Timeline {
+    /// Whether there is a lane for a tag of a CPU: entries or operations to show in it.
+    #[must_use]
+    pub fn has_lane(&self, cpu: u8, tag: &str) -> bool {
+        let of = |one: &Cpu| one.number == cpu && one.tags.iter().any(|known| known == tag);
+        self.cpus.iter().any(of)
+    }
 }
 
 /// One virtual CPU.
@@ -59,9 +74,14 @@ pub struct Cpu {
     pub steps: Vec<Span>,
     /// The flush primitives that it ran.
     pub primitives: Vec<Span>,
-    /// When it was in user mode; else it was in the kernel.
-    pub user: Vec<Span>,
+    /// Its phases, without a gap: [`KERNEL`] and [`USER`] in turn.
+    pub phases: Vec<Span>,
 }
+
+/// The text of a phase in the kernel.
+pub const KERNEL: &str = "kernel mode";
+/// The text of a phase in user mode.
+pub const USER: &str = "user mode";
 
 /// Something that lasts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -97,6 +117,8 @@ pub struct Bar {
     pub stale: Option<u64>,
     /// What a walk gave when it became so.
     pub today: Option<String>,
+    /// Where it is among the bars of its page and tag: those that overlap have different rows.
+    pub row: usize,
 }
 
 /// The kinds of moments.
@@ -148,6 +170,19 @@ pub struct Moment {
     pub pages: Vec<String>,
 }
 
+/// A user PCID that is marked: it must be flushed when its user tables are next loaded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Mark {
+    /// The CPU.
+    pub cpu: u8,
+    /// The PCID.
+    pub tag: String,
+    /// The store that made the mark; 0 where the first event meets it.
+    pub from: u64,
+    /// The store that cleared it; nothing where it was still there at the end.
+    pub to: Option<u64>,
+}
+
 /// An obligation, from the store that made it to what became of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Owed {
@@ -166,6 +201,9 @@ pub struct Owed {
     pub text: String,
     /// A rule spoke.
     pub violated: bool,
+    /// Where it is among the obligations of its page and tag: those that overlap have different
+    /// rows.
+    pub row: usize,
 }
 
 /// A rule that spoke.

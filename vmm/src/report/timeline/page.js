@@ -9,7 +9,9 @@
   const id = (name) => document.getElementById(name);
   const scroll = id("scroll"), chart = id("chart"), detail = id("detail"), filter = id("filter");
   const SVG = "http://www.w3.org/2000/svg";
-  const GUTTER = 172, AXIS = 22, ROW = 17, PAD = 5;
+  const GUTTER = 172, AXIS = 22;
+  // Of a page's row: what is above its bars, and the height of each row of bars and of brackets.
+  const PAD = 5, BAR = 13, OWED = 8;
   // So many things are drawn of one row at most; more are shown as a density.
   const CROWD = 400;
   const state = { from: 0, to: Math.max(run.events, 1), filter: "", selected: null, rows: [] };
@@ -46,6 +48,9 @@
       || tag.split(" ").includes(word) || tag.includes(word) && word.startsWith("pcid"));
   };
 
+  // Entries that overlap have rows of their own, and so have obligations.
+  const depth = (list) => list.reduce((most, one) => Math.max(most, one.row + 1), 0);
+
   // The rows from top to bottom, with their places; made anew when the filter changes.
   function layout() {
     const rows = [];
@@ -53,8 +58,8 @@
     const add = (row, height) => { rows.push({ ...row, y, height }); y += height; };
     for (const cpu of run.cpus) {
       add({ kind: "cpu", cpu, label: "cpu" + cpu.number }, 22);
-      add({ kind: "steps", cpu, label: "steps", spans: cpu.steps }, 22);
-      add({ kind: "user", cpu, label: "user mode", spans: cpu.user }, 14);
+      add({ kind: "step", cpu, label: "steps", spans: cpu.steps }, 22);
+      add({ kind: "phase", cpu, label: "phases", spans: cpu.phases }, 17);
       if (cpu.primitives.length)
         add({ kind: "primitive", cpu, label: "primitives", spans: cpu.primitives }, 18);
       const moments = run.moments.filter((moment) => moment.cpu === cpu.number);
@@ -65,12 +70,15 @@
           (one) => one.cpu === cpu.number && one.tag === tag && fits(one));
         if (!bars.length && !owed.length) continue;
         add({ kind: "tag", cpu, tag, label: tag + half(tag),
-          cuts: moments.filter((moment) => moment.tag === tag) }, 20);
+          marks: run.marks.filter((mark) => mark.cpu === cpu.number && mark.tag === tag),
+          cuts: moments.filter((moment) => moment.tag === tag) }, 22);
         const pages = [...new Set([...bars, ...owed].map((one) => one.page))];
         for (const page of pages) {
+          const held = bars.filter((bar) => bar.page === page);
           const mine = owed.filter((one) => one.page === page);
-          add({ kind: "page", cpu, tag, label: page, owed: mine,
-            bars: bars.filter((bar) => bar.page === page) }, ROW + (mine.length ? 8 : 0));
+          const deep = depth(held);
+          add({ kind: "page", cpu, tag, label: page, owed: mine, bars: held, deep },
+            PAD + BAR * deep + OWED * depth(mine));
         }
       }
       y += 12;
@@ -120,12 +128,12 @@
     for (const span of list) {
       const left = Math.max(x(span.from), GUTTER), right = Math.min(x(span.to), GUTTER + width());
       const box = make("rect", { x: left, y: row.y + 1, width: Math.max(right - left, 1.5),
-        height: row.height - 3, rx: 2, class: row.kind === "steps" ? "step" : row.kind }, chart);
+        height: row.height - 3, rx: 2, class: row.kind === "phase" ? "phase " + span.text.split(" ")[0] : row.kind }, chart);
       hit(box, span, row.kind);
       const room = Math.floor((right - left - 8) / 6.1);
-      if (row.kind !== "user" && room >= 3) {
+      if (room >= 3) {
         const text = span.text.length > room ? span.text.slice(0, room - 1) + "…" : span.text;
-        make("text", { x: left + 4, y: row.y + row.height - 7, class: "in" }, chart, text);
+        make("text", { x: left + 4, y: row.y + row.height / 2 + 3.5, class: "in" }, chart, text);
       }
     }
   }
@@ -159,27 +167,36 @@
   }
 
   function bars(row) {
-    const middle = row.y + 2;
-    const list = few(row, row.bars, (bar) => bar.from, (bar) => bar.to ?? run.events);
-    // A processor may hold the old translation and the new one: what is stale lies on top.
-    for (const stale of [false, true]) for (const bar of list) {
+    for (const bar of few(row, row.bars, (bar) => bar.from, (bar) => bar.to ?? run.events)) {
       const to = bar.to ?? run.events;
       const part = (from, until, name) => {
         if (!visible(from, until) || until < from) return;
         const left = Math.max(x(from), GUTTER), right = Math.min(x(until), GUTTER + width());
-        const box = make("rect", { x: left, y: middle, width: Math.max(right - left, 1.5),
-          height: ROW - 6, rx: 2, class: name, "data-page": bar.page, "data-tag": bar.tag }, chart);
+        const box = make("rect", { x: left, y: row.y + 2 + BAR * bar.row,
+          width: Math.max(right - left, 1.5), height: BAR - 2, rx: 2, class: name,
+          "data-page": bar.page, "data-tag": bar.tag }, chart);
         hit(box, bar, "bar");
       };
-      if (!stale) part(bar.from, bar.stale ?? to, "fresh");
-      else if (bar.stale !== null) part(bar.stale, to, "stale");
+      part(bar.from, bar.stale ?? to, "fresh");
+      if (bar.stale !== null) part(bar.stale, to, "stale");
     }
     for (const one of few(row, row.owed, (owed) => owed.from, (owed) => owed.to)) {
       const left = Math.max(x(one.from), GUTTER), right = Math.min(x(one.to), GUTTER + width());
-      const y = row.y + ROW + 2;
-      const d = `M${left} ${y - 4}v4H${Math.max(right, left + 2)}v-4`;
+      const y = row.y + 4 + BAR * row.deep + OWED * one.row;
+      const d = `M${left} ${y - 3}v5H${Math.max(right, left + 2)}v-5`;
       const line = make("path", { d, class: "owed" + (one.violated ? " violated" : "") }, chart);
       hit(line, one, "owed");
+    }
+  }
+
+  // A line from the mark that was made to the one that was cleared: this PCID is to be flushed.
+  function marks(row) {
+    const end = (mark) => mark.to ?? run.events;
+    for (const mark of few(row, row.marks, (mark) => mark.from, end)) {
+      const left = Math.max(x(mark.from), GUTTER), right = Math.min(x(end(mark)), GUTTER + width());
+      const line = make("rect", { x: left, y: row.y + row.height / 2 - 1.5,
+        width: Math.max(right - left, 1.5), height: 3, class: "marked" }, chart);
+      hit(line, mark, "mark");
     }
   }
 
@@ -199,11 +216,12 @@
     chart.replaceChildren();
     chart.setAttribute("height", state.height);
     axis();
-    const draws = { steps: spans, user: spans, primitive: spans, moments, page: bars };
+    const draws = { step: spans, phase: spans, primitive: spans, moments, page: bars };
     for (const row of state.rows) {
       if (row.kind === "tag") {
         make("rect", { x: 0, y: row.y, width: GUTTER + width() + 14, height: row.height,
           class: "lane" }, chart);
+        marks(row);
         for (const cut of few(row, row.cuts, (one) => one.seq, (one) => one.seq)) {
           const [name, attributes] = shapes[cut.kind](x(cut.seq), row.y + row.height / 2);
           hit(make(name, { ...attributes, class: "m-" + cut.kind }, chart), cut, "moment");
@@ -290,6 +308,12 @@
         ["at", one.place], ["removed", one.removed ? `${one.removed} entries` : null],
         ["of them here", one.pages.join(", ")]]);
     },
+    mark: (mark) => {
+      html("h2", detail, `${mark.tag} is marked`);
+      facts([["means", "it must be flushed when its user tables are next loaded"],
+        ["made", `event ${mark.from}`],
+        ["cleared", mark.to === null ? "never" : `event ${mark.to}`]]);
+    },
     owed: (one) => {
       html("h2", detail, `${one.page} owed in ${one.tag}`);
       facts([["since", `event ${one.from}`], ["until", `event ${one.to}`], ["ended", one.text]]);
@@ -304,8 +328,8 @@
     html("h2", detail, span.text);
     facts([["what", name], ["from", `event ${span.from}`], ["to", `event ${span.to}`]]);
   };
-  explanations.steps = lasting("step of the scenario");
-  explanations.user = lasting("phase; the kernel runs elsewhere");
+  explanations.step = lasting("step of the scenario");
+  explanations.phase = lasting("phase");
   explanations.primitive = lasting("flush primitive");
 
   function explain(thing, kind) {
@@ -360,7 +384,7 @@
     explain();
   }
 
-  function step(direction) {
+  function operation(direction) {
     const list = run.moments;
     const at = state.selected ? state.selected.thing.seq ?? state.selected.thing.from : state.from;
     const next = direction > 0 ? list.find((one) => one.seq > at)
@@ -368,6 +392,18 @@
     if (!next) return;
     if (!visible(next.seq, next.seq)) show(next.seq);
     select(next, "moment");
+  }
+
+  // Entries from top to bottom, and in time; the next is brought into view.
+  function entry(direction) {
+    const list = state.rows.flatMap((row) => row.bars || []);
+    if (!list.length) return;
+    const at = state.selected ? list.indexOf(state.selected.thing) : -1;
+    const next = at < 0 && direction < 0 ? list.length - 1 : (at + direction + list.length) % list.length;
+    const bar = list[next];
+    if (!visible(bar.from, bar.to ?? run.events)) show(bar.from);
+    select(bar, "bar");
+    chart.querySelector(".selected")?.scrollIntoView({ block: "nearest" });
   }
 
   function narrow(text) {
@@ -383,7 +419,7 @@
   }
 
   const KEYS = [["← →", "move"], ["+ −", "zoom"], ["0", "the whole run"], ["v", "next violation"],
-    ["n p", "next, previous operation"], ["/", "filter by page or PCID"], ["t", "light or dark"],
+    ["n p", "next, previous operation"], ["e E", "next, previous entry, and its walk"], ["/", "filter by page or PCID"], ["t", "light or dark"],
     ["Esc", "clear filter and selection"], ["?", "this list"]];
   function help() {
     const box = id("help");
@@ -398,7 +434,8 @@
     const actions = {
       "ArrowLeft": () => pan(-0.25), "ArrowRight": () => pan(0.25), "+": () => zoom(0.6),
       "=": () => zoom(0.6), "-": () => zoom(1 / 0.6), "0": () => look(0, run.events),
-      "v": violation, "n": () => step(1), "p": () => step(-1), "?": help,
+      "v": violation, "n": () => operation(1), "p": () => operation(-1), "?": help,
+      "e": () => entry(1), "E": () => entry(-1),
       "t": () => theme(root.dataset.theme === "dark" ? "light" : "dark"),
       "/": () => filter.focus(),
       "Escape": () => { filter.blur(); narrow(""); select(null); },
@@ -408,7 +445,7 @@
     actions[event.key]();
   });
   filter.addEventListener("input", () => narrow(filter.value));
-  for (const [name, action] of Object.entries({ previous: () => step(-1), next: () => step(1),
+  for (const [name, action] of Object.entries({ previous: () => operation(-1), next: () => operation(1),
     violation, out: () => zoom(1 / 0.6), in: () => zoom(0.6), fit: () => look(0, run.events),
     theme: () => theme(root.dataset.theme === "dark" ? "light" : "dark"), keys: help }))
     id(name).addEventListener("click", action);
@@ -432,7 +469,8 @@
     const moved = (event.clientX - drag.x) / width() * (drag.to - drag.from);
     look(drag.from - moved, drag.to - moved);
   });
-  addEventListener("pointerup", () => { drag = null; scroll.classList.remove("dragging"); });
+  for (const over of ["pointerup", "pointercancel"])
+    addEventListener(over, () => { drag = null; scroll.classList.remove("dragging"); });
   id("overview").addEventListener("pointerdown", (event) => {
     const wide = id("overview").clientWidth - GUTTER - 14;
     const seq = (event.offsetX - GUTTER) / wide * run.events;
@@ -443,22 +481,25 @@
 
   function legend() {
     const box = id("legend");
-    const entry = (text, fill) => {
-      const item = html("span", box);
-      fill(make("svg", { viewBox: "0 0 22 13" }, item));
-      item.append(text);
+    const item = (text, fill) => {
+      const place = html("span", box);
+      fill(make("svg", { viewBox: "0 0 22 13" }, place));
+      place.append(text);
     };
     const bar = (name) => (svg) => make("rect", { x: 1, y: 2, width: 20, height: 9, rx: 2, class: name }, svg);
-    entry("entry", bar("fresh"));
-    entry("stale", bar("stale"));
-    entry("owed", (svg) => make("path", { d: "M2 3v6h18v-6", class: "owed" }, svg));
-    entry("user mode", bar("user"));
+    item("entry", bar("fresh"));
+    item("stale", bar("stale"));
+    item("owed", (svg) => make("path", { d: "M2 3v6h18v-6", class: "owed" }, svg));
+    item("marked", (svg) => make("rect", { x: 1, y: 5, width: 20, height: 3, class: "marked" }, svg));
+    item("kernel mode", bar("phase kernel"));
+    item("user mode", bar("phase user"));
     for (const kind in NAMES) {
-      entry(NAMES[kind], (svg) => {
+      item(NAMES[kind], (svg) => {
         const [name, attributes] = shapes[kind](11, 6.5);
         make(name, { ...attributes, class: "m-" + kind }, svg);
       });
     }
+    html("div", box, run.real).id = "real";
   }
 
   id("title").textContent = run.scenario;

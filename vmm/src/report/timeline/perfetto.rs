@@ -1,79 +1,39 @@
-//! The timeline in the Trace Event Format, which ui.perfetto.dev opens: a process for each CPU, in
-//! it a track for steps, primitives and the mode, and one for each tag of its TLB. One event is one
-//! microsecond. Arrows lead from the store of an obligation to what discharged it, and on to the
-//! next entry to user mode.
+//! The timeline in the Trace Event Format, which ui.perfetto.dev opens.
+//!
+//! A process for each CPU; in it a thread for its steps, phases, primitives and operations, one for
+//! each tag of its TLB, and below that one for each page that it holds. Slices of a thread must nest,
+//! so entries that overlap have threads of their own. (What the format calls asynchronous may
+//! overlap, but is shown in one group for all CPUs.) One event is one microsecond. Arrows lead from
+//! the store of an obligation to what ended it, and on to the next entry to user mode.
 
-use super::{Cpu, MomentKind, Owed, Timeline};
+use super::{Moment, Owed, Span, Timeline, USER};
 use serde_json::{Value, json};
-
-/// Tracks of a CPU before those of its tags.
-const STEPS: usize = 1;
-const PRIMITIVES: usize = 2;
-const MODE: usize = 3;
-const MOMENTS: usize = 4;
-const FIRST_TAG: usize = 5;
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 
 /// The trace, as JSON.
 #[must_use]
 pub fn perfetto(timeline: &Timeline) -> Value {
-    let mut events = Vec::new();
-    for cpu in &timeline.cpus {
-        names(&mut events, cpu);
-        for (track, spans) in
-            [(STEPS, &cpu.steps), (PRIMITIVES, &cpu.primitives), (MODE, &cpu.user)]
-        {
-            for span in spans {
-                events.push(slice(cpu.number, track, span.from, span.to, &span.text, json!({})));
-            }
-        }
+    let slices = slices(timeline);
+    let numbers: BTreeMap<Track<'_>, usize> = slices.keys().copied().zip(1..).collect();
+    let mut events = names(timeline, &numbers);
+    let timed = events.len();
+    for (track, slices) in &slices {
+        let at = |slice: &Slice| {
+            json!({
+                "name": slice.name, "ph": "X", "ts": slice.from,
+                "dur": slice.to.saturating_sub(slice.from),
+                "pid": track.cpu, "tid": numbers[track], "args": slice.args,
+            })
+        };
+        events.extend(slices.iter().map(at));
     }
-    for (number, bar) in timeline.bars.iter().enumerate() {
-        let to = bar.to.unwrap_or(timeline.events);
-        let args = json!({
-            "translation": bar.translation,
-            "walk": bar.walk,
-            "stale since": bar.stale,
-            "a walk gives": bar.today,
-        });
-        let fresh_to = bar.stale.unwrap_or(to);
-        let track = track(timeline, bar.cpu, Some(&bar.tag));
-        let id = format!("bar {number}");
-        pair(&mut events, bar.cpu, track, (&id, "tlb", &bar.page), (bar.from, fresh_to), &args);
-        if bar.stale.is_some() {
-            let name = format!("{} stale", bar.page);
-            pair(&mut events, bar.cpu, track, (&id, "tlb", &name), (fresh_to, to), &args);
-        }
+    events.extend(violations(timeline, &numbers));
+    for (id, owed) in timeline.obligations.iter().enumerate() {
+        events.extend(arrow(timeline, &numbers, id, owed));
     }
-    for moment in &timeline.moments {
-        let track = track(timeline, moment.cpu, None);
-        let args = json!({
-            "at": moment.place,
-            "removed": moment.removed,
-            "pages": moment.pages,
-            "tag": moment.tag,
-            "kind": moment.kind,
-        });
-        // A slice and no instant: arrows begin and end at slices.
-        events.push(slice(moment.cpu, track, moment.seq, moment.seq + 1, &moment.text, args));
-    }
-    for violation in &timeline.violations {
-        let tag = violation.tag.as_ref();
-        events.push(json!({
-            "name": format!("violated: {}", violation.rule),
-            "cat": "violation",
-            "ph": "i",
-            "s": "g",
-            "ts": violation.seq,
-            "pid": violation.cpu,
-            "tid": track(timeline, violation.cpu, tag),
-            "args": { "message": violation.message, "witness": violation.witness },
-        }));
-    }
-    for (number, owed) in timeline.obligations.iter().enumerate() {
-        obligation(&mut events, timeline, number, owed);
-    }
-    // Readers take them in any order; people who look at the file do not.
-    events.sort_by_key(|event| (event["ts"].as_u64(), event["dur"].is_null()));
+    // Readers take them in any order; people who look at the file do not. What encloses comes first.
+    events[timed..].sort_by_key(|event| (event["ts"].as_u64(), Reverse(event["dur"].as_u64())));
     json!({
         "displayTimeUnit": "ns",
         "otherData": {
@@ -81,6 +41,7 @@ pub fn perfetto(timeline: &Timeline) -> Value {
             "config": timeline.config,
             "faults": timeline.faults,
             "executor": timeline.executor,
+            "real": timeline.real,
             "outcome": timeline.outcome,
             "command": timeline.command,
             "time": "one event is one microsecond",
@@ -90,86 +51,201 @@ pub fn perfetto(timeline: &Timeline) -> Value {
     })
 }
 
-fn names(events: &mut Vec<Value>, cpu: &Cpu) {
-    let mut name = |what: &str, track: usize, name: String| {
-        events.push(json!({
-            "name": what, "ph": "M", "pid": cpu.number, "tid": track, "args": { "name": name },
-        }));
-    };
-    name("process_name", 0, format!("cpu{}", cpu.number));
-    name("thread_name", STEPS, "steps".to_owned());
-    name("thread_name", PRIMITIVES, "flush primitives".to_owned());
-    name("thread_name", MODE, "user mode".to_owned());
-    name("thread_name", MOMENTS, "operations".to_owned());
-    for (track, tag) in (FIRST_TAG..).zip(&cpu.tags) {
-        name("thread_name", track, tag.clone());
-    }
-}
-
-/// The track of a tag of a CPU; without one that of its operations.
-fn track(timeline: &Timeline, cpu: u8, tag: Option<&String>) -> usize {
-    let cpu = timeline.cpus.get(usize::from(cpu));
-    let place = |tag| cpu.and_then(|cpu| cpu.tags.iter().position(|known| known == tag));
-    tag.and_then(place).map_or(MOMENTS, |place| FIRST_TAG + place)
-}
-
-fn slice(cpu: u8, track: usize, from: u64, to: u64, name: &str, args: Value) -> Value {
-    json!({
-        "name": name, "ph": "X", "ts": from, "dur": to.saturating_sub(from),
-        "pid": cpu, "tid": track, "args": args,
-    })
-}
-
-/// A slice that may overlap others of its track: its begin and its end, told apart by an id.
-fn pair(
-    events: &mut Vec<Value>,
+/// A thread of the trace. They are shown in this order.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Track<'a> {
     cpu: u8,
-    track: usize,
-    (id, category, name): (&str, &str, &str),
-    (from, to): (u64, u64),
-    args: &Value,
-) {
-    for (phase, time) in [("b", from), ("e", to)] {
-        events.push(json!({
-            "name": name, "cat": category, "id": id.to_string(), "ph": phase, "ts": time,
-            "pid": cpu, "tid": track, "args": if phase == "b" { args.clone() } else { json!({}) },
-        }));
+    tag: Option<&'a str>,
+    page: Option<&'a str>,
+    what: What,
+    row: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum What {
+    Steps,
+    Phases,
+    Primitives,
+    Operations,
+    Entries,
+    Owed,
+}
+
+impl<'a> Track<'a> {
+    fn of_cpu(cpu: u8, what: What) -> Self {
+        Self { cpu, tag: None, page: None, what, row: 0 }
+    }
+
+    fn of_tag(cpu: u8, tag: &'a str) -> Self {
+        Self { tag: Some(tag), ..Self::of_cpu(cpu, What::Operations) }
+    }
+
+    fn of_page(cpu: u8, tag: &'a str, page: &'a str, what: What, row: usize) -> Self {
+        Self { cpu, tag: Some(tag), page: Some(page), what, row }
+    }
+
+    fn name(&self) -> String {
+        let what = match (self.tag, self.what) {
+            (_, What::Steps) => "steps",
+            (_, What::Phases) => "phases",
+            (_, What::Primitives) => "flush primitives",
+            (None, What::Operations) => "operations",
+            (Some(_), What::Operations | What::Entries) => "",
+            (None, What::Entries) => "entries",
+            (_, What::Owed) => "owed",
+        };
+        let row = if self.row == 0 { String::new() } else { format!("({})", self.row + 1) };
+        let words = [self.tag.unwrap_or_default(), self.page.unwrap_or_default(), what, &row];
+        words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
     }
 }
 
-/// The obligation as a slice, and its arrow: store, what ended it, next entry to user mode.
-fn obligation(events: &mut Vec<Value>, timeline: &Timeline, number: usize, owed: &Owed) {
-    let track = track(timeline, owed.cpu, Some(&owed.tag));
-    let name = format!("{} owed", owed.page);
-    let id = format!("owed {number}");
-    let args = json!({ "ended": owed.text });
-    pair(events, owed.cpu, track, (&id, "owed", &name), (owed.from, owed.to), &args);
-    let store = timeline
-        .moments
-        .iter()
-        .find(|moment| moment.seq == owed.from && moment.kind == MomentKind::Store);
-    let end = timeline.moments.iter().find(|moment| moment.seq == owed.to);
-    let user = timeline
-        .cpus
-        .get(usize::from(owed.cpu))
-        .and_then(|cpu| cpu.user.iter().find(|span| span.from >= owed.to));
-    let mut stops = Vec::new();
-    stops.extend(store.map(|store| (store.cpu, MOMENTS, store.seq)));
-    stops.extend(end.map(|end| (end.cpu, MOMENTS, end.seq)));
-    stops.extend(user.map(|span| (owed.cpu, MODE, span.from)));
-    if stops.len() < 2 {
-        return;
+/// What lies on a track from one event to another.
+struct Slice {
+    from: u64,
+    to: u64,
+    name: String,
+    args: Value,
+}
+
+impl From<&Span> for Slice {
+    fn from(span: &Span) -> Self {
+        Self { from: span.from, to: span.to, name: span.text.clone(), args: json!({}) }
     }
-    let last = stops.len() - 1;
-    for (index, (cpu, track, time)) in stops.into_iter().enumerate() {
+}
+
+impl From<&Moment> for Slice {
+    /// A slice and no instant: arrows begin and end at slices.
+    fn from(moment: &Moment) -> Self {
+        let args = json!({
+            "at": moment.place,
+            "removed": moment.removed,
+            "pages": moment.pages,
+            "kind": moment.kind,
+        });
+        Self { from: moment.seq, to: moment.seq + 1, name: moment.text.clone(), args }
+    }
+}
+
+/// Every slice, by track.
+fn slices(timeline: &Timeline) -> BTreeMap<Track<'_>, Vec<Slice>> {
+    let mut slices: BTreeMap<Track<'_>, Vec<Slice>> = BTreeMap::new();
+    let mut put = |track, slice| slices.entry(track).or_default().push(slice);
+    for cpu in &timeline.cpus {
+        for (what, spans) in [
+            (What::Steps, &cpu.steps),
+            (What::Phases, &cpu.phases),
+            (What::Primitives, &cpu.primitives),
+        ] {
+            spans.iter().for_each(|span| put(Track::of_cpu(cpu.number, what), span.into()));
+        }
+    }
+    for moment in &timeline.moments {
+        put(Track::of_cpu(moment.cpu, What::Operations), moment.into());
+        let shown = |tag: &&String| timeline.has_lane(moment.cpu, tag);
+        if let Some(tag) = moment.tag.as_ref().filter(shown) {
+            put(Track::of_tag(moment.cpu, tag), moment.into());
+        }
+    }
+    for mark in timeline.marks.iter().filter(|mark| timeline.has_lane(mark.cpu, &mark.tag)) {
+        let (from, to) = (mark.from, mark.to.unwrap_or(timeline.events));
+        let name = "marked: flush at the next load".to_owned();
+        put(Track::of_tag(mark.cpu, &mark.tag), Slice { from, to, name, args: json!({}) });
+    }
+    for bar in &timeline.bars {
+        let track = Track::of_page(bar.cpu, &bar.tag, &bar.page, What::Entries, bar.row);
+        let to = bar.to.unwrap_or(timeline.events);
+        let args = json!({
+            "translation": bar.translation,
+            "walk": bar.walk,
+            "stale since": bar.stale,
+            "a walk gives": bar.today,
+        });
+        put(track, Slice { from: bar.from, to, name: bar.translation.clone(), args: args.clone() });
+        if let Some(from) = bar.stale {
+            put(track, Slice { from, to, name: "stale".to_owned(), args });
+        }
+    }
+    for owed in &timeline.obligations {
+        let track = Track::of_page(owed.cpu, &owed.tag, &owed.page, What::Owed, owed.row);
+        let args = json!({ "ended": owed.text });
+        let name = format!("owed, {}", owed.text);
+        put(track, Slice { from: owed.from, to: owed.to, name, args });
+    }
+    slices
+}
+
+/// The names of processes and threads.
+fn names(timeline: &Timeline, numbers: &BTreeMap<Track<'_>, usize>) -> Vec<Value> {
+    let named = |what: &str, cpu: u8, number: usize, name: &str| json!({ "name": what, "ph": "M", "pid": cpu, "tid": number, "args": { "name": name } });
+    let processes = timeline
+        .cpus
+        .iter()
+        .map(|cpu| named("process_name", cpu.number, 0, &format!("cpu{}", cpu.number)));
+    let threads = numbers
+        .iter()
+        .map(|(track, number)| named("thread_name", track.cpu, *number, &track.name()));
+    processes.chain(threads).collect()
+}
+
+/// Each violation as an instant on the track of what was owed, else on that of the operations.
+fn violations(timeline: &Timeline, numbers: &BTreeMap<Track<'_>, usize>) -> Vec<Value> {
+    let told = |violation: &super::Shown| {
+        let owed = timeline
+            .obligations
+            .iter()
+            .find(|owed| owed.violated && (owed.cpu, owed.to) == (violation.cpu, violation.seq));
+        let track = owed.map_or_else(
+            || Track::of_cpu(violation.cpu, What::Operations),
+            |owed| Track::of_page(owed.cpu, &owed.tag, &owed.page, What::Owed, owed.row),
+        );
+        json!({
+            "name": format!("violated: {}", violation.rule),
+            "cat": "violation",
+            "ph": "i",
+            "s": "t",
+            "ts": violation.seq,
+            "pid": track.cpu,
+            "tid": numbers.get(&track),
+            "args": { "message": violation.message, "witness": violation.witness, "try": violation.hint },
+        })
+    };
+    timeline.violations.iter().map(told).collect()
+}
+
+/// The arrow of an obligation: store, what ended it, next entry to user mode.
+fn arrow(
+    timeline: &Timeline,
+    numbers: &BTreeMap<Track<'_>, usize>,
+    id: usize,
+    owed: &Owed,
+) -> Vec<Value> {
+    let moment = |seq| timeline.moments.iter().find(|moment| moment.seq == seq);
+    let operation = |moment: &Moment| (Track::of_cpu(moment.cpu, What::Operations), moment.seq);
+    let cpu = timeline.cpus.iter().find(|cpu| cpu.number == owed.cpu);
+    let user = cpu.and_then(|cpu| {
+        cpu.phases.iter().find(|phase| phase.text == USER && phase.from >= owed.to)
+    });
+    let stops: Vec<(Track<'_>, u64)> = moment(owed.from)
+        .map(operation)
+        .into_iter()
+        .chain(moment(owed.to).map(operation))
+        .chain(user.map(|user| (Track::of_cpu(owed.cpu, What::Phases), user.from)))
+        .collect();
+    let last = stops.len().saturating_sub(1);
+    if last == 0 {
+        return Vec::new();
+    }
+    let stop = |(index, (track, time)): (usize, (Track<'_>, u64))| {
         let phase = match index {
             0 => "s",
             _ if index == last => "f",
             _ => "t",
         };
-        events.push(json!({
-            "name": name, "cat": "owed", "id": number.to_string(), "ph": phase, "bp": "e", "ts": time,
-            "pid": cpu, "tid": track,
-        }));
-    }
+        json!({
+            "name": format!("{} owed", owed.page), "cat": "owed", "id": id.to_string(),
+            "ph": phase, "bp": "e", "ts": time, "pid": track.cpu, "tid": numbers.get(&track),
+        })
+    };
+    stops.into_iter().enumerate().map(stop).collect()
 }
