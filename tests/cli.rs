@@ -315,3 +315,69 @@ fn a_guest_that_must_stop_is_held_to_how() {
         assert!(output.contains(said), "{row}: {output}");
     }
 }
+
+#[test]
+fn what_cannot_be_written_does_not_lose_the_report() {
+    let output = stalemate(&["run", "unmap", "--cpu", "pcid", "--html", "/nonexistent/page.html"]);
+    assert_eq!(output.status.code(), Some(2));
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("runs as expected"), "{text}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("/nonexistent/page.html"));
+}
+
+#[test]
+fn a_sweep_is_shown_as_the_run_that_it_is_about() {
+    let directory = env!("CARGO_TARGET_TMPDIR");
+    let (page, trace) = (format!("{directory}/sweep.html"), format!("{directory}/sweep.json"));
+    let wanted = ["run", "nmi-flush", "--cpu", "pcid", "--policy", "split", "--executor", "interp"];
+    let files = ["--inject", "nmi@each", "--html", &page, "--perfetto", &trace];
+    let output = stalemate(&[&wanted[..], &files].concat());
+    assert_eq!(output.status.code(), Some(1));
+    let page = std::fs::read_to_string(page).expect("a page");
+    assert!(page.len() < 100_000, "one run, not thousands: {} bytes", page.len());
+    assert!(
+        page.contains(
+            "this is the first that differs: it came before the instruction at enter_user"
+        )
+    );
+    let trace: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(trace).expect("a trace")).expect("JSON");
+    let events = trace["traceEvents"].as_array().expect("events");
+    let told = |event: &&serde_json::Value| event["name"] == "violated: stale-user-entry";
+    assert_eq!(events.iter().filter(told).count(), 1);
+}
+
+#[test]
+fn a_recording_can_be_drawn_later() {
+    let directory = env!("CARGO_TARGET_TMPDIR");
+    let [run, first, second] =
+        ["drawn.json", "drawn-1.html", "drawn-2.html"].map(|name| format!("{directory}/{name}"));
+    let mark = ["run", "user-flush-on-next-return", "--cpu", "pcid", "--executor", "interp"];
+    let files = ["--inject", "drop mark#1", "--record", &run, "--html", &first];
+    assert_eq!(stalemate(&[&mark[..], &files].concat()).status.code(), Some(1));
+    let again = ["replay", &run, "--executor", "interp", "--html", &second];
+    assert_eq!(stalemate(&again).status.code(), Some(0));
+    let read = |path: &str| std::fs::read_to_string(path).expect("a page");
+    assert_eq!(read(&first), read(&second));
+}
+
+#[test]
+fn the_command_that_does_it_again_does_it_again() {
+    let directory = format!("{}/scenarios with blanks", env!("CARGO_TARGET_TMPDIR"));
+    std::fs::create_dir_all(&directory).expect("a directory");
+    // Called like a built-in one, and another.
+    let path = format!("{directory}/unmap.toml");
+    let text = "summary = \"s\"\ncpu = { pcid = true }\nsteps = \"\"\"\n\
+                map u0 red\nuser read u0 -> red\nremap u0 blue\nuser read u0 -> blue\n\"\"\"\n";
+    std::fs::write(&path, text).expect("a file");
+    let said = |arguments: &[&str]| {
+        let output = stalemate(arguments);
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let first = said(&["run", &path, "--cpu", "pcid", "--policy", "split", "--executor", "interp"]);
+    let again = first.lines().find_map(|line| line.trim().strip_prefix("again: stalemate "));
+    let words = common::words(again.expect("a command"));
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    assert_eq!(said(&[&words[..], &["--executor", "interp"]].concat()), first);
+}

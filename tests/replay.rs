@@ -130,8 +130,14 @@ fn a_recording_of_any_violation_shows_it_again_on_every_executor() {
         let (result, trace) = recorder.with_trace(&scenario, &run);
         let symbols = recorder.symbols();
         let executor = recorder.backend.name();
-        let recorded =
-            Recorded { scenario: &scenario, result: &result, trace: &trace, executor, symbols };
+        let recorded = Recorded {
+            scenario: &scenario,
+            result: &result,
+            trace: &trace,
+            executor,
+            symbols,
+            command: "",
+        };
         let recording = Recording::new(&recorded).expect("it booted");
         let text = serde_json::to_string(&recording).expect("plain data");
         let read = Recording::read(&text).expect("what was written");

@@ -38,5 +38,6 @@ pub fn headless(browser: &Path, profile: &Path) -> Command {
 pub fn attribute(document: &str, name: &str) -> String {
     let html = document.split_once("<html").expect("a page").1.split_once('>').expect("a page").0;
     let value = html.split_once(&format!("{name}=\"")).map(|(_, rest)| rest.split_once('"'));
-    value.flatten().map_or(String::new(), |(value, _)| value.to_owned())
+    let value = value.flatten().map_or("", |(value, _)| value);
+    value.replace("&gt;", ">").replace("&lt;", "<").replace("&quot;", "\"").replace("&amp;", "&")
 }

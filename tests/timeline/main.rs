@@ -25,6 +25,7 @@ fn drawn(scenario: &Scenario, cpu: &str, faults: &[&str]) -> Timeline {
         trace: &trace,
         executor: "interp",
         symbols: bench.symbols(),
+        command: "stalemate run it",
     })
 }
 

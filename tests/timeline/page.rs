@@ -50,56 +50,174 @@ fn the_page_opens_at_the_violation() {
     assert!(count(&page, "step") >= 3 && count(&page, "marked") == 0);
 }
 
+/// Notes the value of an expression of the page as an attribute of its root.
+fn noted(name: &str, expression: &str) -> String {
+    format!("document.documentElement.dataset.{name} = String({expression});")
+}
+
+/// A key that is pressed, wherever the focus is.
+fn key(name: &str) -> String {
+    format!(
+        "(document.activeElement || document.body).dispatchEvent(
+           new KeyboardEvent('keydown', {{ key: '{name}', bubbles: true, cancelable: true }}));"
+    )
+}
+
+const HEADING: &str = "document.querySelector('#detail h2').textContent";
+
 #[test]
-fn the_filter_filters_and_the_keyboard_works() {
+fn the_filter_takes_pages_addresses_and_pcids() {
     let Some(browser) = chromium() else { return };
     let timeline = drawn(&common::builtin("shootdown"), "pcid", &[]);
     let bars = |fits: &dyn Fn(&str, &str) -> bool| {
         let all = timeline.bars.iter();
         all.filter(|bar| fits(&bar.page, &bar.tag)).count().to_string()
     };
-    let page = opened(&browser, &timeline, "filter", "filter=u0", "");
+    let script = noted("owed", "document.querySelectorAll('#chart .owed').length")
+        + &noted("operations", "document.querySelectorAll('#chart [data-kind=moment]').length");
+    let open = |name: &str, filter: &str| {
+        let end = timeline.events;
+        let hash = format!("filter={filter}&from=0&to={end}");
+        opened(&browser, &timeline, name, &hash, &script)
+    };
+    let page = open("filter-page", "u0");
     assert_eq!(attribute(&page, "data-bars"), bars(&|page, _| page == "u0"));
     assert!(page.contains("data-page=\"u0\"") && !page.contains("data-page=\"k0\""));
-    let page = opened(&browser, &timeline, "filter-pcid", "filter=0x802", "");
-    assert_eq!(attribute(&page, "data-bars"), bars(&|_, tag| tag == "PCID 0x802"));
-    // Typed, then cleared by Escape; the next operation is selected; then a click on an entry.
-    let script = "const key = (key, to = window) => \
-                  to.dispatchEvent(new KeyboardEvent('keydown', { key, bubbles: true }));
-        key('/'); const f = document.activeElement; f.value = 'k0';
-        f.dispatchEvent(new Event('input'));
-        document.body.dataset.typed = document.documentElement.dataset.bars;
-        key('Escape', f); document.body.dataset.cleared = document.documentElement.dataset.bars;
-        key('n'); document.body.dataset.next = document.documentElement.dataset.selected;
-        key('+'); key('0'); key('ArrowRight'); key('?'); key('t');
-        key('e'); document.body.dataset.entry = document.querySelector('#detail h2').textContent;
-        key('e'); document.body.dataset.second = document.querySelector('#detail h2').textContent;
-        key('E'); key('Escape');
-        const point = (name) => document.querySelector('#chart .marked')
-          .dispatchEvent(new PointerEvent(name));
-        point('pointerenter');
-        document.body.dataset.hover = document.querySelector('#detail h2').textContent;
-        point('pointerleave');
-        document.body.dataset.left = document.querySelector('#detail h2').textContent;
-        document.querySelector('#chart .fresh')
-          .dispatchEvent(new MouseEvent('click', { bubbles: true }));";
-    let page = opened(&browser, &timeline, "keyboard", "theme=light", script);
-    let body = |name: &str| {
-        let body = page.split_once("<body").expect("a body").1.split_once('>').expect("a body").0;
-        let value = body.split_once(&format!("data-{name}=\"")).expect("it was driven").1;
-        value.split_once('"').expect("a value").0.to_owned()
+    let owed = timeline.obligations.iter().filter(|owed| owed.page == "u0").count();
+    assert!(owed > 2 && attribute(&page, "data-owed") == owed.to_string());
+    let address = open("filter-address", "0x410000");
+    for what in ["data-bars", "data-owed"] {
+        assert_eq!(attribute(&address, what), attribute(&page, what), "{what}");
+    }
+    // A number is the same however it is written.
+    for filter in ["0x802", "0x0802", "2050", "pcid 0x802"] {
+        let page = open("filter-pcid", &filter.replace(' ', "%20"));
+        assert_eq!(attribute(&page, "data-bars"), bars(&|_, tag| tag == "PCID 0x802"), "{filter}");
+    }
+    let none = open("filter-none", "k9");
+    for what in ["data-bars", "data-owed", "data-operations"] {
+        assert_eq!(attribute(&none, what), "0", "{what}");
+    }
+}
+
+#[test]
+fn the_keyboard_reaches_everything() {
+    let Some(browser) = chromium() else { return };
+    let timeline = drawn(&common::builtin("shootdown"), "pcid", &[]);
+    let window = "[state.from, state.to].map(Math.round).join(' ')";
+    let mut script = String::new();
+    let mut press = |keys: &[&str], note: &str, expression: &str| {
+        keys.iter().for_each(|name| script += &key(name));
+        script += &noted(note, expression);
     };
-    assert_eq!(body("typed"), bars(&|page, _| page == "k0"));
-    assert_eq!(body("cleared"), timeline.bars.len().to_string());
-    assert_eq!(body("next"), "moment");
+    // The page's script is one function; what it keeps is read off the document.
+    let window = window.replace("state.", "+document.documentElement.dataset.");
+    press(&["0"], "whole", &window);
+    press(&["+"], "near", &window);
+    press(&["ArrowRight"], "right", &window);
+    press(&["-", "0"], "again", &window);
+    press(&["n"], "first", HEADING);
+    press(&["n", "p"], "back", HEADING);
+    press(&["e"], "entry", HEADING);
+    press(&["."], "second", HEADING);
+    press(&["Escape", "ArrowDown"], "down", HEADING);
+    press(&["ArrowDown"], "below", HEADING);
+    press(&["ArrowUp", "."], "beside", HEADING);
+    press(&["?"], "help", "document.getElementById('help').hidden");
+    press(&["Escape"], "closed", "document.getElementById('help').hidden");
+    press(&["t"], "dark", "document.documentElement.dataset.theme");
+    press(&["/"], "focus", "document.activeElement.id");
+    press(&["Escape"], "left", HEADING);
+    let page = opened(&browser, &timeline, "keyboard", "theme=light", &script);
+    let note = |name: &str| attribute(&page, &format!("data-{name}"));
+    let end = timeline.events;
+    assert_eq!(note("whole"), format!("0 {end}"));
+    let ends = |name: &str| -> Vec<u64> {
+        note(name).split(' ').map(|end| end.parse().expect("a number")).collect()
+    };
+    let (near, right) = (ends("near"), ends("right"));
+    assert!(0 < near[0] && near[1] < end && right[0] > near[0], "{near:?} {right:?}");
+    assert_eq!(note("again"), note("whole"));
+    assert_eq!((note("first"), note("back")), (timeline.moments[0].text.clone(), note("first")));
     let first = &timeline.bars[0];
-    assert_eq!(body("entry"), format!("{} in {}", first.page, first.tag));
-    assert_ne!(body("second"), "");
-    assert!(body("hover").ends_with(" is marked"), "{}", body("hover"));
-    assert_eq!(body("left"), "What you see");
-    assert_eq!(attribute(&page, "data-selected"), "bar");
-    assert_eq!(attribute(&page, "data-theme"), "dark");
+    assert_eq!(note("entry"), format!("{} in {}", first.page, first.tag));
+    assert!(!note("second").is_empty());
+    let steps = &timeline.cpus[0].steps;
+    assert_eq!((note("down"), note("beside")), (steps[0].text.clone(), steps[1].text.clone()));
+    assert_eq!(note("below"), "kernel mode");
+    assert_eq!((note("help"), note("closed")), ("false".into(), "true".into()));
+    assert_eq!((note("dark"), note("focus")), ("dark".into(), "filter".into()));
+    assert_eq!(note("left"), "What you see");
+}
+
+#[test]
+fn what_is_pointed_at_is_explained_and_what_is_clicked_is_kept() {
+    let Some(browser) = chromium() else { return };
+    let timeline = drawn(&common::builtin("user-flush-on-next-return"), "pcid", &[]);
+    // As a finger does it: what is under a point three pixels beside the thing.
+    let mut script = "const tap = (name, below) => {
+            const box = document.querySelector(`#chart .${name}`).getBoundingClientRect();
+            const at = [box.x + box.width / 2, box.bottom + below];
+            const under = document.elementFromPoint(...at);
+            under.dispatchEvent(new PointerEvent('pointerenter'));
+            const pointed = document.querySelector('#detail h2').textContent;
+            under.dispatchEvent(new PointerEvent('pointerleave'));
+            under.dispatchEvent(new MouseEvent('click', { bubbles: true }));
+            return pointed; };"
+        .to_owned();
+    for (note, class, below) in
+        [("mark", "marked", 3), ("owed", "owed", 2), ("cr3", "m-cr3", 3), ("bar", "fresh", -4)]
+    {
+        script += &noted(note, &format!("tap('{class}', {below})"));
+        script += &noted(&format!("{note}Kept"), HEADING);
+    }
+    let page = opened(&browser, &timeline, "tapped", "", &script);
+    let note = |name: &str| attribute(&page, &format!("data-{name}"));
+    assert_eq!(note("mark"), "PCID 0x801 is marked");
+    assert_eq!(note("owed"), "u0 owed in PCID 0x001");
+    assert!(note("cr3").starts_with("MOV CR3: PCID 0x801"), "{}", note("cr3"));
+    assert_eq!(note("bar"), "u0 in PCID 0x001");
+    for name in ["mark", "owed", "cr3", "bar"] {
+        assert_eq!(note(name), note(&format!("{name}-kept")));
+    }
+    // The last one is an entry: its walk is there.
     assert!(page.contains("walk when it was filled") && page.contains("L4 ["));
+}
+
+#[test]
+fn the_violation_is_in_view_when_the_page_opens() {
+    let Some(browser) = chromium() else { return };
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../scenarios/compare/shootdown-4.toml");
+    let text = std::fs::read_to_string(path).expect("a file");
+    let scenario = stalemate::scenario::parse("shootdown-4", path, &text).expect("legal");
+    let timeline = drawn(&scenario, "pcid", &["early ack"]);
+    let script = noted(
+        "inside",
+        "(() => { const view = document.getElementById('scroll').getBoundingClientRect();
+            const box = document.querySelector('#chart .violated').getBoundingClientRect();
+            return box.top >= view.top && box.bottom <= view.bottom; })()",
+    ) + "for (let i = 0; i < 40; i++)"
+        + &key("e")
+        + &noted(
+            "entry",
+            "(() => { const view = document.getElementById('scroll').getBoundingClientRect();
+                const box = document.querySelector('#chart .selected').getBoundingClientRect();
+                return document.getElementById('scroll').scrollTop > 0
+                  && box.top >= view.top && box.bottom <= view.bottom; })()",
+        );
+    let page = opened(&browser, &timeline, "in-view", "", &script);
+    assert_eq!(attribute(&page, "data-inside"), "true");
+    assert_eq!(attribute(&page, "data-entry"), "true");
+}
+
+#[test]
+fn a_run_that_no_rule_explains_is_explained() {
+    let Some(browser) = chromium() else { return };
+    let timeline = drawn(&common::builtin("shootdown"), "pcid", &["drop ipi"]);
+    assert_eq!(timeline.outcome, "hang");
+    let page = opened(&browser, &timeline, "hang", "", "");
+    assert!(page.contains("Why: hang"), "{:?}", timeline.remarks);
+    assert!(page.contains(", within flush_tlb_one_user"), "{:?}", timeline.remarks);
 }
 
 #[test]
@@ -111,6 +229,8 @@ fn fifty_thousand_events_are_drawn_as_few_elements() {
     let page = opened(&browser, &timeline, "long", &format!("from=0&to={end}"), "");
     let elements = page.split_once("id=\"chart\"").expect("a chart").1.matches("<rect").count();
     assert!(elements < 3000 && count(&page, "many") > 3, "{elements} elements");
+    let red = page.split("many stale\"").count() > 1 || page.contains("class=\"many stale");
+    assert!(red, "what is stale is red from any distance");
     let page = opened(&browser, &timeline, "long-near", "from=25000&to=25100", "");
     assert!(
         count(&page, "fresh") >= 3 && count(&page, "m-store") >= 1 && count(&page, "many") == 0

@@ -1,9 +1,9 @@
-//! What `run` writes of one run, beside its report.
+//! What is written of one run, beside the report.
 
-use super::Failure;
+use super::{Failure, Terminal};
 use crate::boot::Symbols;
 use crate::machine::BootError;
-use crate::report::{Recorded, Recording, html, perfetto, timeline};
+use crate::report::{Recorded, Recording, Results, html, perfetto, timeline};
 use crate::runner::{Outcome, RunResult, Trace};
 use crate::scenario::{Run, Scenario};
 use std::path::{Path, PathBuf};
@@ -16,7 +16,15 @@ pub struct Files {
     /// first run, to this file: `replay` runs it again
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
-    /// Write a picture of the same run: one page for a browser, which needs no network
+    #[command(flatten)]
+    pictures: Pictures,
+}
+
+/// What shows a run.
+#[derive(Debug, Default, clap::Args)]
+pub struct Pictures {
+    /// Write a picture of the run that --record records: one page for a browser, which needs no
+    /// network
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
     /// Write a trace of the same run that ui.perfetto.dev opens
@@ -28,42 +36,55 @@ impl Files {
     /// Writes those that are asked for. `again` does the run, and keeps its events.
     pub fn write<'a>(
         &self,
-        again: impl FnOnce(&mut Trace) -> Result<(&'a Scenario, RunResult, &'static str), BootError>,
+        terminal: &Terminal<'_>,
         symbols: &Symbols,
+        command: &str,
+        again: impl FnOnce(&mut Trace) -> Result<(&'a Scenario, RunResult, &'static str), BootError>,
     ) -> Result<(), Failure> {
-        let Some(any) = [&self.record, &self.html, &self.perfetto].into_iter().flatten().next()
-        else {
-            return Ok(());
-        };
+        let all = [&self.record, &self.pictures.html, &self.pictures.perfetto];
+        let Some(any) = all.into_iter().flatten().next() else { return Ok(()) };
         let mut trace = Trace::default();
         let (scenario, result, executor) =
             again(&mut trace).map_err(|error| Failure::host(&error))?;
-        let recorded = Recorded { scenario, result: &result, trace: &trace, executor, symbols };
-        let recording = Recording::new(&recorded).ok_or_else(|| {
-            Failure::usage(format!("{}: the guest did not boot: no events", any.display()))
-        })?;
+        let recorded =
+            Recorded { scenario, result: &result, trace: &trace, executor, symbols, command };
+        let Some(recording) = Recording::new(&recorded) else {
+            let any = any.display();
+            terminal.warn(&format!("the guest did not boot: no events to write to {any}"));
+            return Ok(());
+        };
         if let Some(path) = &self.record {
             save(path, &(serde_json::to_string(&recording).unwrap_or_default() + "\n"))?;
         }
-        if self.html.is_some() || self.perfetto.is_some() {
-            let timeline = timeline(&recorded);
-            if let Some(path) = &self.html {
-                save(path, &html(&timeline))?;
-            }
-            if let Some(path) = &self.perfetto {
-                save(path, &(perfetto(&timeline).to_string() + "\n"))?;
-            }
+        self.pictures.write(&recorded)
+    }
+}
+
+impl Pictures {
+    /// Writes those that are asked for.
+    pub fn write(&self, recorded: &Recorded<'_>) -> Result<(), Failure> {
+        if self.html.is_none() && self.perfetto.is_none() {
+            return Ok(());
+        }
+        let timeline = timeline(recorded);
+        if let Some(path) = &self.html {
+            save(path, &html(&timeline))?;
+        }
+        if let Some(path) = &self.perfetto {
+            save(path, &(perfetto(&timeline).to_string() + "\n"))?;
         }
         Ok(())
     }
 }
 
-/// The run that says most: the first that was not as expected, else the first violation, else the
-/// first.
-pub fn telling(results: &[RunResult]) -> Option<&Run> {
-    let unexpected = results.iter().find(|result| !result.as_expected);
-    let violation = || results.iter().find(|result| result.outcome == Outcome::Violation);
-    unexpected.or_else(violation).or_else(|| results.first()).map(|result| &result.run)
+/// The run that says most: the first that was not as expected or on which the executors differ, else
+/// the first violation, else the first.
+pub fn telling<'a>(results: &Results<'a>) -> Option<&'a Run> {
+    let all = results.results;
+    let good = |result: &RunResult| result.as_expected && results.difference_of(result).is_none();
+    let unexpected = all.iter().find(|result| !good(result));
+    let violation = || all.iter().find(|result| result.outcome == Outcome::Violation);
+    unexpected.or_else(violation).or_else(|| all.first()).map(|result| &result.run)
 }
 
 fn save(path: &Path, text: &str) -> Result<(), Failure> {

@@ -1,10 +1,11 @@
 //! `stalemate replay`: what `--record` wrote, judged and run again.
 
+use super::files::Pictures;
 use super::{EXIT_OK, EXIT_UNEXPECTED, ExecutorKind, Failure, Terminal, run};
 use crate::boot::{self, Image, Symbols};
 use crate::executor::Backend;
 use crate::oracle::Oracle;
-use crate::report::{Recording, Results, details};
+use crate::report::{Recorded, Recording, Results, command, details};
 use crate::runner::{RunResult, Runner, Trace};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -22,6 +23,8 @@ pub struct ReplayArgs {
     /// The kernel (ELF) that was recorded, instead of the built-in guest
     #[arg(long, value_name = "FILE")]
     guest: Option<PathBuf>,
+    #[command(flatten)]
+    pictures: Pictures,
 }
 
 /// Judges the recorded events, does the run again, and compares.
@@ -52,6 +55,7 @@ pub fn run(args: &ReplayArgs, device: &Path, terminal: &mut Terminal<'_>) -> Res
         same &= said(&mut text, "the recorded events", &recording, &rules);
     }
     let backends = run::backends(args.executor, device, terminal)?;
+    let mut shown = None;
     for backend in &backends {
         let mut runner = Runner::new(&image, &symbols, backend);
         let mut trace = Trace::default();
@@ -66,12 +70,22 @@ pub fn run(args: &ReplayArgs, device: &Path, terminal: &mut Terminal<'_>) -> Res
             possible: 1,
             executors: &[backend.name()],
             symbols: &symbols,
+            guest: args.guest.as_deref(),
         };
         text += &details(&results, &result, terminal.ink);
+        // Of the first executor: the events of the others are the same, or it was said.
+        if shown.is_none() {
+            shown = Some((result, trace, backend.name()));
+        }
     }
     let names: Vec<&str> = backends.iter().map(Backend::name).collect();
     if !same || !terminal.quiet {
         terminal.report(&text, &names)?;
+    }
+    if let Some((result, trace, executor)) = &shown {
+        let (guest, scenario, symbols) = (args.guest.as_deref(), &scenario, &symbols);
+        let command = &command(scenario, &wanted, guest, false);
+        args.pictures.write(&Recorded { scenario, result, trace, executor, symbols, command })?;
     }
     Ok(if same { EXIT_OK } else { EXIT_UNEXPECTED })
 }

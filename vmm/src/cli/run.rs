@@ -66,17 +66,6 @@ pub fn run(args: &RunArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result
         BootError::Image(error) => Failure::usage(error.to_string()),
         error => Failure::host(error),
     })?;
-    if let Some(run) = telling(&results) {
-        args.files.write(
-            |trace| {
-                let mut runner = Runner::new(&image, &symbols, &backends[0]);
-                let scenario = &scenarios[run.scenario];
-                let result = runner.run(scenario, run, Some(trace))?;
-                Ok((scenario, result, runner.executor()))
-            },
-            &symbols,
-        )?;
-    }
     let names: Vec<&str> = backends.iter().map(Backend::name).collect();
     let results = Results {
         scenarios: &scenarios,
@@ -85,6 +74,7 @@ pub fn run(args: &RunArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result
         possible,
         executors: &names,
         symbols: &symbols,
+        guest: args.guest.as_deref(),
     };
     match args.format {
         RunFormat::Json => terminal.json(&json(&results))?,
@@ -97,6 +87,16 @@ pub fn run(args: &RunArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result
                 terminal.report(&text, &names)?;
             }
         }
+    }
+    // After the report: what cannot be written must not lose it.
+    if let Some(run) = telling(&results) {
+        let command = results.command(run);
+        args.files.write(terminal, &symbols, &command, |trace| {
+            let mut runner = Runner::new(&image, &symbols, &backends[0]);
+            let scenario = &scenarios[run.scenario];
+            let result = runner.run(scenario, run, Some(trace))?;
+            Ok((scenario, result, runner.executor()))
+        })?;
     }
     Ok(if results.all_as_expected() { EXIT_OK } else { EXIT_UNEXPECTED })
 }

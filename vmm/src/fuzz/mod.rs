@@ -178,7 +178,8 @@ fn small(
     let why = format!("Program {number} of seed {seed} on {config}: {trouble}");
     let text = script::text(&smallest, config, &why).map_err(FuzzError::Illegal)?;
     let scenario = crate::scenario::parse(&name, &format!("{name}.toml"), &text)?;
-    let command = command(&scenario, &script::run(&scenario, *config, &smallest.faults));
+    let run = script::run(&scenario, *config, &smallest.faults);
+    let command = command(&scenario, &run, None, false);
     let found = Found {
         steps_before: program.actions.len(),
         steps: smallest.actions.len(),

@@ -1,6 +1,6 @@
 //! The report as JSON; its schema is docs/report.schema.json.
 
-use super::{Results, command};
+use super::Results;
 use crate::arch::addr::Gva;
 use crate::arch::tlb::Fill;
 use crate::inject::Interrupt;
@@ -35,7 +35,7 @@ fn difference(results: &Results<'_>, found: &Difference) -> Value {
     value!({
         "scenario": scenario.name,
         "event": found.seq,
-        "command": command(scenario, &found.run),
+        "command": results.command(&found.run),
         "sides": found.sides.iter().map(|side| value!({
             "executor": side.executor,
             "event": side.event,
@@ -98,7 +98,7 @@ fn run(results: &Results<'_>, result: &RunResult) -> Value {
             Value::Null
         },
         "events": result.counts,
-        "command": command(scenario, &result.run),
+        "command": results.command(&result.run),
     })
 }
 

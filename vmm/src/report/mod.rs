@@ -1,5 +1,6 @@
 //! Reports: what a person reads, and what a program reads.
 
+mod again;
 mod diagnosis;
 mod json;
 mod junit;
@@ -10,7 +11,9 @@ mod score;
 mod tap;
 mod text;
 mod timeline;
+mod unexplained;
 
+pub use again::{command, named, quoted};
 pub use diagnosis::{Fact, Remark, diagnosis, facts, remarks};
 pub use json::{SCHEMA_VERSION, json};
 pub use junit::junit;
@@ -21,11 +24,12 @@ pub use score::{SCORE_SCHEMA_VERSION, Score, score_json, score_text};
 pub use tap::tap;
 pub use text::{details, difference, summary, what_is_real};
 pub use timeline::{KERNEL, Timeline, USER, html, perfetto, timeline};
+pub use unexplained::unexplained;
 
-use crate::arch::tlb::Fill;
 use crate::boot::Symbols;
 use crate::runner::{Difference, RunResult, Trace};
-use crate::scenario::{Run, RunConfig, Scenario};
+use crate::scenario::{Run, Scenario};
+use std::path::Path;
 
 /// Everything that a report is made of.
 pub struct Results<'a> {
@@ -41,6 +45,8 @@ pub struct Results<'a> {
     pub executors: &'a [&'a str],
     /// The guest's symbols.
     pub symbols: &'a Symbols,
+    /// The kernel's file, where it is not the built-in guest.
+    pub guest: Option<&'a Path>,
 }
 
 /// One run with its events: what a picture of it is made of.
@@ -56,6 +62,8 @@ pub struct Recorded<'a> {
     pub executor: &'a str,
     /// The guest's symbols.
     pub symbols: &'a Symbols,
+    /// The command that does the run again.
+    pub command: &'a str,
 }
 
 impl Results<'_> {
@@ -69,6 +77,12 @@ impl Results<'_> {
     #[must_use]
     pub fn scenario(&self, result: &RunResult) -> &Scenario {
         &self.scenarios[result.run.scenario]
+    }
+
+    /// The one command that does a run again.
+    #[must_use]
+    pub fn command(&self, run: &Run) -> String {
+        command(&self.scenarios[run.scenario], run, self.guest, self.executors.len() > 1)
     }
 
     /// Where the executors differed in the run of a result, if they did.
@@ -86,45 +100,4 @@ impl Results<'_> {
     pub fn all_as_expected(&self) -> bool {
         self.differences.is_empty() && self.results.iter().all(|result| result.as_expected)
     }
-}
-
-/// The one command that reproduces a run.
-#[must_use]
-pub fn command(scenario: &Scenario, run: &Run) -> String {
-    use std::fmt::Write;
-    let builtin = ["scenarios", "scenarios/zoo"]
-        .iter()
-        .any(|directory| scenario.file == format!("{directory}/{}.toml", scenario.name));
-    let name = if builtin { &scenario.name } else { &scenario.file };
-    let config = &run.config;
-    let mut command =
-        format!("stalemate run {name} --cpu {} --policy {}", config.cpu.name, config.policy);
-    if scenario.variant != [config.variant] {
-        let name = config.variant.map_or("none", |variant| variant.about().name);
-        // Writing to a String cannot fail.
-        let _ = write!(command, " --variant {name}");
-    }
-    command += &choices(scenario, run);
-    for fault in &run.faults {
-        // Writing to a String cannot fail.
-        let _ = write!(command, " --inject \"{fault}\"");
-    }
-    command
-}
-
-/// What was left to chance in the run, where the scenario leaves it open.
-fn choices(scenario: &Scenario, run: &Run) -> String {
-    let RunConfig { fill, schedule, seed, .. } = run.config;
-    let mut choices = String::new();
-    if scenario.fill != [fill] {
-        choices += &format!(" --fill {}", fill.name());
-    }
-    if scenario.schedule != [schedule] {
-        choices += &format!(" --schedule {}", schedule.name());
-    }
-    let drawn = schedule.seed().or((fill == Fill::Seeded).then_some(seed));
-    if let Some(seed) = drawn {
-        choices += &format!(" --seed {seed}");
-    }
-    choices
 }

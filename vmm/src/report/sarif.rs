@@ -2,7 +2,7 @@
 //! show it beside the lines of a change: a result for each violation that was not expected, at the
 //! step at which it came to light, and for each run that came out otherwise than its file says.
 
-use super::{Results, command, details, difference, remarks, what_is_real};
+use super::{Results, details, difference, remarks, what_is_real};
 use crate::ink::Ink;
 use crate::oracle::Violation;
 use crate::runner::RunResult;
@@ -115,7 +115,7 @@ fn entry(
         // What makes it the same finding in the next run of the tool.
         "partialFingerprints": { "run/v1": format!("{}/{title}/{rule}", scenario.name) },
         "properties": {
-            "again": command(scenario, &result.run),
+            "again": results.command(&result.run),
             "report": report,
         },
     })

@@ -1,6 +1,7 @@
 //! The detection score as a person and as a program reads it; the latter's schema is
 //! docs/faults.schema.json.
 
+use super::{named, quoted};
 use crate::inject::forms::{FORMS, form_of};
 use crate::oracle::RuleId;
 use crate::scenario::Scenario;
@@ -92,12 +93,14 @@ impl Score<'_> {
     /// The one command that reproduces a fault's class.
     fn command(&self, one: &Scored) -> String {
         let scenario = &self.scenarios[one.scenario];
-        let builtin = scenario.file == format!("scenarios/{}.toml", scenario.name);
-        let name = if builtin { &scenario.name } else { &scenario.file };
         let without = self.without.map(|rule| format!(" --without {rule}")).unwrap_or_default();
         format!(
-            "stalemate faults {name} --cpu {} --policy {} --executor {}{without} --inject \"{}\"",
-            one.config.cpu.name, one.config.policy, self.executor, one.fault
+            "stalemate faults {} --cpu {} --policy {} --executor {}{without} --inject {}",
+            named(scenario),
+            one.config.cpu.name,
+            one.config.policy,
+            self.executor,
+            quoted(&one.fault.to_string())
         )
     }
 }

@@ -1,7 +1,7 @@
 //! The report in the Test Anything Protocol, version 14: a line for each run, and what is to be
 //! said of one that is not as expected in a YAML block below it.
 
-use super::{Results, command, details, difference, what_is_real};
+use super::{Results, details, difference, what_is_real};
 use crate::ink::Ink;
 use std::fmt::Write;
 
@@ -26,7 +26,7 @@ pub fn tap(results: &Results<'_>) -> String {
             let _ = writeln!(out, "  ---");
             let _ = writeln!(out, "  outcome: {}", result.outcome);
             let _ = writeln!(out, "  violated: [{}]", rules.join(", "));
-            let again = serde_json::Value::from(command(scenario, &result.run));
+            let again = serde_json::Value::from(results.command(&result.run));
             let _ = writeln!(out, "  again: {again}");
             let _ = writeln!(out, "  report: |");
             text.lines().for_each(|line| {

@@ -1,9 +1,9 @@
 //! The table and the witness.
 
 use super::diagnosis::{on_cpu, step_text};
-use super::{Results, command, diagnosis};
+use super::unexplained::{registers, unexplained};
+use super::{Results, diagnosis};
 use crate::arch::tlb::Tag;
-use crate::arch::vcpu::Vcpu;
 use crate::inject::Interrupt;
 use crate::ink::{Ink, Tone};
 use crate::machine::Swept;
@@ -102,10 +102,10 @@ pub fn difference(results: &Results<'_>, found: &Difference) -> String {
             }
         }
         if let Some(vcpu) = &side.registers {
-            registers(&mut out, vcpu);
+            registers(vcpu).iter().for_each(|line| out.push_str(&format!("  {line}\n")));
         }
     }
-    let _ = writeln!(out, "  again: {} --executor both", command(scenario, &found.run));
+    let _ = writeln!(out, "  again: {}", results.command(&found.run));
     out
 }
 
@@ -198,36 +198,8 @@ pub fn details(results: &Results<'_>, result: &RunResult, ink: Ink) -> String {
     for obligation in &result.obligations {
         self::obligation(&mut out, scenario, obligation);
     }
-    for mismatch in &result.mismatches {
-        let _ = writeln!(
-            out,
-            "  step {} `{}` (line {}): got {}",
-            mismatch.step + 1,
-            mismatch.text,
-            scenario.steps[mismatch.step].line,
-            mismatch.got
-        );
-    }
-    for fault in &result.not_fired {
-        let _ = writeln!(out, "  fault `{fault}` never fired");
-    }
-    if let Some((stop, vcpu)) = &result.stop {
-        let _ = writeln!(out, "  {stop}");
-        let (step, primitive) = result.stopped_in;
-        if step.is_some() {
-            let within = primitive.map_or_else(String::new, |it| format!(", within {}", it.name()));
-            let _ = writeln!(out, "  in {}{within}", step_text(scenario, step));
-        }
-        // After a time-out the registers are those of the last trap.
-        let _ = writeln!(out, "  at {}", results.symbols.locate(vcpu.rip()));
-        registers(&mut out, vcpu);
-    }
-    if result.outcome == Outcome::Vacuous {
-        let _ = writeln!(
-            out,
-            "  nothing was ever stale: the scenario proves nothing about flushes; change a page \
-             that was mapped before"
-        );
+    for line in unexplained(results.symbols, scenario, result) {
+        let _ = writeln!(out, "  {line}");
     }
     if result.hammers.0 > 0 {
         let _ = write!(out, "  {} big hammers", result.hammers.0);
@@ -242,22 +214,9 @@ pub fn details(results: &Results<'_>, result: &RunResult, ink: Ink) -> String {
         let _ = writeln!(out, "  {} needless flushes", result.needless);
     }
     if !result.as_expected {
-        let _ = writeln!(out, "  again: {}", command(scenario, &result.run));
+        let _ = writeln!(out, "  again: {}", results.command(&result.run));
     }
     out
-}
-
-fn registers(out: &mut String, vcpu: &Vcpu) {
-    let _ = writeln!(
-        out,
-        "  rip {:#x} rsp {:#x} rflags {:#x} cpl {} cr0 {:#x} cr2 {:#x} cr3 {:#x} cr4 {:#x}",
-        vcpu.rip, vcpu.gpr[4], vcpu.rflags, vcpu.cpl, vcpu.cr0, vcpu.cr2, vcpu.cr3, vcpu.cr4
-    );
-    let names = ["rax", "rcx", "rdx", "rbx", "rbp", "rsi", "rdi"];
-    let numbers = [0, 1, 2, 3, 5, 6, 7];
-    let registers =
-        names.iter().zip(numbers).map(|(name, number)| format!("{name} {:#x}", vcpu.gpr[number]));
-    let _ = writeln!(out, "  {}", registers.collect::<Vec<_>>().join(" "));
 }
 
 fn but_expected(expected: &Expected) -> String {

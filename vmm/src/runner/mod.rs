@@ -326,13 +326,14 @@ impl<'a> Runner<'a> {
                 let mut branched = Vec::new();
                 let mut each = |boundary, end, seen: Watchers| {
                     let Watchers { oracle, counts, trace, .. } = seen;
-                    branches.add(boundary, RunResult::judge(scenario, run, end, &oracle, counts));
+                    let result = RunResult::judge(scenario, run, end, &oracle, counts);
+                    branches.add(boundary, result, trace.as_ref());
                     branched.extend(trace);
                 };
                 let (end, swept) =
                     session.sweep(&inputs, injector, sweep, limit, &mut watchers, &mut each)?;
                 let Watchers { oracle, counts, trace, .. } = watchers;
-                if let (Some(observer), Some(mut whole)) = (observer, trace) {
+                if let (Some(observer), Some(mut whole)) = (observer, trace.clone()) {
                     for trace in branched {
                         whole.events.extend(trace.events);
                         whole.completed.extend(trace.completed);
@@ -340,7 +341,7 @@ impl<'a> Runner<'a> {
                     whole.replay(observer);
                 }
                 let result = RunResult::judge(scenario, run, end, &oracle, counts);
-                branches.finish(result, sweep, swept)
+                branches.finish(result, trace, sweep, swept)
             }
         };
         if session.spent {

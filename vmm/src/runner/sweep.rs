@@ -1,6 +1,6 @@
 //! What an interrupt at every boundary came to: where it made a difference.
 
-use super::{Outcome, RunResult};
+use super::{Outcome, RunResult, Trace};
 use crate::arch::addr::Gva;
 use crate::inject::{Interrupt, Sweep};
 use crate::machine::{Boundary, Swept};
@@ -35,6 +35,11 @@ pub struct SweepResult {
     pub swept: Swept,
     /// Those at which the run did not come to what it comes to without.
     pub failing: Vec<Failing>,
+    /// The boundary of the branch that the result is of; nothing where it made no difference at any:
+    /// then the result is that of the run without the interrupt.
+    pub shown: Option<Boundary>,
+    /// The events of that one run, where an observer wanted events.
+    pub trace: Option<Trace>,
 }
 
 /// Gathers the branches of one run.
@@ -43,11 +48,18 @@ pub(super) struct Branches {
     tried: usize,
     failing: Vec<Failing>,
     /// The first that failed, by what it came to.
-    first: Vec<RunResult>,
+    first: Vec<First>,
+}
+
+#[derive(Debug)]
+struct First {
+    result: RunResult,
+    boundary: Boundary,
+    trace: Option<Trace>,
 }
 
 impl Branches {
-    pub(super) fn add(&mut self, boundary: Boundary, result: RunResult) {
+    pub(super) fn add(&mut self, boundary: Boundary, result: RunResult, trace: Option<&Trace>) {
         self.tried += 1;
         if matches!(result.outcome, Outcome::Clean | Outcome::Vacuous) {
             return;
@@ -71,19 +83,32 @@ impl Branches {
             rules: rules.clone(),
             at: self.tried,
         });
-        if !self.first.iter().any(|one| one.outcome == outcome && one.rules() == rules) {
-            self.first.push(result);
+        let same = |one: &First| one.result.outcome == outcome && one.result.rules() == rules;
+        if !self.first.iter().any(same) {
+            self.first.push(First { result, boundary, trace: trace.cloned() });
         }
     }
 
-    /// The result of the whole: the first branch that failed where the run without did not.
-    pub(super) fn finish(mut self, base: RunResult, asked: &Sweep, swept: Swept) -> RunResult {
+    /// The result of the whole: the first branch that failed where the run without, whose events are
+    /// `trace`, did not.
+    pub(super) fn finish(
+        mut self,
+        base: RunResult,
+        trace: Option<Trace>,
+        asked: &Sweep,
+        swept: Swept,
+    ) -> RunResult {
         let of_base = (base.outcome, base.rules());
         let same = |outcome, rules: BTreeSet<RuleId>| (outcome, rules) == of_base;
         self.failing.retain(|failing| !same(failing.outcome, failing.rules.clone()));
-        let first = self.first.into_iter().find(|one| !same(one.outcome, one.rules()));
-        let sweep = SweepResult { interrupt: asked.interrupt, swept, failing: self.failing };
-        let mut result = first.unwrap_or(base);
+        let differs = |one: &First| !same(one.result.outcome, one.result.rules());
+        let first = self.first.into_iter().find(differs);
+        let (mut result, shown, trace) = match first {
+            Some(first) => (first.result, Some(first.boundary), first.trace),
+            None => (base, None, trace),
+        };
+        let failing = self.failing;
+        let sweep = SweepResult { interrupt: asked.interrupt, swept, failing, shown, trace };
         if swept.tried == swept.undelivered {
             result.not_fired.push(asked.fault().to_string());
             // What another fault brought about is told before what never came.

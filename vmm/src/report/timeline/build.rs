@@ -9,7 +9,9 @@ use crate::arch::tlb::Tag;
 use crate::boot::Symbols;
 use crate::event::{Event, Kind};
 use crate::oracle::{Obligation, Shadow, State, Violation};
-use crate::report::{Fact, Recorded, command, facts, what_is_real};
+use crate::report::{Fact, Recorded, facts, unexplained, what_is_real};
+use crate::runner::RunResult;
+use crate::scenario::Scenario;
 use stalemate_shared::pcid::{NOFLUSH, PCID_MASK, ROOT_MASK};
 use stalemate_shared::tlb_state::{USER_PCID_FLUSH_MASK, WAITING};
 use std::collections::BTreeSet;
@@ -17,7 +19,9 @@ use std::collections::BTreeSet;
 /// The timeline of a run that was traced; one without events where the guest did not boot.
 #[must_use]
 pub fn timeline(recorded: &Recorded<'_>) -> Timeline {
-    let Recorded { scenario, result, trace, executor, symbols } = *recorded;
+    let Recorded { scenario, result, trace, executor, symbols, command } = *recorded;
+    // Of a sweep, whose branches follow each other in the trace, the run that the result is of.
+    let trace = result.sweep.as_ref().and_then(|sweep| sweep.trace.as_ref()).unwrap_or(trace);
     let mut timeline = Timeline {
         scenario: scenario.name.clone(),
         summary: scenario.summary.clone(),
@@ -26,7 +30,9 @@ pub fn timeline(recorded: &Recorded<'_>) -> Timeline {
         executor: executor.to_owned(),
         real: what_is_real(&[executor]),
         outcome: result.outcome.to_string(),
-        command: command(scenario, &result.run),
+        as_expected: result.as_expected,
+        remarks: remarks(symbols, scenario, result),
+        command: command.to_owned(),
         events: trace.events.len() as u64,
         ..Timeline::default()
     };
@@ -89,6 +95,26 @@ pub fn timeline(recorded: &Recorded<'_>) -> Timeline {
     timeline
 }
 
+/// What is to be known of the run as a whole.
+fn remarks(symbols: &Symbols, scenario: &Scenario, result: &RunResult) -> Vec<String> {
+    let mut remarks = unexplained(symbols, scenario, result);
+    if let Some(sweep) = &result.sweep {
+        let tried = sweep.swept.tried;
+        remarks.push(match sweep.shown {
+            Some(boundary) => format!(
+                "of {tried} runs, each with an interrupt at another boundary, this is the first \
+                 that differs: it came before the instruction at {}",
+                place(symbols, boundary.rip)
+            ),
+            None => format!(
+                "an interrupt at any of {tried} boundaries makes no difference; this is the run \
+                 without"
+            ),
+        });
+    }
+    remarks
+}
+
 /// Pages that are shown beside the test pages.
 fn concerned(obligations: &[Obligation], violations: &[Violation]) -> BTreeSet<Gva> {
     let owed = obligations.iter().map(|obligation| obligation.page);
@@ -122,6 +148,8 @@ fn told(event: &Event, shadow: &Shadow) -> (Option<Tag>, String) {
         }
         Kind::Invpcid { kind: 2, .. } => (None, "INVPCID of everything".to_owned()),
         Kind::Invpcid { .. } => (None, "INVPCID of everything but globals".to_owned()),
+        Kind::WriteCr0 { old, new } => (None, format!("MOV CR0: {old:#x} -> {new:#x}")),
+        Kind::WriteEfer { old, new } => (None, format!("EFER: {old:#x} -> {new:#x}")),
         Kind::WriteCr4 { old, new } => (None, format!("MOV CR4: {old:#x} -> {new:#x}")),
         Kind::Evict { tag, page } => (Some(*tag), format!("{} goes on its own", page_name(*page))),
         Kind::TableStore { slot, old, new } => {
@@ -168,6 +196,7 @@ fn owed(owed: &Obligation, end: u64) -> Owed {
         cpu: owed.cpu.0,
         tag: owed.tag.to_string(),
         page: page_name(owed.page),
+        address: owed.page.to_string(),
         from: owed.downgrade.seq,
         to,
         text,

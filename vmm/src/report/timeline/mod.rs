@@ -36,6 +36,10 @@ pub struct Timeline {
     pub real: String,
     /// What the run came to.
     pub outcome: String,
+    /// Whether that is what the scenario says.
+    pub as_expected: bool,
+    /// What no rule says of it, a line each; of a sweep, which of its runs this is.
+    pub remarks: Vec<String>,
     /// The command that does it again.
     pub command: String,
     /// How many events there are: time runs from 0 to this.
@@ -129,8 +133,10 @@ pub enum MomentKind {
     Cr3,
     /// MOV to CR3 with NOFLUSH.
     Cr3Kept,
-    /// INVLPG, INVPCID, or a write of CR4.
+    /// INVLPG, INVPCID, or a write of CR0, CR4 or EFER.
     Invalidation,
+    /// What is held of a page went on its own.
+    Evict,
     /// A store to a paging-structure entry.
     Store,
     /// A user PCID is marked.
@@ -190,8 +196,10 @@ pub struct Owed {
     pub cpu: u8,
     /// Their tag.
     pub tag: String,
-    /// The page.
+    /// The page: a test page's name, or its address.
     pub page: String,
+    /// The page's address.
+    pub address: String,
     /// The store.
     pub from: u64,
     /// The event that discharged it, or at which its deadline passed; the end of the run where it

@@ -159,8 +159,10 @@ pub fn moment_kind(kind: &Kind) -> Option<MomentKind> {
         Kind::Invlpg { .. }
         | Kind::InvlpgKeptGlobals { .. }
         | Kind::Invpcid { .. }
+        | Kind::WriteCr0 { .. }
         | Kind::WriteCr4 { .. }
-        | Kind::Evict { .. } => MomentKind::Invalidation,
+        | Kind::WriteEfer { .. } => MomentKind::Invalidation,
+        Kind::Evict { .. } => MomentKind::Evict,
         Kind::TableStore { .. } => MomentKind::Store,
         Kind::StateStore { offset: USER_PCID_FLUSH_MASK, old, new, .. } if old & !new == 0 => {
             MomentKind::Mark

@@ -1,0 +1,54 @@
+//! What no rule says of a run.
+
+use super::diagnosis::step_text;
+use crate::arch::vcpu::Vcpu;
+use crate::boot::Symbols;
+use crate::runner::{Outcome, RunResult};
+use crate::scenario::Scenario;
+
+/// Steps that came to something else, faults that never fired, why the guest could not go on, and
+/// that nothing was ever stale: a line each.
+#[must_use]
+pub fn unexplained(symbols: &Symbols, scenario: &Scenario, result: &RunResult) -> Vec<String> {
+    let mut lines = Vec::new();
+    for mismatch in &result.mismatches {
+        let step = step_text(scenario, Some(mismatch.step));
+        let line = scenario.steps[mismatch.step].line;
+        lines.push(format!("{step} (line {line}): got {}", mismatch.got));
+    }
+    for fault in &result.not_fired {
+        lines.push(format!("fault `{fault}` never fired"));
+    }
+    if let Some((stop, vcpu)) = &result.stop {
+        lines.push(stop.to_string());
+        let (step, primitive) = result.stopped_in;
+        if step.is_some() {
+            let within = primitive.map_or_else(String::new, |it| format!(", within {}", it.name()));
+            lines.push(format!("in {}{within}", step_text(scenario, step)));
+        }
+        // After a time-out the registers are those of the last trap.
+        lines.push(format!("at {}", symbols.locate(vcpu.rip())));
+        lines.extend(registers(vcpu));
+    }
+    if result.outcome == Outcome::Vacuous {
+        let proves = "nothing was ever stale: the scenario proves nothing about flushes; change a \
+                      page that was mapped before";
+        lines.push(proves.to_owned());
+    }
+    lines
+}
+
+/// The registers, in two lines.
+pub fn registers(vcpu: &Vcpu) -> [String; 2] {
+    let names = ["rax", "rcx", "rdx", "rbx", "rbp", "rsi", "rdi"];
+    let numbers = [0, 1, 2, 3, 5, 6, 7];
+    let general =
+        names.iter().zip(numbers).map(|(name, number)| format!("{name} {:#x}", vcpu.gpr[number]));
+    [
+        format!(
+            "rip {:#x} rsp {:#x} rflags {:#x} cpl {} cr0 {:#x} cr2 {:#x} cr3 {:#x} cr4 {:#x}",
+            vcpu.rip, vcpu.gpr[4], vcpu.rflags, vcpu.cpl, vcpu.cr0, vcpu.cr2, vcpu.cr3, vcpu.cr4
+        ),
+        general.collect::<Vec<_>>().join(" "),
+    ]
+}
