@@ -11,8 +11,9 @@ fn main() {
     let manifest = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("set by cargo"));
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("set by cargo"));
     let workspace = manifest.parent().expect("vmm/ lies in the workspace").to_path_buf();
+    // Relative to this package, so that a checkout that moved is no change.
     for input in ["guest", "shared", "Cargo.toml", "Cargo.lock"] {
-        println!("cargo::rerun-if-changed={}", workspace.join(input).display());
+        println!("cargo::rerun-if-changed=../{input}");
     }
     // A directory of its own: the parent cargo holds the lock of the shared one.
     let target_dir = out.join("guest-target");
@@ -66,8 +67,9 @@ fn cargo_home() -> Option<PathBuf> {
 }
 
 fn flags(workspace: &Path, script: &Path) -> Vec<String> {
-    // The image names no directory of this machine: equal sources give equal bytes.
-    let mut flags = vec![format!("--remap-path-prefix={}=stalemate", workspace.display())];
+    // The image names no directory of this machine: equal sources give equal bytes. Its own sources
+    // are called as a reader of the checkout calls them.
+    let mut flags = vec![format!("--remap-path-prefix={}=", workspace.display())];
     if let Some(home) = cargo_home() {
         let registry = home.join("registry/src");
         flags.push(format!("--remap-path-prefix={}=registry", registry.display()));
