@@ -361,23 +361,98 @@ fn a_recording_can_be_drawn_later() {
     assert_eq!(read(&first), read(&second));
 }
 
+/// The runs that are not as expected, each from its headline to the command that does it again.
+fn unexpected(report: &str) -> Vec<String> {
+    let end = "  again: ";
+    let runs = report.split("unmap on ").filter_map(|run| {
+        let (facts, command) = run.split_once(end)?;
+        Some([facts, end, command.lines().next()?].concat())
+    });
+    runs.collect()
+}
+
 #[test]
 fn the_command_that_does_it_again_does_it_again() {
     let directory = format!("{}/scenarios with blanks", env!("CARGO_TARGET_TMPDIR"));
     std::fs::create_dir_all(&directory).expect("a directory");
-    // Called like a built-in one, and another.
+    // Called like a built-in one, and another: nothing is flushed, and that is expected only without
+    // isolation; one fault does harm though it must not, the other is expected to and does not.
     let path = format!("{directory}/unmap.toml");
-    let text = "summary = \"s\"\ncpu = { pcid = true }\nsteps = \"\"\"\n\
-                map u0 red\nuser read u0 -> red\nremap u0 blue\nuser read u0 -> blue\n\"\"\"\n";
+    let text = r#"
+summary = "s"
+cpu = { pcid = true, invpcid = false }
+steps = """
+map u0 red
+map u1 red
+user read u0 -> red
+remap u0 blue
+flush_tlb_one_user u0
+user read u0 -> blue
+remap u1 blue
+user read u1 -> blue
+"""
+
+[[fault]]
+inject = "drop mark#1"
+when = { pti = true }
+violates = []
+
+[[fault]]
+inject = "repeat mark#1"
+when = { pti = true }
+violates = ["stale-user-entry"]
+
+[[verdict]]
+when = { pti = false }
+violates = ["never-flushed"]
+"#;
     std::fs::write(&path, text).expect("a file");
     let said = |arguments: &[&str]| {
-        let output = stalemate(arguments);
+        let output = stalemate(&[arguments, &["--executor", "interp"]].concat());
         assert_eq!(output.status.code(), Some(1));
         String::from_utf8(output.stdout).expect("text")
     };
-    let first = said(&["run", &path, "--cpu", "pcid", "--policy", "split", "--executor", "interp"]);
-    let again = first.lines().find_map(|line| line.trim().strip_prefix("again: stalemate "));
-    let words = common::words(again.expect("a command"));
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    assert_eq!(said(&[&words[..], &["--executor", "interp"]].concat()), first);
+    let runs = unexpected(&said(&["run", &path, "--cpu", "pcid"]));
+    assert_eq!(runs.len(), 3, "{runs:#?}");
+    for run in runs {
+        let again = run.lines().find_map(|line| line.trim().strip_prefix("again: stalemate "));
+        let words = common::words(again.expect("a command"));
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        assert_eq!(unexpected(&said(&words)), [run]);
+    }
+}
+
+#[test]
+fn a_fault_of_a_file_can_be_selected_and_must_be_there() {
+    let run =
+        |case| stalemate(&["run", MARK, "--cpu", "pcid", "--policy", "split", "--case", case]);
+    let caught = text(&run("1").stdout);
+    assert!(caught.contains("1 runs as expected (1 of them caught), 0 not"), "{caught}");
+    let said = fails(&["run", MARK, "--case", "99"], 2);
+    assert!(said.contains("there is no fault 99"), "{said}");
+}
+
+#[test]
+fn what_the_selection_leaves_out_is_said() {
+    let directory = env!("CARGO_TARGET_TMPDIR");
+    let path = format!("{directory}/left-out.toml");
+    let text = "summary = \"s\"\nsteps = \"\"\"\nmap u0 red\nuser read u0 -> red\nunmap u0\n\
+                flush_tlb_one_user u0\nuser read u0 -> fault\n\"\"\"\n\
+                [[fault]]\ninject = \"drop invlpg\"\nwhen = { policy = \"joined\" }\n\
+                violates = [\"stale-kernel-entry\"]\n";
+    std::fs::write(&path, text).expect("a file");
+    let said = |more: &[&str]| {
+        let output = stalemate(&[&["run", &path, MARK][..], more].concat());
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let of_cpu = said(&["--cpu", "nopcid"]);
+    let unfit = format!("left out, since no selected CPU fits: {MARK}\n");
+    assert!(of_cpu.contains(&unfit), "{of_cpu}");
+    let one = "left-out: left out, since it runs only with --policy joined: fault 1\n";
+    assert!(of_cpu.contains(one), "{of_cpu}");
+    let of_policy = said(&["--cpu", "pcid", "--policy", "eager"]);
+    let many = "left out, since the scenarios say nothing of them under eager: ";
+    assert!(of_policy.contains(many), "{of_policy}");
+    let none = said(&["--cpu", "pcid", "--policy", "split", "--inject", "drop invlpg#1"]);
+    assert!(!none.contains("left out"), "{none}");
 }

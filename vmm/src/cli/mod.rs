@@ -11,6 +11,7 @@ mod files;
 mod fuzz;
 mod generate;
 mod input;
+mod left_out;
 mod replay;
 mod run;
 mod terminal;
@@ -126,9 +127,16 @@ pub struct RunArgs {
     /// Processors, separated by commas, or `all`
     #[arg(long, value_name = "LIST")]
     cpu: Option<String>,
-    /// Inject this fault instead of those that the scenarios name; may be given again
+    /// With page-table isolation or without, instead of as the scenarios say
+    #[arg(long, value_enum, hide_possible_values = true, value_name = "on|off")]
+    pti: Option<Switch>,
+    /// Inject this fault instead of those that the scenarios name; may be given again. What comes of
+    /// it no file says: a violation exits with 1
     #[arg(long, value_name = "FAULT")]
     inject: Vec<String>,
+    /// Of the faults that the scenario names, inject the Nth alone; 0 is the run without
+    #[arg(long, value_name = "N", conflicts_with = "inject")]
+    case: Option<usize>,
     /// Fill the TLB so, instead of as the scenarios say: worst-case, lazy-a, on-demand, seeded
     #[arg(long, value_name = "FILL")]
     fill: Option<String>,
@@ -202,6 +210,14 @@ enum ExecutorKind {
     Interp,
     /// Both, and their events are compared
     Both,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Switch {
+    /// With
+    On,
+    /// Without
+    Off,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

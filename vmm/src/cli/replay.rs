@@ -71,6 +71,7 @@ pub fn run(args: &ReplayArgs, device: &Path, terminal: &mut Terminal<'_>) -> Res
             executors: &[backend.name()],
             symbols: &symbols,
             guest: args.guest.as_deref(),
+            left_out: &[],
         };
         text += &details(&results, &result, terminal.ink);
         // Of the first executor: the events of the others are the same, or it was said.

@@ -1,7 +1,10 @@
 //! `stalemate` and `stalemate run`.
 
 use super::files::telling;
-use super::{EXIT_OK, EXIT_UNEXPECTED, ExecutorKind, Failure, RunArgs, RunFormat, Terminal, input};
+use super::left_out::left_out;
+use super::{
+    EXIT_OK, EXIT_UNEXPECTED, ExecutorKind, Failure, RunArgs, RunFormat, Switch, Terminal, input,
+};
 use crate::arch::tlb::Fill;
 use crate::boot::{self, Image, Symbols};
 use crate::executor::{Backend, REQUIRE_KVM, kvm_is_required};
@@ -20,7 +23,9 @@ pub fn run(args: &RunArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result
     let selection = Selection {
         policy: input::policy(args.policy.as_deref())?,
         variant: args.variant.as_deref().map(input::variant).transpose()?,
+        pti: args.pti.map(|switch| switch == Switch::On),
         inject: input::faults(&args.inject)?,
+        case: args.case,
         fill: input::fill(args.fill.as_deref())?,
         schedule: input::schedule(args.schedule.as_deref(), args.seed)?,
         seed: args.seed,
@@ -30,9 +35,7 @@ pub fn run(args: &RunArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result
     let runs = expand(&scenarios, &selection);
     let possible = expand(&scenarios, &all).len();
     if runs.is_empty() {
-        let message = "no selected CPU fits any selected scenario; see the `cpu` line of the \
-                       scenario and `stalemate list cpus`";
-        return Err(Failure::usage(message));
+        return Err(Failure::usage(no_runs(&scenarios, args.case)));
     }
     let seeded =
         |run: &Run| run.config.fill == Fill::Seeded || run.config.schedule.seed().is_some();
@@ -75,6 +78,7 @@ pub fn run(args: &RunArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result
         executors: &names,
         symbols: &symbols,
         guest: args.guest.as_deref(),
+        left_out: &left_out(&scenarios, &selection, &runs),
     };
     match args.format {
         RunFormat::Json => terminal.json(&json(&results))?,
@@ -99,6 +103,24 @@ pub fn run(args: &RunArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result
         })?;
     }
     Ok(if results.all_as_expected() { EXIT_OK } else { EXIT_UNEXPECTED })
+}
+
+/// Why nothing is left to run.
+fn no_runs(scenarios: &[Scenario], case: Option<usize>) -> String {
+    let most = scenarios.iter().map(|scenario| scenario.faults.len()).max().unwrap_or(0);
+    match case {
+        Some(case) if case > most => format!(
+            "there is no fault {case}: of the selected scenarios none has more than {most}; 0 is the \
+             run without"
+        ),
+        Some(case) if case > 0 => format!(
+            "fault {case} has no run with what was selected; see its `when`, and the `policy` line \
+             of the scenario"
+        ),
+        _ => "no selected CPU fits any selected scenario; see the `cpu` line of the scenario and \
+              `stalemate list cpus`"
+            .to_owned(),
+    }
 }
 
 fn expand(scenarios: &[Scenario], selection: &Selection) -> Vec<Run> {

@@ -19,10 +19,19 @@ pub fn command(scenario: &Scenario, run: &Run, guest: Option<&Path>, both: bool)
         command += " --variant ";
         command += config.variant.map_or("none", |variant| variant.about().name);
     }
+    if scenario.pti.len() > 1 {
+        command += if config.pti { " --pti on" } else { " --pti off" };
+    }
     command += &choices(scenario, run);
-    for fault in &run.faults {
-        command += " --inject ";
-        command += &quoted(&fault.to_string());
+    match scenario.case(run) {
+        // What the file says of a fault is said of it by its number.
+        Some(case) if !scenario.faults.is_empty() => command += &format!(" --case {case}"),
+        _ => {
+            for fault in &run.faults {
+                command += " --inject ";
+                command += &quoted(&fault.to_string());
+            }
+        }
     }
     if let Some(guest) = guest {
         command += " --guest ";

@@ -47,6 +47,8 @@ pub struct Results<'a> {
     pub symbols: &'a Symbols,
     /// The kernel's file, where it is not the built-in guest.
     pub guest: Option<&'a Path>,
+    /// What the selection leaves out, a line each.
+    pub left_out: &'a [String],
 }
 
 /// One run with its events: what a picture of it is made of.

@@ -56,6 +56,9 @@ pub fn summary(results: &Results<'_>, ink: Ink) -> String {
     let caught = results.results.iter().filter(|result| result.is_caught()).count();
     let _ = writeln!(out, "\nok N+M: N runs clean and M caught, as expected");
     caught_without_fault(&mut out, results);
+    for line in results.left_out {
+        let _ = writeln!(out, "{line}");
+    }
     let tone = if failed == 0 { Tone::Good } else { Tone::Bad };
     let counted =
         format!("{} runs as expected ({caught} of them caught), {failed} not", runs - failed);

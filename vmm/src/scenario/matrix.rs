@@ -43,8 +43,12 @@ pub struct Selection {
     pub policy: Option<Policy>,
     /// The kernel's variant, instead of those of the file: some, or the kernel as it is.
     pub variant: Option<Option<Variant>>,
+    /// Page-table isolation, instead of what the file says.
+    pub pti: Option<bool>,
     /// The faults, instead of those of the file.
     pub inject: Vec<Fault>,
+    /// Of the file's faults this one alone, by its number from 1; with 0 the run without.
+    pub case: Option<usize>,
     /// The fill choice, instead of those of the file.
     pub fill: Option<Fill>,
     /// How CPUs come in between each other, instead of what the file says.
@@ -61,7 +65,9 @@ impl Selection {
             cpus: cpus.to_vec(),
             policy: None,
             variant: None,
+            pti: None,
             inject: Vec::new(),
+            case: None,
             fill: None,
             schedule: None,
             seed: None,
@@ -95,10 +101,11 @@ impl Scenario {
     pub fn configs(&self, selection: &Selection) -> Vec<RunConfig> {
         let policies = selection.policy.map_or(self.policy.clone(), |policy| vec![policy]);
         let variants = selection.variant.map_or(self.variant.clone(), |variant| vec![variant]);
+        let ptis = selection.pti.map_or(self.pti.clone(), |pti| vec![pti]);
         let fills = selection.fill.map_or(self.fill.clone(), |fill| vec![fill]);
         let mut configs = Vec::new();
         for (&cpu, &policy) in product(&selection.cpus, &policies) {
-            for (&pti, &paranoid_rewrite) in product(&self.pti, &self.paranoid_rewrite) {
+            for (&pti, &paranoid_rewrite) in product(&ptis, &self.paranoid_rewrite) {
                 for (&variant, &fill) in product(&variants, &fills) {
                     for (structure_caches, seed, schedule) in self.model_choices(fill, selection) {
                         configs.push(RunConfig {
@@ -162,6 +169,7 @@ impl Scenario {
                 || self.verdicts.iter().any(|verdict| verdict.when.policy.contains(&policy))
         };
         let said = self.variant.contains(&config.variant)
+            && self.pti.contains(&config.pti)
             && self.fill.contains(&config.fill)
             && self.schedule.contains(&config.schedule)
             && (config.fill != Fill::Seeded || self.seed.contains(&config.seed));
@@ -189,8 +197,12 @@ impl Scenario {
                 continue;
             }
             let expected = self.expected(&config, selection);
-            runs.push(run(&[], expected.clone(), config, false));
-            if config.fill == Fill::WorstCase && expected == Expected::Clean && config.pti {
+            let for_costs =
+                config.fill == Fill::WorstCase && expected == Expected::Clean && config.pti;
+            if selection.case.is_none_or(|case| case == 0) {
+                runs.push(run(&[], expected, config, false));
+            }
+            if selection.case.is_none() && for_costs {
                 let config = RunConfig { fill: Fill::OnDemand, ..config };
                 runs.push(run(&[], Expected::Clean, config, true));
             }
@@ -200,10 +212,27 @@ impl Scenario {
                     && (self.policy.contains(&config.policy)
                         || fault.when.policy.contains(&config.policy))
             };
-            for FaultCase { inject, expected, .. } in self.faults.iter().filter(stated) {
-                runs.push(run(inject, expected.clone(), config, false));
+            let cases = self.faults.iter().zip(1..);
+            let wanted = cases.filter(|(_, case)| selection.case.is_none_or(|only| only == *case));
+            for (fault, _) in wanted.filter(|(fault, _)| stated(fault)) {
+                runs.push(run(&fault.inject, fault.expected.clone(), config, false));
             }
         }
         runs
+    }
+
+    /// The number of the file's fault that a run is of, 0 for none; nothing where the fault is not
+    /// the file's.
+    #[must_use]
+    pub fn case(&self, run: &Run) -> Option<usize> {
+        if run.faults.is_empty() {
+            return Some(0);
+        }
+        let is = |fault: &FaultCase| {
+            fault.inject == run.faults
+                && fault.expected == run.expected
+                && fault.when.holds(&run.config)
+        };
+        self.faults.iter().position(is).map(|index| index + 1)
     }
 }

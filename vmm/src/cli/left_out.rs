@@ -1,0 +1,55 @@
+//! What a selection leaves out, which a reader of the table could take for passed.
+
+use crate::scenario::{CPUS, Run, Scenario, Selection};
+use std::collections::BTreeSet;
+
+/// A line each: scenarios that no selected processor fits, and faults that no run is of, whatever the
+/// processor.
+pub fn left_out(scenarios: &[Scenario], selection: &Selection, runs: &[Run]) -> Vec<String> {
+    let mut lines = Vec::new();
+    let unfit: Vec<&str> = scenarios
+        .iter()
+        .enumerate()
+        .filter(|(index, _)| !runs.iter().any(|run| run.scenario == *index))
+        .map(|(_, scenario)| scenario.name.as_str())
+        .collect();
+    if !unfit.is_empty() {
+        lines.push(format!("left out, since no selected CPU fits: {}", unfit.join(", ")));
+    }
+    if selection.inject.is_empty() && selection.case.is_none() {
+        lines.extend(faults(scenarios, selection));
+    }
+    lines
+}
+
+/// Faults that are the files' but of no run, since the files say nothing of them under this policy.
+fn faults(scenarios: &[Scenario], selection: &Selection) -> Vec<String> {
+    let all = Selection { cpus: CPUS.to_vec(), ..selection.clone() };
+    let mut lines = Vec::new();
+    let mut count = 0;
+    for scenario in scenarios {
+        let runs = scenario.runs(0, &all);
+        let of: BTreeSet<usize> = runs.iter().filter_map(|run| scenario.case(run)).collect();
+        for (fault, case) in scenario.faults.iter().zip(1..) {
+            if of.contains(&case) {
+                continue;
+            }
+            count += 1;
+            let policies: Vec<String> =
+                fault.when.policy.iter().map(|policy| format!("--policy {policy}")).collect();
+            if selection.policy.is_none() && !policies.is_empty() {
+                let name = &scenario.name;
+                let only = policies.join(" or ");
+                lines.push(format!(
+                    "{name}: left out, since it runs only with {only}: fault {case}"
+                ));
+            }
+        }
+    }
+    match selection.policy {
+        Some(policy) if count > 0 => vec![format!(
+            "left out, since the scenarios say nothing of them under {policy}: {count} faults"
+        )],
+        _ => lines,
+    }
+}
