@@ -3,41 +3,21 @@
 
 mod common;
 
+use common::{command, fails, stalemate, text};
 use serde_json::Value;
 use stalemate::executor::REQUIRE_KVM;
 use stalemate::oracle::RULES;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::Command;
 
 const MARK: &str = "user-flush-on-next-return";
-
-fn command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_stalemate"));
-    command.args(arguments).env_remove(REQUIRE_KVM);
-    command
-}
-
-fn stalemate(arguments: &[&str]) -> Output {
-    command(arguments).output().expect("it runs")
-}
 
 /// The executors that this host has.
 fn executors() -> Vec<&'static str> {
     let benches = common::benches();
     benches.iter().map(|bench| bench.backend.name()).collect()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// Standard error of a command that must exit with `code`.
-fn fails(arguments: &[&str], code: i32) -> String {
-    let output = stalemate(arguments);
-    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", text(&output.stderr));
-    text(&output.stderr)
 }
 
 fn temporary(name: &str, contents: &[u8]) -> PathBuf {
@@ -270,53 +250,6 @@ fn the_doctor_tells_the_truth_on_both_kinds_of_host() {
 }
 
 #[test]
-fn a_guest_that_must_stop_is_held_to_how() {
-    let path = format!("{}/stops.toml", env!("CARGO_TARGET_TMPDIR"));
-    let exit = |steps: &str, row: &str| {
-        let cpu = "cpu = { pcid = true, invpcid = false }";
-        let kernel = "kernel = { pti = true, variant = \"narrow-mask\" }";
-        let kernel = if row.contains("verdict") { kernel } else { "" };
-        let summary = "summary = \"a test\"";
-        let file = format!("{summary}\n{cpu}\n{kernel}\nsteps = \"\"\"\n{steps}\n\"\"\"\n{row}\n");
-        std::fs::write(&path, file).expect("ours");
-        let line = format!("run {path} --executor interp --policy split --cpu pcid");
-        let output = stalemate(&line.split(' ').collect::<Vec<_>>());
-        (output.status.code(), text(&output.stdout) + &text(&output.stderr))
-    };
-    let shot = "A map u0 red\nA user read u0 -> red\ncpu1 A user read u0 -> red\n\
-                cpu0 A remap u0 blue\ncpu0 A flush_tlb_one_user u0\n\
-                cpu1 A user read u0 -> blue";
-    // A mark that goes astray hits what the kernel has beside the mask.
-    let astray = "C switch_mm\nE switch_mm\nF switch_mm\nflush_tlb_all";
-    let unmarked = "A map u0 red\nA user read u0 -> red\nA remap u0 blue\n\
-                    A flush_tlb_one_user u0\nA user read u0";
-    let stopped = "  in step 5 `cpu0 A flush_tlb_one_user u0`, within flush_tlb_one_user\n";
-    for (steps, row, expected, said) in [
-        (shot, "[[fault]]\ninject = \"drop ipi\"\nstops = \"hang\"", 0, "2 of them caught"),
-        (shot, "[[fault]]\ninject = \"drop ipi\"\nstops = \"crash\"", 1, stopped),
-        (shot, "[[fault]]\ninject = \"early ack\"\nstops = \"hang\"", 1, "but a hang was expected"),
-        (
-            shot,
-            "[[fault]]\ninject = \"early ack\"\nviolates = [\"stale-remote-entry\"]",
-            0,
-            "caught",
-        ),
-        (astray, "[[verdict]]\nwhen = { policy = \"split\" }\nstops = \"crash\"", 0, "as expected"),
-        (astray, "[[verdict]]\nwhen = { policy = \"split\" }\nstops = \"hang\"", 1, "a hang was"),
-        (
-            unmarked,
-            "[[verdict]]\nwhen = { policy = \"split\" }\nstops = \"crash\"",
-            1,
-            "a crash was",
-        ),
-    ] {
-        let (code, output) = exit(steps, row);
-        assert_eq!(code, Some(expected), "{row}: {output}");
-        assert!(output.contains(said), "{row}: {output}");
-    }
-}
-
-#[test]
 fn what_cannot_be_written_does_not_lose_the_report() {
     let output = stalemate(&["run", "unmap", "--cpu", "pcid", "--html", "/nonexistent/page.html"]);
     assert_eq!(output.status.code(), Some(2));
@@ -359,100 +292,4 @@ fn a_recording_can_be_drawn_later() {
     assert_eq!(stalemate(&again).status.code(), Some(0));
     let read = |path: &str| std::fs::read_to_string(path).expect("a page");
     assert_eq!(read(&first), read(&second));
-}
-
-/// The runs that are not as expected, each from its headline to the command that does it again.
-fn unexpected(report: &str) -> Vec<String> {
-    let end = "  again: ";
-    let runs = report.split("unmap on ").filter_map(|run| {
-        let (facts, command) = run.split_once(end)?;
-        Some([facts, end, command.lines().next()?].concat())
-    });
-    runs.collect()
-}
-
-#[test]
-fn the_command_that_does_it_again_does_it_again() {
-    let directory = format!("{}/scenarios with blanks", env!("CARGO_TARGET_TMPDIR"));
-    std::fs::create_dir_all(&directory).expect("a directory");
-    // Called like a built-in one, and another: nothing is flushed, and that is expected only without
-    // isolation; one fault does harm though it must not, the other is expected to and does not.
-    let path = format!("{directory}/unmap.toml");
-    let text = r#"
-summary = "s"
-cpu = { pcid = true, invpcid = false }
-steps = """
-map u0 red
-map u1 red
-user read u0 -> red
-remap u0 blue
-flush_tlb_one_user u0
-user read u0 -> blue
-remap u1 blue
-user read u1 -> blue
-"""
-
-[[fault]]
-inject = "drop mark#1"
-when = { pti = true }
-violates = []
-
-[[fault]]
-inject = "repeat mark#1"
-when = { pti = true }
-violates = ["stale-user-entry"]
-
-[[verdict]]
-when = { pti = false }
-violates = ["never-flushed"]
-"#;
-    std::fs::write(&path, text).expect("a file");
-    let said = |arguments: &[&str]| {
-        let output = stalemate(&[arguments, &["--executor", "interp"]].concat());
-        assert_eq!(output.status.code(), Some(1));
-        String::from_utf8(output.stdout).expect("text")
-    };
-    let runs = unexpected(&said(&["run", &path, "--cpu", "pcid"]));
-    assert_eq!(runs.len(), 3, "{runs:#?}");
-    for run in runs {
-        let again = run.lines().find_map(|line| line.trim().strip_prefix("again: stalemate "));
-        let words = common::words(again.expect("a command"));
-        let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        assert_eq!(unexpected(&said(&words)), [run]);
-    }
-}
-
-#[test]
-fn a_fault_of_a_file_can_be_selected_and_must_be_there() {
-    let run =
-        |case| stalemate(&["run", MARK, "--cpu", "pcid", "--policy", "split", "--case", case]);
-    let caught = text(&run("1").stdout);
-    assert!(caught.contains("1 runs as expected (1 of them caught), 0 not"), "{caught}");
-    let said = fails(&["run", MARK, "--case", "99"], 2);
-    assert!(said.contains("there is no fault 99"), "{said}");
-}
-
-#[test]
-fn what_the_selection_leaves_out_is_said() {
-    let directory = env!("CARGO_TARGET_TMPDIR");
-    let path = format!("{directory}/left-out.toml");
-    let text = "summary = \"s\"\nsteps = \"\"\"\nmap u0 red\nuser read u0 -> red\nunmap u0\n\
-                flush_tlb_one_user u0\nuser read u0 -> fault\n\"\"\"\n\
-                [[fault]]\ninject = \"drop invlpg\"\nwhen = { policy = \"joined\" }\n\
-                violates = [\"stale-kernel-entry\"]\n";
-    std::fs::write(&path, text).expect("a file");
-    let said = |more: &[&str]| {
-        let output = stalemate(&[&["run", &path, MARK][..], more].concat());
-        String::from_utf8(output.stdout).expect("text")
-    };
-    let of_cpu = said(&["--cpu", "nopcid"]);
-    let unfit = format!("left out, since no selected CPU fits: {MARK}\n");
-    assert!(of_cpu.contains(&unfit), "{of_cpu}");
-    let one = "left-out: left out, since it runs only with --policy joined: fault 1\n";
-    assert!(of_cpu.contains(one), "{of_cpu}");
-    let of_policy = said(&["--cpu", "pcid", "--policy", "eager"]);
-    let many = "left out, since the scenarios say nothing of them under eager: ";
-    assert!(of_policy.contains(many), "{of_policy}");
-    let none = said(&["--cpu", "pcid", "--policy", "split", "--inject", "drop invlpg#1"]);
-    assert!(!none.contains("left out"), "{none}");
 }

@@ -51,7 +51,9 @@ fn every_error_has_its_place_and_its_help() {
         (steps("map u0 red").replace("summary", "sumary"), "1:1", "unknown field", "summary"),
         ("summary = 1\nsteps = \"x\"".into(), "1:11", "invalid type", "string"),
         ("summary = \"s\"".into(), "1:1", "missing field", "steps"),
-        ("summary = \"s".into(), "1:13", "invalid basic string", "expected"),
+        ("summary = \"s".into(), "1:13", "this string does not end", "close it"),
+        ("steps = \"\"\"\nx\n".into(), "3:1", "this string does not end", "close it"),
+        ("summary = \"s\"\nsummary = \"t\"".into(), "2:1", "this key is here twice", "leave one"),
         (steps("map u0 red") + "cpu = { pcidd = true }", "5:9", "unknown field", "pcid"),
         (steps("map u0 red") + "cpu = { pcid = 1 }", "5:16", "invalid type", "value or a list"),
         (steps("map u0 red") + "model = { seed = 1 }", "5:18", "no `seeded` fill", "add `seeded`"),
@@ -64,15 +66,10 @@ fn every_error_has_its_place_and_its_help() {
         (
             steps("map u0 red") + "model = { fill = \"lazy\" }",
             "5:18",
-            "unknown variant",
+            "unknown value",
             "did you mean `lazy-a`",
         ),
-        (
-            steps("map u0 red") + "kernel = { policy = \"joind\" }",
-            "5:21",
-            "unknown variant",
-            "split",
-        ),
+        (steps("map u0 red") + "kernel = { policy = \"joind\" }", "5:21", "unknown value", "split"),
         (
             steps("map u0 red") + "cpu = { pge = false }\nkernel = { global = true }",
             "6:21",
@@ -107,7 +104,7 @@ fn every_error_has_its_place_and_its_help() {
         (
             steps("map u0 red") + "[[fault]]\ninject = \"drop ipi\"\nstops = \"hangs\"",
             "7:9",
-            "unknown variant",
+            "unknown value",
             "did you mean `hang`",
         ),
     ] {

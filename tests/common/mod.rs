@@ -2,9 +2,10 @@
 #![allow(dead_code, missing_docs)]
 
 use stalemate::boot::{Image, Symbols, guest_image};
-use stalemate::executor::{Backend, kvm_is_required};
+use stalemate::executor::{Backend, REQUIRE_KVM, kvm_is_required};
 use stalemate::runner::{RunResult, Runner, Trace};
 use stalemate::scenario::{self, CPUS, Expected, Policy, Run, RunConfig, Scenario};
+use std::process::{Command, Output};
 
 /// The host's KVM, or why the test is skipped. With STALEMATE_REQUIRE_KVM=1 that is a failure.
 pub fn kvm() -> Result<Backend, String> {
@@ -42,6 +43,29 @@ macro_rules! kvm_or_skip {
             }
         }
     };
+}
+
+/// The program, as a user calls it.
+pub fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_stalemate"));
+    command.args(arguments).env_remove(REQUIRE_KVM);
+    command
+}
+
+/// What the program does with these arguments.
+pub fn stalemate(arguments: &[&str]) -> Output {
+    command(arguments).output().expect("it runs")
+}
+
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Standard error of a command that must exit with `code`.
+pub fn fails(arguments: &[&str], code: i32) -> String {
+    let output = stalemate(arguments);
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", text(&output.stderr));
+    text(&output.stderr)
 }
 
 /// A point of the matrix, by the CPU's name.

@@ -4,8 +4,8 @@
 use crate::arch::addr::{CpuId, Gva};
 use crate::boot::Symbols;
 use crate::ink::{Ink, tame};
-use crate::oracle::Violation;
-use crate::runner::RunResult;
+use crate::oracle::{RuleId, Violation};
+use crate::runner::{Mismatch, RunResult, WENT_THROUGH};
 use crate::scenario::Scenario;
 use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Snippet};
 use serde::Serialize;
@@ -71,28 +71,29 @@ pub fn facts(
             format!("event {} {}: {}\nby {}", missed.seq, missed.what, missed.why, at(missed.rip));
         fact("missed", text);
     }
-    if let Some(read) = old_read(result, violation) {
-        let step = step(Some(read.step));
-        fact("then read", format!("{step} got {}{}", read.got, how_old(&read.got)));
+    if let Some(access) = wrong_access(result, violation) {
+        fact("then", format!("{}: {}", step(Some(access.step)), came_to(access)));
     }
     facts
 }
 
-/// What the scenario reads of the page next, if that is not what it expects.
-fn old_read<'r>(
-    result: &'r RunResult,
-    violation: &Violation,
-) -> Option<&'r crate::runner::Mismatch> {
+/// The scenario's next access that is not what it expects.
+fn wrong_access<'r>(result: &'r RunResult, violation: &Violation) -> Option<&'r Mismatch> {
     let after = |step: usize| violation.step.is_none_or(|violated| step >= violated);
     result.mismatches.iter().find(|mismatch| after(mismatch.step))
 }
 
-fn how_old(got: &str) -> &'static str {
-    if got.starts_with("page fault") { "" } else { ", the old value" }
+/// What the access came to, which the stale entry is the reason of.
+fn came_to(access: &Mismatch) -> String {
+    match access.got.as_str() {
+        WENT_THROUGH => "the store goes through, with the old rights".to_owned(),
+        got if got.starts_with("page fault") => format!("gets a {got}"),
+        got => format!("reads {got}, the old value"),
+    }
 }
 
 /// Facts that the underlined lines tell.
-const UNDERLINED: [&str; 2] = ["deadline", "then read"];
+const UNDERLINED: [&str; 2] = ["deadline", "then"];
 
 /// The violation as a diagnostic.
 #[must_use]
@@ -104,7 +105,8 @@ pub fn diagnosis(
     violation: &Violation,
 ) -> String {
     // What the scenario asks for is no error, and needs no help.
-    let level = match result.as_expected {
+    let is_caught = result.run.expected.rules().any(|rule| rule == violation.rule);
+    let level = match is_caught {
         true => Level::INFO.with_name("caught"),
         false => Level::ERROR,
     };
@@ -114,9 +116,13 @@ pub fn diagnosis(
     for fact in facts.into_iter().filter(|fact| !UNDERLINED.contains(&fact.name)) {
         group = group.element(Level::NOTE.with_name(fact.name).message(fact.text));
     }
-    if !result.as_expected {
+    if !is_caught {
         let about = violation.rule.about();
-        let source = format!("{}; see `stalemate explain {}`", about.source, about.name);
+        let source = match violation.rule {
+            // The program does not know it.
+            RuleId::Own(_) => about.source.to_owned(),
+            _ => format!("{}; see `stalemate explain {}`", about.source, about.name),
+        };
         group = group.element(Level::NOTE.with_name("source").message(source));
         group = group.element(Level::HELP.message(about.hint));
     }
@@ -159,8 +165,8 @@ pub fn remarks(scenario: &Scenario, result: &RunResult, violation: &Violation) -
         None => format!("here{on}"),
     };
     remark(due, here);
-    if let Some(read) = old_read(result, violation) {
-        remark(Some(read.step), format!("reads {}{}", read.got, how_old(&read.got)));
+    if let Some(access) = wrong_access(result, violation) {
+        remark(Some(access.step), came_to(access));
     }
     let texts = texts.into_iter();
     texts

@@ -3,11 +3,11 @@
 use super::diagnosis::{on_cpu, step_text};
 use super::unexplained::{registers, unexplained};
 use super::{Results, diagnosis};
-use crate::arch::tlb::Tag;
+use crate::arch::tlb::{Fill, Tag};
 use crate::inject::Interrupt;
 use crate::ink::{Ink, Tone};
 use crate::machine::Swept;
-use crate::oracle::{Discharger, Obligation, State};
+use crate::oracle::{Discharger, Obligation, RuleId, State};
 use crate::runner::{Difference, Outcome, RunResult, SweepResult};
 use crate::scenario::{CPUS, Expected, Scenario, Stops};
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,6 +17,10 @@ use std::fmt::Write;
 const CONFIGS_NAMED: usize = 6;
 /// The width of a column, where the processor's name is not wider.
 const COLUMN: usize = 12;
+
+/// What the table's cells mean.
+const LEGEND: &str = "ok N+M: N runs clean and M caught, as expected; lost: live entries that nobody \
+                      asked to flush and a big hammer removed, in on-demand runs";
 
 /// What is modelled with any executor.
 const MODELLED: &str = "modelled: the TLB, CR3, PCID, INVPCID, PGE and privilege, as the manual \
@@ -29,18 +33,20 @@ pub fn summary(results: &Results<'_>, ink: Ink) -> String {
     let runs = results.results.len();
     let _ = writeln!(
         out,
-        "stalemate {}, executor {}: {runs} of {} possible runs",
+        "stalemate {}, executor {}: {runs} of {}",
         env!("CARGO_PKG_VERSION"),
         results.executor(),
-        results.possible
+        counted(results.possible, "possible run", "possible runs")
     );
     let cpus: Vec<&str> = CPUS
         .iter()
         .map(|cpu| cpu.name)
         .filter(|name| results.results.iter().any(|result| result.run.config.cpu.name == *name))
         .collect();
-    let width = results.scenarios.iter().map(|scenario| scenario.name.len()).max().unwrap_or(8);
-    let _ = write!(out, "\n{:width$} ", "scenario");
+    let heading = "scenario";
+    let names = results.scenarios.iter().map(|scenario| scenario.name.chars().count());
+    let width = names.max().unwrap_or(0).max(heading.len());
+    let _ = write!(out, "\n{heading:width$} ");
     for cpu in &cpus {
         let _ = write!(out, " {cpu:>COLUMN$}");
     }
@@ -54,15 +60,15 @@ pub fn summary(results: &Results<'_>, ink: Ink) -> String {
     }
     let failed = results.results.iter().filter(|result| !result.as_expected).count();
     let caught = results.results.iter().filter(|result| result.is_caught()).count();
-    let _ = writeln!(out, "\nok N+M: N runs clean and M caught, as expected");
+    let _ = writeln!(out, "\n{LEGEND}");
     caught_without_fault(&mut out, results);
     for line in results.left_out {
         let _ = writeln!(out, "{line}");
     }
     let tone = if failed == 0 { Tone::Good } else { Tone::Bad };
-    let counted =
-        format!("{} runs as expected ({caught} of them caught), {failed} not", runs - failed);
-    let _ = writeln!(out, "{}", ink.paint(tone, &counted));
+    let good = counted(runs - failed, "run", "runs");
+    let total = format!("{good} as expected ({caught} of them caught), {failed} not");
+    let _ = writeln!(out, "{}", ink.paint(tone, &total));
     out
 }
 
@@ -161,7 +167,10 @@ fn row(
         let _ = write!(out, " {}", ink.paint(tone, &format!("{cell:>wide$}")));
     }
     let caught = of.iter().filter(|result| result.is_caught()).count();
-    let lost: usize = of.iter().map(|result| result.hammers.1).sum();
+    // Counted where entries are there on demand; else there is no number.
+    let on_demand = of.iter().filter(|result| result.run.config.fill == Fill::OnDemand);
+    let lost = on_demand.map(|result| result.hammers.1).reduce(|sum, lost| sum + lost);
+    let lost = lost.map_or("-".to_owned(), |lost| lost.to_string());
     let mut discharged: BTreeMap<Discharger, usize> = BTreeMap::new();
     for result in of.iter().filter(|result| result.outcome == Outcome::Clean) {
         for (by, count) in result.discharged() {
@@ -186,7 +195,7 @@ pub fn details(results: &Results<'_>, result: &RunResult, ink: Ink) -> String {
     if result.as_expected {
         let _ = writeln!(out, ", as expected");
     } else {
-        let _ = writeln!(out, "{}", but_expected(&result.run.expected));
+        let _ = writeln!(out, "{}", but_expected(result));
     }
     if let Some(sweep) = &result.sweep {
         self::sweep(&mut out, results, scenario, sweep);
@@ -204,17 +213,19 @@ pub fn details(results: &Results<'_>, result: &RunResult, ink: Ink) -> String {
     for line in unexplained(results.symbols, scenario, result) {
         let _ = writeln!(out, "  {line}");
     }
-    if result.hammers.0 > 0 {
-        let _ = write!(out, "  {} big hammers", result.hammers.0);
+    let (hammers, lost) = result.hammers;
+    if hammers > 0 {
+        let _ = write!(out, "  {}", counted(hammers, "big hammer", "big hammers"));
         let _ = match result.run.config.fill {
-            crate::arch::tlb::Fill::OnDemand => {
-                writeln!(out, ", {} live entries lost", result.hammers.1)
+            Fill::OnDemand => {
+                writeln!(out, ", {} lost", counted(lost, "live entry", "live entries"))
             }
             _ => writeln!(out),
         };
     }
     if result.needless > 0 {
-        let _ = writeln!(out, "  {} needless flushes", result.needless);
+        let needless = counted(result.needless, "needless flush", "needless flushes");
+        let _ = writeln!(out, "  {needless}");
     }
     if !result.as_expected {
         let _ = writeln!(out, "  again: {}", results.command(&result.run));
@@ -222,14 +233,31 @@ pub fn details(results: &Results<'_>, result: &RunResult, ink: Ink) -> String {
     out
 }
 
-fn but_expected(expected: &Expected) -> String {
-    match expected {
+/// A number of things, by their name.
+fn counted(count: usize, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}
+
+fn but_expected(result: &RunResult) -> String {
+    match &result.run.expected {
+        Expected::Unstated if !result.run.faults.is_empty() => {
+            " (no scenario says what comes of --inject)".to_owned()
+        }
         Expected::Clean => ", but clean was expected".to_owned(),
         Expected::Unstated => " (the scenario says nothing of this run)".to_owned(),
         Expected::Violates(rules) if rules.is_empty() => ", but clean was expected".to_owned(),
         Expected::Violates(rules) => {
-            let names: Vec<String> = rules.iter().map(ToString::to_string).collect();
-            format!(", but {} was expected", names.join(" and "))
+            let found: BTreeSet<RuleId> = result.rules().union(&result.costs()).copied().collect();
+            let names = |rules: BTreeSet<&RuleId>| {
+                rules.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
+            };
+            let missing = names(rules.difference(&found).collect());
+            let surplus = names(result.rules().difference(rules).collect());
+            match (missing.is_empty(), surplus.is_empty()) {
+                (false, true) => format!(", but {missing} was expected"),
+                (true, _) => format!(", but {surplus} was not expected"),
+                (false, false) => format!(", but {missing} was expected and {surplus} was not"),
+            }
         }
         Expected::Stops(Stops::Hang) => ", but a hang was expected".to_owned(),
         Expected::Stops(Stops::Crash) => ", but a crash was expected".to_owned(),

@@ -10,7 +10,7 @@ mod sweep;
 pub use compare::{Difference, Side, compare, compare_all};
 pub use counts::EventCounts;
 pub use examine::{Deadlines, Examined};
-pub use outcome::{Mismatch, Outcome, RunResult};
+pub use outcome::{Mismatch, Outcome, RunResult, WENT_THROUGH};
 pub use sweep::{Failing, SweepResult};
 
 use crate::arch::tlb::TlbModel;

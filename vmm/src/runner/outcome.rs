@@ -10,7 +10,7 @@ use crate::oracle::{Discharger, Obligation, Oracle, RuleId, State, Violation};
 use crate::scenario::{Expect, Expected, Run, Scenario, Stops};
 use serde::{Deserialize, Serialize};
 use stalemate_shared::layout::{COLOURS, colour_word};
-use stalemate_shared::step::status;
+use stalemate_shared::step::{op, status};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -50,6 +50,9 @@ impl fmt::Display for Outcome {
         })
     }
 }
+
+/// What a store that should have faulted came to.
+pub const WENT_THROUGH: &str = "no fault, the store went through";
 
 /// A step that came to something else than the scenario says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -242,7 +245,12 @@ fn mismatches(scenario: &Scenario, reports: &[Option<StepReport>]) -> Vec<Mismat
         .map(|(index, (step, report))| Mismatch {
             step: index,
             text: step.text.clone(),
-            got: describe(report),
+            got: match step.input.op {
+                op::USER_WRITE | op::KERNEL_WRITE if report.status == status::DONE => {
+                    WENT_THROUGH.to_owned()
+                }
+                _ => describe(report),
+            },
         })
         .collect()
 }

@@ -131,6 +131,35 @@ fn distance(a: &str, b: &str) -> usize {
     old[b.len()]
 }
 
+/// What the TOML reader says is wrong, and what would be right.
+pub(super) fn explain(message: &str) -> (String, String) {
+    if let Some(field) = message.strip_prefix("missing field ") {
+        return (message.to_owned(), format!("add a line `{} = …`", field.trim_matches('`')));
+    }
+    if message == "duplicate key" {
+        return ("this key is here twice".to_owned(), "leave one of them out".to_owned());
+    }
+    let halves =
+        [", expected ", " expected "].iter().find_map(|separator| message.split_once(separator));
+    let Some((wrong, right)) = halves else {
+        let help = "see `stalemate list scenarios`, or copy one of the built-in files";
+        return (message.to_owned(), help.to_owned());
+    };
+    if wrong.ends_with("string") && right.trim_matches('`').chars().all(|c| c == '"' || c == '\'') {
+        let help = "close it with the quotes that opened it";
+        return ("this string does not end".to_owned(), help.to_owned());
+    }
+    let right = right.replace("a sequence", "a list, as in `[\"…\"]`");
+    // An unknown word comes in backticks, and so do the known ones.
+    let word = wrong.starts_with("unknown").then(|| wrong.split('`').nth(1)).flatten();
+    let near = word.and_then(|word| nearest(word, right.split('`').skip(1).step_by(2)));
+    let help = match near {
+        Some(meant) => format!("did you mean `{meant}`? expected {right}"),
+        None => format!("expected {right}"),
+    };
+    (wrong.replace("unknown variant", "unknown value"), help)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

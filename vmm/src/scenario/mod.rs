@@ -5,7 +5,9 @@ mod config;
 mod diagnostic;
 mod file;
 mod matrix;
+mod order;
 mod raw;
+mod source;
 mod step;
 
 pub use builtin::{BUILTIN, NOT_REBUILT, ZOO};
