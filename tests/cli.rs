@@ -140,13 +140,14 @@ fn bad_usage_and_bad_input_exit_with_2_before_anything_boots() {
     for (arguments, says) in [
         (&["run", "no-such-scenario"][..], "no built-in scenario and no file"),
         (&["run", "unmapp"], "did you mean `unmap`?"),
-        (&["run", MARK, "--cpu", "pentium"], "use `all` or some of nopcid"),
+        (&["run", MARK, "--cpu", "pentium"], "possible values: all, nopcid, pcid"),
         (&["run", MARK, "--cpu", "nopcid"], "no selected CPU fits"),
-        (&["run", MARK, "--policy", "joint"], "use one of split"),
+        (&["run", MARK, "--policy", "joint"], "possible values: split"),
         (&["run", MARK, "--inject", "drop mrk"], "`mrk` is no operation; use one of"),
         (&["run", MARK, "--executor", "bochs"], "possible values: kvm, interp, both"),
         (&["run", "--guest", "/dev/null"], "not a readable 64-bit ELF file"),
-        (&["explain", "nothing"], "no rule, fault, policy, fill or variant"),
+        (&["explain", "nothing"], "no rule, fault, policy, fill, variant, CPU or scenario"),
+        (&["fuzz", "--count", "0"], "0 is not in 1.."),
         (&["frobnicate"], "unrecognized subcommand"),
     ] {
         let error = fails(arguments, 2);
@@ -236,7 +237,9 @@ fn lists_and_explanations_are_there() {
         assert_eq!(stalemate(&["explain", form]).status.code(), Some(0), "{form}");
     }
     assert_eq!(stalemate(&["explain", "drop mark#1"]).status.code(), Some(0));
-    assert_eq!(stalemate(&["explain", "unsplit"]).status.code(), Some(0));
+    for name in ["unsplit", "pcid-smep", "unmap", "narrow-mask", "mask-too-narrow"] {
+        assert_eq!(stalemate(&["explain", name]).status.code(), Some(0), "{name}");
+    }
     assert!(text(&stalemate(&["explain", "lazy-a"]).stdout).contains("where A is set"));
 }
 

@@ -91,7 +91,7 @@ fn a_pipe_gets_no_colours_unless_it_asks_for_them() {
     let coloured = printed(&format!("run {DROPPED} --color always"));
     assert!(coloured.contains(ESCAPE));
     assert_eq!(anstream::adapter::strip_str(&coloured).to_string(), plain);
-    for format in ["json", "junit", "tap"] {
+    for format in ["json", "junit", "tap", "sarif"] {
         let text = printed(&format!("run {DROPPED} --color always --format {format}"));
         assert!(!text.contains(ESCAPE), "{format}");
     }

@@ -3,9 +3,14 @@
 //! A page's commands run in a directory of the page's own, in which its blocks
 //! "```toml FILE" are files, as the reader who follows the text has them. A line `...` stands for any
 //! lines. A command that does not exit with 0 says so: `$ stalemate … # exits with 1`.
+//!
+//! Commands without an output stand in blocks of "```sh" and are run too; those of "```sh,long"
+//! take minutes or need a certain host, so that only their arguments are looked at.
 
 use super::common;
+use clap::Parser;
 use regex::Regex;
+use stalemate::cli::Cli;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -20,6 +25,7 @@ pub fn canonical(text: &str) -> String {
             (r"\+0x[0-9a-f]+", "+…"),
             (r"\.rs:\d+", ".rs:…"),
             (r"0x[0-9a-f]{6,}", "0x…"),
+            (r"at each boundary: \d+ tried", "at each boundary: … tried"),
             (r"executor (kvm|interp)", "executor …"),
             (r"(?m)^(real|interpreted): .*$", "real or interpreted"),
         ]
@@ -41,20 +47,29 @@ fn directory(page: &Path) -> PathBuf {
     directory
 }
 
-/// What a command prints: its errors, then its output.
-fn run(line: &str, directory: &Path) -> String {
-    let (command, code) = match line.split_once(" # exits with ") {
-        Some((command, code)) => (command, code.parse().expect("an exit code")),
+/// The arguments of a command of ours and its exit code; `None` for a command of others.
+pub fn parsed(line: &str) -> Option<(Vec<String>, i32)> {
+    let (line, code) = match line.split_once(" # exits with ") {
+        Some((line, code)) => (line, code.parse().expect("an exit code")),
         None => (line, 0),
     };
-    let words = common::words(command);
+    // A remark, or what others make of the output.
+    let line = [" #", " | "].iter().fold(line, |line, end| line.split(end).next().unwrap_or(line));
+    let words = common::words(line);
     let arguments = match &words[..] {
         [program, rest @ ..] if program == "stalemate" => rest,
         [cargo, run, rest @ ..] if cargo == "cargo" && run == "run" => {
             rest.strip_prefix(&["--".to_owned()]).unwrap_or(rest)
         }
-        _ => panic!("`{line}` is no command of ours"),
+        _ => return None,
     };
+    Some((arguments.to_vec(), code))
+}
+
+/// What a command prints: its errors, then its output.
+fn run(line: &str, directory: &Path) -> String {
+    let (arguments, code) =
+        parsed(line).unwrap_or_else(|| panic!("`{line}` is no command of ours"));
     let mut command = Command::new(env!("CARGO_BIN_EXE_stalemate"));
     command.args(arguments).current_dir(directory).env_remove("STALEMATE_BLESS");
     let output = command.output().expect("it runs");
@@ -94,24 +109,40 @@ pub fn with_outputs(path: &Path, text: &str) -> String {
     let mut lines = text.lines().peekable();
     while let Some(line) = lines.next() {
         let _ = writeln!(out, "{line}");
-        let file = line.strip_prefix("```toml ");
-        if !line.starts_with("```console") && file.is_none() {
-            continue;
-        }
+        let Some(fence) = line.trim_start().strip_prefix("```") else { continue };
         let mut body = Vec::new();
-        while let Some(line) = lines.next_if(|line| *line != "```") {
+        while let Some(line) = lines.next_if(|line| line.trim_start() != "```") {
             body.push(line);
         }
-        match file {
-            Some(name) => {
-                let contents = body.join("\n") + "\n";
-                std::fs::write(directory.join(name), &contents).expect("a file");
-                out += &contents;
-            }
-            None => out += &block(&body, &directory),
+        let contents: String = body.iter().flat_map(|line| [line, "\n"]).collect();
+        if let Some(name) = fence.strip_prefix("toml ") {
+            std::fs::write(directory.join(name), &contents).expect("a file");
         }
+        if fence == "console" {
+            out += &block(&body, &directory);
+        } else {
+            body.iter().for_each(|line| unprinted(fence, line, &directory, path));
+            out += &contents;
+        }
+        out.extend(lines.next().into_iter().flat_map(|end| [end, "\n"]));
     }
     out
+}
+
+/// A command of which the page shows no output.
+fn unprinted(fence: &str, line: &str, directory: &Path, page: &Path) {
+    let Some((arguments, code)) = parsed(line) else { return };
+    match fence {
+        "sh" => _ = run(line, directory),
+        "sh,long" => {
+            assert_eq!(code, 0, "{line}: what does not run says no exit code");
+            let words = std::iter::once("stalemate".to_owned()).chain(arguments);
+            Cli::try_parse_from(words).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+        // Usages; and what the test of the page on policies runs, on a program of its own.
+        "text" | "toml" | "sh,policy" => (),
+        _ => panic!("{}: `{line}` stands in a block that nobody runs", page.display()),
+    }
 }
 
 /// A block of commands, each with what it prints.

@@ -7,6 +7,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod console;
+mod policy;
 mod references;
 
 use std::path::{Path, PathBuf};

@@ -13,6 +13,7 @@ use stalemate::oracle::{RULES, RuleId, Violation};
 use stalemate::report::picture;
 use stalemate::runner::Runner;
 use stalemate::scenario::{self, CPUS, POLICIES, Selection, VERBS};
+use stalemate_shared::layout::{self, COLOURS};
 use std::fmt::Write;
 
 const BEGIN: &str = "<!-- generated: ";
@@ -46,11 +47,14 @@ fn part(name: &str) -> String {
             )
         }
         "keys" => keys(),
-        "cpus" => table(["name", "it has"], CPUS.iter().map(|cpu| (cpu.name.to_owned(), has(cpu)))),
+        "cpus" => {
+            table(["name", "it has"], CPUS.iter().map(|cpu| (cpu.name.to_owned(), cpu.has())))
+        }
         "policies" => table(
             ["policy", "what it does"],
             pairs(POLICIES.iter().map(|&(_, name, help)| (name, help))),
         ),
+        "pages" => pages(),
         "fills" => table(
             ["fill", "the TLB holds"],
             pairs(FILLS.iter().map(|&(_, name, help)| (name, help))),
@@ -76,20 +80,30 @@ fn part(name: &str) -> String {
     }
 }
 
-fn has(cpu: &scenario::CpuModel) -> String {
-    let features = cpu.features;
-    let all = [
-        (features.pcid, "PCID"),
-        (features.invpcid, "INVPCID"),
-        (features.pge, "PGE"),
-        (features.smep, "SMEP"),
+/// What steps may name, from the layout of the guest's memory.
+fn pages() -> String {
+    let range = |letter: char, count: u64| format!("`{letter}0`..`{letter}{}`", count - 1);
+    let letter = |number: usize| (b'A' + number as u8 - 1) as char;
+    let mut out = table(["name", "is"], std::iter::empty());
+    let rows = [
+        (range('u', layout::USER_PAGE_COUNT), "user pages".to_owned()),
+        (
+            range('v', layout::USER_TABLE_PAGE_COUNT),
+            "user pages on a page table of their own".to_owned(),
+        ),
+        (range('h', layout::USER_LARGE_PAGE_COUNT), "user pages of 2 MiB".to_owned()),
+        (range('k', layout::KERNEL_PAGE_COUNT), "kernel pages".to_owned()),
+        (format!("`A`..`{}`", letter(layout::MM_COUNT)), "address spaces".to_owned()),
+        (format!("`cpu0`..`cpu{}`", layout::MAX_CPUS - 1), "CPUs".to_owned()),
+        (
+            format!("`{}`", COLOURS.join("`, `")),
+            format!("frames; the first {} name frames of 2 MiB too", layout::LARGE_COLOURS),
+        ),
     ];
-    let names: Vec<&str> = all.iter().filter(|(has, _)| *has).map(|(_, name)| *name).collect();
-    match (names.is_empty(), cpu.default) {
-        (true, _) => "none of them".to_owned(),
-        (_, true) => format!("{}; in the default suite", names.join(", ")),
-        (_, false) => names.join(", "),
+    for (name, what) in rows {
+        let _ = writeln!(out, "| {name} | {what} |");
     }
+    out
 }
 
 fn faults() -> String {
@@ -138,11 +152,16 @@ fn about(rule: RuleId) -> String {
     if about.is_cost {
         out = format!("{}\n\nSource: {}.\n", about.statement, about.source);
     }
+    // What the command line injects no file expects.
+    let injects = about.violated_by.contains("--inject") && !about.is_cost;
+    let code = if injects { " # exits with 1" } else { "" };
     let _ = writeln!(
         out,
         "\nThis violates it:\n\n```sh\nstalemate run {}\n```\n\nThis comes close and does not:\n\n\
          ```sh\nstalemate run {}\n```\n\nWhat to try: {}.",
-        about.violated_by, about.near_miss, about.hint
+        format_args!("{}{code}", about.violated_by),
+        about.near_miss,
+        about.hint
     );
     out
 }
@@ -181,14 +200,80 @@ fn schemas() -> String {
         let title = schema["title"].as_str().expect("a title");
         let what = schema["description"].as_str().expect("a description").replace('\n', " ");
         let _ = writeln!(out, "## {title}\n\n[`{name}`]({name}). {what}\n");
-        let field = |(name, property): (&String, &Value)| {
-            let what = property["description"].as_str().unwrap_or("").replace('\n', " ");
-            (name.clone(), what)
-        };
-        let properties = schema["properties"].as_object().expect("properties");
-        let _ = writeln!(out, "{}", table(["field", ""], properties.iter().map(field)));
+        fields(&mut out, &schema, &schema);
+        for (name, part) in schema["$defs"].as_object().into_iter().flatten() {
+            if !part["properties"].is_null() {
+                let _ = writeln!(out, "### `{name}`\n");
+                fields(&mut out, &schema, part);
+            }
+        }
     }
     out
+}
+
+/// A table of what an object of a schema has, and what the objects in it have.
+fn fields(out: &mut String, schema: &Value, of: &Value) {
+    let mut rows = Vec::new();
+    collect(&mut rows, schema, of, "");
+    *out += "| field | it is | |\n|---|---|---|\n";
+    for [name, kind, what] in rows {
+        let _ = writeln!(out, "| `{name}` | {kind} | {what} |");
+    }
+    out.push('\n');
+}
+
+fn collect(rows: &mut Vec<[String; 3]>, schema: &Value, of: &Value, prefix: &str) {
+    for (name, property) in of["properties"].as_object().into_iter().flatten() {
+        let name = format!("{prefix}{name}");
+        let what = property["description"].as_str();
+        let what = what.unwrap_or_else(|| panic!("`{name}` has no description")).replace('\n', " ");
+        rows.push([name.clone(), kind(schema, property), what]);
+        inner(rows, schema, property, name);
+    }
+}
+
+/// What is inside of a field: objects, or arrays of them.
+fn inner(rows: &mut Vec<[String; 3]>, schema: &Value, of: &Value, name: String) {
+    match of["items"].is_null() {
+        false => inner(rows, schema, &of["items"], name + "[]"),
+        true => {
+            let choices = of["anyOf"].as_array().into_iter().flatten();
+            choices.chain([of]).for_each(|of| collect(rows, schema, of, &format!("{name}.")));
+        }
+    }
+}
+
+/// The type of a field, in words.
+fn kind(schema: &Value, of: &Value) -> String {
+    let or = |kinds: Vec<String>| kinds.join(" or ");
+    if let Some(reference) = of["$ref"].as_str() {
+        let name = reference.trim_start_matches("#/$defs/");
+        let part = &schema["$defs"][name];
+        return if part["properties"].is_null() {
+            kind(schema, part)
+        } else {
+            format!("[`{name}`](#{name})")
+        };
+    }
+    if let Some(value) = of.get("const") {
+        return format!("`{value}`");
+    }
+    if let Some(values) = of["enum"].as_array() {
+        return or(values.iter().map(|value| format!("`{value}`")).collect());
+    }
+    if let Some(choices) = of["anyOf"].as_array().or(of["allOf"].as_array()) {
+        return or(choices.iter().map(|choice| kind(schema, choice)).collect());
+    }
+    match &of["type"] {
+        Value::String(name) if name == "array" => {
+            format!("array of {}", kind(schema, &of["items"]))
+        }
+        Value::String(name) => name.clone(),
+        Value::Array(names) => {
+            or(names.iter().filter_map(Value::as_str).map(str::to_owned).collect())
+        }
+        _ => "any".to_owned(),
+    }
 }
 
 /// The page with its generated parts as they ought to be, and how many there are.

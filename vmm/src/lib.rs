@@ -11,7 +11,7 @@
 //! use stalemate::boot::{Image, Symbols, guest_image};
 //! use stalemate::executor::Backend;
 //! use stalemate::runner::{Outcome, Runner};
-//! use stalemate::scenario::{self, CPUS, Selection};
+//! use stalemate::scenario::{self, Selection};
 //!
 //! let text = r#"
 //! summary = "A remap without its flush"
@@ -30,8 +30,7 @@
 //! let backend = Backend::interp();
 //! let mut runner = Runner::new(&image, &symbols, &backend);
 //!
-//! let pcid = CPUS.iter().find(|cpu| cpu.name == "pcid").expect("a named CPU");
-//! let runs = scenario.runs(0, &Selection::of(&[*pcid]));
+//! let runs = scenario.runs(0, &Selection::of(&["pcid".parse()?]));
 //! let result = runner.run(&scenario, &runs[0], None)?;
 //! assert_eq!(result.outcome, Outcome::Violation);
 //! assert_eq!(result.violations[0].rule.to_string(), "never-flushed");
@@ -50,7 +49,7 @@
 //! use stalemate::executor::Backend;
 //! use stalemate::oracle::Oracle;
 //! use stalemate::runner::{Runner, Trace};
-//! use stalemate::scenario::{self, CPUS, Selection};
+//! use stalemate::scenario::{self, Selection};
 //!
 //! /// Counts the CR3 loads that keep what is tagged with the PCID.
 //! #[derive(Default)]
@@ -71,8 +70,7 @@
 //! let symbols = Symbols::new(guest_image());
 //! let backend = Backend::interp();
 //! let mut runner = Runner::new(&image, &symbols, &backend);
-//! let pcid = CPUS.iter().find(|cpu| cpu.name == "pcid").expect("a named CPU");
-//! let runs = scenario.runs(0, &Selection::of(&[*pcid]));
+//! let runs = scenario.runs(0, &Selection::of(&["pcid".parse()?]));
 //!
 //! let mut kept = Kept::default();
 //! runner.run(scenario, &runs[0], Some(&mut kept))?;
@@ -83,6 +81,44 @@
 //! let mut oracle = Oracle::default();
 //! trace.replay(&mut oracle);
 //! assert_eq!(oracle.violations(), result.violations);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Show it
+//!
+//! The reports of the program are functions of results: [`report::details`] and
+//! [`report::summary`] for people, [`report::json`] and others for machines. A picture is made of one
+//! run with its events.
+//!
+//! ```
+//! use stalemate::boot::{Image, Symbols, guest_image};
+//! use stalemate::executor::Backend;
+//! use stalemate::report::{Recorded, html, perfetto, timeline};
+//! use stalemate::runner::{Runner, Trace};
+//! use stalemate::scenario::{self, Selection};
+//!
+//! let scenarios = scenario::builtin()?;
+//! let scenario = scenarios.iter().find(|one| one.name == "unmap").expect("a scenario");
+//! let image = Image::parse(guest_image())?;
+//! let symbols = Symbols::new(guest_image());
+//! let backend = Backend::interp();
+//! let mut runner = Runner::new(&image, &symbols, &backend);
+//! let inject = vec!["drop mark#1".parse()?];
+//! let runs = scenario.runs(0, &Selection { inject, ..Selection::of(&["pcid".parse()?]) });
+//!
+//! let mut trace = Trace::default();
+//! let result = runner.run(scenario, &runs[0], Some(&mut trace))?;
+//! let timeline = timeline(&Recorded {
+//!     scenario,
+//!     result: &result,
+//!     trace: &trace,
+//!     executor: runner.executor(),
+//!     symbols: &symbols,
+//!     command: "my-program unmap",
+//! });
+//! let page = html(&timeline);
+//! assert!(page.contains("stale-user-entry") && page.contains("my-program unmap"));
+//! assert!(perfetto(&timeline)["traceEvents"].is_array());
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
@@ -98,7 +134,7 @@
 //! use stalemate::oracle::rule::{About, Context, Finding, Rule};
 //! use stalemate::oracle::RuleId;
 //! use stalemate::runner::{Outcome, Runner};
-//! use stalemate::scenario::{self, CPUS, Selection};
+//! use stalemate::scenario::{self, Selection};
 //!
 //! static ABOUT: About = About {
 //!     id: RuleId::Own(&ABOUT),
@@ -141,10 +177,10 @@
 //! runner.add_rule(Box::new(LoadInFlush));
 //!
 //! // A processor without PGE has nothing but CR3 for the big hammer.
-//! let nopge = CPUS.iter().find(|cpu| cpu.name == "pcid-nopge").expect("a named CPU");
+//! let nopge = "pcid-nopge".parse()?;
 //! for (policy, outcome) in [("split", Outcome::Clean), ("full", Outcome::Violation)] {
-//!     let policy = scenario::POLICIES.iter().find(|row| row.1 == policy).map(|row| row.0);
-//!     let runs = scenario.runs(0, &Selection { policy, ..Selection::of(&[*nopge]) });
+//!     let policy = Some(policy.parse()?);
+//!     let runs = scenario.runs(0, &Selection { policy, ..Selection::of(&[nopge]) });
 //!     let result = runner.run(scenario, &runs[0], None)?;
 //!     assert_eq!(result.outcome, outcome);
 //! }
@@ -162,11 +198,11 @@
 //! use stalemate::inject::{Injector, Sites};
 //! use stalemate::machine::{Session, SessionConfig, StepInput};
 //! use stalemate::oracle::Oracle;
-//! use stalemate::scenario::{self, CPUS, Selection};
+//! use stalemate::scenario::{self, Selection};
 //!
 //! let text = "summary = \"Two reads\"\nsteps = \"\"\"\nmap u0 red\nuser read u0 -> red\n\"\"\"";
 //! let scenario = scenario::parse("two-reads", "two-reads.toml", text)?;
-//! let run = scenario.runs(0, &Selection::of(&CPUS)).remove(0);
+//! let run = scenario.runs(0, &Selection::of(&scenario::CPUS)).remove(0);
 //!
 //! // Like that run's, but on a processor with SMEP.
 //! let mut config = SessionConfig::from(&run.config);

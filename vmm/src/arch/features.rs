@@ -21,6 +21,20 @@ pub struct CpuFeatures {
     pub gib_pages: bool,
 }
 
+impl CpuFeatures {
+    /// The names of those it has, of which processors differ.
+    #[must_use]
+    pub fn names(&self) -> Vec<&'static str> {
+        let all = [
+            (self.pcid, "PCID"),
+            (self.invpcid, "INVPCID"),
+            (self.pge, "PGE"),
+            (self.smep, "SMEP"),
+        ];
+        all.into_iter().filter(|(has, _)| *has).map(|(_, name)| name).collect()
+    }
+}
+
 /// The control bits that translation depends on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Paging {

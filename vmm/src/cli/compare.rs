@@ -1,6 +1,6 @@
 //! `stalemate compare`.
 
-use super::{CompareArgs, EXIT_OK, EXIT_UNEXPECTED, Failure, Format, Terminal, input};
+use super::{CompareArgs, EXIT_OK, EXIT_UNEXPECTED, Failure, Format, Terminal, names};
 use crate::boot;
 use crate::compare::{self, Comparison};
 use crate::scenario::Policy;
@@ -8,9 +8,9 @@ use std::path::Path;
 
 /// Compares the policies.
 pub fn run(args: &CompareArgs, terminal: &mut Terminal<'_>) -> Result<u8, Failure> {
-    let cpus = match &args.cpu {
-        None => compare::default_cpus(),
-        list => input::cpus(list.as_deref())?,
+    let cpus = match &args.cpu[..] {
+        [] => compare::default_cpus(),
+        words => names::each_once(words),
     };
     let workloads = compare::workloads()?;
     let rows = workloads.len() * cpus.len() * Policy::all().len();

@@ -1,6 +1,6 @@
 //! `stalemate list` and `stalemate explain`.
 
-use super::{Failure, ListWhat};
+use super::{Failure, ListWhat, input};
 use crate::arch::tlb::FILLS;
 use crate::inject::forms::{DELAY, FORMS, POINTS, SITES, form_of};
 use crate::oracle::RULES;
@@ -31,19 +31,7 @@ pub fn list(what: ListWhat) -> Result<String, Failure> {
             .map(|about| (about.name.to_owned(), format!("{}: {}", about.function, about.what)))
             .collect(),
         ListWhat::Zoo => Vec::new(),
-        ListWhat::Cpus => CPUS
-            .iter()
-            .map(|cpu| {
-                let has =
-                    |has: bool, name: &str| if has { format!(" {name}") } else { String::new() };
-                let features = cpu.features;
-                let mut what = has(features.pcid, "PCID");
-                what += &has(features.invpcid, "INVPCID");
-                what += &has(features.pge, "PGE");
-                what += if cpu.default { " (in the default suite)" } else { "" };
-                (cpu.name.to_owned(), what.trim_start().to_owned())
-            })
-            .collect(),
+        ListWhat::Cpus => CPUS.iter().map(|cpu| (cpu.name.to_owned(), cpu.has())).collect(),
     };
     if what == ListWhat::Zoo {
         return zoo();
@@ -116,8 +104,14 @@ pub fn explain(name: &str) -> Result<String, Failure> {
         let late = if form.starts_with("delay ") { format!("\n{DELAY}\n") } else { String::new() };
         return Ok(format!("{form}\n\n{help}\n{late}"));
     }
+    if let Some(cpu) = CPUS.iter().find(|cpu| cpu.name == name) {
+        return Ok(format!("{name}\n\nof PCID, INVPCID, PGE and SMEP: {}\n", cpu.has()));
+    }
+    if let Some((file, text)) = input::built_in(name) {
+        return Ok(format!("{name}\n\n{file}:\n\n{text}"));
+    }
     Err(Failure::usage(format!(
-        "`{name}` is no rule, fault, policy, fill or variant; see `stalemate list rules`, `list faults` and \
-         `list policies`"
+        "`{name}` is no rule, fault, policy, fill, variant, CPU or scenario; see `stalemate list rules`, \
+         `list faults` and so on"
     )))
 }

@@ -1,6 +1,8 @@
 //! `stalemate faults`: the detection score.
 
-use super::{EXIT_OK, EXIT_UNEXPECTED, ExecutorKind, Failure, FaultsArgs, Format, Terminal, input};
+use super::{
+    EXIT_OK, EXIT_UNEXPECTED, ExecutorKind, Failure, FaultsArgs, Format, Terminal, input, names,
+};
 use crate::boot::{self, Image, Symbols};
 use crate::executor::Backend;
 use crate::report::{score_json, score_text};
@@ -13,11 +15,11 @@ use std::path::Path;
 pub fn run(args: &FaultsArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result<u8, Failure> {
     let scenarios = input::scenarios(&args.scenarios)?;
     let wanted = Wanted {
-        cpus: input::cpus(args.cpu.as_deref())?,
-        policy: input::policy(args.policy.as_deref())?,
+        cpus: names::or_default(&args.cpu),
+        policy: args.policy,
         inject: input::faults(&args.inject)?,
     };
-    let without = input::rule(args.without.as_deref())?;
+    let without = args.without;
     let cases = cases(&scenarios, &wanted);
     if cases.is_empty() {
         let message = "no selected CPU fits any selected scenario; see the `cpu` line of the \

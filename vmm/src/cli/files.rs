@@ -23,8 +23,8 @@ pub struct Files {
 /// What shows a run.
 #[derive(Debug, Default, clap::Args)]
 pub struct Pictures {
-    /// Write a picture of the run that --record records: one page for a browser, which needs no
-    /// network
+    /// Write a picture of the run, or of several runs of the one that tells most: one page for a
+    /// browser, which needs no network
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
     /// Write a trace of the same run that ui.perfetto.dev opens

@@ -1,6 +1,6 @@
 //! `stalemate fuzz`.
 
-use super::{EXIT_OK, EXIT_UNEXPECTED, ExecutorKind, Failure, Format, Terminal, input};
+use super::{EXIT_OK, EXIT_UNEXPECTED, ExecutorKind, Failure, Format, Terminal, names};
 use crate::executor::{Backend, REQUIRE_KVM, kvm_is_required};
 use crate::fuzz::report::{About, Report, json, text};
 use crate::fuzz::{Beside, Campaign, correct_policies, run, zoo};
@@ -21,20 +21,22 @@ pub struct FuzzArgs {
     #[arg(long, value_name = "N", default_value_t = 0)]
     first: u64,
     /// How many programs
-    #[arg(long, value_name = "N", default_value_t = 1000)]
+    #[arg(long, value_name = "N", default_value_t = 1000,
+          value_parser = clap::value_parser!(u64).range(1..))]
     count: u64,
     /// Run under this policy instead of every one that ought to be correct
-    #[arg(long, value_name = "POLICY")]
-    policy: Option<String>,
+    #[arg(long, value_name = "POLICY", value_parser = names::policy(), hide_possible_values = true)]
+    policy: Option<Policy>,
     /// Let the kernel make this historical mistake
-    #[arg(long, value_name = "VARIANT")]
-    variant: Option<String>,
+    #[arg(long, value_name = "VARIANT", value_parser = names::variant(), hide_possible_values = true)]
+    variant: Option<names::Mistake>,
     /// Count how many programs it takes to find each historical bug, at most --count each
     #[arg(long, conflicts_with_all = ["variant", "out"])]
     zoo: bool,
     /// Processors, separated by commas [default: all]
-    #[arg(long, value_name = "LIST")]
-    cpu: Option<String>,
+    #[arg(long, value_name = "LIST", value_parser = names::cpus(), value_delimiter = ',',
+          hide_possible_values = true)]
+    cpu: Vec<names::Cpus>,
     /// What runs unprivileged instructions [default: interp, and one program in 100 on kvm too]
     #[arg(long, value_enum)]
     executor: Option<ExecutorKind>,
@@ -51,14 +53,14 @@ type Executors = (Backend, Result<(Backend, u64), String>);
 
 /// Runs programs as `args` say.
 pub fn fuzz(args: &FuzzArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result<u8, Failure> {
-    let policies = match input::policy(args.policy.as_deref())? {
+    let policies = match args.policy {
         Some(policy) => vec![policy],
         None if args.zoo => vec![Policy::Split],
         None => correct_policies(),
     };
-    let cpus = match &args.cpu {
-        Some(list) => input::cpus(Some(list))?,
-        None => CPUS.to_vec(),
+    let cpus = match &args.cpu[..] {
+        [] => CPUS.to_vec(),
+        words => names::each_once(words),
     };
     let (executor, second) = executors(args.executor, device)?;
     if let Some(directory) = &args.out {
@@ -71,7 +73,7 @@ pub fn fuzz(args: &FuzzArgs, device: &Path, terminal: &mut Terminal<'_>) -> Resu
         first: args.first,
         count: args.count,
         policies: &policies,
-        variant: args.variant.as_deref().map_or(Ok(None), input::variant)?,
+        variant: args.variant.and_then(|mistake| mistake.0),
         cpus: &cpus,
         executor: &executor,
         beside: beside.map(|(executor, one_in)| Beside { executor, one_in: *one_in }),

@@ -1,12 +1,8 @@
-//! From names on the command line to typed values.
+//! From what the command line names to scenarios and faults.
 
 use super::Failure;
-use crate::arch::tlb::{FILLS, Fill};
 use crate::inject::Fault;
-use crate::machine::Schedule;
-use crate::oracle::RuleId;
-use crate::scenario::{self, BUILTIN, CPUS, CpuModel, POLICIES, Policy, Scenario, ZOO, nearest};
-use stalemate_shared::variant::{VARIANTS, Variant};
+use crate::scenario::{self, BUILTIN, Scenario, ZOO, nearest};
 use std::path::Path;
 
 /// The scenarios that `names` mean; the built-in ones if there is none.
@@ -20,12 +16,7 @@ pub fn scenarios(names: &[String]) -> Result<Vec<Scenario>, Failure> {
             found.extend(scenario::zoo()?);
             continue;
         }
-        let of = |files: &[(&str, &'static str)]| {
-            files.iter().find(|(known, _)| known == name).map(|(_, text)| *text)
-        };
-        let builtin = of(&BUILTIN).map(|text| (format!("scenarios/{name}.toml"), text));
-        let zoo = || of(&ZOO).map(|text| (format!("scenarios/zoo/{name}.toml"), text));
-        if let Some((file, text)) = builtin.or_else(zoo) {
+        if let Some((file, text)) = built_in(name) {
             found.push(scenario::parse(name, &file, text)?);
             continue;
         }
@@ -54,6 +45,15 @@ pub fn scenarios(names: &[String]) -> Result<Vec<Scenario>, Failure> {
     Ok(found)
 }
 
+/// A scenario that is built in, by its name: its file's, and what that says.
+pub fn built_in(name: &str) -> Option<(String, &'static str)> {
+    let of = |directory: &str, files: &[(&str, &'static str)]| {
+        let (_, text) = files.iter().find(|(known, _)| *known == name)?;
+        Some((format!("{directory}/{name}.toml"), *text))
+    };
+    of("scenarios", &BUILTIN).or_else(|| of("scenarios/zoo", &ZOO))
+}
+
 fn toml_files(directory: &Path) -> Result<Vec<std::path::PathBuf>, Failure> {
     let error = |error| Failure::usage(format!("{}: {error}", directory.display()));
     let mut paths = Vec::new();
@@ -75,90 +75,10 @@ fn file(path: &Path) -> Result<Scenario, Failure> {
     Ok(scenario::parse(&name, &shown, &text)?)
 }
 
-/// The processors of `--cpu`.
-pub fn cpus(list: Option<&str>) -> Result<Vec<CpuModel>, Failure> {
-    let Some(list) = list else {
-        return Ok(CPUS.into_iter().filter(|cpu| cpu.default).collect());
-    };
-    if list == "all" {
-        return Ok(CPUS.to_vec());
-    }
-    let mut cpus = Vec::new();
-    for name in list.split(',').map(str::trim) {
-        match CPUS.iter().find(|cpu| cpu.name == name) {
-            Some(cpu) if cpus.contains(cpu) => {}
-            Some(cpu) => cpus.push(*cpu),
-            None => {
-                let names: Vec<&str> = CPUS.iter().map(|cpu| cpu.name).collect();
-                return Err(Failure::usage(format!(
-                    "`{name}` is no CPU; use `all` or some of {}",
-                    names.join(", ")
-                )));
-            }
-        }
-    }
-    Ok(cpus)
-}
-
-/// The policy of `--policy`.
-pub fn policy(name: Option<&str>) -> Result<Option<Policy>, Failure> {
-    let Some(name) = name else { return Ok(None) };
-    let found = POLICIES.iter().find(|(_, known, _)| *known == name);
-    found.map(|&(policy, ..)| Some(policy)).ok_or_else(|| {
-        let names: Vec<&str> = POLICIES.iter().map(|(_, name, _)| *name).collect();
-        Failure::usage(format!("`{name}` is no policy; use one of {}", names.join(", ")))
-    })
-}
-
-/// The variant of `--variant`; none is the kernel as it is.
-pub fn variant(name: &str) -> Result<Option<Variant>, Failure> {
-    if name == "none" {
-        return Ok(None);
-    }
-    let found = VARIANTS.iter().find(|about| about.name == name);
-    found.map(|about| Some(about.variant)).ok_or_else(|| {
-        let near = nearest(name, VARIANTS.iter().map(|about| about.name));
-        let help = near.map_or_else(
-            || "see `stalemate list variants`".to_owned(),
-            |near| format!("did you mean `{near}`?"),
-        );
-        Failure::usage(format!("`{name}` is no variant; {help}"))
-    })
-}
-
-/// The fill choice of `--fill`.
-pub fn fill(name: Option<&str>) -> Result<Option<Fill>, Failure> {
-    let Some(name) = name else { return Ok(None) };
-    let found = FILLS.iter().find(|(_, known, _)| *known == name);
-    found.map(|&(fill, ..)| Some(fill)).ok_or_else(|| {
-        let names: Vec<&str> = FILLS.iter().map(|(_, name, _)| *name).collect();
-        Failure::usage(format!("`{name}` is no fill choice; use one of {}", names.join(", ")))
-    })
-}
-
-/// The schedule of `--schedule`, drawn from the seed of `--seed`.
-pub fn schedule(name: Option<&str>, seed: Option<u64>) -> Result<Option<Schedule>, Failure> {
-    let Some(name) = name else { return Ok(None) };
-    let seed = seed.unwrap_or_default();
-    let all = [Schedule::InOrder, Schedule::Events(seed), Schedule::Instructions(seed)];
-    let found = all.into_iter().find(|schedule| schedule.name() == name);
-    found.map(Some).ok_or_else(|| {
-        let names = all.map(Schedule::name);
-        Failure::usage(format!("`{name}` is no schedule; use one of {}", names.join(", ")))
-    })
-}
-
 /// The faults of `--inject`.
 pub fn faults(texts: &[String]) -> Result<Vec<Fault>, Failure> {
     let parse = |text: &String| {
         text.parse().map_err(|error: crate::inject::FaultError| Failure::usage(error.to_string()))
     };
     texts.iter().map(parse).collect()
-}
-
-/// The rule of `--without`.
-pub fn rule(name: Option<&str>) -> Result<Option<RuleId>, Failure> {
-    let Some(name) = name else { return Ok(None) };
-    let read = |error| Failure::usage(format!("`{name}` is no rule; {error}"));
-    name.parse().map(Some).map_err(read)
 }

@@ -12,12 +12,15 @@ mod fuzz;
 mod generate;
 mod input;
 mod left_out;
+mod names;
 mod replay;
 mod run;
 mod terminal;
 
+use crate::arch::tlb::Fill;
 use crate::ink::{Ink, Tone};
-use crate::scenario::Diagnostic;
+use crate::oracle::RuleId;
+use crate::scenario::{Diagnostic, Policy};
 use clap::{Parser, Subcommand, ValueEnum};
 use std::fmt;
 use std::path::PathBuf;
@@ -32,11 +35,28 @@ pub const EXIT_USAGE: u8 = 2;
 /// The host cannot run what was asked.
 pub const EXIT_HOST: u8 = 3;
 
+const AFTER_HELP: &str = "\
+Exit status:
+  0  all as expected
+  1  an outcome was not as expected, or two executors differ
+  2  bad usage, or bad input; nothing ran
+  3  the host cannot do what was asked
+
+Environment:
+  STALEMATE_REQUIRE_KVM=1  use KVM where either would do, and fail where there is none
+  NO_COLOR                 print no colours, unless --color asks for them
+
+Examples:
+  stalemate run user-flush-on-next-return --cpu pcid
+  stalemate run shootdown --cpu pcid --inject \"early ack\" --html out.html
+  stalemate run my-scenarios/ --format junit > junit.xml
+  stalemate explain stale-user-entry";
+
 /// Proves, on the machine code that ran, that a kernel's TLB flushes are sufficient.
 ///
 /// Without a command it runs the built-in suite.
 #[derive(Debug, Parser)]
-#[command(version, name = "stalemate")]
+#[command(version, name = "stalemate", after_long_help = AFTER_HELP)]
 pub struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -80,7 +100,7 @@ enum Command {
     },
     /// Inject every fault into every scenario: the detection score
     Faults(FaultsArgs),
-    /// Explain a rule, a fault or a policy
+    /// Explain a rule, a fault, a policy, a fill, a variant or a CPU; show a scenario
     Explain {
         /// Its name, as `list` prints it
         name: String,
@@ -118,15 +138,16 @@ pub struct RunArgs {
     #[arg(long, value_enum)]
     executor: Option<ExecutorKind>,
     /// Use this flush policy instead of those that the scenarios name
-    #[arg(long, value_name = "POLICY")]
-    policy: Option<String>,
+    #[arg(long, value_name = "POLICY", value_parser = names::policy(), hide_possible_values = true)]
+    policy: Option<Policy>,
     /// Let the kernel make this historical mistake, or `none`, instead of those that the scenarios
     /// name
-    #[arg(long, value_name = "VARIANT")]
-    variant: Option<String>,
+    #[arg(long, value_name = "VARIANT", value_parser = names::variant(), hide_possible_values = true)]
+    variant: Option<names::Mistake>,
     /// Processors, separated by commas, or `all`
-    #[arg(long, value_name = "LIST")]
-    cpu: Option<String>,
+    #[arg(long, value_name = "LIST", value_parser = names::cpus(), value_delimiter = ',',
+          hide_possible_values = true)]
+    cpu: Vec<names::Cpus>,
     /// With page-table isolation or without, instead of as the scenarios say
     #[arg(long, value_enum, hide_possible_values = true, value_name = "on|off")]
     pti: Option<Switch>,
@@ -138,12 +159,13 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", conflicts_with = "inject")]
     case: Option<usize>,
     /// Fill the TLB so, instead of as the scenarios say: worst-case, lazy-a, on-demand, seeded
-    #[arg(long, value_name = "FILL")]
-    fill: Option<String>,
+    #[arg(long, value_name = "FILL", value_parser = names::fill(), hide_possible_values = true)]
+    fill: Option<Fill>,
     /// Let CPUs come in between each other so, instead of as the scenarios say: in-order, events,
     /// instructions
-    #[arg(long, value_name = "SCHEDULE")]
-    schedule: Option<String>,
+    #[arg(long, value_name = "SCHEDULE", value_parser = names::schedule(),
+          hide_possible_values = true)]
+    schedule: Option<names::Seeded>,
     /// Draw seeded fills and schedules from this seed
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -162,8 +184,9 @@ pub struct RunArgs {
 pub struct CompareArgs {
     /// Processors, separated by commas, or `all` [default: with PCID, with and without INVPCID and
     /// PGE; and nopcid]
-    #[arg(long, value_name = "LIST")]
-    cpu: Option<String>,
+    #[arg(long, value_name = "LIST", value_parser = names::cpus(), value_delimiter = ',',
+          hide_possible_values = true)]
+    cpu: Vec<names::Cpus>,
     /// How to print; the schema of `json` is docs/compare.schema.json
     #[arg(long, value_enum, default_value_t = Format::Text, hide_possible_values = true,
           value_name = "text|json")]
@@ -183,11 +206,12 @@ pub struct FaultsArgs {
     #[arg(long, value_enum, default_value_t = ExecutorKind::Interp)]
     executor: ExecutorKind,
     /// Score this flush policy alone instead of all
-    #[arg(long, value_name = "POLICY")]
-    policy: Option<String>,
+    #[arg(long, value_name = "POLICY", value_parser = names::policy(), hide_possible_values = true)]
+    policy: Option<Policy>,
     /// Processors, separated by commas, or `all`
-    #[arg(long, value_name = "LIST")]
-    cpu: Option<String>,
+    #[arg(long, value_name = "LIST", value_parser = names::cpus(), value_delimiter = ',',
+          hide_possible_values = true)]
+    cpu: Vec<names::Cpus>,
     /// Inject this fault alone instead of all; may be given again
     #[arg(long, value_name = "FAULT")]
     inject: Vec<String>,
@@ -195,8 +219,8 @@ pub struct FaultsArgs {
     #[arg(long, value_name = "N", default_value_t = 499)]
     stride: usize,
     /// Leave this rule out: what would escape without it?
-    #[arg(long, value_name = "RULE")]
-    without: Option<String>,
+    #[arg(long, value_name = "RULE", value_parser = names::rule(), hide_possible_values = true)]
+    without: Option<RuleId>,
     /// How to report; the JSON's schema is docs/faults.schema.json
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,

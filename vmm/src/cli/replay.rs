@@ -40,8 +40,9 @@ pub fn run(args: &ReplayArgs, device: &Path, terminal: &mut Terminal<'_>) -> Res
     };
     let image = Image::parse(bytes).map_err(|error| Failure::usage(error.to_string()))?;
     let symbols = Symbols::new(bytes);
+    let faults: String = wanted.faults.iter().map(|fault| format!(", {fault}")).collect();
     let mut text = format!(
-        "{} on {}: {} events recorded on {}\n",
+        "{} on {}{faults}: {} events recorded on {}\n",
         recording.name,
         recording.config,
         recording.events.len(),

@@ -4,6 +4,7 @@ use super::files::telling;
 use super::left_out::left_out;
 use super::{
     EXIT_OK, EXIT_UNEXPECTED, ExecutorKind, Failure, RunArgs, RunFormat, Switch, Terminal, input,
+    names,
 };
 use crate::arch::tlb::Fill;
 use crate::boot::{self, Image, Symbols};
@@ -21,15 +22,15 @@ const DETAILED_RUNS: usize = 12;
 pub fn run(args: &RunArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result<u8, Failure> {
     let scenarios = input::scenarios(&args.scenarios)?;
     let selection = Selection {
-        policy: input::policy(args.policy.as_deref())?,
-        variant: args.variant.as_deref().map(input::variant).transpose()?,
+        policy: args.policy,
+        variant: args.variant.map(|mistake| mistake.0),
         pti: args.pti.map(|switch| switch == Switch::On),
         inject: input::faults(&args.inject)?,
         case: args.case,
-        fill: input::fill(args.fill.as_deref())?,
-        schedule: input::schedule(args.schedule.as_deref(), args.seed)?,
+        fill: args.fill,
+        schedule: args.schedule.map(|of| of(args.seed.unwrap_or_default())),
         seed: args.seed,
-        ..Selection::of(&input::cpus(args.cpu.as_deref())?)
+        ..Selection::of(&names::or_default(&args.cpu))
     };
     let all = Selection { cpus: CPUS.to_vec(), ..selection.clone() };
     let runs = expand(&scenarios, &selection);

@@ -39,6 +39,7 @@ pub fn picture(violation: &Violation, symbols: &Symbols) -> String {
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" \
          width=\"{WIDTH}\" height=\"{height}\" role=\"img\">\n<title>{0}: {1}</title>\n{STYLE}\
+         <rect class=\"paper\" width=\"{WIDTH}\" height=\"{height}\" rx=\"6\"/>\n\
          <text x=\"12\" y=\"26\" class=\"title\">{0}</text>\n",
         violation.rule,
         escaped(&violation.message)
@@ -59,6 +60,7 @@ pub fn picture(violation: &Violation, symbols: &Symbols) -> String {
 }
 
 const STYLE: &str = "<style>\n\
+    .paper { fill: #fff; }\n\
     text { font: 13px ui-monospace, monospace; fill: #1d2330; }\n\
     .title { font: bold 16px system-ui, sans-serif; }\n\
     .seq { fill: #6b7280; }\n\
@@ -66,7 +68,7 @@ const STYLE: &str = "<style>\n\
     .fresh { fill: #9aa4b5; } .stale { fill: #d43a2f; }\n\
     circle { fill: #6b7280; } circle.store { fill: #d98a00; } circle.violation { fill: #d43a2f; }\n\
     @media (prefers-color-scheme: dark) {\n\
-    text { fill: #e6e8ee; } .seq, .why { fill: #9aa4b5; } .fresh { fill: #6b7280; }\n\
+    .paper { fill: #161a22; } text { fill: #e6e8ee; } .seq, .why { fill: #9aa4b5; } .fresh { fill: #6b7280; }\n\
     }\n</style>\n";
 
 fn moments(violation: &Violation, symbols: &Symbols) -> Vec<Moment> {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use stalemate_shared::boot::{self, options};
 use stalemate_shared::variant::{VARIANTS, Variant};
 use std::fmt;
+use std::str::FromStr;
 
 /// A processor by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,6 +19,26 @@ pub struct CpuModel {
     pub features: CpuFeatures,
     /// Whether the default suite uses it.
     pub default: bool,
+}
+
+impl CpuModel {
+    /// What it has, in words.
+    #[must_use]
+    pub fn has(&self) -> String {
+        let names = self.features.names();
+        let all = if names.is_empty() { "none of them".to_owned() } else { names.join(", ") };
+        all + if self.default { "; in the default suite" } else { "" }
+    }
+}
+
+impl FromStr for CpuModel {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        CPUS.into_iter().find(|cpu| cpu.name == name).ok_or_else(|| {
+            format!("`{name}` is no CPU; use one of {}", CPUS.map(|cpu| cpu.name).join(", "))
+        })
+    }
 }
 
 const fn cpu(name: &'static str, pcid: bool, invpcid: bool, pge: bool, default: bool) -> CpuModel {
@@ -116,6 +137,18 @@ impl Policy {
     }
 }
 
+impl FromStr for Policy {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = POLICIES.into_iter().find(|(_, name, _)| *name == text);
+        found.map(|(policy, ..)| policy).ok_or_else(|| {
+            let names = POLICIES.map(|(_, name, _)| name);
+            format!("`{text}` is no policy; use one of {}", names.join(", "))
+        })
+    }
+}
+
 impl fmt::Display for Policy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = POLICIES.iter().find(|(policy, ..)| policy == self).map_or("?", |row| row.1);
@@ -162,8 +195,7 @@ impl Serialize for CpuModel {
 impl<'de> Deserialize<'de> for CpuModel {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let name = String::deserialize(from)?;
-        let found = CPUS.iter().find(|cpu| cpu.name == name).copied();
-        found.ok_or_else(|| D::Error::custom(format_args!("`{name}` is no CPU")))
+        name.parse().map_err(D::Error::custom)
     }
 }
 

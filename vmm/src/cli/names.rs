@@ -1,0 +1,82 @@
+//! Names on the command line as the values that they mean. The parser knows every name, and so do
+//! its errors, the shell completions and the man pages.
+
+use crate::arch::tlb::{FILLS, Fill};
+use crate::machine::Schedule;
+use crate::oracle::{RULES, RuleId};
+use crate::scenario::{CPUS, CpuModel, POLICIES, Policy};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use stalemate_shared::variant::{VARIANTS, Variant};
+
+/// The processors of one word of `--cpu`.
+#[derive(Clone, Debug)]
+pub struct Cpus(Vec<CpuModel>);
+
+/// What the kernel does wrong; `none` is the kernel as it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Mistake(pub Option<Variant>);
+
+/// A schedule, but for its seed.
+pub type Seeded = fn(u64) -> Schedule;
+
+/// A parser of the names in a table: name, help, value.
+fn named<T>(rows: Vec<(&'static str, &'static str, T)>) -> impl TypedValueParser<Value = T>
+where
+    T: Clone + Send + Sync + 'static,
+{
+    let names = rows.iter().map(|(name, help, _)| PossibleValue::new(*name).help(*help));
+    PossibleValuesParser::new(names.collect::<Vec<_>>()).try_map(move |name| {
+        let found = rows.iter().find(|(known, ..)| *known == name);
+        found.map(|(.., value)| value.clone()).ok_or("no such name")
+    })
+}
+
+pub fn policy() -> impl TypedValueParser<Value = Policy> {
+    named(POLICIES.iter().map(|&(policy, name, help)| (name, help, policy)).collect())
+}
+
+pub fn fill() -> impl TypedValueParser<Value = Fill> {
+    named(FILLS.iter().map(|&(fill, name, help)| (name, help, fill)).collect())
+}
+
+pub fn rule() -> impl TypedValueParser<Value = RuleId> {
+    named(RULES.iter().map(|rule| (rule.name, rule.statement, rule.id)).collect())
+}
+
+pub fn variant() -> impl TypedValueParser<Value = Mistake> {
+    let mistakes =
+        VARIANTS.iter().map(|about| (about.name, about.what, Mistake(Some(about.variant))));
+    named([("none", "the kernel as it is", Mistake(None))].into_iter().chain(mistakes).collect())
+}
+
+pub fn schedule() -> impl TypedValueParser<Value = Seeded> {
+    named::<Seeded>(vec![
+        ("in-order", "the steps, one after the other", |_| Schedule::InOrder),
+        ("events", "any CPU may come in after any event", Schedule::Events),
+        ("instructions", "any CPU may come in after any instruction", Schedule::Instructions),
+    ])
+}
+
+pub fn cpus() -> impl TypedValueParser<Value = Cpus> {
+    let each = CPUS.iter().map(|cpu| (cpu.name, "", Cpus(vec![*cpu])));
+    named([("all", "every one of them", Cpus(CPUS.to_vec()))].into_iter().chain(each).collect())
+}
+
+/// The processors of `--cpu`, each once.
+pub fn each_once(words: &[Cpus]) -> Vec<CpuModel> {
+    let mut cpus: Vec<CpuModel> = Vec::new();
+    for cpu in words.iter().flat_map(|word| &word.0) {
+        if !cpus.contains(cpu) {
+            cpus.push(*cpu);
+        }
+    }
+    cpus
+}
+
+/// The processors of `--cpu`, or those of the default suite.
+pub fn or_default(words: &[Cpus]) -> Vec<CpuModel> {
+    match words {
+        [] => CPUS.into_iter().filter(|cpu| cpu.default).collect(),
+        words => each_once(words),
+    }
+}
