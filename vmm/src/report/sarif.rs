@@ -113,7 +113,7 @@ fn entry(
         "locations": [location(scenario, seen)],
         "relatedLocations": others,
         // What makes it the same finding in the next run of the tool.
-        "partialFingerprints": { "run/v1": format!("{}/{title}/{rule}", scenario.name) },
+        "partialFingerprints": { "run/v1": format!("{}/{title}/{rule}/{message}", scenario.file) },
         "properties": {
             "again": results.command(&result.run),
             "report": report,

@@ -49,7 +49,7 @@ pub fn parse(name: &str, file: &str, text: &str) -> Result<Scenario, Diagnostic>
         name: name.to_owned(),
         file: file.to_owned(),
         source: text.to_owned(),
-        summary: raw.summary,
+        summary: source.summary(raw.summary)?,
         pcid: raw.cpu.pcid.0,
         invpcid: raw.cpu.invpcid.0,
         pge: raw.cpu.pge.0,

@@ -102,7 +102,8 @@ fn rules(schema: &mut Schema) {
 #[schemars(title = "Stalemate scenario")]
 pub(super) struct RawScenario {
     /// One line on what it is about.
-    pub summary: String,
+    #[schemars(with = "String")]
+    pub summary: Spanned<String>,
     /// What the processor must have or must not have; what is left out may be either.
     #[serde(default)]
     pub cpu: RawCpu,

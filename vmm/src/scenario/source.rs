@@ -24,6 +24,15 @@ impl Source<'_> {
         Diagnostic::at(self.file, self.text, span.start, span.end, message, help)
     }
 
+    pub(super) fn summary(&self, raw: Spanned<String>) -> Result<String, Diagnostic> {
+        if raw.get_ref().chars().any(char::is_control) {
+            let message = "a summary of more than one line, or with control characters";
+            let help = "say it in one line of text; a comment may say more".to_owned();
+            return Err(self.error(raw.span(), message.to_owned(), help));
+        }
+        Ok(raw.into_inner())
+    }
+
     fn rules(&self, raw: &Spanned<Vec<String>>) -> Result<BTreeSet<RuleId>, Diagnostic> {
         raw.get_ref()
             .iter()
