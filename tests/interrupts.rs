@@ -65,6 +65,23 @@ fn an_nmi_that_marks_fails_from_the_test_of_the_mark_to_the_cr3_load_and_nowhere
     assert_eq!(failing[0].step, 5);
 }
 
+/// A CPU that was lazy flushes by a hop to its user CR3, outside of any primitive; an NMI there comes
+/// back to the kernel PCID that was in use before.
+#[test]
+fn an_nmi_in_the_hop_of_a_cpu_that_was_lazy_passes_no_deadline() {
+    let bench = Bench::new(Backend::interp());
+    let steps = common::scenario(
+        "map u0 red\nuser read u0 -> red\ncpu1 user read u0 -> red\ncpu1 lazy\n\
+         cpu0 remap u0 blue\ncpu0 flush_tlb_one_user u0\ncpu1 user read u0 -> blue",
+    );
+    for policy in [Policy::Eager, Policy::Joined] {
+        let config = RunConfig { cpus: 2, ..config("pcid", policy, true) };
+        let result = bench.run(&steps, config, &["nmi@each"]);
+        assert_eq!(result.outcome, Outcome::Clean, "{policy}: {:?}", swept(&result).failing);
+        assert!(swept(&result).swept.tried > 1_000);
+    }
+}
+
 #[test]
 fn every_executor_finds_the_window() {
     for bench in benches() {

@@ -8,7 +8,7 @@ use common::{Bench, config, scenario};
 use serde_json::Value;
 use stalemate::executor::Backend;
 use stalemate::fuzz::correct_policies;
-use stalemate::oracle::{RULES, RuleId};
+use stalemate::oracle::{Discharger, RULES, RuleId, State};
 use stalemate::runner::Outcome;
 use stalemate::scenario::{Policy, RunConfig};
 use stalemate_shared::variant::Variant;
@@ -82,4 +82,76 @@ fn a_lazy_cpu_may_keep_a_freed_page_but_not_one_that_runs_user_code() {
     let result = bench.run(&busy, config, &[]);
     let rules: Vec<RuleId> = result.violations.iter().map(|violation| violation.rule).collect();
     assert!(rules.contains(&RuleId::ReuseBeforeFlush), "{rules:?}");
+}
+
+#[test]
+fn a_cpu_that_was_lazy_flushes_before_it_goes_on_in_the_kernel() {
+    let bench = Bench::new(Backend::interp());
+    let steps = scenario(
+        "map u0 red\nuser read u0 -> red\ncpu1 user read u0 -> red\ncpu1 lazy\n\
+         cpu0 remap u0 blue\ncpu0 flush_tlb_one_user u0\ncpu1 kernel read u0",
+    );
+    let right = RunConfig { cpus: 2, ..config("pcid", Policy::Split, true) };
+    assert_eq!(bench.run(&steps, right, &[]).outcome, Outcome::Clean);
+    let wrong = RunConfig { variant: Some(Variant::LazyDoesNotCatchUp), ..right };
+    let result = bench.run(&steps, wrong, &[]);
+    assert_eq!(common::rules(&result), ["stale-remote-entry"]);
+    let deadline = result.violations[0].deadline.as_deref();
+    assert!(deadline.is_some_and(|text| text.contains("goes on")), "{deadline:?}");
+}
+
+/// A D bit that a processor sets again makes right what was cached with it.
+#[test]
+fn what_is_set_again_is_owed_no_longer() {
+    let bench = Bench::new(Backend::interp());
+    let steps = scenario(
+        "map u0 red\nuser write u0 1\ncpu1 B user nop\ncpu0 A make_clean u0 until primitive\n\
+         cpu1 A user write u0 2\ncpu0 resume\ncpu0 A user read u0 -> 2",
+    );
+    let config = RunConfig { cpus: 2, ..config("nopcid", Policy::Split, false) };
+    let result = bench.run(&steps, config, &["drop invlpg#1"]);
+    assert_eq!(common::rules(&result), [""; 0], "{:?}", result.violations);
+    let restored = |owed: &&stalemate::oracle::Obligation| {
+        matches!(owed.state, State::Discharged { by: Discharger::Restored, .. })
+    };
+    assert!(result.obligations.iter().any(|owed| restored(&owed)), "{:?}", result.obligations);
+}
+
+#[test]
+fn a_frame_that_another_page_maps_is_not_given_back() {
+    let bench = Bench::new(Backend::interp());
+    for edit in ["unmap_range u0..u0", "migrate u0 blue"] {
+        for other in ["A map u1 red", "B map u1 red", "A fork B"] {
+            let steps =
+                scenario(&format!("A map u0 red\n{other}\nA user read u0 -> red\nA {edit}"));
+            let result = bench.run(&steps, config("pcid", Policy::Split, true), &[]);
+            assert_eq!(result.outcome, Outcome::Clean, "{edit}, {other}: {:?}", result.violations);
+        }
+        let steps = scenario(&format!("map u0 red\nuser read u0 -> red\n{edit}\nfree red"));
+        let result = bench.run(&steps, config("pcid", Policy::Split, true), &[]);
+        assert_eq!(result.outcome, Outcome::Clean, "{edit}: {:?}", result.violations);
+    }
+}
+
+#[test]
+fn a_witness_names_the_paging_structure_entry_and_the_marks_that_missed() {
+    let bench = Bench::new(Backend::interp());
+    let empty =
+        scenario("map v0 red\nuser read v0 -> red\nunmap v0\nflush_tlb_one_user v0\nfree_table v0");
+    let forgets = RunConfig {
+        variant: Some(Variant::EmptyTableNotFlushed),
+        ..config("pcid", Policy::Split, true)
+    };
+    let result = bench.run(&empty, forgets, &[]);
+    let of_structure = result.violations.iter().find(|found| found.structure.is_some());
+    let found = of_structure.unwrap_or_else(|| panic!("{:?}", result.violations));
+    assert!(found.entry.is_none() && found.walk.is_some(), "{found:?}");
+    let steps = stalemate::scenario::builtin().expect("scenarios");
+    let mark =
+        steps.iter().find(|one| one.name == "user-flush-on-next-return").expect("a scenario");
+    let result = bench.run(mark, config("pcid", Policy::Split, true), &["alter mark-asid#1"]);
+    let missed = result.violations.iter().flat_map(|violation| &violation.missed);
+    let marks: Vec<_> = missed.filter(|missed| missed.what.starts_with("mark")).collect();
+    assert_eq!(marks.first().map(|mark| &*mark.what), Some("mark for PCID 0x802"), "{marks:?}");
+    assert_eq!(marks[0].why, "the entry is tagged PCID 0x801");
 }

@@ -50,6 +50,16 @@ impl Word {
     pub fn set(&self, value: u64) {
         write_word(self.0.get() as u64, value);
     }
+
+    /// Sets a bit that is clear; false where another CPU, or this one, has set it before.
+    pub fn take_bit(&self, bit: u64) -> bool {
+        !lock_test_and_set_bit(self.0.get() as u64, bit)
+    }
+
+    /// Clears a bit, and leaves those alone that other CPUs change.
+    pub fn clear_bit(&self, bit: u64) {
+        lock_clear_bit(self.0.get() as u64, bit);
+    }
 }
 
 /// The direct-map address of guest-physical `at`.
@@ -97,6 +107,17 @@ pub(super) fn set_bit(va: u64, bit: u64) {
 pub(super) fn lock_set_bit(va: u64, bit: u64) {
     // SAFETY: as in `set_bit`.
     unsafe { asm!("lock bts qword ptr [{}], {}", in(reg) va, in(reg) bit, options(nostack)) };
+}
+
+/// The same; whether it was set before.
+fn lock_test_and_set_bit(va: u64, bit: u64) -> bool {
+    let was: u8;
+    // SAFETY: as in `set_bit`.
+    unsafe {
+        asm!("lock bts qword ptr [{}], {}", "setc {}", in(reg) va, in(reg) bit, out(reg_byte) was,
+             options(nostack));
+    };
+    was != 0
 }
 
 /// Clears one, with one LOCK BTR.

@@ -5,7 +5,8 @@ use crate::arch::hypercall;
 use crate::arch::memory::Word;
 use crate::{entry, flush, variant};
 use stalemate_shared::layout::{
-    MM_COUNT, PAGE_SIZE, USER_PAGE_COUNT, USER_PAGES, USER_TABLE_PAGE_COUNT, USER_TABLE_PAGES,
+    KERNEL_PAGE_COUNT, KERNEL_PAGES, MM_COUNT, PAGE_SIZE, USER_PAGE_COUNT, USER_PAGES,
+    USER_TABLE_PAGE_COUNT, USER_TABLE_PAGES,
 };
 use stalemate_shared::variant::Variant;
 
@@ -16,17 +17,15 @@ static LOCKS: [Word; MM_COUNT] = [const { Word::new(0) }; MM_COUNT];
 struct Locked(usize);
 
 fn lock(mm: usize) -> Locked {
-    // Nothing comes between the look and the store: neither traps, and interrupts are off.
-    while LOCKS[mm].get() != 0 {
+    while !LOCKS[mm].take_bit(0) {
         hypercall::wait_for_others();
     }
-    LOCKS[mm].set(1);
     Locked(mm)
 }
 
 impl Drop for Locked {
     fn drop(&mut self) {
-        LOCKS[self.0].set(0);
+        LOCKS[self.0].clear_bit(0);
     }
 }
 
@@ -38,6 +37,19 @@ fn flush_one(mm: usize, token: Downgrade) {
 
 /// The first half of the user test pages, and the second: two mappings.
 const SECOND_MAPPING: u64 = USER_PAGES + USER_PAGE_COUNT / 2 * PAGE_SIZE;
+
+/// Gives the frame of a page that was unmapped back, unless some other page maps it still.
+fn release(frame: u64) {
+    let pages =
+        |first: u64, count: u64| (first..first + count * PAGE_SIZE).step_by(PAGE_SIZE as usize);
+    let user =
+        || pages(USER_PAGES, USER_PAGE_COUNT).chain(pages(USER_TABLE_PAGES, USER_TABLE_PAGE_COUNT));
+    let maps = |mm: usize, va: u64| get(mm, va).is_ok_and(|bits| entry::frame(bits) == frame);
+    let by_user = (0..MM_COUNT).any(|mm| user().any(|va| maps(mm, va)));
+    if !by_user && !pages(KERNEL_PAGES, KERNEL_PAGE_COUNT).any(|va| maps(0, va)) {
+        pool::give_back(frame);
+    }
+}
 
 /// Unmaps what is mapped of `[start, end)`, flushes, and gives the frames back.
 ///
@@ -74,7 +86,7 @@ pub fn unmap_range(mm: usize, start: u64, end: u64) -> Result<(), Refused> {
     } else {
         flush::nothing_to_flush(mm, start, end);
     }
-    frames.iter().flatten().for_each(|&frame| pool::give_back(frame));
+    frames.iter().flatten().for_each(|&frame| release(frame));
     Ok(())
 }
 
@@ -109,11 +121,11 @@ pub fn migrate(mm: usize, va: u64, frame: u64) -> Result<(), Refused> {
     let held = (!variant::is(Variant::MigrationUnlocksFirst)).then_some(locked);
     if held.is_none() {
         // Whoever comes now sees no page, flushes nothing, and takes the frame for unused.
-        pool::give_back(entry::frame(bits));
+        release(entry::frame(bits));
         flush_one(mm, token);
     } else {
         flush_one(mm, token);
-        pool::give_back(entry::frame(bits));
+        release(entry::frame(bits));
     }
     put(mm, va, entry::moved(bits, frame))?;
     drop(held);

@@ -9,8 +9,7 @@ static TAKEN: Word = Word::new(0);
 /// The first free frame, its contents as they were left; none if there is none.
 pub fn take() -> Option<u64> {
     // A count of trailing ones would be TZCNT, which not every CPU has.
-    let number = (0..POOL_FRAME_COUNT).find(|number| TAKEN.get() >> number & 1 == 0)?;
-    TAKEN.set(TAKEN.get() | 1 << number);
+    let number = (0..POOL_FRAME_COUNT).find(|&number| TAKEN.take_bit(number))?;
     Some(POOL_FRAMES + number * PAGE_SIZE)
 }
 
@@ -26,7 +25,7 @@ pub fn give_back(frame: u64) {
     crate::arch::hypercall::frame_freed(frame);
     if let Some(number) = frame.checked_sub(POOL_FRAMES).map(|offset| offset / PAGE_SIZE) {
         if number < POOL_FRAME_COUNT {
-            TAKEN.set(TAKEN.get() & !(1 << number));
+            TAKEN.clear_bit(number);
         }
     }
 }

@@ -101,16 +101,6 @@ impl Census {
         change
     }
 
-    /// A root was given back.
-    pub fn remove_root(&mut self, tables: &dyn Tables, root: Gpa) -> CensusChange {
-        let mut change = CensusChange::default();
-        if let Some(node) = self.nodes.get_mut(&(root.page(), 4)) {
-            node.root = false;
-            self.sweep(tables, (root.page(), 4), &mut change);
-        }
-        change
-    }
-
     /// Whether any table is pinned.
     #[must_use]
     pub fn has_pins(&self) -> bool {

@@ -374,7 +374,7 @@ impl Core<'_> {
         let altered = words != [new];
         if words.is_empty() {
             let what = format!("dropped the store to TlbState+{:#x}", store.offset);
-            self.emit_of(self.vcpu.id, Kind::Note { what }, true);
+            self.emit_of(self.vcpu.id, Kind::Withheld { what }, true);
         }
         let mut old = old;
         for new in words {
@@ -390,7 +390,7 @@ impl Core<'_> {
         let altered = words != [new];
         if words.is_empty() {
             let what = format!("dropped the store to MmState+{offset:#x}");
-            self.emit_of(self.vcpu.id, Kind::Note { what }, true);
+            self.emit_of(self.vcpu.id, Kind::Withheld { what }, true);
         }
         for new in words {
             self.memory.write(slot, &new.to_le_bytes());

@@ -200,9 +200,14 @@ pub enum Kind {
         /// The frame.
         frame: Gpa,
     },
-    /// The guest reached a named place of the image, where something was injected.
+    /// The injector kept something that the guest asked for from happening, or from happening now.
+    Withheld {
+        /// What, and how.
+        what: String,
+    },
+    /// The injector did something that no other event tells.
     Note {
-        /// What the injector did, in its own grammar.
+        /// What.
         what: String,
     },
     /// The run is over.

@@ -72,8 +72,8 @@ pub struct Injector {
     sites: Sites,
     /// An NMI has just been delivered before the operation at this RIP: not once more.
     resumed: Option<Gva>,
-    /// To be done before the next instruction.
-    due: Vec<Due>,
+    /// To be done before the next instruction of a CPU.
+    due: Vec<(CpuId, Due)>,
     /// Operations that were kept back.
     kept: Vec<(CpuId, Kept)>,
     /// Stores to `TlbState` that were kept back.
@@ -119,9 +119,9 @@ impl Injector {
         self.armed.iter().map(|armed| armed.fired).sum()
     }
 
-    /// What is to be done before the next instruction.
-    pub fn take_due(&mut self) -> Vec<Due> {
-        std::mem::take(&mut self.due)
+    /// What is to be done before the next instruction of `cpu`.
+    pub fn take_due(&mut self, cpu: CpuId) -> Vec<Due> {
+        self.due.extract_if(.., |(of, _)| *of == cpu).map(|(_, due)| due).collect()
     }
 
     /// A deed found something to do.
@@ -136,20 +136,20 @@ impl Injector {
         self.kept.push((cpu, kept));
     }
 
-    /// The step with this index begins.
-    pub fn step_begins(&mut self, index: usize) {
+    /// The step of `cpu` with this index begins.
+    pub fn step_begins(&mut self, cpu: CpuId, index: usize) {
         if self.end == Some(index) {
             // What has fired has fired.
             self.armed
                 .iter_mut()
                 .for_each(|armed| armed.fault.occurrence = Occurrence::Steps(0, 0));
         }
-        self.point(Point::Step);
+        self.point(cpu, Point::Step);
     }
 
     /// The step of `cpu` is over: what it has kept back happens.
     pub fn step_ends(&mut self, cpu: CpuId) -> Vec<Due> {
-        let mut due = self.take_due();
+        let mut due = self.take_due(cpu);
         due.extend(self.late(cpu, |_| true));
         due
     }
@@ -167,13 +167,13 @@ impl Injector {
         stores.chain(ops).map(|deed| Due { deed, if_done: None }).collect()
     }
 
-    /// A flush primitive begins.
-    pub fn flush_begins(&mut self) {
-        self.point(Point::FlushBegin);
+    /// A flush primitive of `cpu` begins.
+    pub fn flush_begins(&mut self, cpu: CpuId) {
+        self.point(cpu, Point::FlushBegin);
     }
 
-    /// A flush primitive of the address space with this kernel root has returned.
-    pub fn flush_ends(&mut self, root: Gpa) {
+    /// A flush primitive of `cpu`, of the address space with this kernel root, has returned.
+    pub fn flush_ends(&mut self, cpu: CpuId, root: Gpa) {
         for number in 0..self.armed.len() {
             let fault = self.armed[number].fault;
             let deed = match (fault.action, fault.target) {
@@ -181,16 +181,16 @@ impl Injector {
                 _ => continue,
             };
             if self.armed[number].hit() {
-                self.due.push(Due { deed, if_done: Some(number) });
+                self.due.push((cpu, Due { deed, if_done: Some(number) }));
             }
         }
-        self.point(Point::FlushEnd);
+        self.point(cpu, Point::FlushEnd);
     }
 
-    /// A point in time has come.
-    fn point(&mut self, point: Point) {
+    /// A point in time of `cpu` has come.
+    fn point(&mut self, cpu: CpuId, point: Point) {
         let due = self.deeds_at(point);
-        self.due.extend(due);
+        self.due.extend(due.into_iter().map(|due| (cpu, due)));
     }
 
     fn deeds_at(&mut self, point: Point) -> Vec<Due> {
@@ -249,10 +249,10 @@ impl Injector {
             }
         }
         if user_load {
-            self.point(Point::AfterUserCr3);
+            self.point(cpu, Point::AfterUserCr3);
         }
         if kind == Some(Kind::Cr4) {
-            self.point(Point::AfterCr4);
+            self.point(cpu, Point::AfterCr4);
         }
         plan
     }

@@ -33,8 +33,10 @@ impl StateHook for Injector {
         let late: u64 = match set {
             0 => 0,
             _ => {
-                let late = |kept: &mut KeptStore| (kept.owner, kept.offset) == (owner, offset);
-                self.kept_stores.extract_if(.., late).map(|kept| kept.bits).sum()
+                let late = |kept: &mut KeptStore| {
+                    (kept.owner, kept.offset) == (owner, offset) && !kept.clears
+                };
+                self.kept_stores.extract_if(.., late).fold(0, |bits, kept| bits | kept.bits)
             }
         };
         let (old, new) = (old | late, new | late);
@@ -79,8 +81,7 @@ impl StateHook for Injector {
             words.insert(0, old);
         }
         if is_mask && set != 0 {
-            let due: Vec<Due> = self.deeds_at(Point::AfterMark);
-            self.due.extend(due);
+            self.point(cpu, Point::AfterMark);
         }
         words
     }
@@ -99,7 +100,7 @@ impl Injector {
             if (fault.action, fault.target) == (Action::Early, Target::Ack) && armed.fires() {
                 let initiator = CpuId(asked_by.trailing_zeros() as u8);
                 let deed = Deed::Acknowledge(initiator);
-                self.due.push(Due { deed, if_done: None });
+                self.due.push((cpu, Due { deed, if_done: None }));
             }
         }
     }

@@ -39,7 +39,7 @@ impl Machine {
                 let begun = Primitive { id: a, root: Gpa(b), start: Gva(c), end: Gva(d) };
                 self.cpu_mut().primitives.push(begun);
                 self.publish(observer, rip, false, Kind::PrimitiveBegin(begun));
-                self.injector.flush_begins();
+                self.injector.flush_begins(self.vcpu().id);
             }
             hypercall::END => {
                 let begun = self.cpu_mut().primitives.pop().filter(|begun| begun.id == a);
@@ -47,7 +47,7 @@ impl Machine {
                     Stop::Interface(format!("end of primitive {a}, which has not begun"))
                 })?;
                 self.publish(observer, rip, false, Kind::PrimitiveEnd(begun));
-                self.injector.flush_ends(begun.root);
+                self.injector.flush_ends(self.vcpu().id, begun.root);
             }
             hypercall::DEFER => {
                 let deferred = Primitive { id: a, root: Gpa(b), start: Gva(c), end: Gva(d) };

@@ -397,7 +397,7 @@ impl Machine {
         debug_assert!(step.op != op::STOP, "a scenario cannot ask for STOP");
         let rip = self.vcpu().rip();
         self.publish(observer, rip, false, Kind::StepBegin { index, class: step.class });
-        self.injector.step_begins(index);
+        self.injector.step_begins(self.vcpu().id, index);
         self.answer(step.op, step.args);
     }
 

@@ -92,7 +92,7 @@ impl Machine {
 
     /// Delivers what waits for an instruction boundary.
     fn interrupts(&mut self, observer: &mut dyn Observer) -> Result<(), Halt> {
-        for due in self.injector.take_due() {
+        for due in self.injector.take_due(self.vcpu().id) {
             self.deed(observer, due)?;
         }
         let vcpu = self.vcpu_mut();
@@ -231,7 +231,7 @@ impl Machine {
         }
         if plan.ops.is_empty() {
             let what = format!("{} {op}", if plan.keep { "kept back" } else { "dropped" });
-            self.publish(observer, rip, true, Kind::Note { what });
+            self.publish(observer, rip, true, Kind::Withheld { what });
             self.vcpu_mut().rip = next;
         }
         for InjectedOp { op, how, injected } in plan.ops {

@@ -4,7 +4,8 @@ use super::RuleId;
 use super::shadow::{Shadow, ShadowCpu};
 use crate::arch::addr::{CpuId, Gpa, Gva};
 use crate::arch::census::Reach;
-use crate::arch::tlb::{Entry, EntryId, Tag};
+use crate::arch::tlb::{Entry, EntryId, StructureEntry, Tag};
+use crate::arch::walk::entry::DIRTY;
 use crate::event::{Event, Kind, Primitive};
 use serde::Serialize;
 use stalemate_shared::hypercall::primitive::BATCHED;
@@ -110,6 +111,8 @@ pub struct Obligation {
     pub root: Gpa,
     /// The first of them.
     pub entry: Option<Entry>,
+    /// The first paging-structure entry that is stale, where no entry is.
+    pub structure: Option<StructureEntry>,
     /// A page that is affected.
     pub page: Gva,
     /// A primitive whose range covers it has returned, or its CPU has acknowledged that it did
@@ -215,6 +218,10 @@ impl Ledger {
                     new: *new,
                 };
                 self.downgrade(downgrade, shadow);
+            }
+            // A D that a processor sets again makes what has it right again.
+            Kind::AccessedDirty { old, new, .. } if (old ^ new) & DIRTY != 0 => {
+                self.settle(event, shadow, Discharger::Restored, true);
             }
             Kind::StateStore { owner, offset: WAITING, old, new } => {
                 let acknowledges = (old & !new) >> event.cpu.0 & 1 != 0;
@@ -353,6 +360,7 @@ impl Ledger {
                     tag,
                     root: found.root,
                     entry: found.entry,
+                    structure: found.structure,
                     page: found.page,
                     covered: None,
                     deferred: None,
@@ -370,6 +378,7 @@ impl Ledger {
 struct Stale {
     root: Gpa,
     entry: Option<Entry>,
+    structure: Option<StructureEntry>,
     page: Gva,
     entries: Vec<(Gva, EntryId)>,
     structures: Vec<EntryId>,
@@ -388,6 +397,7 @@ fn stale(
     let mut entries = Vec::new();
     let mut structures = Vec::new();
     let (mut first, mut page) = (None, None);
+    let mut first_structure = None;
     for reach in reaches.iter().filter(|reach| reach.root == root) {
         let end = Gva(reach.base.0 + (reach.span() - 1));
         for entry in tlb.entries_in(tag, reach.base, end).filter(|entry| is_new(entry.id)) {
@@ -402,11 +412,13 @@ fn stale(
             let here = reach.contains(structure.base) || structure.covers(reach.base);
             if here && tlb.structure_is_stale(&shadow.tables, paging, structure) {
                 structures.push(structure.id);
+                first_structure.get_or_insert_with(|| structure.clone());
                 page.get_or_insert(reach.base);
             }
         }
     }
-    page.map(|page| Stale { root, entry: first, page, entries, structures })
+    let structure = first_structure.filter(|_| first.is_none());
+    page.map(|page| Stale { root, entry: first, structure, page, entries, structures })
 }
 
 fn discharger(kind: &Kind, consuming: bool) -> Option<Discharger> {

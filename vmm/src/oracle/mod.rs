@@ -13,12 +13,13 @@ pub use rule::{About, RULES, RuleId};
 pub use rules::big_hammer::BigHammer;
 pub use rules::needless_flush::NeedlessFlush;
 pub use shadow::Shadow;
-pub use witness::{Contradiction, Missed, Violation};
+pub use witness::{Contradiction, Missed, Violation, marked};
 
 use crate::arch::addr::CpuId;
 use crate::arch::tlb::{Effect, Tag};
 use crate::event::{Event, Kind, Observer, Primitive, TraceHeader};
 use rule::{Context, Finding, Rule};
+use stalemate_shared::tlb_state::USER_PCID_FLUSH_MASK;
 use std::collections::BTreeSet;
 use witness::Invalidation;
 
@@ -36,6 +37,7 @@ pub struct Oracle {
     needless: Vec<NeedlessFlush>,
     told: BTreeSet<(RuleId, String)>,
     left_out: Option<RuleId>,
+    changed_asid: bool,
     /// Rules that were added, as they are before the first event.
     own: Vec<Box<dyn Rule>>,
 }
@@ -54,6 +56,7 @@ impl Default for Oracle {
             needless: Vec::new(),
             told: BTreeSet::new(),
             left_out: None,
+            changed_asid: false,
             own: Vec::new(),
         }
     }
@@ -105,11 +108,17 @@ impl Oracle {
         &self.losses
     }
 
-    /// Whether a CR3 load on `cpu` was a deadline of what other address spaces' PCIDs hold.
+    /// Whether the last event was a CR3 load, and a deadline of what the PCID holds that it makes
+    /// current.
     #[must_use]
-    pub fn changes_asid(&self, cpu: CpuId, old: u64, value: u64) -> bool {
-        let pti = self.header.as_ref().is_some_and(|header| header.pti);
-        self.shadow.as_ref().is_some_and(|shadow| shadow.changes_asid(pti, cpu, old, value))
+    pub fn changed_asid(&self) -> bool {
+        self.changed_asid
+    }
+
+    /// Whether `cpu` runs a kernel thread on an address space that is not its own.
+    #[must_use]
+    pub fn is_lazy(&self, cpu: CpuId) -> bool {
+        self.shadow.as_ref().is_some_and(|shadow| shadow.cpu(cpu).is_lazy())
     }
 
     /// The tag of the PCID that is current on `cpu`.
@@ -220,7 +229,9 @@ impl Observer for Oracle {
         if lost > 0 {
             self.losses.push((event.seq, lost));
         }
-        if let Kind::LoadCr3 { value, .. } = event.kind {
+        self.changed_asid = false;
+        if let Kind::LoadCr3 { old, value } = event.kind {
+            self.changed_asid = shadow.changes_asid(header.pti, event.cpu, old, value);
             shadow.cpu_mut(event.cpu).loaded(value);
         }
         self.header = Some(header);
@@ -237,6 +248,7 @@ fn could_invalidate(kind: &Kind) -> bool {
             | Kind::LoadCr3 { .. }
             | Kind::WriteCr4 { .. }
             | Kind::PageFault { .. }
-            | Kind::Note { .. }
+            | Kind::Withheld { .. }
+            | Kind::StateStore { offset: USER_PCID_FLUSH_MASK, .. }
     )
 }

@@ -207,6 +207,8 @@ pub struct Finding {
     pub message: String,
     /// Where the guest did it, if not at the event itself.
     pub at: Option<(u64, Gva)>,
+    /// Until when it had to be met, where that is not the rule's usual deadline.
+    pub deadline: Option<&'static str>,
     /// An earlier place that the finding names: position, RIP and what happened there.
     pub because: Option<(u64, Gva, &'static str)>,
 }

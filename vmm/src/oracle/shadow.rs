@@ -63,6 +63,8 @@ pub struct ShadowCpu {
     pub primitives: Vec<(u64, Primitive)>,
     /// The scenario's step under way.
     pub step: Option<usize>,
+    /// User mode has run since a kernel CR3 was loaded.
+    was_user: bool,
 }
 
 impl ShadowCpu {
@@ -80,6 +82,7 @@ impl ShadowCpu {
             consuming: 0,
             primitives: Vec::new(),
             step: None,
+            was_user: false,
         }
     }
 
@@ -130,7 +133,7 @@ impl ShadowCpu {
     #[must_use]
     pub fn is_consuming(&self, value: u64) -> bool {
         let user = value & USER_PCID_BIT != 0 && self.cr4 & cr4::PCIDE != 0;
-        user && value & NOFLUSH == 0 && self.consuming >> (value & 0x7ff) & 1 != 0
+        user && value & NOFLUSH == 0 && self.consuming & marked(value) != 0
     }
 
     /// The root last loaded under the PCID that this value of CR3 makes current.
@@ -140,12 +143,20 @@ impl ShadowCpu {
         self.tlb.root(Tag::Pcid(Pcid::new(if pcide { (value & PCID_MASK) as u16 } else { 0 })))
     }
 
-    /// Forgets that the mark of the user PCID in `value` was cleared: its load is over.
+    /// A load of CR3 with this value is over, and has been judged: it has consumed its mark, or has
+    /// left user mode behind.
     pub fn loaded(&mut self, value: u64) {
         if value & USER_PCID_BIT != 0 {
-            self.consuming &= !(1u64.checked_shl((value & 0x7ff) as u32).unwrap_or(0));
+            self.consuming &= !marked(value);
+        } else {
+            self.was_user = false;
         }
     }
+}
+
+/// The bit of the mask that stands for the user PCID in a value of CR3, if there is one.
+fn marked(value: u64) -> u64 {
+    1u64.checked_shl((value & 0x7ff) as u32).unwrap_or(0)
 }
 
 /// The shadow of all CPUs and their tables.
@@ -217,14 +228,15 @@ impl Shadow {
         self.cpu(cpu).primitive().or_else(asked)
     }
 
-    /// Whether a CR3 load that took effect on `cpu` left the PCID pair that was current before. A
-    /// flush that hops to its user CR3 and back does not; and a user CR3 that is loaded to return
-    /// has its deadline at the entry to user mode.
+    /// Whether a CR3 load that took effect on `cpu` makes another PCID current for new uses. A user
+    /// CR3 that is loaded to return has its deadline at the entry to user mode; and a flush that hops
+    /// to its user CR3 and back, or an NMI in the middle of that, comes back to the kernel PCID that
+    /// was in use before: user mode has not run in between.
     #[must_use]
     pub fn changes_asid(&self, pti: bool, cpu: CpuId, old: u64, value: u64) -> bool {
         let changed = (old ^ value) & PCID_MASK;
         let returns = pti && value & USER_ROOT_BIT != 0;
-        let hops = changed == USER_PCID_BIT && self.works_for(cpu).is_some();
+        let hops = changed == USER_PCID_BIT && !self.cpu(cpu).was_user;
         self.cpu(cpu).paging().pcide && changed != 0 && !returns && !hops
     }
 
@@ -318,6 +330,7 @@ impl Shadow {
                 self.cpu_mut(event.cpu).primitives.pop();
             }
             Kind::StepBegin { index, .. } => self.cpu_mut(event.cpu).step = Some(*index),
+            Kind::UserEntry => self.cpu_mut(event.cpu).was_user = true,
             Kind::LoadCr3 { value, .. } => {
                 let root = Gpa(value & ROOT_MASK);
                 self.census.add_root(&self.tables, root);

@@ -3,10 +3,10 @@
 use super::ledger::{Cover, Downgrade, Obligation};
 use super::rule::{Context, Finding, RuleId};
 use crate::arch::addr::{CpuId, Gpa, Gva, Pcid};
-use crate::arch::tlb::{Entry, Tag};
+use crate::arch::tlb::{Entry, StructureEntry, Tag};
 use crate::arch::walk::Step;
 use crate::event::{Event, Kind};
-use stalemate_shared::pcid::NOFLUSH;
+use stalemate_shared::pcid::{NOFLUSH, USER_PCID_BIT};
 
 /// An invalidation, or something that could have been one, with the PCID it was made under.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +58,8 @@ pub struct Violation {
     pub step: Option<usize>,
     /// The entry, and its tag.
     pub entry: Option<(Tag, Entry)>,
+    /// The paging-structure entry, where it is about one and no entry.
+    pub structure: Option<StructureEntry>,
     /// What a walk says today.
     pub walk: Option<Contradiction>,
     /// The store that made it stale.
@@ -88,9 +90,14 @@ pub fn violation(
         Some((obligation.tag, obligation.entry.clone()?))
     });
     let cpu = obligation.map_or(event.cpu, |obligation| obligation.cpu);
-    let walk = entry.as_ref().and_then(|(tag, entry)| {
-        let root = shadow.cpu(cpu).tlb.root(*tag)?;
-        let va = obligation.map_or(entry.translation.page, |obligation| obligation.page);
+    // What is cached, and of which page.
+    let subject = match (&entry, obligation) {
+        (Some((tag, entry)), None) => Some((*tag, entry.translation.page)),
+        (_, Some(obligation)) => Some((obligation.tag, obligation.page)),
+        (None, None) => None,
+    };
+    let walk = subject.and_then(|(tag, va)| {
+        let root = shadow.cpu(cpu).tlb.root(tag)?;
         let walked = shadow.walk_today(cpu, root, va);
         let result = match walked.result {
             Ok(today) => today.to_string(),
@@ -99,11 +106,11 @@ pub fn violation(
         Some(Contradiction { root, path: walked.path, result })
     });
     let since = obligation.map(|obligation| obligation.downgrade.seq);
-    let missed = match (&entry, since) {
-        (Some((tag, entry)), Some(since)) => history
+    let missed = match (subject, since) {
+        (Some((tag, page)), Some(since)) => history
             .iter()
             .filter(|past| past.event.seq > since && past.event.cpu == cpu)
-            .map(|past| missed(past, *tag, entry))
+            .filter_map(|past| missed(past, tag, page))
             .collect(),
         _ => Vec::new(),
     };
@@ -125,13 +132,20 @@ pub fn violation(
         cpu,
         step: shadow.cpu(event.cpu).step,
         entry,
+        structure: obligation.and_then(|obligation| obligation.structure.clone()),
         walk,
         downgrade: obligation.map(|obligation| obligation.downgrade),
         asked,
-        deadline: deadline(rule).map(str::to_owned),
+        deadline: finding.deadline.or_else(|| deadline(rule)).map(str::to_owned),
         missed,
         because: finding.because,
     }
+}
+
+/// The user PCIDs whose bits are set in a `user_pcid_flush_mask`.
+pub fn marked(mask: u64) -> impl Iterator<Item = Tag> {
+    let bits = (0..64u16).filter(move |bit| mask >> bit & 1 != 0);
+    bits.map(|bit| Tag::Pcid(Pcid::new(bit | USER_PCID_BIT as u16)))
 }
 
 fn deadline(rule: RuleId) -> Option<&'static str> {
@@ -146,8 +160,7 @@ fn deadline(rule: RuleId) -> Option<&'static str> {
     })
 }
 
-fn missed(past: &Invalidation, tag: Tag, entry: &Entry) -> Missed {
-    let page = entry.translation.page;
+fn missed(past: &Invalidation, tag: Tag, page: Gva) -> Option<Missed> {
     let other_tag = || format!("the entry is tagged {tag}");
     let other_page = || format!("the entry is of page {page}");
     let (what, why) = match &past.event.kind {
@@ -187,8 +200,21 @@ fn missed(past: &Invalidation, tag: Tag, entry: &Entry) -> Missed {
             (format!("MOV CR4 {old:#x} to {new:#x}"), "nothing that flushes changed".to_owned())
         }
         Kind::PageFault { va, .. } => (format!("page fault at {va}"), other_page()),
-        Kind::Note { what } => (what.clone(), "the fault kept it from happening".to_owned()),
+        Kind::Withheld { what } => (what.clone(), "the fault kept it from happening".to_owned()),
+        Kind::StateStore { old, new, .. } => {
+            let made: Vec<Tag> = marked(new & !old).collect();
+            let what = made.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
+            let why = match (made.is_empty(), made.contains(&tag)) {
+                // Marks are cleared by the load of CR3 that follows, which is told.
+                (true, _) => return None,
+                (_, true) => {
+                    "it is of no effect before its PCID is loaded without NOFLUSH".to_owned()
+                }
+                (_, false) => other_tag(),
+            };
+            (format!("mark for {what}"), why)
+        }
         kind => (format!("{kind:?}"), "it invalidates nothing".to_owned()),
     };
-    Missed { seq: past.event.seq, rip: past.event.rip, what, why }
+    Some(Missed { seq: past.event.seq, rip: past.event.rip, what, why })
 }

@@ -42,6 +42,9 @@ pub fn facts(
     if let Some((tag, entry)) = &violation.entry {
         fact("entry", format!("{tag}: {}", entry.translation));
     }
+    if let Some(structure) = &violation.structure {
+        fact("entry", structure.to_string());
+    }
     if let Some(walk) = &violation.walk {
         let levels: Vec<String> = walk
             .path
@@ -65,6 +68,10 @@ pub fn facts(
     }
     if let Some(deadline) = &violation.deadline {
         fact("deadline", deadline.clone());
+    }
+    if violation.missed.is_empty() && violation.downgrade.is_some() {
+        let on = violation.cpu.0;
+        fact("missed", format!("nothing: no invalidation on cpu{on} between store and deadline"));
     }
     for missed in &violation.missed {
         let text =

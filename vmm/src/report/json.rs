@@ -2,7 +2,7 @@
 
 use super::Results;
 use crate::arch::addr::Gva;
-use crate::arch::tlb::Fill;
+use crate::arch::tlb::{Fill, Tag};
 use crate::inject::Interrupt;
 use crate::machine::Schedule;
 use crate::oracle::{Obligation, State, Violation};
@@ -136,6 +136,12 @@ fn violation(results: &Results<'_>, violation: &Violation) -> Value {
         "entry": violation.entry.as_ref().map(|(tag, entry)| value!({
             "tag": tag.to_string(),
             "translation": entry.translation,
+        })),
+        "structure": violation.structure.as_ref().map(|structure| value!({
+            "tag": Tag::Pcid(structure.pcid).to_string(),
+            "level": structure.level,
+            "base": structure.base,
+            "table": structure.table,
         })),
         "walk": violation.walk.as_ref().map(|walk| value!({
             "root": walk.root,

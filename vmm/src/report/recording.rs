@@ -8,7 +8,7 @@ use crate::scenario::{Diagnostic, Expected, Run, RunConfig, Scenario, parse};
 use serde::{Deserialize, Serialize};
 
 /// Of the file's form.
-pub const RECORDING_VERSION: u32 = 1;
+pub const RECORDING_VERSION: u32 = 2;
 
 /// A run as a file keeps it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -43,6 +43,9 @@ pub enum RecordingError {
     /// It is no JSON, or not that of a recording.
     #[error("not what `stalemate run --record` writes: {0}")]
     Json(#[from] serde_json::Error),
+    /// No processor is in it.
+    #[error("a recording of a machine without a processor")]
+    NoCpu,
     /// It is of another version.
     #[error("a recording of version {0}; this stalemate reads version {RECORDING_VERSION}")]
     Version(u32),
@@ -87,7 +90,11 @@ impl Recording {
         if version != RECORDING_VERSION {
             return Err(RecordingError::Version(version));
         }
-        Ok(serde_json::from_str(text)?)
+        let recording: Self = serde_json::from_str(text)?;
+        if recording.header.cpus.is_empty() {
+            return Err(RecordingError::NoCpu);
+        }
+        Ok(recording)
     }
 
     /// The scenario and the run.

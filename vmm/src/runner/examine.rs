@@ -18,6 +18,7 @@ enum Deadline {
     Cr3Load,
     FrameFreed,
     EditOver,
+    CaughtUp,
     End,
 }
 
@@ -40,11 +41,10 @@ impl Deadlines {
         let deadline = match event.kind {
             Kind::PrimitiveEnd(_) => Deadline::PrimitiveEnd,
             Kind::UserEntry => Deadline::UserEntry,
-            Kind::LoadCr3 { old, value } if oracle.changes_asid(event.cpu, old, value) => {
-                Deadline::Cr3Load
-            }
+            Kind::LoadCr3 { .. } if oracle.changed_asid() => Deadline::Cr3Load,
             Kind::FrameFreed { .. } => Deadline::FrameFreed,
             Kind::StepBegin { class: StepClass::Other, .. } => Deadline::EditOver,
+            Kind::StepEnd { .. } if !oracle.is_lazy(event.cpu) => Deadline::CaughtUp,
             Kind::End => Deadline::End,
             _ => return,
         };
@@ -54,7 +54,9 @@ impl Deadlines {
                 // What another CPU holds is due when the primitive returns, and before that not.
                 Deadline::PrimitiveEnd => current && owed.is_due(),
                 Deadline::UserEntry => current && owed.cpu == event.cpu && owed.is_due(),
-                Deadline::Cr3Load => current && owed.cpu == event.cpu && owed.covered.is_some(),
+                Deadline::Cr3Load | Deadline::CaughtUp => {
+                    current && owed.cpu == event.cpu && owed.covered.is_some()
+                }
                 // What is not current is not reached before it is loaded, and flushed by then.
                 Deadline::FrameFreed => current,
                 Deadline::EditOver => owed.covered.is_none(),

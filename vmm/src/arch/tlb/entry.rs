@@ -99,6 +99,16 @@ pub struct StructureEntry {
     pub rights: Rights,
 }
 
+impl fmt::Display for StructureEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { level, base, pcid, table, .. } = self;
+        write!(
+            f,
+            "PCID {pcid}: paging-structure entry of level {level} for {base} -> table {table}"
+        )
+    }
+}
+
 impl PartialOrd for Rights {
     fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
         Some(self.cmp(other))

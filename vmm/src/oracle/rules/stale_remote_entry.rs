@@ -12,14 +12,16 @@ pub const ABOUT: About = About {
     id: RuleId::StaleRemoteEntry,
     name: "stale-remote-entry",
     statement: "When a CPU acknowledges a shootdown, and when the primitive that asked for it \
-                returns, it holds no stale entry for it in its current PCID or among globals; a \
-                lazy CPU none, where tables are freed.",
+                returns, it holds no stale entry for it in its current PCID or among globals. A \
+                lazy CPU may, unless tables are freed, but not when a step of its own is over in \
+                which it is lazy no longer.",
     source: "SDM vol. 3, 4.10.5; Linux fea4e317f9e7 (CVE-2025-37964), 2ff6ddf19c0e",
     violated_by: "shootdown --cpu pcid --policy split --inject \"early ack\"",
     near_miss: "shootdown --cpu pcid --policy split --inject \"repeat ack\"",
     hint: "flush on the other CPU before it acknowledges, wait for every acknowledgement, \
            and leave no CPU out that has the address space loaded; where tables are \
-           freed, no lazy one either",
+           freed, no lazy one either; a CPU that was lazy compares generations before it \
+           goes on",
     is_cost: false,
 };
 
@@ -61,6 +63,24 @@ impl Claim {
     }
 }
 
+/// What a CPU was excused from while it was lazy, and ought to have flushed by now.
+fn not_caught_up(context: &Context<'_>) -> Vec<Finding> {
+    let late = context.open_here().filter(|(_, obligation)| {
+        obligation.covered.is_some() && context.is_usable(obligation.cpu, obligation.tag)
+    });
+    late.map(|(number, obligation)| Finding {
+        obligation: Some(number),
+        deadline: Some("the end of the step in which a CPU that was lazy goes on"),
+        message: format!(
+            "CPU {} goes on in an address space whose flush it missed, and {} still holds a stale \
+             entry for {}",
+            obligation.cpu.0, obligation.tag, obligation.page
+        ),
+        ..Finding::default()
+    })
+    .collect()
+}
+
 impl Rule for StaleRemoteEntry {
     fn boxed(&self) -> Box<dyn Rule> {
         Box::new(self.clone())
@@ -71,6 +91,9 @@ impl Rule for StaleRemoteEntry {
     }
 
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {
+        if matches!(context.event.kind, Kind::StepEnd { .. }) && !context.cpu().is_lazy() {
+            return not_caught_up(context);
+        }
         let Some(claim) = claim(context) else { return Vec::new() };
         let does = if claim.by.is_some() { "is acknowledged" } else { "returns" };
         context

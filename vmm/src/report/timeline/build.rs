@@ -1,6 +1,6 @@
 //! From a recorded run to its timeline.
 
-use super::lane::{Lane, marked};
+use super::lane::Lane;
 use super::rows::set_rows;
 use super::track::{Tracks, moment_kind, page_name};
 use super::{Moment, Owed, Shown, Timeline};
@@ -8,7 +8,7 @@ use crate::arch::addr::Gva;
 use crate::arch::tlb::Tag;
 use crate::boot::Symbols;
 use crate::event::{Event, Kind};
-use crate::oracle::{Obligation, Shadow, State, Violation};
+use crate::oracle::{Obligation, Shadow, State, Violation, marked};
 use crate::report::{Fact, Recorded, facts, unexplained, what_is_real};
 use crate::runner::RunResult;
 use crate::scenario::Scenario;
@@ -46,6 +46,8 @@ pub fn timeline(recorded: &Recorded<'_>) -> Timeline {
         let ended = tracks.follow(event, &shadow);
         if let Some(kind) = moment_kind(&event.kind) {
             let (tag, text) = told(event, &shadow);
+            let injected = event.injected && kind != super::MomentKind::Fault;
+            let text = if injected { format!("injected: {text}") } else { text };
             timeline.moments.push(Moment {
                 seq: event.seq,
                 cpu: event.cpu.0,
@@ -177,7 +179,7 @@ fn told(event: &Event, shadow: &Shadow) -> (Option<Tag>, String) {
             (None, format!("vector {vector:#x} is delivered from CPL {from_cpl}"))
         }
         Kind::PageFault { va, error } => (current, format!("page fault at {va}, error {error:#x}")),
-        Kind::Note { what } => (None, format!("injected: {what}")),
+        Kind::Withheld { what } | Kind::Note { what } => (None, format!("injected: {what}")),
         Kind::FrameFreed { frame } => (None, format!("frame {frame} is given back")),
         Kind::Deferred(primitive) => {
             (None, format!("the flush of {} is deferred", page_name(primitive.start)))

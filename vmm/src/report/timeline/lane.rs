@@ -1,17 +1,10 @@
 //! What one CPU does, followed from event to event.
 
 use super::{Bar, Cpu, KERNEL, Mark, Moment, MomentKind, Span, USER};
-use crate::arch::addr::Pcid;
 use crate::arch::tlb::Tag;
 use crate::event::{Event, Kind};
-use stalemate_shared::pcid::USER_PCID_BIT;
+use crate::oracle::marked;
 use std::collections::{BTreeMap, BTreeSet};
-
-/// The user PCIDs whose bits are set in a `user_pcid_flush_mask`.
-pub fn marked(mask: u64) -> impl Iterator<Item = Tag> {
-    let bits = (0..64u16).filter(move |bit| mask >> bit & 1 != 0);
-    bits.map(|bit| Tag::Pcid(Pcid::new(bit | USER_PCID_BIT as u16)))
-}
 
 /// One CPU, as far as it has been followed.
 pub struct Lane {

@@ -144,6 +144,7 @@ fn changes_caches(kind: &Kind) -> bool {
         | Kind::PrimitiveEnd(_)
         | Kind::Deferred(_)
         | Kind::FrameFreed { .. }
+        | Kind::Withheld { .. }
         | Kind::Note { .. }
         | Kind::End => false,
     }
@@ -173,7 +174,7 @@ pub fn moment_kind(kind: &Kind) -> Option<MomentKind> {
         }
         Kind::Ipi { .. } => MomentKind::Ipi,
         Kind::Delivered { .. } | Kind::PageFault { .. } => MomentKind::Interrupt,
-        Kind::Note { .. } => MomentKind::Fault,
+        Kind::Withheld { .. } | Kind::Note { .. } => MomentKind::Fault,
         Kind::FrameFreed { .. } | Kind::Deferred(_) => MomentKind::Other,
         _ => return None,
     })
