@@ -344,8 +344,8 @@ fn the_json_report_follows_its_schema() {
 #[test]
 fn what_cannot_be_is_told_by_exit_code_and_without_kvm_one_line_says_so() {
     for (arguments, code, says) in [
-        (&["fuzz", "--policy", "joint"][..], 2, "use one of split"),
-        (&["fuzz", "--cpu", "pentium"], 2, "use `all` or some of nopcid"),
+        (&["fuzz", "--policy", "joint"][..], 2, "possible values: split"),
+        (&["fuzz", "--cpu", "pentium"], 2, "possible values: all, nopcid"),
         (&["fuzz", "--count", "many"], 2, "invalid digit"),
         (&["fuzz", "--executor", "kvm", "--kvm-device", "/nonexistent"], 3, "/nonexistent"),
     ] {

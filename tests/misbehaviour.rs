@@ -7,8 +7,9 @@ use object::{Object, ObjectSection};
 use stalemate::arch::fault::Stop;
 use stalemate::boot::{Image, ImageError, guest_image};
 use stalemate::executor::Backend;
+use stalemate::machine::Schedule;
 use stalemate::runner::Outcome;
-use stalemate::scenario::{Expected, Policy, Run};
+use stalemate::scenario::{Expected, Policy, Run, RunConfig};
 #[cfg(feature = "kvm")]
 use std::time::Duration;
 
@@ -56,6 +57,19 @@ fn a_loop_without_traps_is_a_hang() {
         assert!(endless, "{stop}");
         assert_eq!(outcome, Outcome::Hang);
     }
+}
+
+#[test]
+fn a_loop_that_is_stepped_through_is_a_hang_too() {
+    let bench = impatient(Bench::new(Backend::interp()));
+    let steps = scenario("cpu1 user nop\nmisbehave loop");
+    let one = config("pcid", Policy::Split, true);
+    let stepped = RunConfig { cpus: 2, schedule: Schedule::Instructions(1), ..one };
+    assert_eq!(bench.run(&steps, stepped, &[]).outcome, Outcome::Hang);
+    let result = bench.run(&scenario("misbehave loop"), one, &["nmi@each"]);
+    assert_eq!(result.outcome, Outcome::Hang);
+    // It is one hang, and not one at each boundary.
+    assert_eq!(result.sweep.expect("a sweep").swept.tried, 0);
 }
 
 #[test]

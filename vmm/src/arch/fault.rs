@@ -116,6 +116,17 @@ pub enum Stop {
     Interface(String),
 }
 
+impl Stop {
+    /// Whether the guest was stopped, since it went on for ever.
+    #[must_use]
+    pub fn is_hang(&self) -> bool {
+        matches!(
+            self,
+            Self::TrapBudget { .. } | Self::Timeout { .. } | Self::InstructionLimit { .. }
+        )
+    }
+}
+
 /// What an operation of the modelled processor may end in instead of completing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {

@@ -29,6 +29,7 @@ use crate::event::{Event, Kind, Observer, Primitive};
 use crate::executor::{Executor, ExecutorError};
 use crate::inject::Injector;
 use iced_x86::{Formatter, IntelFormatter};
+use std::time::Instant;
 
 /// Why the machine's loop came to an end.
 #[derive(Debug)]
@@ -107,6 +108,10 @@ pub(crate) struct Machine {
     pub(crate) injector: Injector,
     pub(crate) seq: u64,
     pub(crate) traps: u64,
+    /// Instructions that were stepped over since the last trap.
+    stepped: u64,
+    /// When the first of them began.
+    trapped: Instant,
     /// The event whose registers are kept, and they.
     pub(crate) watch: Option<u64>,
     pub(crate) watched: Option<(Box<Vcpu>, Option<String>)>,
@@ -134,6 +139,8 @@ impl Machine {
             injector: Injector::default(),
             seq: 0,
             traps: 0,
+            stepped: 0,
+            trapped: Instant::now(),
             watch: None,
             watched: None,
             held: Vec::new(),

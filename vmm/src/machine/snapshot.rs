@@ -52,6 +52,7 @@ impl Machine {
         self.traps = snapshot.traps;
         self.held.clone_from(&snapshot.held);
         self.watched = None;
+        self.stepped = 0;
         let written = self.memory.restore(&snapshot.memory);
         self.executor.restore_fpu(&snapshot.fpu)?;
         match self.revalidate_all() {

@@ -53,8 +53,15 @@ impl Session {
         observer: &mut O,
         each: &mut dyn FnMut(Boundary, RunEnd, O),
     ) -> Result<(RunEnd, Swept), ExecutorError> {
-        self.begin(injector)?;
         let mut swept = Swept::default();
+        // A run that never ends is one, and not one more at each of its boundaries.
+        let mut without = observer.clone();
+        let end = self.run_told(steps, injector.clone(), &mut without)?;
+        if self.spent || end.stop.as_ref().is_some_and(|(stop, _)| stop.is_hang()) {
+            *observer = without;
+            return Ok((end, swept));
+        }
+        self.begin(injector)?;
         let mut reports = vec![None; steps.len()];
         for (index, step) in steps.iter().enumerate() {
             if !sweep.contains(index) || swept.cut_short {

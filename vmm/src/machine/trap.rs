@@ -13,12 +13,20 @@ use crate::inject::{How, InjectedOp};
 use iced_x86::Instruction;
 use stalemate_shared::hypercall;
 use stalemate_shared::tlb_state::USER_PCID_FLUSH_MASK;
+use std::time::{Duration, Instant};
 
 /// Bits of a page-fault error code.
 const ERROR_WRITE: u32 = 1 << 1;
 const ERROR_FETCH: u32 = 1 << 4;
 /// The longest instruction, in bytes.
 const MAX_INSTRUCTION: usize = 15;
+/// So many instructions, one at a time and none of them a trap, are a hang. The longest loop that a
+/// scenario can ask for has fewer.
+const STEPS_WITHOUT_A_TRAP: u64 = 20_000_000;
+/// An executor that needs longer for fewer is not waited for.
+const TIME_WITHOUT_A_TRAP: Duration = Duration::from_secs(60);
+/// The clock is looked at once in so many instructions.
+const STEPS_TO_A_LOOK: u64 = 1 << 12;
 
 impl Machine {
     /// Runs the current CPU to its next trap and carries that out.
@@ -43,12 +51,28 @@ impl Machine {
     fn one_instruction(&mut self, observer: &mut dyn Observer) -> Result<Flow, Halt> {
         match self.executor.step(&mut self.cpus[self.current].vcpu)? {
             Some(trap) => self.trap(observer, trap),
-            None => Ok(Flow::Continue),
+            None => self.stepped_over().map(|()| Flow::Continue),
         }
+    }
+
+    /// Counts an instruction that was no trap.
+    fn stepped_over(&mut self) -> Result<(), Halt> {
+        self.stepped += 1;
+        if self.stepped == 1 {
+            self.trapped = Instant::now();
+        }
+        if self.stepped > STEPS_WITHOUT_A_TRAP {
+            return Err(Stop::InstructionLimit { instructions: STEPS_WITHOUT_A_TRAP }.into());
+        }
+        if self.stepped % STEPS_TO_A_LOOK == 0 && self.trapped.elapsed() > TIME_WITHOUT_A_TRAP {
+            return Err(Stop::Timeout { seconds: TIME_WITHOUT_A_TRAP.as_secs() }.into());
+        }
+        Ok(())
     }
 
     fn trap(&mut self, observer: &mut dyn Observer, trap: Trap) -> Result<Flow, Halt> {
         self.traps += 1;
+        self.stepped = 0;
         match trap {
             Trap::Timeout { limit } => Err(Stop::Timeout { seconds: limit.as_secs() }.into()),
             Trap::InstructionLimit { instructions } => {

@@ -223,14 +223,8 @@ impl RunResult {
 fn stop_outcome(stop: &Stop) -> Outcome {
     match stop {
         Stop::Unsupported { .. } => Outcome::Unsupported,
-        Stop::TrapBudget { .. } | Stop::Timeout { .. } | Stop::InstructionLimit { .. } => {
-            Outcome::Hang
-        }
-        Stop::BeyondMemory(_)
-        | Stop::TripleFault { .. }
-        | Stop::Halted
-        | Stop::Panic { .. }
-        | Stop::Interface(_) => Outcome::Crash,
+        hang if hang.is_hang() => Outcome::Hang,
+        _ => Outcome::Crash,
     }
 }
 
