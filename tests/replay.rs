@@ -6,7 +6,7 @@ use common::{benches, builtin, config};
 use stalemate::arch::tlb::Fill;
 use stalemate::event::{Event, Kind, TraceHeader};
 use stalemate::oracle::Oracle;
-use stalemate::report::{Recorded, Recording, RecordingError};
+use stalemate::report::{RECORDING_VERSION, Recorded, Recording, RecordingError};
 use stalemate::runner::Trace;
 use stalemate::scenario::{self, CPUS, Policy, Run, RunConfig, Scenario, Selection};
 use std::process::Command;
@@ -156,7 +156,8 @@ fn a_recording_of_any_violation_shows_it_again_on_every_executor() {
 #[test]
 fn what_is_no_recording_is_refused() {
     assert!(matches!(Recording::read("no"), Err(RecordingError::Json(_))));
-    assert!(matches!(Recording::read("{\"version\": 1}"), Err(RecordingError::Json(_))));
+    let empty = format!("{{\"version\": {RECORDING_VERSION}}}");
+    assert!(matches!(Recording::read(&empty), Err(RecordingError::Json(_))));
     assert!(matches!(Recording::read("{\"version\": 9}"), Err(RecordingError::Version(9))));
 }
 
@@ -178,6 +179,9 @@ fn replay_exits_with_1_where_the_run_is_another() {
     assert!(said.contains("run again on interp: stale-user-entry violated, as recorded"), "{said}");
     // The same events, of a run in which the mark was not dropped.
     let text = std::fs::read_to_string(&file).expect("it was written");
+    let mut without: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    without["header"]["cpus"] = serde_json::json!([]);
+    assert!(matches!(Recording::read(&without.to_string()), Err(RecordingError::NoCpu)));
     let other = text.replace("\"drop mark#1\"", "\"drop mark#9\"");
     std::fs::write(&file, other).expect("ours");
     let again = stalemate(&["replay", path, "--executor", "interp"]);

@@ -155,3 +155,16 @@ fn a_witness_names_the_paging_structure_entry_and_the_marks_that_missed() {
     assert_eq!(marks.first().map(|mark| &*mark.what), Some("mark for PCID 0x802"), "{marks:?}");
     assert_eq!(marks[0].why, "the entry is tagged PCID 0x801");
 }
+
+/// A CPU that answers while its own step is over does what another one's step asks for.
+#[test]
+fn what_is_done_for_another_cpu_is_of_the_step_that_asks() {
+    let bench = Bench::new(Backend::interp());
+    let steps = scenario(
+        "map u0 red\ncpu1 user read u0 -> red\ncpu0 remap u0 blue\ncpu0 flush_tlb_one_user u0",
+    );
+    let config = RunConfig { cpus: 2, ..config("pcid", Policy::Split, true) };
+    let result = bench.run(&steps, config, &["early ack"]);
+    assert_eq!(common::rules(&result), ["stale-remote-entry"]);
+    assert_eq!(result.violations[0].step, Some(3), "{:?}", result.violations[0]);
+}

@@ -448,3 +448,24 @@ fn dropped_fractures_leave_the_projection() {
     let effect = world.tlb.invlpg(&world.memory, PAGING, LARGE);
     assert_eq!(effect.scope, Scope::Pages(vec![LARGE]));
 }
+
+/// The last page of all ends where addresses do.
+#[test]
+fn the_topmost_page_turns_stale_like_any_other() {
+    let top = Gva(0xffff_ffff_ffff_f000);
+    let mut world = World::new();
+    for (slot, entry) in
+        [(ROOT.0 + 0xff8, 0x6067), (0x6ff8, 0x7067), (0x7ff8, 0x8067), (0x8ff8, 0xa_0067)]
+    {
+        world.memory.write_word(Gpa(slot), entry);
+    }
+    world.access(top);
+    let stale = |world: &World| {
+        let tag = Tag::Pcid(P1);
+        let entry = world.tlb.entries_in(tag, top, top).next().expect("it is cached");
+        world.tlb.stale_at(&world.memory, PAGING, tag, entry)
+    };
+    assert_eq!(stale(&world), None);
+    world.memory.write_word(Gpa(0x8ff8), 0);
+    assert_eq!(stale(&world), Some(top));
+}

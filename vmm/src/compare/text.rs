@@ -41,7 +41,7 @@ pub fn text(comparison: &Comparison) -> String {
     out
 }
 
-/// A column's head and width; those with a negative width are flush left.
+/// A column's head and least width; those with a negative width are flush left.
 type Columns = [(&'static str, isize)];
 
 const TABLE: &Columns = &[
@@ -77,22 +77,30 @@ const AUDIT: &Columns = &[
     ("grown", 5),
 ];
 
-fn head(out: &mut String, columns: &Columns) {
-    let heads: Vec<String> = columns.iter().map(|(head, _)| (*head).to_owned()).collect();
-    line(out, columns, &heads);
-}
-
-fn line(out: &mut String, columns: &Columns, cells: &[String]) {
-    let padded = columns.iter().zip(cells).map(|(&(_, width), cell)| {
-        let wide = width.unsigned_abs();
-        if width < 0 { format!("{cell:wide$}") } else { format!("{cell:>wide$}") }
-    });
-    *out += padded.collect::<Vec<_>>().join(" ").trim_end();
-    out.push('\n');
+/// The rows below their heads, each column as wide as its widest cell needs.
+fn lay_out(out: &mut String, columns: &Columns, rows: Vec<Vec<String>>) {
+    let heads = columns.iter().map(|(head, _)| (*head).to_owned()).collect();
+    let rows: Vec<Vec<String>> = std::iter::once(heads).chain(rows).collect();
+    let wide = |column: usize, least: usize| {
+        let cells = rows.iter().map(|row| row[column].chars().count());
+        cells.max().unwrap_or(0).max(least)
+    };
+    let widths: Vec<usize> = columns
+        .iter()
+        .enumerate()
+        .map(|(column, (_, least))| wide(column, least.unsigned_abs()))
+        .collect();
+    for row in &rows {
+        let padded = columns.iter().zip(&widths).zip(row).map(|((&(_, least), &wide), cell)| {
+            if least < 0 { format!("{cell:wide$}") } else { format!("{cell:>wide$}") }
+        });
+        *out += padded.collect::<Vec<_>>().join(" ").trim_end();
+        out.push('\n');
+    }
 }
 
 fn table(out: &mut String, comparison: &Comparison) {
-    head(out, TABLE);
+    let mut rows = Vec::new();
     let mut shown = ("", "");
     for row in &comparison.rows {
         // What stands in the line above is not said again.
@@ -106,7 +114,7 @@ fn table(out: &mut String, comparison: &Comparison) {
         let (state, branches) = need.map_or((0, String::new()), |need| {
             (need.state_bits, format!("{}+{}", need.code.branches, need.code.return_branches))
         });
-        let cells = [
+        rows.push(vec![
             workload.to_owned(),
             cpu.to_owned(),
             row.policy.to_string(),
@@ -123,9 +131,9 @@ fn table(out: &mut String, comparison: &Comparison) {
             costs.return_instructions.to_string(),
             state.to_string(),
             branches,
-        ];
-        line(out, TABLE, &cells);
+        ]);
     }
+    lay_out(out, TABLE, rows);
 }
 
 /// What the run came to: the rules where any were violated.
@@ -146,7 +154,7 @@ big       a PCID or everything emptied at once; grown: big, where pages were ask
 
 fn audit(out: &mut String, comparison: &Comparison) {
     let _ = writeln!(out, "{AUDIT_LEGEND}");
-    head(out, AUDIT);
+    let mut rows = Vec::new();
     let audits: Vec<_> = Policy::all()
         .iter()
         .map(|&policy| (policy.to_string(), comparison.audit(policy)))
@@ -172,10 +180,11 @@ fn audit(out: &mut String, comparison: &Comparison) {
                     short(&site.caller, &site.line),
                 ];
                 cells.extend(counts.iter().map(ToString::to_string));
-                line(out, AUDIT, &cells);
+                rows.push(cells);
             }
         }
     }
+    lay_out(out, AUDIT, rows);
 }
 
 /// A function, and its place without the path.

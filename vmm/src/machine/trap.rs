@@ -64,7 +64,9 @@ impl Machine {
         if self.stepped > STEPS_WITHOUT_A_TRAP {
             return Err(Stop::InstructionLimit { instructions: STEPS_WITHOUT_A_TRAP }.into());
         }
-        if self.stepped % STEPS_TO_A_LOOK == 0 && self.trapped.elapsed() > TIME_WITHOUT_A_TRAP {
+        if self.stepped.is_multiple_of(STEPS_TO_A_LOOK)
+            && self.trapped.elapsed() > TIME_WITHOUT_A_TRAP
+        {
             return Err(Stop::Timeout { seconds: TIME_WITHOUT_A_TRAP.as_secs() }.into());
         }
         Ok(())

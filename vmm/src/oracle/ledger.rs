@@ -212,7 +212,7 @@ impl Ledger {
                     seq: event.seq,
                     cpu: event.cpu,
                     rip: event.rip,
-                    step: shadow.cpu(event.cpu).step,
+                    step: shadow.step(),
                     slot: *slot,
                     old: *old,
                     new: *new,
@@ -330,8 +330,7 @@ impl Ledger {
             }
             self.served |= obligation.held() != held;
             if obligation.held() == 0 && obligation.is_open() {
-                obligation.state =
-                    State::Discharged { by, seq: event.seq, step: shadow.cpu(event.cpu).step };
+                obligation.state = State::Discharged { by, seq: event.seq, step: shadow.step() };
             }
         }
     }
@@ -412,7 +411,7 @@ fn stale(
             let here = reach.contains(structure.base) || structure.covers(reach.base);
             if here && tlb.structure_is_stale(&shadow.tables, paging, structure) {
                 structures.push(structure.id);
-                first_structure.get_or_insert_with(|| structure.clone());
+                first_structure.get_or_insert(*structure);
                 page.get_or_insert(reach.base);
             }
         }

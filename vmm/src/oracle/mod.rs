@@ -206,7 +206,7 @@ impl Observer for Oracle {
         }
         self.judge(&header, &shadow, event, &effect, ended);
         if let Some((since, primitive)) = ended {
-            let cover = Cover { primitive, step: shadow.cpu(event.cpu).step };
+            let cover = Cover { primitive, step: shadow.step() };
             self.ledger.returned(event.cpu, since, cover);
         }
         let context = Context {

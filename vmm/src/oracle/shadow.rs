@@ -61,8 +61,10 @@ pub struct ShadowCpu {
     pub consuming: u64,
     /// The flush primitives under way, the innermost last, and the events that they began at.
     pub primitives: Vec<(u64, Primitive)>,
-    /// The scenario's step under way.
+    /// The scenario's step under way, or the last.
     pub step: Option<usize>,
+    /// It is under way.
+    in_step: bool,
     /// User mode has run since a kernel CR3 was loaded.
     was_user: bool,
 }
@@ -82,6 +84,7 @@ impl ShadowCpu {
             consuming: 0,
             primitives: Vec::new(),
             step: None,
+            in_step: false,
             was_user: false,
         }
     }
@@ -170,6 +173,8 @@ pub struct Shadow {
     pub cpus: Vec<ShadowCpu>,
     /// The words of the array of `MmState`.
     mm_states: Vec<u64>,
+    /// The step that the last event belongs to.
+    step: Option<usize>,
     started: bool,
 }
 
@@ -183,6 +188,7 @@ impl Shadow {
             census: Census::default(),
             cpus: header.cpus.iter().map(|cpu| ShadowCpu::new(header, cpu)).collect(),
             mm_states: header.mm_states.clone(),
+            step: None,
             started: false,
         }
     }
@@ -223,9 +229,29 @@ impl Shadow {
     /// CPU which waits for this one.
     #[must_use]
     pub fn works_for(&self, cpu: CpuId) -> Option<(u64, Primitive)> {
-        let asks = |other: &&ShadowCpu| other.state(WAITING) >> cpu.0 & 1 != 0;
-        let asked = || self.cpus.iter().find(asks).and_then(ShadowCpu::primitive);
+        let asked = || self.asking(cpu).and_then(ShadowCpu::primitive);
         self.cpu(cpu).primitive().or_else(asked)
+    }
+
+    /// The CPU that waits for `cpu`, if one does.
+    fn asking(&self, cpu: CpuId) -> Option<&ShadowCpu> {
+        self.cpus.iter().find(|other| other.state(WAITING) >> cpu.0 & 1 != 0)
+    }
+
+    /// The step that the last event belongs to: its CPU's own, or that of the CPU which waited for
+    /// it; else the last that it had.
+    #[must_use]
+    pub fn step(&self) -> Option<usize> {
+        self.step
+    }
+
+    fn step_of(&self, event: &Event) -> Option<usize> {
+        if let Kind::StepBegin { index, .. } = event.kind {
+            return Some(index);
+        }
+        let own = self.cpu(event.cpu);
+        let asking = self.asking(event.cpu).filter(|_| !own.in_step);
+        asking.map_or(own.step, |asking| asking.step)
     }
 
     /// Whether a CR3 load that took effect on `cpu` makes another PCID current for new uses. A user
@@ -245,6 +271,7 @@ impl Shadow {
         if !matches!(event.kind, Kind::TableLinked { .. } | Kind::RootLinked { .. }) {
             self.start();
         }
+        self.step = self.step_of(event);
         let effect = self.change(event);
         if self.started {
             self.fill();
@@ -329,7 +356,11 @@ impl Shadow {
             Kind::PrimitiveEnd(_) => {
                 self.cpu_mut(event.cpu).primitives.pop();
             }
-            Kind::StepBegin { index, .. } => self.cpu_mut(event.cpu).step = Some(*index),
+            Kind::StepBegin { index, .. } => {
+                let cpu = self.cpu_mut(event.cpu);
+                (cpu.step, cpu.in_step) = (Some(*index), true);
+            }
+            Kind::StepEnd { .. } => self.cpu_mut(event.cpu).in_step = false,
             Kind::UserEntry => self.cpu_mut(event.cpu).was_user = true,
             Kind::LoadCr3 { value, .. } => {
                 let root = Gpa(value & ROOT_MASK);

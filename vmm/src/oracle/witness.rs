@@ -119,7 +119,7 @@ pub fn violation(
         let returning = || {
             let (since, primitive) = context.ended?;
             let asked = obligation.is_asked_of(event.cpu, since, &primitive);
-            asked.then_some(Cover { primitive, step: shadow.cpu(event.cpu).step })
+            asked.then_some(Cover { primitive, step: shadow.step() })
         };
         obligation.covered.or_else(returning)
     });
@@ -130,7 +130,7 @@ pub fn violation(
         seq,
         rip,
         cpu,
-        step: shadow.cpu(event.cpu).step,
+        step: shadow.step(),
         entry,
         structure: obligation.and_then(|obligation| obligation.structure.clone()),
         walk,

@@ -60,16 +60,16 @@ impl Entry {
         self.missing.iter().any(|&(base, size)| size.base(va) == base)
     }
 
-    /// The 4 KiB pages of `[start, end)`, which lies within the page, that it still translates.
-    pub fn pages_in(&self, start: Gva, end: Gva) -> impl Iterator<Item = Gva> + '_ {
+    /// The 4 KiB pages from `start` to the one of `last`, within the page, that it still translates.
+    pub fn pages_in(&self, start: Gva, last: Gva) -> impl Iterator<Item = Gva> + '_ {
         let step = PageSize::Small.bytes() as usize;
-        (start.0..end.0).step_by(step).map(Gva).filter(|&page| !self.is_missing(page))
+        (start.0..=last.0).step_by(step).map(Gva).filter(|&page| !self.is_missing(page))
     }
 
     /// The 4 KiB pages that it still translates.
     pub fn pages(&self) -> impl Iterator<Item = Gva> + '_ {
         let Translation { page, size, .. } = self.translation;
-        self.pages_in(page, Gva(page.0 + size.bytes()))
+        self.pages_in(page, Gva(page.0 + (size.bytes() - 1)))
     }
 
     /// Drops the fractures in the part of `size` that contains `va`; whether any others remain.

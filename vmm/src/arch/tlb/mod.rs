@@ -174,12 +174,13 @@ impl Tlb {
             let today = walk(tables, Start::root(root), at, paging);
             // All that goes through the entry read last is translated alike.
             let span = today.path.last().map_or(1 << 12, |step| 1 << shift(step.level));
-            let end = Gva(at.0 + span.min(entry.translation.size.bytes()));
+            // The topmost page ends where addresses do.
+            let last = Gva(at.0 + (span.min(entry.translation.size.bytes()) - 1));
             let stale = entry.translation.grants_more(at, today.result.as_ref().ok());
-            if let Some(page) = entry.pages_in(at, end).next().filter(|_| stale) {
+            if let Some(page) = entry.pages_in(at, last).next().filter(|_| stale) {
                 return Some(page);
             }
-            at = end;
+            at = Gva(last.0.checked_add(1)?);
         }
         None
     }
