@@ -132,7 +132,7 @@ pub fn violation(
         cpu,
         step: shadow.step(),
         entry,
-        structure: obligation.and_then(|obligation| obligation.structure.clone()),
+        structure: obligation.and_then(|obligation| obligation.structure),
         walk,
         downgrade: obligation.map(|obligation| obligation.downgrade),
         asked,
