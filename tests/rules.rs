@@ -6,11 +6,14 @@ mod common;
 
 use common::{Bench, config, scenario};
 use serde_json::Value;
+use stalemate::event::Kind;
 use stalemate::executor::Backend;
 use stalemate::fuzz::correct_policies;
+use stalemate::machine::Schedule;
 use stalemate::oracle::{Discharger, RULES, RuleId, State};
 use stalemate::runner::Outcome;
 use stalemate::scenario::{Policy, RunConfig};
+use stalemate_shared::tlb_state::WAITING;
 use stalemate_shared::variant::Variant;
 use std::process::Command;
 
@@ -167,4 +170,26 @@ fn what_is_done_for_another_cpu_is_of_the_step_that_asks() {
     let result = bench.run(&steps, config, &["early ack"]);
     assert_eq!(common::rules(&result), ["stale-remote-entry"]);
     assert_eq!(result.violations[0].step, Some(3), "{:?}", result.violations[0]);
+}
+
+/// A fault that is due on one CPU waits for that CPU, whichever comes in between.
+#[test]
+fn what_a_fault_has_to_do_is_done_by_its_cpu() {
+    let bench = Bench::new(Backend::interp());
+    let steps = scenario(
+        "A map u0 red\ncpu1 A user read u0 -> red\ncpu2 A user read u0 -> red\n\
+         cpu0 remap u0 blue\ncpu0 flush_tlb_one_user u0\ncpu0 user read u0 -> blue",
+    );
+    let mut acknowledged = 0;
+    for seed in 0..40 {
+        let schedule = Schedule::Events(seed);
+        let config = RunConfig { cpus: 3, schedule, ..config("pcid", Policy::Split, true) };
+        let (_, trace) = bench.record(&steps, config, &["early ack"]);
+        for event in trace.events.iter().filter(|event| event.injected) {
+            let Kind::StateStore { offset: WAITING, old, new, .. } = event.kind else { continue };
+            assert_eq!(old & !new, 1 << event.cpu.0, "seed {seed}: {event:?}");
+            acknowledged += 1;
+        }
+    }
+    assert!(acknowledged >= 40, "{acknowledged}");
 }

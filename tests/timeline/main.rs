@@ -71,6 +71,14 @@ fn a_stale_entry_is_red_from_its_store_to_the_violation() {
 }
 
 #[test]
+fn what_a_fault_does_is_told_as_injected() {
+    let timeline = drawn(&common::builtin("shootdown"), "pcid", &["early ack#1"]);
+    let told = |text: &str| timeline.moments.iter().filter(|one| one.text == text).count();
+    assert_eq!(told("injected: acknowledges to CPU 0"), 1);
+    assert!(told("acknowledges to CPU 0") > 0, "the others are the guest's own");
+}
+
+#[test]
 fn a_clean_run_shows_the_mark_and_its_consumption() {
     let scenario = common::builtin("user-flush-on-next-return");
     let timeline = drawn(&scenario, "pcid", &[]);
