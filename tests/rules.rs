@@ -193,3 +193,22 @@ fn what_a_fault_has_to_do_is_done_by_its_cpu() {
     }
     assert!(acknowledged >= 40, "{acknowledged}");
 }
+
+/// What is cached of a page that was unmapped may wait for the batched flush, but not once the page is
+/// mapped anew.
+#[test]
+fn a_page_that_is_mapped_anew_is_owed_its_flush_at_once() {
+    let bench = Bench::new(Backend::interp());
+    let before = "map u0 red\nuser read u0 -> red\ncpu1 user read u0 -> red\n\
+                  cpu0 unmap_batched u0\ncpu0 map u0 blue";
+    let after = "cpu0 user nop\ncpu0 flush_tlb_batched";
+    let config = RunConfig { cpus: 2, ..config("pcid", Policy::Split, true) };
+    let rules = |flush: &str| {
+        let steps = scenario(&format!("{before}\n{flush}\n{after}"));
+        common::rules(&bench.run(&steps, config, &[]))
+    };
+    assert_eq!(rules(""), ["never-flushed"]);
+    for flush in ["cpu0 flush_tlb_one_user u0", "cpu0 flush_tlb_batched"] {
+        assert_eq!(rules(flush), [""; 0], "{flush}");
+    }
+}

@@ -5,7 +5,7 @@ use super::shadow::{Shadow, ShadowCpu};
 use crate::arch::addr::{CpuId, Gpa, Gva};
 use crate::arch::census::Reach;
 use crate::arch::tlb::{Entry, EntryId, StructureEntry, Tag};
-use crate::arch::walk::entry::DIRTY;
+use crate::arch::walk::entry::{DIRTY, PRESENT};
 use crate::event::{Event, Kind, Primitive};
 use serde::Serialize;
 use stalemate_shared::hypercall::primitive::BATCHED;
@@ -217,6 +217,9 @@ impl Ledger {
                     old: *old,
                     new: *new,
                 };
+                if new & PRESENT != 0 {
+                    self.mapped_anew(&shadow.census.reaches(*slot));
+                }
                 self.downgrade(downgrade, shadow);
             }
             // A D that a processor sets again makes what has it right again.
@@ -259,6 +262,17 @@ impl Ledger {
                 }
             }
         }
+    }
+
+    /// A page whose flush is deferred is mapped anew: what is cached of it is no longer of a page that
+    /// is gone, and is owed like any other.
+    fn mapped_anew(&mut self, reaches: &BTreeSet<Reach>) {
+        let deferred = self.obligations.iter_mut().filter(|obligation| {
+            let here =
+                |reach: &Reach| reach.root == obligation.root && reach.contains(obligation.page);
+            obligation.is_open() && obligation.deferred.is_some() && reaches.iter().any(here)
+        });
+        deferred.for_each(|obligation| obligation.deferred = None);
     }
 
     /// An address space's generation is raised, for what the primitive under way covers, or
