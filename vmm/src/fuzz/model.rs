@@ -153,7 +153,7 @@ impl World {
         let mm = action.mm;
         match action.verb {
             Verb::Map(page, frame) => {
-                if self.frame(mm, page).is_some() {
+                if self.frame(mm, page).is_some() || self.is_pending(place(mm, page)) {
                     return Err(Illegal::Refused);
                 }
                 if matches!(page, Page::Table(_)) && !self.tables.contains(&mm) {
@@ -180,7 +180,8 @@ impl World {
             Verb::WriteProtect(page) => self.edit_locked(action, page)?.writable = false,
             Verb::MakeClean(page) => self.edit_locked(action, page).map(|_| ())?,
             Verb::Move(from, to) => {
-                if self.frame(mm, to).is_some() || !is_small_user(to) {
+                let taken = self.frame(mm, to).is_some() || self.is_pending(place(mm, to));
+                if taken || !is_small_user(to) {
                     return Err(Illegal::Refused);
                 }
                 let frame = *self.edit_locked(action, from)?;
@@ -272,7 +273,8 @@ impl World {
 
     fn fork(&mut self, mm: usize, child: usize) -> Result<(), Illegal> {
         let user = |of: usize| (of, Page::User(0))..=(of, Page::User(u64::MAX));
-        if mm == child || self.pages.range(user(child)).next().is_some() {
+        let pending = self.deferred.iter().any(|(_, (of, _))| *of == child);
+        if mm == child || pending || self.pages.range(user(child)).next().is_some() {
             return Err(Illegal::Refused);
         }
         let mut inherited = Vec::new();
@@ -363,10 +365,16 @@ impl World {
         Ok(frame)
     }
 
+    /// Whether what is cached of a page that was there before waits for a batched flush: it would be
+    /// used for another page in its place.
+    fn is_pending(&self, place: Place) -> bool {
+        self.deferred.iter().any(|&(_, deferred)| deferred == place)
+    }
+
     /// What an access meets; user mode meets no kernel page.
     fn reachable(&self, mm: usize, page: Page, user: bool) -> Result<Option<Frame>, Illegal> {
         let place = place(mm, page);
-        if self.deferred.iter().any(|&(_, deferred)| deferred == place) {
+        if self.is_pending(place) {
             return Err(Illegal::Owing);
         }
         let barred = user && matches!(page, Page::Kernel(_));

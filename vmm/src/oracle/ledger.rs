@@ -120,6 +120,8 @@ pub struct Obligation {
     pub covered: Option<Cover>,
     /// The CPU that has said that its next batched flush covers it.
     pub deferred: Option<CpuId>,
+    /// Its page was mapped anew after that, so that it does not wait.
+    mapped_anew: bool,
     /// The generation of its address space that stands for its flush: raised by a primitive that
     /// covers it, or after it was deferred.
     pub tlb_gen: Option<u64>,
@@ -158,7 +160,13 @@ impl Obligation {
     /// downgrade itself, or the flush of it is over.
     #[must_use]
     pub fn is_due(&self) -> bool {
-        self.covered.is_some() || self.downgrade.cpu == self.cpu && self.deferred.is_none()
+        self.covered.is_some() || self.downgrade.cpu == self.cpu && !self.waits()
+    }
+
+    /// Whether it may wait for the batched flush that it was left to.
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        self.deferred.is_some() && !self.mapped_anew
     }
 
     /// Whether user mode, at its CPL, could use what is stale.
@@ -270,9 +278,9 @@ impl Ledger {
         let deferred = self.obligations.iter_mut().filter(|obligation| {
             let here =
                 |reach: &Reach| reach.root == obligation.root && reach.contains(obligation.page);
-            obligation.is_open() && obligation.deferred.is_some() && reaches.iter().any(here)
+            obligation.is_open() && obligation.waits() && reaches.iter().any(here)
         });
-        deferred.for_each(|obligation| obligation.deferred = None);
+        deferred.for_each(|obligation| obligation.mapped_anew = true);
     }
 
     /// An address space's generation is raised, for what the primitive under way covers, or
@@ -377,6 +385,7 @@ impl Ledger {
                     page: found.page,
                     covered: None,
                     deferred: None,
+                    mapped_anew: false,
                     tlb_gen: None,
                     state: State::Open,
                     entries: found.entries,

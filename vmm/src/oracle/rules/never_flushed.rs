@@ -70,7 +70,7 @@ impl Rule for NeverFlushed {
             .filter(|(_, obligation)| obligation.covered.is_none())
             // What was announced as deferred may stay until the frame goes; and another CPU may
             // still be between its edit and its flush.
-            .filter(|(_, obligation)| frame.is_some() || obligation.deferred.is_none() || at_end)
+            .filter(|(_, obligation)| frame.is_some() || !obligation.waits() || at_end)
             .filter(|(_, obligation)| {
                 frame.is_some() || at_end || obligation.downgrade.cpu == context.event.cpu
             })
