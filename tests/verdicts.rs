@@ -28,7 +28,7 @@ fn a_guest_that_must_stop_is_held_to_how() {
     let astray = "C switch_mm\nE switch_mm\nF switch_mm\nflush_tlb_all";
     let unmarked = "A map u0 red\nA user read u0 -> red\nA remap u0 blue\n\
                     A flush_tlb_one_user u0\nA user read u0";
-    let stopped = "  in step 5 `cpu0 A flush_tlb_one_user u0`, within flush_tlb_one_user\n";
+    let stopped = "stops.toml:9), within flush_tlb_one_user\n";
     for (steps, row, expected, said) in [
         (shot, "[[fault]]\ninject = \"drop ipi\"\nstops = \"hang\"", 0, "2 of them caught"),
         (shot, "[[fault]]\ninject = \"drop ipi\"\nstops = \"crash\"", 1, stopped),
@@ -183,7 +183,7 @@ fn what_was_expected_and_what_was_not_is_said_by_name() {
         let caught = report.contains("caught[stale-user-entry]");
         assert_eq!(caught, violates.contains("stale-user-entry"), "{report}");
         assert!(report.contains("the store goes through, with the old rights"), "{report}");
-        assert!(report.contains("(line 9): got no fault, the store went through"), "{report}");
+        assert!(report.contains(":9): got no fault, the store went through"), "{report}");
     }
     let (exit, report) = judged(steps, "", &["--inject", "drop mark"]);
     assert_eq!(exit, Some(1));

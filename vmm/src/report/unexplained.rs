@@ -13,8 +13,7 @@ pub fn unexplained(symbols: &Symbols, scenario: &Scenario, result: &RunResult) -
     let mut lines = Vec::new();
     for mismatch in &result.mismatches {
         let step = step_text(scenario, Some(mismatch.step));
-        let line = scenario.steps[mismatch.step].line;
-        lines.push(format!("{step} (line {line}): got {}", mismatch.got));
+        lines.push(format!("{step} ({}): got {}", place(scenario, mismatch.step), mismatch.got));
     }
     for fault in &result.not_fired {
         lines.push(format!("fault `{fault}` never fired"));
@@ -24,7 +23,8 @@ pub fn unexplained(symbols: &Symbols, scenario: &Scenario, result: &RunResult) -
         let (step, primitive) = result.stopped_in;
         if step.is_some() {
             let within = primitive.map_or_else(String::new, |it| format!(", within {}", it.name()));
-            lines.push(format!("in {}{within}", step_text(scenario, step)));
+            let at = step.map_or_else(String::new, |step| format!(" ({})", place(scenario, step)));
+            lines.push(format!("in {}{at}{within}", step_text(scenario, step)));
         }
         // After a time-out the registers are those of the last trap.
         lines.push(format!("at {}", symbols.locate(vcpu.rip())));
@@ -36,6 +36,11 @@ pub fn unexplained(symbols: &Symbols, scenario: &Scenario, result: &RunResult) -
         lines.push(proves.to_owned());
     }
     lines
+}
+
+/// A step's file and line, as editors and terminals know them.
+fn place(scenario: &Scenario, step: usize) -> String {
+    format!("{}:{}", scenario.file, scenario.steps[step].line)
 }
 
 /// The registers, in two lines.
