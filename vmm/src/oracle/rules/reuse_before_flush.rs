@@ -13,7 +13,7 @@ pub const ABOUT: About = About {
     name: "reuse-before-flush",
     statement: "A frame or page-table page is not given back, and so not reused, while some CPU may \
                 still reach it through a cached entry of its current PCID or a global one, or by \
-                walking a root it can load. The kernel's map of all memory does not count, nor \
+                walking a root that some CPU has loaded. The kernel's map of all memory does not count, nor \
                 what a lazy CPU, which runs no user code, caches of user pages.",
     source: "SDM vol. 3, 4.10.5; CVE-2018-18281 (eb66ae030829), Linux 2ff6ddf19c0e",
     violated_by: "table-freed-before-shootdown --cpu pcid",
