@@ -212,3 +212,18 @@ fn a_page_that_is_mapped_anew_is_owed_its_flush_at_once() {
         assert_eq!(rules(flush), [""; 0], "{flush}");
     }
 }
+
+/// Each operation that empties more than a page is a big hammer, and a flush that takes two of them
+/// is two: PGE is cleared and set again, other slots are marked and CR3 is loaded.
+#[test]
+fn every_way_to_flush_everything_is_a_big_hammer() {
+    let bench = Bench::new(Backend::interp());
+    let flushed = scenario(
+        "map u0 red\nuser read u0 -> red\nremap u0 blue\nflush_tlb_all\nuser read u0 -> blue",
+    );
+    let by_cpu = [("pcid-invpcid", 1), ("pcid", 2), ("pcid-nopge", 2), ("nopcid-nopge", 1)];
+    for (cpu, hammers) in by_cpu {
+        let result = bench.run(&flushed, config(cpu, Policy::Split, true), &[]);
+        assert_eq!(result.hammers.0, hammers, "{cpu}");
+    }
+}

@@ -1,5 +1,6 @@
 //! What a selection leaves out, which a reader of the table could take for passed.
 
+use crate::report::counted;
 use crate::scenario::{CPUS, Run, Scenario, Selection};
 use std::collections::BTreeSet;
 
@@ -48,7 +49,8 @@ fn faults(scenarios: &[Scenario], selection: &Selection) -> Vec<String> {
     }
     match selection.policy {
         Some(policy) if count > 0 => vec![format!(
-            "left out, since the scenarios say nothing of them under {policy}: {count} faults"
+            "left out, since the scenarios say nothing of them under {policy}: {}",
+            counted(count, "fault", "faults")
         )],
         _ => lines,
     }

@@ -234,7 +234,8 @@ pub fn details(results: &Results<'_>, result: &RunResult, ink: Ink) -> String {
 }
 
 /// A number of things, by their name.
-fn counted(count: usize, one: &str, many: &str) -> String {
+#[must_use]
+pub fn counted(count: usize, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
 }
 
