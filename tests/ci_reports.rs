@@ -8,8 +8,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 fn stalemate(arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_stalemate"));
-    command.args(["run", "--executor", "interp"]).args(arguments).output().expect("it runs")
+    common::stalemate(&[&["run", "--executor", "interp"], arguments].concat())
 }
 
 fn text(output: &Output) -> String {

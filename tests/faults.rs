@@ -2,12 +2,13 @@
 //! lacks a rule.
 #![allow(missing_docs)]
 
+mod common;
+
 use serde_json::Value;
-use std::process::{Command, Output};
+use std::process::Output;
 
 fn faults(arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_stalemate"));
-    command.arg("faults").args(arguments).output().expect("it runs")
+    common::stalemate(&[&["faults"], arguments].concat())
 }
 
 fn score(arguments: &[&str]) -> Value {

@@ -4,6 +4,7 @@
 
 mod common;
 
+use common::{stalemate, text};
 use serde_json::Value;
 use stalemate::boot::{Image, Symbols, guest_image};
 use stalemate::executor::{Backend, interp::Flaw};
@@ -19,16 +20,6 @@ use stalemate::oracle::RuleId;
 use stalemate::runner::Outcome;
 use stalemate::scenario::{CPUS, Policy, RunConfig, parse};
 use std::collections::BTreeSet;
-use std::process::{Command, Output};
-
-fn stalemate(arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_stalemate"));
-    command.args(arguments).output().expect("it runs")
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
 
 fn campaign<'a>(executor: &'a Backend, policies: &'a [Policy], count: u64) -> Campaign<'a> {
     Campaign {
@@ -353,11 +344,7 @@ fn what_cannot_be_is_told_by_exit_code_and_without_kvm_one_line_says_so() {
         assert_eq!(output.status.code(), Some(code), "{arguments:?}");
         assert!(text(&output.stderr).contains(says), "{}", text(&output.stderr));
     }
-    let output = Command::new(env!("CARGO_BIN_EXE_stalemate"))
-        .args(["fuzz", "--count", "10", "--kvm-device", "/nonexistent"])
-        .env_remove(stalemate::executor::REQUIRE_KVM)
-        .output()
-        .expect("it runs");
+    let output = stalemate(&["fuzz", "--count", "10", "--kvm-device", "/nonexistent"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
     assert!(text(&output.stdout).contains("SKIP kvm"), "{}", text(&output.stdout));
 }

@@ -2,14 +2,13 @@
 
 mod common;
 
-use common::{benches, builtin, config};
+use common::{benches, builtin, config, stalemate};
 use stalemate::arch::tlb::Fill;
 use stalemate::event::{Event, Kind, TraceHeader};
 use stalemate::oracle::Oracle;
 use stalemate::report::{RECORDING_VERSION, Recorded, Recording, RecordingError};
 use stalemate::runner::Trace;
 use stalemate::scenario::{self, CPUS, Policy, Run, RunConfig, Scenario, Selection};
-use std::process::Command;
 
 #[test]
 fn a_recorded_trace_gets_the_same_verdict() {
@@ -163,10 +162,6 @@ fn what_is_no_recording_is_refused() {
 
 #[test]
 fn replay_exits_with_1_where_the_run_is_another() {
-    let stalemate = |arguments: &[&str]| {
-        let program = env!("CARGO_BIN_EXE_stalemate");
-        Command::new(program).args(arguments).output().expect("it runs")
-    };
     let file = std::env::temp_dir().join(format!("stalemate-replay-{}", std::process::id()));
     let path = file.to_str().expect("plain letters");
     let mark = ["run", "user-flush-on-next-return", "--executor", "interp", "--cpu", "pcid"];

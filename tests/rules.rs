@@ -15,14 +15,11 @@ use stalemate::runner::Outcome;
 use stalemate::scenario::{Policy, RunConfig};
 use stalemate_shared::tlb_state::WAITING;
 use stalemate_shared::variant::Variant;
-use std::process::Command;
 
 /// The runs that `stalemate run` makes of these arguments.
 fn runs(arguments: &str) -> Vec<Value> {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_stalemate"));
-    command.args(["run", "--executor", "interp", "--format", "json"]);
-    command.args(common::words(arguments));
-    let output = command.output().expect("the program runs");
+    let mut command = common::command(&["run", "--executor", "interp", "--format", "json"]);
+    let output = command.args(common::words(arguments)).output().expect("the program runs");
     let report: Value = serde_json::from_slice(&output.stdout)
         .unwrap_or_else(|_| panic!("{arguments}: {}", String::from_utf8_lossy(&output.stderr)));
     report["runs"].as_array().expect("runs").clone()

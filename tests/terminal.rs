@@ -14,9 +14,8 @@ const DROPPED: &str = "user-flush-on-next-return --executor interp --cpu pcid --
 const MODELLED: &str = "modelled: the TLB, CR3, PCID";
 
 fn stalemate(line: &str) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_stalemate"));
-    command.args(common::words(line)).env_remove(stalemate::executor::REQUIRE_KVM);
-    command.env_remove("NO_COLOR").env_remove("CLICOLOR_FORCE");
+    let mut command = common::command(&[]);
+    command.args(common::words(line)).env_remove("NO_COLOR").env_remove("CLICOLOR_FORCE");
     command.output().expect("it runs")
 }
 

@@ -10,7 +10,7 @@ use stalemate::boot::guest_image;
 use stalemate::compare::{self, Comparison, WORKLOADS};
 use stalemate::runner::Outcome;
 use stalemate::scenario::Policy;
-use std::process::{Command, Output};
+use std::process::Output;
 use std::sync::OnceLock;
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/findings.md");
@@ -197,16 +197,15 @@ fn the_chart_has_a_bar_for_every_row_and_a_cross_for_every_violation() {
     assert_eq!(svg.matches('×').count(), 2 * violated + 1);
 }
 
-fn stalemate(arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_stalemate"));
-    command.arg("compare").args(arguments).output().expect("it runs")
+fn compare_command(arguments: &[&str]) -> Output {
+    common::stalemate(&[&["compare"], arguments].concat())
 }
 
 #[test]
 fn the_command_prints_what_the_library_compares_and_writes_the_chart() {
     let chart = std::env::temp_dir().join(format!("stalemate-{}.svg", std::process::id()));
     let name = chart.to_str().expect("a plain path");
-    let output = stalemate(&["--cpu", "pcid", "--format", "json", "--svg", name]);
+    let output = compare_command(&["--cpu", "pcid", "--format", "json", "--svg", name]);
     assert_eq!(output.status.code(), Some(0));
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let whole = compare::json(found());
@@ -223,7 +222,7 @@ fn bad_usage_of_the_command_exits_with_2() {
         (&["--format", "junit"], "invalid value 'junit'"),
         (&["--cpu", "pcid", "--svg", "/nowhere/c.svg"], "/nowhere/c.svg"),
     ] {
-        let output = stalemate(arguments);
+        let output = compare_command(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         let error = String::from_utf8_lossy(&output.stderr);
         assert!(error.contains(message), "{arguments:?}: {error}");

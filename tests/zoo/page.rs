@@ -1,5 +1,6 @@
 //! docs/zoo.md, which is written from the rows and from what the fuzzer finds.
 
+use super::common::stalemate;
 use super::zoo;
 use serde_json::Value;
 use stalemate::executor::Backend;
@@ -7,7 +8,6 @@ use stalemate::fuzz::Campaign;
 use stalemate::fuzz::zoo::discover;
 use stalemate::scenario::{CPUS, NOT_REBUILT, Policy};
 use std::collections::BTreeMap;
-use std::process::Command;
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/zoo.md");
 /// Programs that the table was made with, for each bug.
@@ -101,9 +101,8 @@ fn the_table_follows_its_schema() {
     let schema: Value =
         serde_json::from_str(include_str!("../../docs/fuzz-zoo.schema.json")).expect("a schema");
     let validator = jsonschema::validator_for(&schema).expect("a valid schema");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_stalemate"));
-    command.args(["fuzz", "--zoo", "--count", "4", "--executor", "interp", "--format", "json"]);
-    let output = command.output().expect("it runs");
+    let arguments = ["fuzz", "--zoo", "--count", "4", "--executor", "interp", "--format", "json"];
+    let output = stalemate(&arguments);
     let mut table: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let errors: Vec<String> =
         validator.iter_errors(&table).map(|error| error.to_string()).collect();
