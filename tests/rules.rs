@@ -6,13 +6,15 @@ mod common;
 
 use common::{Bench, config, scenario};
 use serde_json::Value;
+use stalemate::arch::addr::Gpa;
 use stalemate::event::Kind;
 use stalemate::executor::Backend;
 use stalemate::fuzz::correct_policies;
 use stalemate::machine::Schedule;
-use stalemate::oracle::{Discharger, RULES, RuleId, State};
+use stalemate::oracle::{Discharger, Oracle, RULES, RuleId, State};
 use stalemate::runner::Outcome;
 use stalemate::scenario::{Policy, RunConfig};
+use stalemate_shared::pcid::ROOT_MASK;
 use stalemate_shared::tlb_state::WAITING;
 use stalemate_shared::variant::Variant;
 
@@ -131,6 +133,34 @@ fn a_frame_that_another_page_maps_is_not_given_back() {
         let result = bench.run(&steps, config("pcid", Policy::Split, true), &[]);
         assert_eq!(result.outcome, Outcome::Clean, "{edit}: {:?}", result.violations);
     }
+}
+
+#[test]
+fn what_a_walk_still_reaches_is_not_given_back_although_no_tlb_holds_it() {
+    let bench = Bench::new(Backend::interp());
+    let steps = scenario(
+        "A map u0 red\nA user read u0 -> red\nB map u1 blue\nB user read u1 -> blue\n\
+         B unmap_range u1..u1",
+    );
+    let config = config("pcid", Policy::Split, true);
+    let (result, mut trace) = bench.record(&steps, config, &[]);
+    assert_eq!(result.outcome, Outcome::Clean, "{:?}", result.violations);
+    // A kernel that gives back what another address space maps: ours checks.
+    let mut stores = trace.events.iter().filter_map(|event| match event.kind {
+        Kind::TableStore { new, .. } if new & 1 != 0 => Some(Gpa(new & ROOT_MASK)),
+        _ => None,
+    });
+    let red = stores.next().expect("the first store is the page's, as its tables are there");
+    let given_back = trace.events.iter_mut().find_map(|event| match &mut event.kind {
+        Kind::FrameFreed { frame } => Some(frame),
+        _ => None,
+    });
+    *given_back.expect("the frame of u1") = red;
+    let mut oracle = Oracle::default();
+    trace.replay(&mut oracle);
+    let [violation] = oracle.violations() else { panic!("{:?}", oracle.violations()) };
+    assert_eq!(violation.rule, RuleId::ReuseBeforeFlush);
+    assert!(violation.message.contains("while a walk of root"), "{}", violation.message);
 }
 
 #[test]
