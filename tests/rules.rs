@@ -7,6 +7,7 @@ mod common;
 use common::{Bench, config, scenario};
 use serde_json::Value;
 use stalemate::arch::addr::Gpa;
+use stalemate::arch::walk::entry::PRESENT;
 use stalemate::event::Kind;
 use stalemate::executor::Backend;
 use stalemate::fuzz::correct_policies;
@@ -145,9 +146,9 @@ fn what_a_walk_still_reaches_is_not_given_back_although_no_tlb_holds_it() {
     let config = config("pcid", Policy::Split, true);
     let (result, mut trace) = bench.record(&steps, config, &[]);
     assert_eq!(result.outcome, Outcome::Clean, "{:?}", result.violations);
-    // A kernel that gives back what another address space maps: ours checks.
+    // The guest checks that nobody maps what it gives back, so the trace is made to say otherwise.
     let mut stores = trace.events.iter().filter_map(|event| match event.kind {
-        Kind::TableStore { new, .. } if new & 1 != 0 => Some(Gpa(new & ROOT_MASK)),
+        Kind::TableStore { new, .. } if new & PRESENT != 0 => Some(Gpa(new & ROOT_MASK)),
         _ => None,
     });
     let red = stores.next().expect("the first store is the page's, as its tables are there");

@@ -22,7 +22,8 @@ pub use recording::{RECORDING_VERSION, Recording, RecordingError};
 pub use sarif::sarif;
 pub use score::{SCORE_SCHEMA_VERSION, Score, score_json, score_text};
 pub use tap::tap;
-pub use text::{counted, details, difference, summary, what_is_real};
+pub(crate) use text::counted;
+pub use text::{details, difference, summary, what_is_real};
 pub use timeline::{KERNEL, Timeline, USER, html, perfetto, timeline};
 pub use unexplained::unexplained;
 

@@ -1,7 +1,7 @@
 //! The detection score as a person and as a program reads it; the latter's schema is
 //! docs/faults.schema.json.
 
-use super::{named, quoted};
+use super::{counted, named, quoted};
 use crate::inject::forms::{FORMS, form_of};
 use crate::oracle::RuleId;
 use crate::scenario::Scenario;
@@ -166,8 +166,9 @@ pub fn score_text(score: &Score<'_>) -> String {
         );
     }
     let runs: usize = score.scored.iter().map(|one| one.runs).sum();
-    let _ =
-        writeln!(out, "\n{} faults in {runs} runs, {} escaped", score.scored.len(), escapes.len());
+    let faults = counted(score.scored.len(), "fault", "faults");
+    let runs = counted(runs, "run", "runs");
+    let _ = writeln!(out, "\n{faults} in {runs}, {} escaped", escapes.len());
     out
 }
 

@@ -234,8 +234,7 @@ pub fn details(results: &Results<'_>, result: &RunResult, ink: Ink) -> String {
 }
 
 /// A number of things, by their name.
-#[must_use]
-pub fn counted(count: usize, one: &str, many: &str) -> String {
+pub(crate) fn counted(count: usize, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
 }
 
