@@ -6,7 +6,7 @@
 mod common;
 mod unicorn;
 
-use common::{Nobody, steps};
+use common::{Effort, Figures, Guests, NullObserver, inputs, median, ratio, steps, timed};
 use object::{Object, ObjectSection, ObjectSymbol};
 use stalemate::arch::addr::{CpuId, Gpa, Gva, Pcid};
 use stalemate::arch::core::Memory;
@@ -16,58 +16,79 @@ use stalemate::boot::{GuestMemory, Image, guest_image};
 use stalemate::executor::interp::InterpExecutor;
 use stalemate::executor::{Backend, Executor, Leaf, Space, Trap};
 use stalemate::inject::Injector;
-use stalemate::machine::{Session, StepInput};
+use stalemate::machine::Session;
 use stalemate::oracle::Oracle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-const ROUNDS: u32 = 200;
+/// Measurements of each figure; of a scenario's time, and of a restore.
+const ROUNDS: u32 = 9;
+const RUNS: u32 = 60;
+/// Rounds of the loop of `user spin`.
+const LOOPS: u64 = 1_000_000;
 
 fn main() {
+    let effort = Effort::from_args();
+    let mut figures = Figures::expect(&[
+        "guest instructions, full TLB model, M/s",
+        "the same loop, no machine around it, M/s",
+        "the same loop on Unicorn",
+        "scenario, reset to outcome, mean",
+        "restore, 12 pages stored to",
+    ]);
     let image = Image::parse(guest_image()).expect("the built-in guest");
     let backend = Backend::interp();
-    let mut session = Session::boot(common::config(), &image, |memory| backend.make(memory))
-        .expect("the guest boots");
-    let speed = instructions(&mut session);
-    println!("guest instructions, full TLB model    {:8.1} M/s    goal >= 60", speed / 1e6);
-    compare_with_unicorn();
-    println!("\nscenario (pcid, split, pti)          reset to outcome us   a second");
-    let mut total = Duration::ZERO;
-    let mut count = 0;
+    let mut guests = Guests::new(&image, |memory: &GuestMemory| backend.make(memory));
+    let session = guests.with_cpus(1);
+    let speeds = (0..effort.rounds(ROUNDS)).map(|_| instructions(session));
+    let speed = median(speeds.collect());
+    figures.print("guest instructions, full TLB model, M/s", &format!("{speed:.0}"), ">= 200");
+    compare_with_unicorn(effort, &mut figures);
+
+    println!("\nscenario (pcid, split, pti), reset to outcome, CPU us");
+    let mut times = Vec::new();
     for scenario in common::scenarios() {
-        let steps: Vec<StepInput> = scenario.steps.iter().map(|step| step.input).collect();
+        let steps = inputs(&scenario);
+        let session = guests.with_cpus(scenario.cpus());
         let mut primed = Oracle::default();
         session.opening().tell(&mut primed);
         primed.ready();
-        let time = best(|| {
+        let time = typical(effort.rounds(RUNS), || {
             let mut oracle = primed.clone();
-            session.run_told(&steps, Injector::default(), &mut oracle).expect("it runs");
+            timed(|| session.run_told(&steps, Injector::default(), &mut oracle)).0
         });
-        println!(
-            "  {:36} {:12.0} {:12.0}",
-            scenario.name,
-            time.as_secs_f64() * 1e6,
-            1.0 / time.as_secs_f64()
-        );
-        total += time;
-        count += 1;
+        figures.detail(&scenario.name, &format!("{time:.0}"), "");
+        times.push(time);
     }
-    println!("  mean {:44.0}   goal <= 200", total.as_secs_f64() * 1e6 / f64::from(count));
-    restores(&mut session);
+    let mean = times.iter().sum::<f64>() / times.len() as f64;
+    figures.print("scenario, reset to outcome, mean", &format!("{mean:.0} us"), "<= 150");
+    restores(effort, guests.with_cpus(1), &mut figures);
+    figures.finish();
+}
+
+/// The median of what `measure` gives, in microseconds.
+fn typical(rounds: u32, mut measure: impl FnMut() -> Duration) -> f64 {
+    median((0..rounds).map(|_| measure().as_secs_f64() * 1e6).collect())
 }
 
 /// The loop of `user spin`, alone: on the interpreter's executor, and on Unicorn.
-fn compare_with_unicorn() {
+fn compare_with_unicorn(effort: Effort, figures: &mut Figures) {
     let code = spin_loop();
-    let rounds = 1_000_000;
-    let (bare, instructions) = bare_loop(&code, rounds);
-    println!("the same loop, no machine around it   {:8.1} M/s", bare / 1e6);
-    match unicorn::run(&code, rounds, instructions) {
-        Ok(other) => println!(
-            "the same loop on Unicorn              {:8.1} M/s    interp is {:.2} of it",
-            other / 1e6,
-            bare / other
-        ),
-        Err(reason) => println!("the same loop on Unicorn              SKIP: {reason}"),
+    let mut alone = BareLoop::new(&code);
+    alone.measure();
+    let speeds =
+        (0..effort.rounds(ROUNDS)).map(|_| alone.count as f64 / alone.measure().as_secs_f64());
+    let speed = median(speeds.collect()) / 1e6;
+    figures.print("the same loop, no machine around it, M/s", &format!("{speed:.0}"), "");
+    match unicorn::Unicorn::load(&code) {
+        Ok(mut other) => {
+            let mut run = || timed(|| other.run(LOOPS).expect("Unicorn runs")).0;
+            run();
+            let ratio = ratio(effort.rounds(ROUNDS), || alone.measure(), run);
+            let shown = format!("{:.0} M/s", speed / ratio);
+            let goal = format!("interp is {ratio:.2} of it, goal >= 1.6");
+            figures.print("the same loop on Unicorn", &shown, &goal);
+        }
+        Err(reason) => figures.print("the same loop on Unicorn", "SKIP", &reason),
     }
 }
 
@@ -83,40 +104,48 @@ fn spin_loop() -> Vec<u8> {
     text[address("user_spin")..address("user_spin_end")].to_vec()
 }
 
-/// Instructions a second of `code` by itself, and how many they are.
-fn bare_loop(code: &[u8], rounds: u64) -> (f64, u64) {
-    let memory = GuestMemory::new(1 << 20).expect("memory");
-    assert!(memory.write(Gpa(0x1000), code));
-    assert!(memory.write(Gpa(0x1000 + code.len() as u64), &[0xcc]));
-    let mut executor = InterpExecutor::new(&memory, u64::MAX);
-    let space = Space { cpu: CpuId(0), pcid: Pcid::new(0), user: false };
-    let mut map = |page, frame, writable| {
-        let leaf = Leaf { frame: Gpa(frame), writable, executable: !writable };
-        executor.map(space, Gva(page), leaf).expect("a leaf");
-    };
-    map(0x40_0000, 0x1000, false);
-    map(0x41_0000, 0x2000, true);
-    let mut vcpu = Vcpu::long_mode(CpuId(0), CpuFeatures::default(), 0x40_0000, 0);
-    let mut best = 0.0f64;
-    let mut count = 0;
-    for _ in 0..5 {
+/// A loop by itself, in an executor with two pages.
+struct BareLoop {
+    executor: InterpExecutor,
+    vcpu: Vcpu,
+    /// Instructions of the last measurement.
+    count: u64,
+    _memory: GuestMemory,
+}
+
+impl BareLoop {
+    fn new(code: &[u8]) -> Self {
+        let memory = GuestMemory::new(1 << 20).expect("memory");
+        assert!(memory.write(Gpa(0x1000), code));
+        assert!(memory.write(Gpa(0x1000 + code.len() as u64), &[0xcc]));
+        let mut executor = InterpExecutor::new(&memory, u64::MAX);
+        let space = Space { cpu: CpuId(0), pcid: Pcid::new(0), user: false };
+        let mut map = |page, frame, writable| {
+            let leaf = Leaf { frame: Gpa(frame), writable, executable: !writable };
+            executor.map(space, Gva(page), leaf).expect("a leaf");
+        };
+        map(0x40_0000, 0x1000, false);
+        map(0x41_0000, 0x2000, true);
+        let vcpu = Vcpu::long_mode(CpuId(0), CpuFeatures::default(), 0x40_0000, 0);
+        Self { executor, vcpu, count: 0, _memory: memory }
+    }
+
+    fn measure(&mut self) -> Duration {
+        let Self { executor, vcpu, .. } = self;
         vcpu.rip = 0x40_0000;
         vcpu.gpr[gpr::RDI] = 0x41_0000;
-        vcpu.gpr[gpr::RDX] = rounds;
+        vcpu.gpr[gpr::RDX] = LOOPS;
         let before = executor.instructions().unwrap_or(0);
-        let start = Instant::now();
-        let trap = executor.run(&mut vcpu).expect("it runs");
-        let time = start.elapsed().as_secs_f64();
+        let (time, trap) = timed(|| executor.run(vcpu).expect("it runs"));
         assert!(matches!(trap, Trap::Exception { vector: 3, .. }), "{trap:?}");
-        count = executor.instructions().unwrap_or(0) - before;
-        best = best.max(count as f64 / time);
+        self.count = executor.instructions().unwrap_or(0) - before;
+        time
     }
-    (best, count)
 }
 
 /// Going back to the booted state after runs that wrote more and more pages.
-fn restores(session: &mut Session) {
-    println!("\nrestore                                pages written       us");
+fn restores(effort: Effort, session: &mut Session, figures: &mut Figures) {
+    println!("\nrestore, CPU us");
     for count in [0u64, 1, 2, 4, 8, 12] {
         let mut text = String::from("user nop\n");
         let colours = &stalemate_shared::layout::COLOURS[..count as usize];
@@ -124,40 +153,29 @@ fn restores(session: &mut Session) {
             text += &format!("map u{number} {colour}\nuser write u{number}\n");
         }
         let steps = steps(&text);
-        let (mut best, mut pages) = (Duration::MAX, 0);
-        for _ in 0..ROUNDS {
-            session.run(&steps, Injector::default(), &mut Nobody).expect("it runs");
-            let start = Instant::now();
-            pages = session.rewind().expect("it goes back");
-            best = best.min(start.elapsed());
+        let mut pages = 0;
+        let time = typical(effort.rounds(RUNS), || {
+            session.run(&steps, Injector::default(), &mut NullObserver).expect("it runs");
+            let (time, written) = timed(|| session.rewind().expect("it goes back"));
+            pages = written;
+            time
+        });
+        let shown = format!("{time:.1}");
+        let name = format!("restore, {count} pages stored to");
+        match count {
+            12 => figures.print(&name, &shown, &format!("<= 5; {pages} written")),
+            _ => figures.detail(&name, &shown, &format!("{pages} written")),
         }
-        println!("  {count:2} pages stored to {pages:31} {:8.1}", best.as_secs_f64() * 1e6);
     }
-    println!("  goal, for a typical scenario                          <= 20");
 }
 
-fn best(mut work: impl FnMut()) -> Duration {
-    (0..ROUNDS)
-        .map(|_| {
-            let start = Instant::now();
-            work();
-            start.elapsed()
-        })
-        .min()
-        .unwrap_or_default()
-}
-
-/// Instructions a second of a program in user mode, while its kernel's tables are watched.
+/// Millions of instructions a second of a program in user mode, while its kernel's tables are
+/// watched.
 fn instructions(session: &mut Session) -> f64 {
     let steps = steps("map u0 red\nuser spin u0 1000000\nunmap u0\nflush_tlb_one_user u0");
-    let mut best = 0.0f64;
-    for _ in 0..5 {
-        let before = session.instructions().unwrap_or(0);
-        let start = Instant::now();
-        session.run(&steps, Injector::default(), &mut Nobody).expect("it runs");
-        let time = start.elapsed().as_secs_f64();
-        let done = session.instructions().unwrap_or(0) - before;
-        best = best.max(done as f64 / time);
-    }
-    best
+    let before = session.instructions().unwrap_or(0);
+    let (time, end) = timed(|| session.run(&steps, Injector::default(), &mut NullObserver));
+    end.expect("it runs");
+    let done = session.instructions().unwrap_or(0) - before;
+    done as f64 / time.as_secs_f64() / 1e6
 }
