@@ -1,6 +1,6 @@
 //! A run's verdict as one line of text that does not depend on where the guest's code is.
 
-use stalemate::oracle::{Obligation, State, Violation};
+use stalemate::oracle::{Obligation, RuleId, State, Violation};
 use stalemate::runner::RunResult;
 use stalemate::scenario::Scenario;
 use std::collections::BTreeMap;
@@ -14,9 +14,7 @@ pub fn of(scenario: &Scenario, result: &RunResult) -> String {
         let _ = write!(line, " {} |", steps.join("; "));
     }
     let _ = write!(line, " {}", result.outcome);
-    for rule in result.rules() {
-        let _ = write!(line, " {rule}");
-    }
+    let _ = write!(line, "{}", names(result.rules()));
     for mismatch in &result.mismatches {
         let _ = write!(line, " | step {} got {}", mismatch.step, mismatch.got);
     }
@@ -32,14 +30,21 @@ pub fn of(scenario: &Scenario, result: &RunResult) -> String {
     if let Some(sweep) = &result.sweep {
         // Where and at how many boundaries depends on the code; what they came to does not.
         for failing in &sweep.failing {
-            let _ =
-                write!(line, " | step {}: {} {:?}", failing.step, failing.outcome, failing.rules);
+            let rules = names(failing.rules.iter().copied());
+            let _ = write!(line, " | step {}: {}{rules}", failing.step, failing.outcome);
         }
         return line;
     }
     let _ = write!(line, " | {}", ends(&result.obligations));
     let _ = write!(line, " | hammers {:?}, needless {}", result.hammers, result.needless);
     line
+}
+
+/// Rules in the order of their names.
+fn names(rules: impl IntoIterator<Item = RuleId>) -> String {
+    let mut names: Vec<String> = rules.into_iter().map(|rule| rule.to_string()).collect();
+    names.sort();
+    names.iter().map(|name| format!(" {name}")).collect()
 }
 
 /// A violation by its store, its flush and its deadline.
