@@ -15,10 +15,10 @@ use stalemate::fuzz::report::Report;
 use stalemate::fuzz::run::{Bench, Trouble};
 use stalemate::fuzz::script::{self, Base};
 use stalemate::fuzz::{Beside, Campaign, correct_policies, first_failure, run, shrink};
-use stalemate::machine::{Hold, HoldPoint};
-use stalemate::oracle::RuleId;
+use stalemate::oracle::{RuleId, rules};
 use stalemate::runner::Outcome;
 use stalemate::scenario::{CPUS, Policy, RunConfig, parse};
+use stalemate::schedule::{Hold, HoldPoint};
 use std::collections::BTreeSet;
 
 fn campaign<'a>(executor: &'a Backend, policies: &'a [Policy], count: u64) -> Campaign<'a> {
@@ -203,7 +203,7 @@ fn unsplit_is_found_at_once_and_its_smallest_program_is_short() {
     assert!(report.programs <= 256, "{} programs", report.programs);
     assert_eq!(
         found.failing.trouble,
-        Trouble::Outcome(Outcome::Violation, Some(RuleId::StaleOtherAsid))
+        Trouble::Outcome(Outcome::Violation, Some(RuleId(&rules::stale_other_asid::ABOUT)))
     );
     assert!(found.steps <= 8, "{}", found.text);
     for failing in &report.failing {
@@ -235,7 +235,11 @@ fn a_policy_that_forgets_is_found_and_the_smaller_program_fails_too() {
             let scenario = base.scenario("fuzz", program).expect("legal");
             let run = script::run(&scenario, config, &forgets);
             let (trouble, _) = bench.run(&scenario, &run).expect("the host works");
-            Ok(trouble == Some(Trouble::Outcome(Outcome::Violation, Some(RuleId::StaleUserEntry))))
+            Ok(trouble
+                == Some(Trouble::Outcome(
+                    Outcome::Violation,
+                    Some(RuleId(&rules::stale_user_entry::ABOUT)),
+                )))
         };
         let programs = (0..500).map(|number| generate::program(1, number));
         let first = programs.into_iter().find(|program| fails(program) == Ok(true));

@@ -100,7 +100,7 @@ fn noflush_on_the_return_is_caught_and_a_cleared_mark_is_lost() {
             [&["set noflush@return"][..], &["nmi@after-mark", "clear-mark@paranoid-exit"][..]]
         {
             let result = bench.run(&scenario, config, faults);
-            assert_eq!(rules(&result), ["stale-user-entry", "lost-mark"], "{faults:?}");
+            assert_eq!(rules(&result), ["lost-mark", "stale-user-entry"], "{faults:?}");
         }
     }
 }

@@ -7,16 +7,16 @@ mod common;
 use common::{Bench, config, scenario};
 use serde_json::Value;
 use stalemate::arch::addr::Gpa;
+use stalemate::arch::cr3::ROOT_MASK;
+use stalemate::arch::happened::Happened;
 use stalemate::arch::walk::entry::PRESENT;
-use stalemate::event::Kind;
+use stalemate::event::{Announcement, Kind, TaskId};
 use stalemate::executor::Backend;
 use stalemate::fuzz::correct_policies;
-use stalemate::machine::Schedule;
-use stalemate::oracle::{Discharger, Oracle, RULES, RuleId, State};
+use stalemate::oracle::{Deadline, Discharger, Oracle, RuleId, State, rules};
 use stalemate::runner::Outcome;
 use stalemate::scenario::{Policy, RunConfig};
-use stalemate_shared::pcid::ROOT_MASK;
-use stalemate_shared::tlb_state::WAITING;
+use stalemate::schedule::Schedule;
 use stalemate_shared::variant::Variant;
 
 /// The runs that `stalemate run` makes of these arguments.
@@ -42,7 +42,7 @@ fn speaks(run: &Value, rule: &str) -> bool {
 
 #[test]
 fn the_run_that_a_rule_names_violates_it() {
-    for rule in RULES {
+    for rule in rules::abouts() {
         let runs = runs(rule.violated_by);
         assert!(runs.iter().any(|run| speaks(run, rule.name)), "{}", rule.violated_by);
     }
@@ -50,7 +50,7 @@ fn the_run_that_a_rule_names_violates_it() {
 
 #[test]
 fn the_run_that_comes_close_does_not() {
-    for rule in RULES {
+    for rule in rules::abouts() {
         for run in runs(rule.near_miss) {
             assert!(!speaks(&run, rule.name), "{}", rule.near_miss);
             assert_eq!(run["outcome"], "clean", "{}: {}", rule.name, rule.near_miss);
@@ -84,7 +84,7 @@ fn a_lazy_cpu_may_keep_a_freed_page_but_not_one_that_runs_user_code() {
     let config = RunConfig { cpus: 2, variant, ..config("pcid", Policy::Split, true) };
     let result = bench.run(&busy, config, &[]);
     let rules: Vec<RuleId> = result.violations.iter().map(|violation| violation.rule).collect();
-    assert!(rules.contains(&RuleId::ReuseBeforeFlush), "{rules:?}");
+    assert!(rules.contains(&RuleId(&rules::reuse_before_flush::ABOUT)), "{rules:?}");
 }
 
 #[test]
@@ -99,8 +99,8 @@ fn a_cpu_that_was_lazy_flushes_before_it_goes_on_in_the_kernel() {
     let wrong = RunConfig { variant: Some(Variant::LazyDoesNotCatchUp), ..right };
     let result = bench.run(&steps, wrong, &[]);
     assert_eq!(common::rules(&result), ["stale-remote-entry"]);
-    let deadline = result.violations[0].deadline.as_deref();
-    assert!(deadline.is_some_and(|text| text.contains("goes on")), "{deadline:?}");
+    let deadline = result.violations[0].deadline;
+    assert!(matches!(deadline, Some(Deadline::TaskOver { .. })), "{deadline:?}");
 }
 
 /// A D bit that a processor sets again makes right what was cached with it.
@@ -147,20 +147,23 @@ fn what_a_walk_still_reaches_is_not_given_back_although_no_tlb_holds_it() {
     let (result, mut trace) = bench.record(&steps, config, &[]);
     assert_eq!(result.outcome, Outcome::Clean, "{:?}", result.violations);
     // The guest checks that nobody maps what it gives back, so the trace is made to say otherwise.
-    let mut stores = trace.events.iter().filter_map(|event| match event.kind {
-        Kind::TableStore { new, .. } if new & PRESENT != 0 => Some(Gpa(new & ROOT_MASK)),
+    let mut stores = trace.events.iter().filter_map(|event| match event.happened() {
+        Some(Happened::TableStore { new, .. }) if new & PRESENT != 0 => Some(Gpa(new & ROOT_MASK)),
         _ => None,
     });
     let red = stores.next().expect("the first store is the page's, as its tables are there");
     let given_back = trace.events.iter_mut().find_map(|event| match &mut event.kind {
-        Kind::FrameFreed { frame } => Some(frame),
+        Kind::Announced { announcements, .. } => match announcements.first_mut() {
+            Some(Announcement::FrameFreed(frame)) => Some(frame),
+            _ => None,
+        },
         _ => None,
     });
     *given_back.expect("the frame of u1") = red;
     let mut oracle = Oracle::default();
     trace.replay(&mut oracle);
     let [violation] = oracle.violations() else { panic!("{:?}", oracle.violations()) };
-    assert_eq!(violation.rule, RuleId::ReuseBeforeFlush);
+    assert_eq!(violation.rule, RuleId(&rules::reuse_before_flush::ABOUT));
     assert!(violation.message.contains("while a walk of root"), "{}", violation.message);
 }
 
@@ -197,7 +200,7 @@ fn what_is_done_for_another_cpu_is_of_the_step_that_asks() {
     let config = RunConfig { cpus: 2, ..config("pcid", Policy::Split, true) };
     let result = bench.run(&steps, config, &["early ack"]);
     assert_eq!(common::rules(&result), ["stale-remote-entry"]);
-    assert_eq!(result.violations[0].step, Some(3), "{:?}", result.violations[0]);
+    assert_eq!(result.violations[0].task, Some(TaskId(3)), "{:?}", result.violations[0]);
 }
 
 /// A fault that is due on one CPU waits for that CPU, whichever comes in between.
@@ -214,9 +217,11 @@ fn what_a_fault_has_to_do_is_done_by_its_cpu() {
         let config = RunConfig { cpus: 3, schedule, ..config("pcid", Policy::Split, true) };
         let (_, trace) = bench.record(&steps, config, &["early ack"]);
         for event in trace.events.iter().filter(|event| event.injected) {
-            let Kind::StateStore { offset: WAITING, old, new, .. } = event.kind else { continue };
-            assert_eq!(old & !new, 1 << event.cpu.0, "seed {seed}: {event:?}");
-            acknowledged += 1;
+            for said in event.announcements() {
+                let Announcement::Acknowledged { by, .. } = *said else { continue };
+                assert_eq!(by, event.cpu, "seed {seed}: {event:?}");
+                acknowledged += 1;
+            }
         }
     }
     assert!(acknowledged >= 40, "{acknowledged}");
@@ -252,6 +257,6 @@ fn every_way_to_flush_everything_is_a_big_hammer() {
     let by_cpu = [("pcid-invpcid", 1), ("pcid", 2), ("pcid-nopge", 2), ("nopcid-nopge", 1)];
     for (cpu, hammers) in by_cpu {
         let result = bench.run(&flushed, config(cpu, Policy::Split, true), &[]);
-        assert_eq!(result.hammers.0, hammers, "{cpu}");
+        assert_eq!(result.hammers.count, hammers, "{cpu}");
     }
 }

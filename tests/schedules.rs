@@ -5,15 +5,14 @@ mod common;
 
 use common::{Bench, backends, benches, builtin, config, scenario};
 use stalemate::arch::addr::CpuId;
-use stalemate::event::{Event, Kind};
+use stalemate::arch::happened::Happened;
+use stalemate::event::{Announcement, Event, TaskId, Trace};
 use stalemate::executor::Backend;
 use stalemate::fuzz::correct_policies;
-use stalemate::machine::{HOLD_POINTS, Schedule};
-use stalemate::runner::{Outcome, Trace};
+use stalemate::runner::Outcome;
 use stalemate::scenario::{CPUS, CpuModel, Policy, RunConfig, Scenario, Selection};
-use stalemate_shared::tlb_state::{SWITCHING, TlbState};
+use stalemate::schedule::{HOLD_POINTS, Schedule};
 use std::collections::BTreeSet;
-use std::mem::offset_of;
 
 fn with_many_cpus() -> Vec<Scenario> {
     let all = stalemate::scenario::builtin().unwrap_or_else(|error| panic!("{error}"));
@@ -89,43 +88,55 @@ fn held_at(bench: &Bench, cpu: &str, before: &str, step: &str, point: &str) -> E
     let index = scenario.steps.len() - 2;
     let begins = |event: &&Event| {
         event.cpu == CpuId(1)
-            && matches!(event.kind, Kind::StepBegin { index: at, .. } if at == index)
+            && event.announcements().contains(&Announcement::TaskBegins(TaskId(index)))
     };
     let begin = events.iter().find(begins).expect("cpu1 had its step").seq;
     // What the TLB filled because of it follows it.
     let own = |event: &&&Event| {
-        let filled = matches!(event.kind, Kind::AccessedDirty { .. } | Kind::Fill { .. });
+        let filled = matches!(
+            event.happened(),
+            Some(Happened::AccessedDirty { .. } | Happened::Fill { .. })
+        );
         event.cpu == CpuId(0) && event.seq < begin && !filled
     };
     let last = events.iter().rev().find(|event| own(&event)).expect("cpu0 did something");
-    let ended = matches!(last.kind, Kind::StepEnd { .. });
-    assert!(!ended, "{point}: cpu0 was not held");
+    let ends = |said: &Announcement| matches!(said, Announcement::TaskEnds { .. });
+    assert!(!last.announcements().iter().any(ends), "{point}: cpu0 was not held");
     last.clone()
 }
 
 #[test]
 fn a_cpu_is_held_right_after_its_event() {
-    let mask = offset_of!(TlbState, user_pcid_flush_mask) as u64;
-    let slots = offset_of!(TlbState, slots) as u64;
     let flush = "A flush_tlb_one_user u0";
-    let is = |point: &str, kind: &Kind| match (point, kind) {
-        ("start", Kind::StepBegin { .. })
-        | ("primitive", Kind::PrimitiveBegin(_))
-        | ("table-store", Kind::TableStore { .. })
-        | ("generation" | "cpumask", Kind::MmStore { .. })
-        | ("cr3", Kind::LoadCr3 { .. })
-        | ("invlpg", Kind::Invlpg { .. })
-        | ("invpcid", Kind::Invpcid { .. })
-        | ("ipi", Kind::Ipi { .. })
-        | ("interrupt", Kind::Delivered { .. })
-        | ("freed", Kind::FrameFreed { .. })
-        | ("user", Kind::UserEntry) => true,
-        ("switching", Kind::StateStore { offset: 0, new, .. }) => *new == SWITCHING,
-        ("loaded-mm", Kind::StateStore { offset: 0, new, .. }) => *new != SWITCHING,
-        ("slot", Kind::StateStore { offset, .. }) => *offset >= slots,
-        ("mark", Kind::StateStore { offset, old, new, .. }) => *offset == mask && new > old,
-        ("consume", Kind::StateStore { offset, old, new, .. }) => *offset == mask && new < old,
-        _ => false,
+    let happened = |point: &str, event: &Event| {
+        matches!(
+            (point, event.happened()),
+            ("table-store", Some(Happened::TableStore { .. }))
+                | ("cr3", Some(Happened::LoadCr3 { .. }))
+                | ("invlpg", Some(Happened::Invlpg { .. }))
+                | ("invpcid", Some(Happened::Invpcid { .. }))
+                | ("ipi", Some(Happened::Ipi { .. }))
+                | ("interrupt", Some(Happened::Delivered { .. }))
+                | ("user", Some(Happened::UserEntry))
+        )
+    };
+    let said = |point: &str, said: &Announcement| {
+        matches!(
+            (point, said),
+            ("start", Announcement::TaskBegins(_))
+                | ("primitive", Announcement::FlushBegins { .. })
+                | ("generation", Announcement::Generation { .. })
+                | ("cpumask", Announcement::Member { .. })
+                | ("switching", Announcement::Switching { .. })
+                | ("loaded-mm", Announcement::Loaded { .. })
+                | ("slot", Announcement::SlotOwner { .. } | Announcement::SlotFlushed { .. })
+                | ("mark", Announcement::Marked { .. })
+                | ("consume", Announcement::Unmarked { .. })
+                | ("freed", Announcement::FrameFreed(_))
+        )
+    };
+    let is = |point: &str, event: &Event| {
+        happened(point, event) || event.announcements().iter().any(|one| said(point, one))
     };
     for backend in backends() {
         let bench = Bench::new(backend);
@@ -150,7 +161,7 @@ fn a_cpu_is_held_right_after_its_event() {
         ] {
             assert!(HOLD_POINTS.iter().any(|(name, ..)| *name == point));
             let event = held_at(&bench, cpu, before, step, point);
-            assert!(is(point, &event.kind), "{point}: held at {:?}", event.kind);
+            assert!(is(point, &event), "{point}: held at {:?}", event.kind);
         }
     }
 }

@@ -3,7 +3,7 @@
 
 mod common;
 
-use stalemate::oracle::RULES;
+use stalemate::oracle::rules;
 use std::collections::BTreeSet;
 use std::process::{Command, Output};
 
@@ -73,9 +73,9 @@ fn what_the_scenario_asks_for_is_caught_and_no_error() {
 
 #[test]
 fn every_rule_says_what_to_try_and_no_two_the_same() {
-    let hints: BTreeSet<&str> = RULES.iter().map(|rule| rule.hint).collect();
-    assert_eq!(hints.len(), RULES.len());
-    for rule in RULES.iter().filter(|rule| !rule.is_cost) {
+    let hints: BTreeSet<&str> = rules::abouts().map(|rule| rule.hint).collect();
+    assert_eq!(hints.len(), rules::abouts().count());
+    for rule in rules::abouts().filter(|rule| !rule.is_cost) {
         let text = printed(&format!("run --executor interp {}", rule.violated_by));
         let unexpected = text.contains(&format!("\nerror[{}]: ", rule.name));
         assert!(unexpected || text.contains(&format!("\ncaught[{}]: ", rule.name)), "{text}");

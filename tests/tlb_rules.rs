@@ -2,10 +2,11 @@
 //! invalidation table (SDM vol. 3, 4.10.4.1; INVLPG and INVPCID pages).
 #![allow(missing_docs)]
 
-use stalemate::arch::addr::{Gpa, Gva, Pcid};
+use stalemate::arch::addr::{CpuId, Gpa, Gva, Pcid};
 use stalemate::arch::census::Census;
+use stalemate::arch::choice::{Chooser, Point};
 use stalemate::arch::features::Paging;
-use stalemate::arch::tlb::{Chosen, Fill, Scope, Store, Tag, Tlb, TlbModel};
+use stalemate::arch::tlb::{Chosen, Fill, Scope, Store, Tag, Tlb, TlbModel, split_mix};
 use stalemate::arch::vcpu::cr4;
 use stalemate::arch::walk::{Start, Walk, WalkFailure, walk};
 use stalemate::boot::GuestMemory;
@@ -98,7 +99,7 @@ fn everything_is_cached_to_begin_with() {
 #[test]
 fn invlpg_removes_the_page_and_all_structures_of_the_current_pcid() {
     let mut world = World::new();
-    world.tlb.invlpg(&world.memory, PAGING, A);
+    world.tlb.invlpg(&world.memory, PAGING, A, false);
     assert!(!world.has(P1, A));
     assert_eq!(world.structures(P1), 0);
 }
@@ -106,7 +107,7 @@ fn invlpg_removes_the_page_and_all_structures_of_the_current_pcid() {
 #[test]
 fn invlpg_keeps_other_pages_and_other_pcids() {
     let mut world = World::new();
-    world.tlb.invlpg(&world.memory, PAGING, A);
+    world.tlb.invlpg(&world.memory, PAGING, A, false);
     assert!(world.has(P1, B) && world.has(P2, A) && world.has_global());
     assert_eq!(world.structures(P2), 3);
 }
@@ -114,14 +115,14 @@ fn invlpg_keeps_other_pages_and_other_pcids() {
 #[test]
 fn invlpg_removes_a_global_page() {
     let mut world = World::new();
-    world.tlb.invlpg(&world.memory, PAGING, GLOBAL);
+    world.tlb.invlpg(&world.memory, PAGING, GLOBAL, false);
     assert!(!world.has_global());
 }
 
 #[test]
 fn invlpg_of_any_address_removes_a_large_page() {
     let mut world = World::new();
-    world.tlb.invlpg(&world.memory, PAGING, Gva(LARGE.0 + 0x5000));
+    world.tlb.invlpg(&world.memory, PAGING, Gva(LARGE.0 + 0x5000), false);
     assert!(!world.has(P1, LARGE) && world.has(P2, LARGE));
 }
 
@@ -131,7 +132,7 @@ fn invlpg_of_a_page_that_was_split_may_keep_the_other_fractures() {
     // The 2 MiB page becomes a table that maps its first page elsewhere.
     world.memory.write_word(Gpa(0x4008), 0x6067);
     world.memory.write_word(Gpa(0x6000), 0xd_0067);
-    world.tlb.invlpg(&world.memory, PAGING, LARGE);
+    world.tlb.invlpg(&world.memory, PAGING, LARGE, false);
     assert!(!world.has(P1, LARGE));
     assert!(world.has(P1, Gva(LARGE.0 + 0x1000)));
 }
@@ -290,7 +291,7 @@ fn a_stale_structure_entry_leads_a_walk_to_the_old_table() {
     let unseen = Gva(0x10_3000);
     world.memory.write_word(Gpa(0x5000 + 0x103 * 8), 0xe_0067);
     assert_eq!(world.access(unseen).result.expect("mapped there").frame, Gpa(0xe_0000));
-    world.tlb.invlpg(&world.memory, PAGING, B);
+    world.tlb.invlpg(&world.memory, PAGING, B, false);
     let start = world.tlb.walk_start(unseen).expect("a root");
     assert!(walk(&world.memory, start, unseen, PAGING).result.is_err());
 }
@@ -333,7 +334,7 @@ fn a_global_that_was_removed_under_another_root_is_filled_again() {
         if by_cr4 {
             tlb.write_cr4(&memory, PAGING, 0, cr4::SMEP);
         } else {
-            tlb.invlpg(&memory, PAGING, GLOBAL);
+            tlb.invlpg(&memory, PAGING, GLOBAL, false);
         }
         tlb.speculate(&memory, PAGING);
         assert!(!global(&tlb));
@@ -361,13 +362,22 @@ fn lazy_a_fills_nothing_whose_a_bit_is_clear_and_sets_none() {
     tlb.accessed_dirty(&census, Gpa(slot), 0xf_0007, 0xf_0027);
     tlb.speculate(&memory, PAGING);
     assert!(has(&tlb, page));
-    tlb.invlpg(&memory, PAGING, page);
+    tlb.invlpg(&memory, PAGING, page, false);
     assert!(has(&tlb, page), "a speculating processor may have it back at once");
     memory.write_word(Gpa(slot), 0xf_0007);
     tlb.table_store(&census, Store { slot: Gpa(slot), old: 0xf_0027, new: 0xf_0007 });
-    tlb.invlpg(&memory, PAGING, page);
+    tlb.invlpg(&memory, PAGING, page, false);
     tlb.speculate(&memory, PAGING);
     assert!(!has(&tlb, page), "A was cleared, and then it was flushed");
+}
+
+/// Fills and evicts one in eight.
+struct Chance(u64);
+
+impl Chooser for Chance {
+    fn choose(&mut self, _: Point<'_>) -> usize {
+        usize::from(split_mix(&mut self.0).is_multiple_of(8))
+    }
 }
 
 #[test]
@@ -376,7 +386,9 @@ fn seeded_choices_are_the_same_for_the_same_seed_and_not_for_another() {
     let run = |seed| {
         let mut tlb = Tlb::new(TlbModel { fill: Fill::Seeded, structure_caches: true, seed });
         tlb.load_cr3(&memory, PAGING, P1, ROOT, true);
-        (0..64).flat_map(|_| tlb.choose(&memory, PAGING)).collect::<Vec<_>>()
+        let mut chance = Chance(seed);
+        let mut choose = || tlb.choose(&memory, PAGING, CpuId(0), &mut chance);
+        (0..64).flat_map(|_| choose()).collect::<Vec<_>>()
     };
     assert_eq!(run(1), run(1));
     assert_ne!(run(1), run(2));
@@ -410,7 +422,7 @@ fn a_1_gib_page_translates_all_of_itself_and_any_invlpg_in_it_removes_it() {
     assert!(world.has(P1, HUGE) && world.has(P1, last) && !world.has(P1, Gva(last.0 + 1)));
     let found = world.tlb.peek(P1, last).expect("cached");
     assert_eq!(found.at(last), Gpa(0x8000_0000 + (1 << 30) - 1));
-    world.tlb.invlpg(&world.memory, PAGING, Gva(HUGE.0 + 0x1234_5000));
+    world.tlb.invlpg(&world.memory, PAGING, Gva(HUGE.0 + 0x1234_5000), false);
     assert!(!world.has(P1, HUGE) && !world.has(P1, last));
 }
 
@@ -419,7 +431,7 @@ fn of_a_1_gib_page_that_was_split_the_other_fractures_may_stay() {
     let mut world = with_huge();
     world.memory.write_word(Gpa(0x3008), 0x7067);
     world.memory.write_word(Gpa(0x7000), 0xc000_00e7);
-    world.tlb.invlpg(&world.memory, PAGING, HUGE);
+    world.tlb.invlpg(&world.memory, PAGING, HUGE, false);
     assert!(!world.has(P1, HUGE) && !world.has(P1, Gva(HUGE.0 + 0x1000)));
     assert!(world.has(P1, Gva(HUGE.0 + 0x20_0000)));
 }
@@ -445,7 +457,7 @@ fn dropped_fractures_leave_the_projection() {
     let mut world = World::new();
     world.memory.write_word(Gpa(0x4008), 0x6067);
     world.memory.write_word(Gpa(0x6000), 0xd_0067);
-    let effect = world.tlb.invlpg(&world.memory, PAGING, LARGE);
+    let effect = world.tlb.invlpg(&world.memory, PAGING, LARGE, false);
     assert_eq!(effect.scope, Scope::Pages(vec![LARGE]));
 }
 

@@ -129,6 +129,7 @@ fn complete_boot_block(config: &Config) {
     write(offset_of!(BootBlock, mm_states), percpu::mm_states_physical());
     write(offset_of!(BootBlock, ap_entry), arch::ap_entry());
     write(offset_of!(BootBlock, kernel_global), u64::from(config.kernel_global));
+    write(offset_of!(BootBlock, isolated), u64::from(config.pti));
     let ranges = paging::trampoline_ranges(config);
     write(offset_of!(BootBlock, trampoline_count), ranges.len() as u64);
     let mut at = offset_of!(BootBlock, trampoline);

@@ -175,10 +175,6 @@ fn misbehave(how: u64) -> Result<(), Refused> {
             let _ = arch::probe_read(va);
         }
         misbehaviour::WBINVD => broken::wbinvd(),
-        misbehaviour::ODD_STORE => {
-            let root = crate::arch::percpu::mm_state(0).kernel_root;
-            broken::odd_store(memory::direct_map(root));
-        }
         misbehaviour::PANIC => panic!("asked to"),
         misbehaviour::ZERO_IDT => arch::segments::break_idt(),
         misbehaviour::STORE_TO_CODE => broken::store_to_code(),

@@ -110,4 +110,7 @@ pub struct BootBlock {
     pub trampoline_count: u64,
     /// From the kernel: what the user root maps of the kernel half, page-aligned.
     pub trampoline: [Range; TRAMPOLINE_RANGES],
+    /// From the kernel: whether user mode has roots of its own, each 4 KiB above the kernel root of
+    /// its address space (0 or 1).
+    pub isolated: u64,
 }

@@ -113,14 +113,12 @@ pub mod misbehaviour {
     pub const BEYOND_MEMORY: u64 = 4;
     /// Execute WBINVD, which the VMM does not carry out.
     pub const WBINVD: u64 = 5;
-    /// Store to a page table with an instruction that the VMM does not carry out.
-    pub const ODD_STORE: u64 = 6;
     /// Panic.
-    pub const PANIC: u64 = 7;
+    pub const PANIC: u64 = 6;
     /// Clear the IDT's gates in place, and execute UD2.
-    pub const ZERO_IDT: u64 = 8;
+    pub const ZERO_IDT: u64 = 7;
     /// Store to the kernel's own code.
-    pub const STORE_TO_CODE: u64 = 9;
+    pub const STORE_TO_CODE: u64 = 8;
     /// Clear the entry of the root that maps the kernel, flush, and go on.
-    pub const ZERO_ROOT: u64 = 10;
+    pub const ZERO_ROOT: u64 = 9;
 }

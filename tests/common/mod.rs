@@ -2,8 +2,9 @@
 #![allow(dead_code, missing_docs)]
 
 use stalemate::boot::{Image, Symbols, guest_image};
+use stalemate::event::Trace;
 use stalemate::executor::{Backend, REQUIRE_KVM, kvm_is_required};
-use stalemate::runner::{RunResult, Runner, Trace};
+use stalemate::runner::{RunResult, Runner};
 use stalemate::scenario::{self, CPUS, Expected, Policy, Run, RunConfig, Scenario};
 use std::process::{Command, Output};
 
@@ -82,7 +83,7 @@ pub fn config(cpu: &str, policy: Policy, pti: bool) -> RunConfig {
         seed: 0,
         structure_caches: true,
         cpus: 1,
-        schedule: stalemate::machine::Schedule::InOrder,
+        schedule: stalemate::schedule::Schedule::InOrder,
     }
 }
 

@@ -1,5 +1,6 @@
 //! A run's verdict as one line of text that does not depend on where the guest's code is.
 
+use stalemate::event::TaskId;
 use stalemate::oracle::{Obligation, RuleId, State, Violation};
 use stalemate::runner::RunResult;
 use stalemate::scenario::Scenario;
@@ -19,7 +20,7 @@ pub fn of(scenario: &Scenario, result: &RunResult) -> String {
         let _ = write!(line, " | step {} got {}", mismatch.step, mismatch.got);
     }
     if let Some((stop, _)) = &result.stop {
-        let _ = write!(line, " | {stop} in step {:?}", result.stopped_in.0);
+        let _ = write!(line, " | {stop} in step {:?}", result.stopped_in.step);
     }
     if !result.not_fired.is_empty() {
         let _ = write!(line, " | never fired: {}", result.not_fired.join(", "));
@@ -36,8 +37,13 @@ pub fn of(scenario: &Scenario, result: &RunResult) -> String {
         return line;
     }
     let _ = write!(line, " | {}", ends(&result.obligations));
-    let _ = write!(line, " | hammers {:?}, needless {}", result.hammers, result.needless);
+    let hammers = (result.hammers.count, result.hammers.lost);
+    let _ = write!(line, " | hammers {hammers:?}, needless {}", result.needless);
     line
+}
+
+fn step(task: Option<TaskId>) -> Option<usize> {
+    task.map(|task| task.0)
 }
 
 /// Rules in the order of their names.
@@ -49,7 +55,8 @@ fn names(rules: impl IntoIterator<Item = RuleId>) -> String {
 
 /// A violation by its store, its flush and its deadline.
 fn one(violation: &Violation) -> String {
-    let mut text = format!("{} CPU {} step {:?}", violation.rule, violation.cpu.0, violation.step);
+    let mut text =
+        format!("{} CPU {} step {:?}", violation.rule, violation.cpu.0, step(violation.task));
     if let Some((tag, entry)) = &violation.entry {
         let _ = write!(text, ", {tag} {}", entry.translation);
     }
@@ -58,25 +65,37 @@ fn one(violation: &Violation) -> String {
     }
     if let Some(store) = &violation.downgrade {
         let (cpu, old, new) = (store.cpu.0, store.old, store.new);
-        let _ =
-            write!(text, ", stored by {cpu} in {:?}: {} {old:#x} {new:#x}", store.step, store.slot);
+        let _ = write!(
+            text,
+            ", stored by {cpu} in {:?}: {} {old:#x} {new:#x}",
+            step(store.task),
+            store.slot
+        );
     }
-    if let Some(asked) = &violation.asked {
-        let primitive = &asked.primitive;
-        let (name, start, end) = (primitive.name(), primitive.start, primitive.end);
+    if let Some(requested) = &violation.requested {
+        let flush = &requested.flush;
+        let (name, start, end) = (flush.name(), flush.start, flush.end);
+        let root = flush.root.unwrap_or_default();
         let _ =
-            write!(text, ", asked {name} {} {start}..{end} in {:?}", primitive.root, asked.step);
+            write!(text, ", asked {name} {} {start}..{end} in {:?}", root, step(requested.task));
     }
     if let Some(deadline) = &violation.deadline {
-        let _ = write!(text, ", due {}", code(deadline));
+        let _ = write!(text, ", due {}", code(violation.rule, &deadline.to_string()));
     }
     let _ = write!(text, ", missed {}", violation.missed.len());
     text
 }
 
 /// A deadline's short name, so that its wording may change.
-fn code(deadline: &str) -> &str {
+fn code(rule: RuleId, deadline: &str) -> &str {
     match deadline {
+        "the acknowledgement" => "shot-down",
+        "the return of the primitive that covers it"
+            if rule.to_string() == "stale-remote-entry" =>
+        {
+            "shot-down"
+        }
+        "the moment at which its frame is given back" => "edits-over",
         "the next entry to user mode" => "user-entry",
         "the return of the primitive that covers it" => "return",
         "the CR3 load that makes its PCID current" => "cr3",
@@ -94,7 +113,7 @@ fn ends(obligations: &[Obligation]) -> String {
     for obligation in obligations {
         let end = match obligation.state {
             State::Open => "open".to_owned(),
-            State::Discharged { by, step, .. } => format!("{} in {step:?}", by.name()),
+            State::Discharged { by, task, .. } => format!("{} in {:?}", by.name(), step(task)),
             State::Violated { rule, .. } => rule.to_string(),
         };
         *ends.entry(end).or_default() += 1;

@@ -67,6 +67,6 @@ fn em_ts_and_am_are_stops() {
     let now = world.vcpu.cr0;
     for bit in [cr0::EM, cr0::TS, cr0::AM] {
         let stop = world.write(ControlRegister::Cr0, now | bit);
-        assert!(matches!(stop, Err(Fault::Stop(Stop::Interface(_)))), "{bit:#x}: {stop:?}");
+        assert!(matches!(stop, Err(Fault::Stop(Stop::NotModelled(_)))), "{bit:#x}: {stop:?}");
     }
 }

@@ -2,12 +2,12 @@
 
 use crate::world::{GDT, IDT, World};
 use stalemate::arch::addr::{Gpa, Gva};
-use stalemate::arch::core::Memory;
+use stalemate::arch::core::{Done, Memory};
 use stalemate::arch::deliver::deliver;
 use stalemate::arch::fault::{Exception, Stop};
+use stalemate::arch::happened::Happened;
 use stalemate::arch::op::Op;
 use stalemate::arch::vcpu::{flags, gpr};
-use stalemate::event::Kind;
 
 #[test]
 fn an_exception_pushes_its_frame_on_its_ist_stack() {
@@ -54,8 +54,8 @@ fn delivery_goes_through_the_tlb_stale_entries_included() {
 
 /// The vector of the last delivery.
 fn delivered(world: &World) -> Option<u8> {
-    let mut vectors = world.log.events.iter().filter_map(|logged| match logged.kind {
-        Kind::Delivered { vector, .. } => Some(vector),
+    let mut vectors = world.log.entries.iter().filter_map(|entry| match entry.what {
+        Done::Happened(Happened::Delivered { vector, .. }) => Some(vector),
         _ => None,
     });
     vectors.next_back()

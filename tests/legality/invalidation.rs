@@ -2,10 +2,10 @@
 
 use crate::world::{IDT, World, gp, ud};
 use stalemate::arch::addr::{Gpa, Gva};
-use stalemate::arch::core::{IMPLICIT_WRITE, Logged};
+use stalemate::arch::core::{Done, IMPLICIT_WRITE};
+use stalemate::arch::happened::Happened;
 use stalemate::arch::op::{ControlRegister, Op};
 use stalemate::arch::vcpu::cr4;
-use stalemate::event::Kind;
 
 #[test]
 fn invpcid_is_undefined_where_it_does_not_exist() {
@@ -75,9 +75,9 @@ fn a_table_that_only_a_cached_entry_reaches_is_one_until_that_goes() {
     world.with(|core| core.read_implicit(va)).expect("mapped");
     store(&mut world, PD, 0);
     assert!(is_table(&mut world), "the cached entry of the PD reaches it");
-    world.log.events.clear();
+    world.log.entries.clear();
     world.execute(Op::Invlpg(va)).expect("legal");
     assert!(!is_table(&mut world));
-    let unlinked = |logged: &&Logged| logged.kind == Kind::TableUnlinked { table: Gpa(PT) };
-    assert_eq!(world.log.events.iter().filter(unlinked).count(), 1);
+    let unlinked = Done::Happened(Happened::TableUnlinked { table: Gpa(PT) });
+    assert_eq!(world.log.entries.iter().filter(|entry| entry.what == unlinked).count(), 1);
 }

@@ -6,7 +6,6 @@
 mod control;
 mod cr0;
 mod delivery;
-mod emulate;
 mod invalidation;
 mod returns;
 mod rights;

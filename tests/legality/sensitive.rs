@@ -44,6 +44,7 @@ fn sgdt_smsw_and_selectors_show_the_virtual_processor() {
     assert_eq!(world.vcpu.gpr[gpr::RAX], !0xffff | world.vcpu.cr0 & 0xffff);
     world.execute(Op::StoreWord { word: Word::Msw, to: to(4) }).expect("no fault");
     assert_eq!(world.vcpu.gpr[gpr::RAX], world.vcpu.cr0);
+    world.vcpu.cs = 0x80;
     world.execute(Op::StoreWord { word: Word::Cs, to: to(8) }).expect("no fault");
     assert_eq!(world.vcpu.gpr[gpr::RAX], 0x80);
 }

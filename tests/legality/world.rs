@@ -2,14 +2,15 @@
 
 use stalemate::arch::addr::{CpuId, Gpa, Gva};
 use stalemate::arch::census::Census;
+use stalemate::arch::choice::First;
 use stalemate::arch::core::{Core, Log, Memory};
 use stalemate::arch::fault::{Exception, Fault};
-use stalemate::arch::features::CpuFeatures;
+use stalemate::arch::features::{CpuFeatures, Errata};
 use stalemate::arch::op::{ControlRegister, Op};
 use stalemate::arch::tlb::{Fill, Tlb, TlbModel};
 use stalemate::arch::vcpu::Vcpu;
-use stalemate::boot::GuestMemory;
-use stalemate::inject::Injector;
+use stalemate::memory::GuestMemory;
+use std::collections::BTreeSet;
 
 const SIZE: u64 = 0x2_0000;
 pub const GDT: u64 = 0x8000;
@@ -23,6 +24,7 @@ pub struct World {
     pub vcpu: Vcpu,
     pub tlb: Tlb,
     census: Census,
+    pub errata: Errata,
     pub log: Log,
 }
 
@@ -50,7 +52,8 @@ impl World {
         vcpu.tss_base = TSS;
         vcpu.tss_limit = 0x67;
         let tlb = Tlb::new(TlbModel { fill: Fill::OnDemand, structure_caches: true, seed: 0 });
-        let mut world = Self { memory, vcpu, tlb, census: Census::default(), log: Log::default() };
+        let (census, errata, log) = (Census::default(), Errata::default(), Log::default());
+        let mut world = Self { memory, vcpu, tlb, census, errata, log };
         world.stack(1, 0x1_0000);
         world.with(|core| core.load_cr3(0x1000)).expect("a legal load");
         world
@@ -63,9 +66,9 @@ impl World {
             census: &mut self.census,
             memory: &self.memory,
             remote: Vec::new(),
-            watched: None,
-            hook: &mut Injector::default(),
-            seq: 0,
+            errata: self.errata,
+            watched: &BTreeSet::new(),
+            chooser: &mut First,
             log: &mut self.log,
         })
     }

@@ -8,11 +8,11 @@ use stalemate::boot::{Image, Symbols, guest_image};
 use stalemate::cli::Cli;
 use stalemate::executor::Backend;
 use stalemate::inject::forms::{DELAY, FORMS, POINTS, SITES};
-use stalemate::machine::HOLD_POINTS;
-use stalemate::oracle::{RULES, RuleId, Violation};
+use stalemate::oracle::{RuleId, Violation, rules};
 use stalemate::report::picture;
 use stalemate::runner::Runner;
 use stalemate::scenario::{self, CPUS, POLICIES, Selection, VERBS};
+use stalemate::schedule::HOLD_POINTS;
 use stalemate_shared::layout::{self, COLOURS};
 use std::fmt::Write;
 
@@ -66,7 +66,7 @@ fn part(name: &str) -> String {
         "faults" => faults(),
         "rules" => {
             let mut out = "| rule | it says |\n|---|---|\n".to_owned();
-            for rule in RULES {
+            for rule in rules::abouts() {
                 let _ = writeln!(out, "| [`{0}`]({0}.md) | {1} |", rule.name, rule.statement);
             }
             out
@@ -348,12 +348,12 @@ fn every_rule_has_its_page_and_its_picture() {
     let image = Image::parse(guest_image()).expect("a kernel");
     let symbols = Symbols::new(guest_image());
     let mut runner = Runner::new(&image, &symbols, &backend);
-    for rule in RULES {
+    for rule in rules::abouts() {
         let page = root().join(format!("docs/rules/{}.md", rule.name));
         let text = std::fs::read_to_string(&page).expect("a page");
         assert!(text.contains(&format!("{BEGIN}rule {} -->", rule.name)), "{}", rule.name);
         if !rule.is_cost {
-            let svg = picture(&violation(&mut runner, rule.id), &symbols);
+            let svg = picture(&violation(&mut runner, RuleId(rule)), &symbols);
             check(&page.with_extension("svg"), &svg);
         }
     }

@@ -66,7 +66,7 @@ impl Driver {
             }
             Op::Access { va, write } => self.access(va, write),
             Op::Invlpg { va } => {
-                tlb.invlpg(ram, PAGING, Gva(va));
+                tlb.invlpg(ram, PAGING, Gva(va), false);
                 self.flushed(Did::Invlpg { va });
             }
             Op::Invpcid { kind, pcid, va } => {

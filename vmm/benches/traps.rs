@@ -14,7 +14,7 @@ use stalemate::boot::{GuestMemory, Image, guest_image};
 use stalemate::executor::kvm::{Host, KvmExecutor};
 use stalemate::executor::{Executor, ExecutorError, Leaf, Space, Trap, WATCHDOG};
 use stalemate::inject::Injector;
-use stalemate::machine::{Session, StepInput};
+use stalemate::kernel::steps::{Session, StepInput};
 use stalemate::oracle::Oracle;
 use std::time::Duration;
 

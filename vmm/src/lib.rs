@@ -40,15 +40,16 @@
 //! # Watch it
 //!
 //! Whoever implements [`event::Observer`] is told of a run's events as they happen. A
-//! [`runner::Trace`] is one that keeps them, and gives them to another later: one that counts, a
+//! [`event::Trace`] is one that keeps them, and gives them to another later: one that counts, a
 //! picture, or the oracle once more, which needs nothing else.
 //!
 //! ```
 //! use stalemate::boot::{Image, Symbols, guest_image};
-//! use stalemate::event::{Event, Kind, Observer, TraceHeader};
+//! use stalemate::arch::happened::Happened;
+//! use stalemate::event::{Event, Kind, Observer, Trace, TraceHeader};
 //! use stalemate::executor::Backend;
 //! use stalemate::oracle::Oracle;
-//! use stalemate::runner::{Runner, Trace};
+//! use stalemate::runner::Runner;
 //! use stalemate::scenario::{self, Selection};
 //!
 //! /// Counts the CR3 loads that keep what is tagged with the PCID.
@@ -58,7 +59,7 @@
 //! impl Observer for Kept {
 //!     fn begin(&mut self, _: &TraceHeader) {}
 //!     fn event(&mut self, event: &Event) {
-//!         if let Kind::LoadCr3 { value, .. } = event.kind {
+//!         if let Kind::Cpu(Happened::LoadCr3 { value, .. }) = event.kind {
 //!             self.0 += (value >> 63) as usize;
 //!         }
 //!     }
@@ -94,7 +95,8 @@
 //! use stalemate::boot::{Image, Symbols, guest_image};
 //! use stalemate::executor::Backend;
 //! use stalemate::report::{Recorded, html, perfetto, timeline};
-//! use stalemate::runner::{Runner, Trace};
+//! use stalemate::event::Trace;
+//! use stalemate::runner::Runner;
 //! use stalemate::scenario::{self, Selection};
 //!
 //! let scenarios = scenario::builtin()?;
@@ -129,15 +131,15 @@
 //!
 //! ```
 //! use stalemate::boot::{Image, Symbols, guest_image};
+//! use stalemate::arch::happened::Happened;
 //! use stalemate::event::Kind;
 //! use stalemate::executor::Backend;
-//! use stalemate::oracle::rule::{About, Context, Finding, Rule};
-//! use stalemate::oracle::RuleId;
+//! use stalemate::oracle::About;
+//! use stalemate::oracle::rule::{Context, Finding, Rule};
 //! use stalemate::runner::{Outcome, Runner};
 //! use stalemate::scenario::{self, Selection};
 //!
 //! static ABOUT: About = About {
-//!     id: RuleId::Own(&ABOUT),
 //!     name: "load-in-flush",
 //!     statement: "No CR3 load in the middle of the flush of one user page.",
 //!     source: "a reviewer's wish",
@@ -151,20 +153,19 @@
 //! struct LoadInFlush;
 //!
 //! impl Rule for LoadInFlush {
-//!     fn id(&self) -> RuleId {
-//!         ABOUT.id
+//!     fn about(&self) -> &'static About {
+//!         &ABOUT
 //!     }
 //!
 //!     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {
-//!         let Kind::LoadCr3 { .. } = context.event.kind else { return Vec::new() };
-//!         let flushing = context.cpu().primitive();
-//!         let one_page = flushing.filter(|(_, it)| it.name() == "flush_tlb_one_user");
-//!         let message = "CR3 is loaded where INVLPG would do".to_owned();
-//!         one_page.map(|_| Finding { message, ..Finding::default() }).into_iter().collect()
-//!     }
-//!
-//!     fn boxed(&self) -> Box<dyn Rule> {
-//!         Box::new(self.clone())
+//!         let Kind::Cpu(Happened::LoadCr3 { .. }) = context.event.kind else {
+//!             return Vec::new();
+//!         };
+//!         let flush = context.replica.flush_on(context.event.cpu);
+//!         if flush.is_none_or(|open| open.flush.name() != "flush_tlb_one_user") {
+//!             return Vec::new();
+//!         }
+//!         vec![Finding::new("CR3 is loaded where INVLPG would do".to_owned())]
 //!     }
 //! }
 //!
@@ -189,14 +190,14 @@
 //!
 //! # Build a machine
 //!
-//! Below the runner stands a [`machine::Session`]: a guest of your choice, booted once on a processor
+//! Below the runner stands a [`kernel::steps::Session`]: a guest of your choice, booted once on a processor
 //! of your choice, and put back for each list of steps.
 //!
 //! ```
 //! use stalemate::boot::{Image, Symbols, guest_image};
 //! use stalemate::executor::Backend;
 //! use stalemate::inject::{Injector, Sites};
-//! use stalemate::machine::{Session, SessionConfig, StepInput};
+//! use stalemate::kernel::steps::{Session, SessionConfig, StepInput};
 //! use stalemate::oracle::Oracle;
 //! use stalemate::scenario::{self, Selection};
 //!
@@ -232,9 +233,13 @@ pub mod executor;
 pub mod fuzz;
 pub mod inject;
 pub mod ink;
+pub mod kernel;
 pub mod machine;
+pub mod memory;
 pub mod oracle;
 pub mod report;
 pub mod runner;
 pub mod scenario;
+pub mod schedule;
 pub mod score;
+pub mod symbols;

@@ -141,10 +141,4 @@ pub mod broken {
         // SAFETY: ends the machine by a fault, as asked: code is mapped read-only.
         unsafe { asm!("lea {0}, [rip + 2f]", "2: mov byte ptr [{0}], 0x90", out(reg) _) };
     }
-
-    /// Adds 0 to a word by an instruction that the VMM does not carry out on page tables.
-    pub fn odd_store(va: u64) {
-        // SAFETY: adds 0 to a word of a page table of the kernel's own.
-        unsafe { asm!("add qword ptr [{}], 0", in(reg) va, options(nostack)) };
-    }
 }

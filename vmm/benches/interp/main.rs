@@ -16,7 +16,7 @@ use stalemate::boot::{GuestMemory, Image, guest_image};
 use stalemate::executor::interp::InterpExecutor;
 use stalemate::executor::{Backend, Executor, Leaf, Space, Trap};
 use stalemate::inject::Injector;
-use stalemate::machine::Session;
+use stalemate::kernel::steps::Session;
 use stalemate::oracle::Oracle;
 use std::time::Duration;
 
@@ -50,11 +50,11 @@ fn main() {
         let steps = inputs(&scenario);
         let session = guests.with_cpus(scenario.cpus());
         let mut primed = Oracle::default();
-        session.opening().tell(&mut primed);
+        session.initial_state().show(&mut primed);
         primed.ready();
         let time = typical(effort.rounds(RUNS), || {
             let mut oracle = primed.clone();
-            timed(|| session.run_told(&steps, Injector::default(), &mut oracle)).0
+            timed(|| session.run_from_initial_state(&steps, Injector::default(), &mut oracle)).0
         });
         figures.detail(&scenario.name, &format!("{time:.0}"), "");
         times.push(time);

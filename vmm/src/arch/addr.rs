@@ -66,12 +66,6 @@ impl Pcid {
     pub const fn value(self) -> u16 {
         self.0
     }
-
-    /// Bit 11: the user PCID of a pair.
-    #[must_use]
-    pub const fn is_user(self) -> bool {
-        self.0 & stalemate_shared::pcid::USER_PCID_BIT as u16 != 0
-    }
 }
 
 macro_rules! hex {

@@ -6,11 +6,14 @@
 
 use super::addr::{CpuId, Gpa, Gva};
 use super::census::{Census, CensusChange};
+use super::choice::Chooser;
 use super::fault::{Exception, Fault, Stop};
+use super::features::Errata;
+use super::happened::{Happened, WordStore};
 use super::tlb::{Chosen, Effect, Lookup, Scope, Store, Tlb};
 use super::vcpu::Vcpu;
 use super::walk::{Access, AccessKind, Start, Tables, Translation, Walk, WalkFailure, entry, walk};
-use crate::event::Kind;
+use std::collections::BTreeSet;
 
 /// Guest-physical memory.
 pub trait Memory: Tables {
@@ -20,59 +23,6 @@ pub trait Memory: Tables {
     fn read(&self, at: Gpa, bytes: &mut [u8]) -> bool;
     /// Writes `bytes` at `at`; false where that is beyond memory.
     fn write(&self, at: Gpa, bytes: &[u8]) -> bool;
-}
-
-/// A store to a word of a CPU's `TlbState`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StateWord {
-    /// The CPU whose `TlbState` it is.
-    pub owner: CpuId,
-    /// Byte offset of the aligned word.
-    pub offset: u64,
-    /// The word before.
-    pub old: u64,
-    /// The word after.
-    pub new: u64,
-}
-
-/// The injector's hand on stores to `TlbState`.
-pub trait StateHook {
-    /// The words that are stored, one after the other, where `cpu` at `rip` asked for `store`.
-    fn state_store(&mut self, rip: Gva, cpu: CpuId, store: StateWord) -> Vec<u64>;
-    /// The same for a word of the array of `MmState`.
-    fn mm_store(&mut self, offset: u64, new: u64) -> Vec<u64>;
-}
-
-/// The kernel's data that is watched besides its page tables.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Watched {
-    /// Guest-physical address of the first CPU's `TlbState`; the others' follow, a page each.
-    pub tlb_state: Gpa,
-    /// How many CPUs there are.
-    pub cpus: u8,
-    /// The page that holds the array of `MmState`.
-    pub mm_states: Gpa,
-}
-
-impl Watched {
-    /// The CPU whose `TlbState` is on the page of `at`.
-    #[must_use]
-    pub fn owner(&self, at: Gpa) -> Option<CpuId> {
-        let page = at.page().0.checked_sub(self.tlb_state.0)? / 4096;
-        (page < u64::from(self.cpus)).then_some(CpuId(page as u8))
-    }
-
-    /// Guest-physical address of a CPU's `TlbState`.
-    #[must_use]
-    pub fn of(&self, cpu: CpuId) -> Gpa {
-        Gpa(self.tlb_state.0 + u64::from(cpu.0) * 4096)
-    }
-
-    /// Whether stores to the page of `at` are carried out by the model.
-    #[must_use]
-    pub fn contains(&self, at: Gpa) -> bool {
-        self.owner(at).is_some() || at.page() == self.mm_states
-    }
 }
 
 /// Another processor of the machine.
@@ -87,23 +37,39 @@ pub struct Remote<'a> {
 /// What an operation left behind.
 #[derive(Debug, Default)]
 pub struct Log {
-    /// Events, in order.
-    pub events: Vec<Logged>,
-    /// The cached translations of a CPU that may have gone or changed.
+    /// What was done, in order.
+    pub entries: Vec<Logged>,
+    /// The cached translations of a CPU that may have been removed or changed.
     pub scopes: Vec<(CpuId, Scope)>,
     /// Frames that became page tables.
     pub linked: Vec<Gpa>,
 }
 
-/// An event that has no place in the trace yet.
+impl Log {
+    /// Says of all entries from the `first` on that the injector made or altered them.
+    pub fn mark_injected(&mut self, first: usize) {
+        self.entries[first..].iter_mut().for_each(|entry| entry.injected = true);
+    }
+}
+
+/// One entry of a [`Log`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Logged {
     /// The CPU that it is of.
     pub cpu: CpuId,
-    /// What happened.
-    pub kind: Kind,
+    /// What was done.
+    pub what: Done,
     /// Whether the injector made or altered it.
     pub injected: bool,
+}
+
+/// What a processor did that others may see.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Done {
+    /// An operation.
+    Happened(Happened),
+    /// A store to a watched word that is no paging-structure entry.
+    Stored(WordStore),
 }
 
 /// A processor at work.
@@ -112,18 +78,18 @@ pub struct Core<'a> {
     pub vcpu: &'a mut Vcpu,
     /// Its TLB.
     pub tlb: &'a mut Tlb,
+    /// What it does wrong.
+    pub errata: Errata,
     /// Which frames are page tables.
     pub census: &'a mut Census,
     /// Guest-physical memory.
     pub memory: &'a dyn Memory,
     /// The other processors.
     pub remote: Vec<Remote<'a>>,
-    /// The kernel's data that is watched, once it has said where that is.
-    pub watched: Option<Watched>,
-    /// The injector.
-    pub hook: &'a mut dyn StateHook,
-    /// Sequence number that the next event will get.
-    pub seq: u64,
+    /// Frames, besides page tables, to whose words each store is logged.
+    pub watched: &'a BTreeSet<Gpa>,
+    /// Decides what the architecture leaves open.
+    pub chooser: &'a mut dyn Chooser,
     /// What was done.
     pub log: &'a mut Log,
 }
@@ -134,17 +100,16 @@ pub const IMPLICIT_READ: Access = Access { kind: AccessKind::Read, user: false }
 pub const IMPLICIT_WRITE: Access = Access { kind: AccessKind::Write, user: false };
 
 impl Core<'_> {
-    /// Emits an event.
-    pub fn emit(&mut self, kind: Kind) {
-        self.emit_of(self.vcpu.id, kind, false);
+    /// Logs an operation of this processor.
+    pub fn emit(&mut self, happened: Happened) {
+        self.log_of(self.vcpu.id, Done::Happened(happened));
     }
 
-    fn emit_of(&mut self, cpu: CpuId, kind: Kind, injected: bool) {
-        self.log.events.push(Logged { cpu, kind, injected });
-        self.seq += 1;
+    fn log_of(&mut self, cpu: CpuId, what: Done) {
+        self.log.entries.push(Logged { cpu, what, injected: false });
     }
 
-    /// Tells which cached translations of this processor may have gone or changed.
+    /// Says which cached translations of this processor may have gone or changed.
     pub(super) fn revalidate(&mut self, scope: Scope) {
         self.log.scopes.push((self.vcpu.id, scope));
     }
@@ -158,8 +123,7 @@ impl Core<'_> {
     /// Whether stores to this frame are carried out by the model.
     #[must_use]
     pub fn is_protected(&self, frame: Gpa) -> bool {
-        self.watched.is_some_and(|watched| watched.contains(frame))
-            || self.census.is_table(frame.page())
+        self.watched.contains(&frame.page()) || self.census.is_table(frame.page())
     }
 
     /// Translates `va` for `access` through the TLB; on a miss walks the tables as a processor
@@ -192,7 +156,7 @@ impl Core<'_> {
         self.set_accessed_dirty(&walked, write);
         let translation = Translation { dirty: translation.dirty || write, ..translation };
         if self.tlb.fill(paging, &walked, &translation) {
-            self.emit(Kind::Fill { page: va.page(), translation });
+            self.emit(Happened::Fill { page: va.page(), translation });
         }
         // A and D that were set may open more to speculation.
         self.fill_ahead();
@@ -206,7 +170,7 @@ impl Core<'_> {
 
     /// An architectural #PF drops what the TLB holds for its page (SDM vol. 3, 4.10.4.1).
     fn page_fault(&mut self, va: Gva, error: u32) -> Exception {
-        self.emit(Kind::PageFault { va, error });
+        self.emit(Happened::PageFault { va, error });
         let paging = self.vcpu.paging();
         let effect = self.tlb.page_fault(self.memory.as_tables(), paging, va);
         self.flushed(effect);
@@ -233,7 +197,7 @@ impl Core<'_> {
     /// A processor sets A or D: every TLB learns that the entry may be cached so.
     fn accessed_dirty_of(&mut self, cpu: CpuId, slot: Gpa, old: u64, new: u64) {
         self.memory.write(slot, &new.to_le_bytes());
-        self.emit_of(cpu, Kind::AccessedDirty { slot, old, new }, false);
+        self.log_of(cpu, Done::Happened(Happened::AccessedDirty { slot, old, new }));
         self.tlb.accessed_dirty(self.census, slot, old, new);
         for remote in &mut self.remote {
             remote.tlb.accessed_dirty(self.census, slot, old, new);
@@ -259,16 +223,17 @@ impl Core<'_> {
     /// Lets it also fill and evict by chance, as its model chooses.
     pub fn speculate(&mut self) {
         self.fill_ahead();
-        let paging = self.vcpu.paging();
-        for chosen in self.tlb.choose(self.memory.as_tables(), paging) {
+        let (cpu, paging) = (self.vcpu.id, self.vcpu.paging());
+        let tables = self.memory.as_tables();
+        for chosen in self.tlb.choose(tables, paging, cpu, self.chooser) {
             match chosen {
                 Chosen::Accessed((slot, old, new)) => self.accessed_dirty(slot, old, new),
                 Chosen::Filled(translation) => {
-                    self.emit(Kind::Fill { page: translation.page, translation });
+                    self.emit(Happened::Fill { page: translation.page, translation });
                 }
                 Chosen::Evicted(tag, page) => {
                     self.revalidate(Scope::Everything);
-                    self.emit(Kind::Evict { tag, page });
+                    self.emit(Happened::Evict { tag, page });
                 }
             }
         }
@@ -360,50 +325,14 @@ impl Core<'_> {
         }
     }
 
-    fn store_word(&mut self, slot: Gpa, old: u64, new: u64) {
-        let Some(watched) = self.watched.filter(|watched| watched.contains(slot)) else {
-            self.table_store(slot, old, new);
-            return;
-        };
-        let Some(owner) = watched.owner(slot) else {
-            self.mm_store(slot, old, new);
-            return;
-        };
-        let store = StateWord { owner, offset: slot.0 & 0xfff, old, new };
-        let words = self.hook.state_store(self.vcpu.rip(), self.vcpu.id, store);
-        let altered = words != [new];
-        if words.is_empty() {
-            let what = format!("dropped the store to TlbState+{:#x}", store.offset);
-            self.emit_of(self.vcpu.id, Kind::Withheld { what }, true);
-        }
-        let mut old = old;
-        for new in words {
-            self.state_store(StateWord { old, new, ..store }, altered);
-            old = new;
-        }
-    }
-
-    /// Stores a word of the array of `MmState`.
-    fn mm_store(&mut self, slot: Gpa, old: u64, new: u64) {
-        let offset = slot.0 & 0xfff;
-        let words = self.hook.mm_store(offset, new);
-        let altered = words != [new];
-        if words.is_empty() {
-            let what = format!("dropped the store to MmState+{offset:#x}");
-            self.emit_of(self.vcpu.id, Kind::Withheld { what }, true);
-        }
-        for new in words {
+    /// Stores to an aligned word: a paging-structure entry, or a word that is watched.
+    pub fn store_word(&mut self, slot: Gpa, old: u64, new: u64) {
+        if self.watched.contains(&slot.page()) {
             self.memory.write(slot, &new.to_le_bytes());
-            self.emit_of(self.vcpu.id, Kind::MmStore { offset, old, new }, altered);
+            self.log_of(self.vcpu.id, Done::Stored(WordStore { at: slot, old, new }));
+        } else {
+            self.table_store(slot, old, new);
         }
-    }
-
-    /// Stores a word of a `TlbState`.
-    pub fn state_store(&mut self, store: StateWord, injected: bool) {
-        let Some(watched) = self.watched else { return };
-        let StateWord { owner, offset, old, new } = store;
-        self.memory.write(Gpa(watched.of(owner).0 + offset), &new.to_le_bytes());
-        self.emit_of(self.vcpu.id, Kind::StateStore { owner, offset, old, new }, injected);
     }
 
     /// Stores a paging-structure entry.
@@ -419,7 +348,7 @@ impl Core<'_> {
         // A table's contents are told before the store that links it.
         let change = self.census.store(self.memory.as_tables(), slot, old, new);
         self.tell_linked(&change);
-        self.emit(Kind::TableStore { slot, old, new });
+        self.emit(Happened::TableStore { slot, old, new });
         self.tell_unlinked(&change);
         self.speculate();
     }
@@ -434,13 +363,13 @@ impl Core<'_> {
         for &table in &change.linked {
             let entries = table_entries(self.memory, table);
             self.log.linked.push(table);
-            self.emit(Kind::TableLinked { table, entries });
+            self.emit(Happened::TableLinked { table, entries });
         }
     }
 
     fn tell_unlinked(&mut self, change: &CensusChange) {
         for &table in &change.unlinked {
-            self.emit(Kind::TableUnlinked { table });
+            self.emit(Happened::TableUnlinked { table });
         }
     }
 }

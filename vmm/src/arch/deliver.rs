@@ -4,9 +4,9 @@
 use super::addr::Gva;
 use super::core::{Core, IMPLICIT_READ, IMPLICIT_WRITE};
 use super::fault::{Exception, Fault, Stop, vector};
+use super::happened::Happened;
 use super::vcpu::{DescriptorTable, flags, gpr};
 use super::walk::AccessKind;
-use crate::event::Kind;
 
 /// Bits of a code descriptor's high word.
 const TYPE_CODE: u64 = 1 << 43;
@@ -95,7 +95,7 @@ fn try_deliver(core: &mut Core<'_>, exception: Exception) -> Result<(), Fault> {
     if exception.vector == vector::NMI {
         vcpu.nmi_blocked = true;
     }
-    core.emit(Kind::Delivered { vector: exception.vector, from_cpl });
+    core.emit(Happened::Delivered { vector: exception.vector, from_cpl });
     Ok(())
 }
 
@@ -171,7 +171,7 @@ fn enter(core: &mut Core<'_>, cpl: u8) {
     let entered = core.vcpu.cpl != 3 && cpl == 3;
     core.vcpu.cpl = cpl;
     if entered {
-        core.emit(Kind::UserEntry);
+        core.emit(Happened::UserEntry);
     }
 }
 

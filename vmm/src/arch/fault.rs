@@ -31,6 +31,13 @@ impl Exception {
     /// #DF; its error code is always 0.
     pub const DOUBLE_FAULT: Self =
         Self { vector: vector::DOUBLE_FAULT, error: Some(0), address: None };
+    /// One that a processor raised with this error code, or 0 for a vector that has none.
+    #[must_use]
+    pub const fn of_processor(vector: u8, error: u32) -> Self {
+        let error = if matches!(vector, 8 | 10..=14 | 17) { Some(error) } else { None };
+        Self { vector, error, address: None }
+    }
+
     /// An NMI, delivered like an exception.
     pub const NMI: Self = Self { vector: vector::NMI, error: None, address: None };
 
@@ -60,7 +67,7 @@ impl Exception {
     }
 }
 
-/// Why the virtual machine cannot go on. None of these is an error of the VMM.
+/// Why a processor cannot go on. None of these is an error of the VMM.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Stop {
     /// A walk or an access went beyond guest-physical memory.
@@ -72,9 +79,6 @@ pub enum Stop {
         /// The first exception's vector.
         vector: u8,
     },
-    /// HLT with nothing that could wake the CPU.
-    #[error("HLT with no interrupt to come")]
-    Halted,
     /// An instruction that cannot be carried out.
     #[error("{mnemonic} ({bytes}) cannot be carried out: {why}")]
     Unsupported {
@@ -85,46 +89,9 @@ pub enum Stop {
         /// What about it.
         why: &'static str,
     },
-    /// The kernel panicked and said so.
-    #[error("the guest kernel panicked at {file}:{line}")]
-    Panic {
-        /// Source file.
-        file: String,
-        /// Source line.
-        line: u64,
-    },
-    /// Traps without end.
-    #[error("no step completed within {budget} traps")]
-    TrapBudget {
-        /// The budget, in traps.
-        budget: u64,
-    },
-    /// No trap for the watchdog's time.
-    #[error("no trap for {seconds} s")]
-    Timeout {
-        /// The watchdog's time.
-        seconds: u64,
-    },
-    /// No trap within so many instructions.
-    #[error("no trap within {instructions} instructions")]
-    InstructionLimit {
-        /// How many.
-        instructions: u64,
-    },
-    /// The kernel broke the interface of the `shared` crate.
-    #[error("the guest broke the interface: {0}")]
-    Interface(String),
-}
-
-impl Stop {
-    /// Whether the guest was stopped, since it went on for ever.
-    #[must_use]
-    pub fn is_hang(&self) -> bool {
-        matches!(
-            self,
-            Self::TrapBudget { .. } | Self::Timeout { .. } | Self::InstructionLimit { .. }
-        )
-    }
+    /// An operand of a known instruction that the model has no meaning for.
+    #[error("{0}")]
+    NotModelled(String),
 }
 
 /// What an operation of the modelled processor may end in instead of completing.

@@ -35,6 +35,15 @@ impl CpuFeatures {
     }
 }
 
+/// What a processor does wrong.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Errata {
+    /// With CR4.PCIDE=1 INVLPG leaves global entries (Intel ADL063, RPL042).
+    pub invlpg_keeps_globals: bool,
+    /// INVPCID raises #GP although CPUID has it.
+    pub invpcid_gp: bool,
+}
+
 /// The control bits that translation depends on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Paging {

@@ -3,13 +3,15 @@
 pub mod addr;
 pub mod apic;
 pub mod census;
+pub mod choice;
 pub mod core;
 mod cpuid;
+pub mod cr3;
 pub mod deliver;
-pub mod emulate;
 pub mod fault;
 pub mod features;
 pub(crate) mod flags;
+pub mod happened;
 mod msr;
 pub mod op;
 pub mod privileged;

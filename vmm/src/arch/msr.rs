@@ -5,9 +5,9 @@ use super::addr::{CpuId, Gva};
 use super::apic::{Command, msr as x2apic};
 use super::core::Core;
 use super::fault::{Exception, Fault, Stop};
+use super::happened::Happened;
 use super::tlb::Scope;
 use super::vcpu::{efer, gpr};
-use crate::event::Kind;
 
 // The registers that the guest may use, besides the x2APIC's.
 const EFER: u32 = 0xc000_0080;
@@ -90,7 +90,7 @@ impl Core<'_> {
             x2apic::ICR => {
                 let Some(command) = Command::read(value) else {
                     let what = format!("ICR set to {value:#x}: only fixed interrupts and NMIs");
-                    return Err(Stop::Interface(what).into());
+                    return Err(Stop::NotModelled(what).into());
                 };
                 self.send(command);
                 return Ok(());
@@ -112,7 +112,7 @@ impl Core<'_> {
         cpus.push(from);
         cpus.sort_unstable();
         for to in cpus.into_iter().filter(|&to| command.reaches(from, to)) {
-            self.emit(Kind::Ipi { to, vector: command.vector, nmi: command.nmi });
+            self.emit(Happened::Ipi { to, vector: command.vector, nmi: command.nmi });
             self.interrupt(to, command);
         }
     }
@@ -136,7 +136,7 @@ impl Core<'_> {
         }
         let new = value & !efer::LMA | old & efer::LMA;
         self.vcpu.efer = new;
-        self.emit(Kind::WriteEfer { old, new });
+        self.emit(Happened::WriteEfer { old, new });
         if (old ^ new) & efer::NXE != 0 {
             self.revalidate(Scope::Everything);
         }

@@ -1,6 +1,6 @@
 //! Decoded privileged operations: what a trapped instruction asks for, with its operands read.
 
-use super::addr::Gva;
+use super::addr::{Gva, Pcid};
 use super::sensitive::{Destination, Word};
 use super::vcpu::{Vcpu, gpr};
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
@@ -17,6 +17,15 @@ pub enum ControlRegister {
     Cr3,
     /// Extensions.
     Cr4,
+}
+
+/// The INVPCID descriptor's operands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InvpcidDescriptor {
+    /// Bits 11:0 of the first word.
+    pub pcid: Pcid,
+    /// The second word.
+    pub va: Gva,
 }
 
 /// One operation that traps. Addresses are operands, not yet translated.
@@ -44,6 +53,13 @@ pub enum Op {
         kind: u64,
         /// Address of the descriptor.
         descriptor: Gva,
+    },
+    /// INVPCID whose descriptor has been read and found legal.
+    InvpcidOf {
+        /// The type operand.
+        kind: u64,
+        /// What the descriptor says.
+        descriptor: InvpcidDescriptor,
     },
     /// SWAPGS.
     Swapgs,
@@ -107,7 +123,9 @@ impl fmt::Display for Op {
             Self::ReadCr { register, .. } => write!(f, "MOV from {}", cr(register)),
             Self::WriteCr { register, value } => write!(f, "MOV {} of {value:#x}", cr(register)),
             Self::Invlpg(va) => write!(f, "INVLPG {va}"),
-            Self::Invpcid { kind, .. } => write!(f, "INVPCID type {kind}"),
+            Self::Invpcid { kind, .. } | Self::InvpcidOf { kind, .. } => {
+                write!(f, "INVPCID type {kind}")
+            }
             Self::Wrmsr { msr, value } => write!(f, "WRMSR {msr:#x} of {value:#x}"),
             other => write!(f, "{other:x?}"),
         }

@@ -3,41 +3,19 @@
 //! Legality is the manual's (SDM vol. 2, the instruction's page, and vol. 3, 4.10.4.1); what
 //! must be invalidated is the TLB's business.
 
-use super::addr::{Gpa, Gva, Pcid};
+use super::addr::{Gva, Pcid};
 use super::core::{Core, IMPLICIT_READ};
+use super::cr3::{self, NOFLUSH, PCID_MASK};
 use super::deliver;
 use super::fault::{Exception, Fault, Stop};
 use super::features::MAX_PHYSICAL_BITS;
-use super::op::{ControlRegister, Op};
+use super::happened::Happened;
+use super::op::{ControlRegister, InvpcidDescriptor, Op};
 use super::sensitive::Word;
 use super::vcpu::{DescriptorTable, cr0, cr4, efer, gpr};
 use super::walk::AccessKind;
-use crate::event::Kind;
-use stalemate_shared::pcid::{NOFLUSH, PCID_MASK, ROOT_MASK};
 
 const GP: Exception = Exception::general_protection(0);
-
-/// The INVPCID descriptor's operands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InvpcidDescriptor {
-    /// Bits 11:0 of the first word.
-    pub pcid: Pcid,
-    /// The second word.
-    pub va: Gva,
-}
-
-/// How an operation is carried out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum How {
-    /// As it was asked for.
-    Right,
-    /// INVLPG of the next page, INVPCID of the other PCID of the pair, CR4 with PGE as it is.
-    Altered,
-    /// INVLPG that leaves global entries.
-    KeepingGlobals,
-    /// Not at all: #GP.
-    GeneralProtection,
-}
 
 impl Core<'_> {
     /// Carries out `op`, whose instruction ends at `next`; RIP moves there unless the operation
@@ -61,10 +39,14 @@ impl Core<'_> {
                 self.other("MOV CR2");
             }
             Op::Invlpg(va) => self.invlpg(va),
+            Op::Invpcid { .. } | Op::InvpcidOf { .. } if self.errata.invpcid_gp => {
+                return Err(GP.into());
+            }
             Op::Invpcid { kind, descriptor } => {
                 let descriptor = self.invpcid_descriptor(kind, descriptor)?;
                 self.invpcid(kind, descriptor);
             }
+            Op::InvpcidOf { kind, descriptor } => self.invpcid(kind, descriptor),
             Op::Swapgs => {
                 std::mem::swap(&mut self.vcpu.gs_base, &mut self.vcpu.kernel_gs_base);
                 self.other("SWAPGS");
@@ -120,9 +102,10 @@ impl Core<'_> {
                 self.vcpu.rflags |= super::vcpu::flags::IF;
                 self.other("STI");
             }
-            Op::Hlt if self.vcpu.is_interrupted() => self.other("HLT"),
-            // The CPU that halts waits for an interrupt; RIP stays, so that it is met again.
-            Op::Hlt => return Err(Stop::Halted.into()),
+            Op::Hlt => {
+                self.vcpu.halted = true;
+                self.other("HLT");
+            }
             Op::PushFlags => {
                 self.push_flags()?;
                 self.other("PUSHFQ");
@@ -148,17 +131,17 @@ impl Core<'_> {
                     Word::Cs | Word::Ss | Word::Null => "MOV r, Sreg",
                 });
             }
-            // The machine takes hypercalls before they get here.
+            // The machine takes the ports that there are before they get here.
             Op::Out(port) => {
-                return Err(Stop::Interface(format!("OUT to port {port:#x}")).into());
+                return Err(Stop::NotModelled(format!("OUT to port {port:#x}")).into());
             }
         }
         self.vcpu.rip = next;
         Ok(())
     }
 
-    pub(super) fn other(&mut self, mnemonic: &str) {
-        self.emit(Kind::Other { mnemonic: mnemonic.to_owned() });
+    pub(super) fn other(&mut self, mnemonic: &'static str) {
+        self.emit(Happened::Other { mnemonic: mnemonic.into() });
     }
 
     fn read_control(&mut self, register: ControlRegister, to: usize) {
@@ -184,7 +167,7 @@ impl Core<'_> {
         if value & reserved != 0 {
             return Err(GP.into());
         }
-        let root = Gpa(value & ROOT_MASK);
+        let root = cr3::root(value);
         if self.memory.entry(root).is_none() {
             return Err(Stop::BeyondMemory(root).into());
         }
@@ -192,8 +175,8 @@ impl Core<'_> {
         self.vcpu.cr3 = value & !NOFLUSH;
         let linked = self.census.add_root(self.memory.as_tables(), root);
         self.link(linked);
-        self.emit(Kind::LoadCr3 { old, value });
-        let pcid = if pcide { Pcid::new((value & PCID_MASK) as u16) } else { Pcid::new(0) };
+        self.emit(Happened::LoadCr3 { old, value });
+        let pcid = cr3::pcid(value, pcide);
         let flush = !pcide || value & NOFLUSH == 0;
         let paging = self.vcpu.paging();
         let effect = self.tlb.load_cr3(self.memory.as_tables(), paging, pcid, root, flush);
@@ -217,11 +200,11 @@ impl Core<'_> {
         }
         if value & (cr0::EM | cr0::TS | cr0::AM) != 0 {
             let what = format!("CR0 set to {value:#x}: EM, TS and AM are not modelled");
-            return Err(Stop::Interface(what).into());
+            return Err(Stop::NotModelled(what).into());
         }
         let old = self.vcpu.cr0;
         self.vcpu.cr0 = value & cr0::DEFINED | cr0::ET;
-        self.emit(Kind::WriteCr0 { old, new: self.vcpu.cr0 });
+        self.emit(Happened::WriteCr0 { old, new: self.vcpu.cr0 });
         if (old ^ self.vcpu.cr0) & cr0::WP != 0 {
             self.revalidate(super::tlb::Scope::Everything);
         }
@@ -249,7 +232,7 @@ impl Core<'_> {
             return Err(GP.into());
         }
         self.vcpu.cr4 = value;
-        self.emit(Kind::WriteCr4 { old, new: value });
+        self.emit(Happened::WriteCr4 { old, new: value });
         let paging = self.vcpu.paging();
         let effect = self.tlb.write_cr4(self.memory.as_tables(), paging, old, value);
         self.flushed(effect);
@@ -258,12 +241,13 @@ impl Core<'_> {
 
     /// INVLPG: never faults at CPL 0; a non-canonical address is a NOP.
     pub fn invlpg(&mut self, va: Gva) {
-        self.emit(Kind::Invlpg { va });
+        let keeps_globals = self.errata.invlpg_keeps_globals && self.vcpu.cr4 & cr4::PCIDE != 0;
+        self.emit(Happened::Invlpg { va, keeps_globals });
         if !va.is_canonical() {
             return;
         }
-        let paging = self.vcpu.paging();
-        let effect = self.tlb.invlpg(self.memory.as_tables(), paging, va);
+        let (tables, paging) = (self.memory.as_tables(), self.vcpu.paging());
+        let effect = self.tlb.invlpg(tables, paging, va, keeps_globals);
         self.flushed(effect);
     }
 
@@ -292,7 +276,7 @@ impl Core<'_> {
 
     /// INVPCID with a legal descriptor.
     pub fn invpcid(&mut self, kind: u64, InvpcidDescriptor { pcid, va }: InvpcidDescriptor) {
-        self.emit(Kind::Invpcid { kind, pcid, va });
+        self.emit(Happened::Invpcid { kind, pcid, va });
         let paging = self.vcpu.paging();
         let effect = self.tlb.invpcid(self.memory.as_tables(), paging, kind, pcid, va);
         self.flushed(effect);
@@ -316,48 +300,5 @@ impl Core<'_> {
     /// The access's fault.
     pub fn read_implicit(&mut self, va: Gva) -> Result<u64, Fault> {
         self.read_u64(va, IMPLICIT_READ)
-    }
-}
-
-/// Operations as the injector alters them.
-impl Core<'_> {
-    /// Carries out an altered INVLPG (of the next page), INVPCID (of the PCID's other half) or
-    /// write of CR4 (PGE as it is), or what an erratum makes of one.
-    ///
-    /// # Errors
-    /// As [`Core::execute`].
-    pub fn execute_wrongly(&mut self, op: Op, how: How, next: u64) -> Result<(), Fault> {
-        match (op, how) {
-            (_, How::GeneralProtection) => Err(GP.into()),
-            (Op::Invlpg(va), How::KeepingGlobals)
-                if self.vcpu.cpl == 0 && self.vcpu.cr4 & cr4::PCIDE != 0 =>
-            {
-                self.emit(Kind::InvlpgKeptGlobals { va });
-                let paging = self.vcpu.paging();
-                if va.is_canonical() {
-                    let tables = self.memory.as_tables();
-                    let effect = self.tlb.invlpg_keeping_globals(tables, paging, va);
-                    self.flushed(effect);
-                }
-                self.vcpu.rip = next;
-                Ok(())
-            }
-            (Op::WriteCr { register: register @ ControlRegister::Cr4, value }, How::Altered) => {
-                let value = value & !cr4::PGE | self.vcpu.cr4 & cr4::PGE;
-                self.execute(Op::WriteCr { register, value }, next)
-            }
-            (Op::Invlpg(va), How::Altered) => {
-                self.execute(Op::Invlpg(Gva(va.0.wrapping_add(4096))), next)
-            }
-            (Op::Invpcid { kind, descriptor }, How::Altered) if self.vcpu.cpl == 0 => {
-                let mut descriptor = self.invpcid_descriptor(kind, descriptor)?;
-                let other = descriptor.pcid.value() ^ stalemate_shared::pcid::USER_PCID_BIT as u16;
-                descriptor.pcid = Pcid::new(other);
-                self.invpcid(kind, descriptor);
-                self.vcpu.rip = next;
-                Ok(())
-            }
-            _ => self.execute(op, next),
-        }
     }
 }

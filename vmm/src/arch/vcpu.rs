@@ -2,8 +2,8 @@
 
 use super::addr::{CpuId, Gpa, Gva, Pcid};
 use super::apic::Apic;
+use super::cr3;
 use super::features::{CpuFeatures, Paging};
-use stalemate_shared::pcid::{PCID_MASK, ROOT_MASK};
 
 /// Numbers of the general-purpose registers in [`Vcpu::gpr`], as instructions encode them.
 #[allow(missing_docs)]
@@ -160,12 +160,15 @@ pub struct Vcpu {
     pub nmi_pending: bool,
     /// Its local APIC.
     pub apic: Apic,
+    /// HLT was executed: nothing is, until an interrupt that can be delivered comes.
+    pub halted: bool,
     /// STI has just set IF: interrupts wait for one more instruction (SDM vol. 2, STI).
     pub sti_shadow: bool,
 }
 
 impl Vcpu {
-    /// A virtual CPU in long mode with paging on, about to execute `entry` at virtual CPL 0.
+    /// A virtual CPU in long mode with paging on, about to execute `entry` at virtual CPL 0. Its
+    /// selectors are null: who needs others sets them.
     #[must_use]
     pub fn long_mode(id: CpuId, features: CpuFeatures, entry: u64, cr3: u64) -> Self {
         Self {
@@ -175,8 +178,8 @@ impl Vcpu {
             rip: entry,
             rflags: flags::FIXED,
             cpl: 0,
-            cs: stalemate_shared::layout::KERNEL_CS,
-            ss: stalemate_shared::layout::KERNEL_SS,
+            cs: 0,
+            ss: 0,
             cr0: cr0::PE | cr0::ET | cr0::NE | cr0::WP | cr0::PG,
             cr2: 0,
             cr3,
@@ -195,6 +198,7 @@ impl Vcpu {
             nmi_blocked: false,
             nmi_pending: false,
             apic: Apic::default(),
+            halted: false,
             sti_shadow: false,
         }
     }
@@ -208,16 +212,13 @@ impl Vcpu {
     /// The PCID that tags new entries (0 with CR4.PCIDE clear).
     #[must_use]
     pub fn pcid(&self) -> Pcid {
-        if self.cr4 & cr4::PCIDE == 0 {
-            return Pcid::new(0);
-        }
-        Pcid::new((self.cr3 & PCID_MASK) as u16)
+        cr3::pcid(self.cr3, self.cr4 & cr4::PCIDE != 0)
     }
 
     /// The root table in CR3.
     #[must_use]
     pub fn root(&self) -> Gpa {
-        Gpa(self.cr3 & ROOT_MASK)
+        cr3::root(self.cr3)
     }
 
     /// Whether an NMI or interrupt that waits can be delivered.

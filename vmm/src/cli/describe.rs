@@ -3,7 +3,7 @@
 use super::{Failure, ListWhat, input};
 use crate::arch::tlb::FILLS;
 use crate::inject::forms::{DELAY, FORMS, POINTS, SITES, form_of};
-use crate::oracle::RULES;
+use crate::oracle::rules;
 use crate::scenario::{self, CPUS, POLICIES};
 use stalemate_shared::variant::VARIANTS;
 use std::fmt::Write;
@@ -17,7 +17,7 @@ pub fn list(what: ListWhat) -> Result<String, Failure> {
             .map(|scenario| (scenario.name, scenario.summary))
             .collect(),
         ListWhat::Rules => {
-            RULES.iter().map(|rule| (rule.name.to_owned(), rule.statement.to_owned())).collect()
+            rules::abouts().map(|rule| (rule.name.to_owned(), rule.statement.to_owned())).collect()
         }
         ListWhat::Faults => {
             FORMS.iter().map(|(form, help)| ((*form).to_owned(), (*help).to_owned())).collect()
@@ -84,7 +84,7 @@ fn zoo() -> Result<String, Failure> {
 
 /// What `explain` prints.
 pub fn explain(name: &str) -> Result<String, Failure> {
-    if let Some(rule) = RULES.iter().find(|rule| rule.name == name) {
+    if let Some(rule) = rules::abouts().find(|rule| rule.name == name) {
         return Ok(format!(
             "{}\n\n{}\n\nsource: {}\nviolated by: stalemate run {}\ncomes close: stalemate run {}\n\
              what to try: {}\n",

@@ -44,7 +44,7 @@ pub fn run(args: &FaultsArgs, device: &Path, terminal: &mut Terminal<'_>) -> Res
     let stride = args.stride;
     let runner = move || {
         let mut runner = Runner::new(image, &Symbols::new(bytes), backend);
-        runner.leave_out(without);
+        runner.disable_rule(without);
         runner.stride(stride);
         runner
     };

@@ -2,9 +2,10 @@
 
 use super::{Failure, Terminal};
 use crate::boot::Symbols;
-use crate::machine::BootError;
+use crate::event::Trace;
+use crate::kernel::steps::BootError;
 use crate::report::{Recorded, Recording, Results, html, perfetto, timeline};
-use crate::runner::{Outcome, RunResult, Trace};
+use crate::runner::{Outcome, RunResult};
 use crate::scenario::{Run, Scenario};
 use std::path::{Path, PathBuf};
 

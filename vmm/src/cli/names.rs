@@ -2,9 +2,9 @@
 //! its errors, the shell completions and the man pages.
 
 use crate::arch::tlb::{FILLS, Fill};
-use crate::machine::Schedule;
-use crate::oracle::{RULES, RuleId};
+use crate::oracle::{RuleId, rules};
 use crate::scenario::{CPUS, CpuModel, POLICIES, Policy};
+use crate::schedule::Schedule;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use stalemate_shared::variant::{VARIANTS, Variant};
 
@@ -40,7 +40,7 @@ pub fn fill() -> impl TypedValueParser<Value = Fill> {
 }
 
 pub fn rule() -> impl TypedValueParser<Value = RuleId> {
-    named(RULES.iter().map(|rule| (rule.name, rule.statement, rule.id)).collect())
+    named(rules::abouts().map(|rule| (rule.name, rule.statement, RuleId(rule))).collect())
 }
 
 pub fn variant() -> impl TypedValueParser<Value = Mistake> {

@@ -3,10 +3,11 @@
 use super::files::Pictures;
 use super::{EXIT_OK, EXIT_UNEXPECTED, ExecutorKind, Failure, Terminal, run};
 use crate::boot::{self, Image, Symbols};
+use crate::event::Trace;
 use crate::executor::Backend;
 use crate::oracle::Oracle;
 use crate::report::{Recorded, Recording, Results, command, details};
-use crate::runner::{RunResult, Runner, Trace};
+use crate::runner::{RunResult, Runner};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};

@@ -9,7 +9,7 @@ use super::{
 use crate::arch::tlb::Fill;
 use crate::boot::{self, Image, Symbols};
 use crate::executor::{Backend, REQUIRE_KVM, kvm_is_required};
-use crate::machine::BootError;
+use crate::kernel::steps::BootError;
 use crate::report::{Results, details, difference, json, junit, sarif, summary, tap};
 use crate::runner::{Runner, compare_all};
 use crate::scenario::{CPUS, Run, Scenario, Selection};

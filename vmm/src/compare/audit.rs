@@ -1,14 +1,12 @@
 //! The audit by call site: what each caller of a primitive asked for, what was owed, and with what
 //! hammer the policy came.
 
-use crate::arch::addr::CpuId;
-use crate::boot::Symbols;
-use crate::event::{Event, Kind, Primitive};
-use crate::oracle::{Obligation, State};
+use crate::arch::cr3::NOFLUSH;
+use crate::arch::happened::Happened;
+use crate::event::{Announcement, Event, Flush, FlushKind, Trace};
+use crate::oracle::{Obligation, OpenFlush, Replica, State};
+use crate::symbols::Symbols;
 use serde::Serialize;
-use stalemate_shared::hypercall::primitive;
-use stalemate_shared::pcid::NOFLUSH;
-use stalemate_shared::tlb_state::USER_PCID_FLUSH_MASK;
 use std::collections::BTreeMap;
 
 /// The caller of a primitive.
@@ -62,7 +60,7 @@ pub type Audit = BTreeMap<Site, Calls>;
 /// is the caller.
 const WRAPPERS: [&str; 2] = ["/src/flush/", "/src/arch/hypercall.rs"];
 
-fn site(symbols: &Symbols, event: &Event, primitive: &Primitive) -> Site {
+fn site(symbols: &Symbols, event: &Event, flush: &Flush) -> Site {
     let frames = symbols.inlined(event.rip);
     let caller =
         frames.into_iter().find(|(_, line)| !WRAPPERS.iter().any(|wrapper| line.contains(wrapper)));
@@ -70,12 +68,12 @@ fn site(symbols: &Symbols, event: &Event, primitive: &Primitive) -> Site {
         let at = symbols.locate(event.rip);
         (at.symbol.unwrap_or_default(), at.line.unwrap_or_default())
     });
-    Site { primitive: primitive.name(), caller, line }
+    Site { primitive: flush.name(), caller, line }
 }
 
 /// Whether the caller asked for pages, not for an address space or everything.
-fn asks_for_pages(primitive: &Primitive) -> bool {
-    matches!(primitive.id, primitive::ONE_USER | primitive::ONE_KERNEL | primitive::RANGE)
+fn asks_for_pages(flush: &Flush) -> bool {
+    matches!(flush.kind, FlushKind::OneUser | FlushKind::OneKernel | FlushKind::Range)
 }
 
 fn stood(obligation: &Obligation, begin: u64) -> bool {
@@ -96,58 +94,72 @@ struct Hammers {
 }
 
 impl Hammers {
-    fn add(&mut self, kind: &Kind) {
-        match kind {
-            Kind::Invlpg { .. } | Kind::Invpcid { kind: 0, .. } => self.pages = true,
-            Kind::Invpcid { .. } => self.big = true,
-            Kind::LoadCr3 { value, .. } => self.big |= value & NOFLUSH == 0,
-            Kind::WriteCr4 { .. } => self.big = true,
-            Kind::StateStore { offset: USER_PCID_FLUSH_MASK, old, new, .. } => {
-                self.marks |= new & !old != 0;
-            }
+    fn add(&mut self, event: &Event) {
+        match event.happened() {
+            Some(Happened::Invlpg { .. } | Happened::Invpcid { kind: 0, .. }) => self.pages = true,
+            Some(Happened::Invpcid { .. } | Happened::WriteCr4 { .. }) => self.big = true,
+            Some(Happened::LoadCr3 { value, .. }) => self.big |= value & NOFLUSH == 0,
             _ => {}
         }
+        let marks = |said: &Announcement| matches!(said, Announcement::Marked { .. });
+        self.marks |= event.announcements().iter().any(marks);
     }
+}
+
+/// A call that has not returned.
+struct Call<'e> {
+    begin: &'e Event,
+    open: OpenFlush,
+    hammers: Hammers,
 }
 
 /// Audits a worst-case run: its events and what became of its obligations.
 #[must_use]
-pub fn audit(events: &[Event], obligations: &[Obligation], symbols: &Symbols) -> Audit {
+pub fn audit(trace: &Trace, obligations: &[Obligation], symbols: &Symbols) -> Audit {
     let mut audit = Audit::new();
-    let mut open: BTreeMap<CpuId, (&Event, Primitive, Hammers)> = BTreeMap::new();
-    for event in events {
-        match &event.kind {
-            Kind::PrimitiveBegin(primitive) => {
-                open.insert(event.cpu, (event, *primitive, Hammers::default()));
-            }
-            Kind::PrimitiveEnd(_) => {
-                let Some((begin, primitive, hammers)) = open.remove(&event.cpu) else { continue };
-                let owed = obligations
-                    .iter()
-                    .filter(|owed| {
-                        owed.is_asked_of(begin.cpu, begin.seq, &primitive) && stood(owed, begin.seq)
-                    })
-                    .count() as u64;
-                let calls = audit.entry(site(symbols, begin, &primitive)).or_default();
-                calls.calls += 1;
-                calls.owed += owed;
-                calls.needless += u64::from(owed == 0);
-                match hammers {
-                    Hammers { big: true, .. } => calls.big += 1,
-                    Hammers { marks: false, pages: true, .. } => calls.little += 1,
-                    _ => calls.deferred += 1,
+    let Some(header) = &trace.header else { return audit };
+    let replica = Replica::new(header);
+    let mut calls: Vec<Call<'_>> = Vec::new();
+    for event in &trace.events {
+        // What a CPU without a call of its own does was requested by another one.
+        let own = calls.iter().rposition(|call| call.open.cpu == event.cpu);
+        if let Some(call) = own.or(calls.len().checked_sub(1)).map(|at| &mut calls[at]) {
+            call.hammers.add(event);
+        }
+        for said in event.announcements() {
+            match *said {
+                Announcement::FlushBegins { id, flush } => {
+                    let open = OpenFlush { id, cpu: event.cpu, since: event.seq, flush };
+                    calls.push(Call { begin: event, open, hammers: Hammers::default() });
                 }
-                calls.grown += u64::from(hammers.big && asks_for_pages(&primitive));
-            }
-            kind => {
-                // What a CPU without a call of its own does it was asked for by another.
-                let other = open.keys().next().copied();
-                let cpu = if open.contains_key(&event.cpu) { Some(event.cpu) } else { other };
-                if let Some((_, _, hammers)) = cpu.and_then(|cpu| open.get_mut(&cpu)) {
-                    hammers.add(kind);
+                Announcement::FlushReturns { id, .. } => {
+                    let Some(at) = calls.iter().position(|call| call.open.id == id) else {
+                        continue;
+                    };
+                    let call = calls.remove(at);
+                    let owed = obligations.iter().filter(|owed| {
+                        owed.is_requested_of(&call.open, &replica) && stood(owed, call.open.since)
+                    });
+                    let site = site(symbols, call.begin, &call.open.flush);
+                    audit.entry(site).or_default().count(&call, owed.count() as u64);
                 }
+                _ => {}
             }
         }
     }
     audit
+}
+
+impl Calls {
+    fn count(&mut self, call: &Call<'_>, owed: u64) {
+        self.calls += 1;
+        self.owed += owed;
+        self.needless += u64::from(owed == 0);
+        match call.hammers {
+            Hammers { big: true, .. } => self.big += 1,
+            Hammers { marks: false, pages: true, .. } => self.little += 1,
+            _ => self.deferred += 1,
+        }
+        self.grown += u64::from(call.hammers.big && asks_for_pages(&call.open.flush));
+    }
 }

@@ -1,15 +1,14 @@
 //! What a workload cost: counted from the trace of an on-demand run.
 
 use crate::arch::addr::{CpuId, Gva};
+use crate::arch::cr3::{NOFLUSH, PCID_MASK};
+use crate::arch::happened::Happened;
 use crate::arch::vcpu::cr4;
 use crate::arch::walk::Translation;
-use crate::boot::Symbols;
-use crate::event::{Event, Kind};
+use crate::event::{Announcement, Event, Kind, Owner, Trace, Word};
 use crate::oracle::Oracle;
-use crate::runner::Trace;
+use crate::symbols::Symbols;
 use serde::Serialize;
-use stalemate_shared::pcid::{NOFLUSH, PCID_MASK};
-use stalemate_shared::tlb_state::USER_PCID_FLUSH_MASK;
 use std::collections::BTreeMap;
 
 /// What one policy did in one workload on one processor. Instructions are those that completed,
@@ -48,9 +47,9 @@ pub struct Costs {
     pub longest_return: u64,
     /// Instructions of the whole workload.
     pub instructions: u64,
-    /// Bits of `TlbState` that stores changed, by word: byte offset and bits.
+    /// Bits that stores changed in the words of CPUs, by field.
     #[serde(skip)]
-    pub changed: Vec<(u64, u64)>,
+    pub changed: Vec<(String, u64)>,
 }
 
 /// Where the return path begins: reads of CR3 in this function.
@@ -58,19 +57,27 @@ const RETURN_PATH: &str = "enter_user";
 
 /// Whether an instruction of the guest trapped and was carried out to make this event.
 fn is_instruction(kind: &Kind) -> bool {
-    matches!(
-        kind,
-        Kind::LoadCr3 { .. }
-            | Kind::WriteCr0 { .. }
-            | Kind::WriteCr4 { .. }
-            | Kind::WriteEfer { .. }
-            | Kind::Invlpg { .. }
-            | Kind::Invpcid { .. }
-            | Kind::Other { .. }
-            | Kind::StateStore { .. }
-            | Kind::TableStore { .. }
-            | Kind::UserEntry
-    )
+    match kind {
+        Kind::Cpu(happened) => matches!(
+            happened,
+            Happened::LoadCr3 { .. }
+                | Happened::WriteCr0 { .. }
+                | Happened::WriteCr4 { .. }
+                | Happened::WriteEfer { .. }
+                | Happened::Invlpg { .. }
+                | Happened::Invpcid { .. }
+                | Happened::Other { .. }
+                | Happened::TableStore { .. }
+                | Happened::UserEntry
+        ),
+        Kind::Announced { word, .. } => word.is_some(),
+        Kind::Suppressed { .. } | Kind::Note { .. } | Kind::End => false,
+    }
+}
+
+/// Whether a task begins with the event.
+fn begins_task(event: &Event) -> bool {
+    event.announcements().iter().any(|said| matches!(said, Announcement::TaskBegins(_)))
 }
 
 struct Meter<'a> {
@@ -81,8 +88,8 @@ struct Meter<'a> {
     filled: Vec<(CpuId, u64, Translation)>,
     /// Instructions so far, those that trapped included.
     now: u64,
-    /// Where the primitives under way began.
-    primitives: BTreeMap<CpuId, u64>,
+    /// Where the flushes under way began.
+    flushes: BTreeMap<CpuId, u64>,
     /// Where the CPUs that are on the way to user mode set out.
     leaving: BTreeMap<CpuId, u64>,
 }
@@ -99,14 +106,14 @@ pub fn measure(trace: &Trace, symbols: &Symbols) -> Costs {
         control: cpus.map(|cpu| (cpu.cr3, cpu.cr4)).collect(),
         filled: Vec::new(),
         now: 0,
-        primitives: BTreeMap::new(),
+        flushes: BTreeMap::new(),
         leaving: BTreeMap::new(),
     };
     let mut first = None;
     let mut trapped = 0;
     for (event, &completed) in trace.events.iter().zip(&trace.completed) {
         if first.is_none() {
-            if !matches!(event.kind, Kind::StepBegin { .. }) {
+            if !begins_task(event) {
                 continue;
             }
             first = Some(completed);
@@ -122,52 +129,69 @@ pub fn measure(trace: &Trace, symbols: &Symbols) -> Costs {
 
 impl Meter<'_> {
     fn event(&mut self, event: &Event) {
+        match &event.kind {
+            Kind::Cpu(happened) => self.happened(event, happened),
+            Kind::Announced { announcements, word } => {
+                announcements.iter().for_each(|said| self.announced(event.cpu, said));
+                if let Some(Word { field, owner: Owner::Cpu(_), old, new }) = word {
+                    self.changed(field, old ^ new);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn happened(&mut self, event: &Event, happened: &Happened) {
         let costs = &mut self.costs;
         let Some((cr3, cr4)) = self.control.get_mut(usize::from(event.cpu.0)) else { return };
-        match &event.kind {
-            Kind::Invlpg { .. } => costs.invlpg += 1,
-            Kind::Invpcid { kind, .. } => {
+        match happened {
+            Happened::Invlpg { .. } => costs.invlpg += 1,
+            Happened::Invpcid { kind, .. } => {
                 if let Some(count) = costs.invpcid.get_mut(*kind as usize) {
                     *count += 1;
                 }
             }
-            Kind::LoadCr3 { value, .. } => {
+            Happened::LoadCr3 { value, .. } => {
                 *cr3 = value & !NOFLUSH;
                 let keeps = value & NOFLUSH != 0 && *cr4 & cr4::PCIDE != 0;
                 let count = if keeps { &mut costs.cr3_kept } else { &mut costs.cr3_flushing };
                 *count += 1;
             }
-            Kind::WriteCr4 { old, new } => {
+            Happened::WriteCr4 { old, new } => {
                 *cr4 = *new;
                 costs.cr4_toggles += u64::from((old ^ new) & cr4::PGE != 0);
             }
-            Kind::StateStore { offset, old, new, .. } => self.state_store(*offset, *old, *new),
-            Kind::Fill { translation, .. } => self.fill(event.cpu, translation),
-            Kind::PrimitiveBegin(_) => {
-                self.primitives.insert(event.cpu, self.now);
+            Happened::Fill { translation, .. } => self.fill(event.cpu, translation),
+            Happened::Other { mnemonic } if mnemonic.contains("CR3") => {
+                self.reads_cr3(event.cpu, event.rip);
             }
-            Kind::PrimitiveEnd(_) => {
-                costs.primitives += 1;
-                costs.primitive_instructions +=
-                    self.now - self.primitives.remove(&event.cpu).unwrap_or(self.now);
-            }
-            Kind::Other { mnemonic } if mnemonic.contains("CR3") => {
-                self.reads_cr3(event.cpu, event.rip)
-            }
-            Kind::UserEntry => self.user_entry(event.cpu),
+            Happened::UserEntry => self.user_entry(event.cpu),
             _ => {}
         }
     }
 
-    fn state_store(&mut self, offset: u64, old: u64, new: u64) {
-        if offset == USER_PCID_FLUSH_MASK {
-            self.costs.marks_made += u64::from(new & !old != 0);
-            self.costs.marks_consumed += u64::from(old & !new != 0);
+    fn announced(&mut self, cpu: CpuId, said: &Announcement) {
+        let costs = &mut self.costs;
+        match said {
+            Announcement::Marked { .. } => costs.marks_made += 1,
+            Announcement::Unmarked { .. } => costs.marks_consumed += 1,
+            Announcement::FlushBegins { .. } => {
+                self.flushes.insert(cpu, self.now);
+            }
+            Announcement::FlushReturns { .. } => {
+                costs.primitives += 1;
+                costs.primitive_instructions +=
+                    self.now - self.flushes.remove(&cpu).unwrap_or(self.now);
+            }
+            _ => {}
         }
+    }
+
+    fn changed(&mut self, field: &str, bits: u64) {
         let changed = &mut self.costs.changed;
-        match changed.iter_mut().find(|(word, _)| *word == offset) {
-            Some((_, bits)) => *bits |= old ^ new,
-            None => changed.push((offset, old ^ new)),
+        match changed.iter_mut().find(|(known, _)| known == field) {
+            Some((_, known)) => *known |= bits,
+            None => changed.push((field.to_owned(), bits)),
         }
     }
 

@@ -19,12 +19,13 @@ pub use text::text;
 pub use workload::{WORKLOADS, workloads};
 
 use crate::arch::tlb::Fill;
-use crate::boot::{Image, Symbols};
+use crate::event::Trace;
 use crate::executor::Backend;
-use crate::machine::BootError;
+use crate::kernel::steps::{BootError, Image};
 use crate::oracle::RuleId;
-use crate::runner::{Outcome, RunResult, Runner, Trace};
+use crate::runner::{Outcome, RunResult, Runner};
 use crate::scenario::{CPUS, CpuModel, Expected, Policy, Run, RunConfig, Scenario, Selection};
+use crate::symbols::Symbols;
 use std::collections::BTreeMap;
 
 /// The processors that are compared where the command line names none.
@@ -187,7 +188,7 @@ fn verdicts(
                     violated: result.rules().into_iter().collect(),
                     as_expected: is_as_expected(workload, &result),
                     costs: Costs::default(),
-                    audit: audit::audit(&trace.events, &result.obligations, symbols),
+                    audit: audit::audit(&trace, &result.obligations, symbols),
                 },
                 run.config,
             ));
@@ -224,18 +225,15 @@ fn costs(
 
 /// The bits that the policy's own words of state took in any workload.
 fn need(rows: &[Row], cpu: CpuModel, policy: Policy, code: Needs) -> Need {
-    let mut bits: BTreeMap<u64, u64> = BTreeMap::new();
+    let mut bits: BTreeMap<&str, u64> = BTreeMap::new();
     for row in rows.iter().filter(|row| row.cpu == cpu && row.policy == policy) {
-        for &(offset, changed) in &row.costs.changed {
-            if code.words.contains_key(&offset) {
-                *bits.entry(offset).or_default() |= changed;
+        for (field, changed) in &row.costs.changed {
+            // Which address space is loaded, and the copy of CR4, every policy has.
+            let own = matches!(field.as_str(), "user_pcid_flush_mask" | "invalidate_other");
+            if own && code.words.values().any(|word| word == field) {
+                *bits.entry(field).or_default() |= changed;
             }
         }
     }
-    // Which address space is loaded, and the shadow of CR4, every policy has.
-    bits.retain(|offset, _| {
-        let word = code.words.get(offset).copied().unwrap_or_default();
-        matches!(word, "user_pcid_flush_mask" | "invalidate_other")
-    });
     Need { policy, cpu, code, state_bits: bits.values().map(|bits| bits.count_ones()).sum() }
 }

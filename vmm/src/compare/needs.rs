@@ -2,30 +2,15 @@
 //! what the mark adds to the return path.
 
 use crate::arch::addr::Gva;
-use crate::boot::Symbols;
+use crate::kernel::steps::tlb_state_field;
 use crate::scenario::Policy;
+use crate::symbols::Symbols;
 use iced_x86::{
     Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess,
     OpKind, Register,
 };
 use object::{Object, ObjectSection};
-use stalemate_shared::tlb_state::TlbState;
 use std::collections::{BTreeMap, BTreeSet};
-use std::mem::{offset_of, size_of};
-
-/// The words of `TlbState`, by where each begins.
-const WORDS: [(usize, &str); 10] = [
-    (offset_of!(TlbState, loaded_mm), "loaded_mm"),
-    (offset_of!(TlbState, loaded_mm_asid), "loaded_mm_asid"),
-    (offset_of!(TlbState, is_lazy), "is_lazy"),
-    (offset_of!(TlbState, next_asid), "next_asid"),
-    (offset_of!(TlbState, invalidate_other), "invalidate_other"),
-    (offset_of!(TlbState, user_pcid_flush_mask), "user_pcid_flush_mask"),
-    (offset_of!(TlbState, cr4), "cr4"),
-    (offset_of!(TlbState, slots), "slots"),
-    (offset_of!(TlbState, pending), "pending"),
-    (offset_of!(TlbState, waiting), "waiting"),
-];
 
 /// Where a CPU's own block, which GS points to, has the address of its `TlbState`.
 const TLB_STATE_POINTER: u64 = 32;
@@ -200,10 +185,7 @@ fn state_words(code: &[Instruction]) -> Vec<(u64, &'static str)> {
     for instruction in code {
         let base = pointers.get(&instruction.memory_base()).copied();
         let reached = base.map(|base| base.wrapping_add(instruction.memory_displacement64()));
-        if let Some(offset) = reached.filter(|at| *at < size_of::<TlbState>() as u64) {
-            let word = WORDS.iter().rev().find(|(at, _)| *at as u64 <= offset);
-            found.extend(word.map(|word| (offset, word.1)));
-        }
+        found.extend(reached.and_then(|offset| Some((offset, tlb_state_field(offset)?))));
         let to = instruction.op0_register().full_register();
         let from = pointers.get(&instruction.op1_register()).copied();
         let pointer = match instruction.mnemonic() {

@@ -6,6 +6,7 @@
 
 use crate::arch::addr::{CpuId, Gpa, Gva, Pcid};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// An address space, by the number that its kernel gives it. It never changes hands.
 #[derive(
@@ -242,10 +243,34 @@ impl FlushKind {
 /// The word by which a kernel said something, as people read it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Word {
-    /// The field's name in the kernel, with its owner: `user_pcid_flush_mask of CPU 1`.
-    pub name: String,
+    /// The field's name in the kernel, such as `user_pcid_flush_mask`.
+    pub field: String,
+    /// What it is a field of.
+    pub owner: Owner,
     /// The word before.
     pub old: u64,
     /// The word after.
     pub new: u64,
+}
+
+/// What a word is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Owner {
+    /// Of a CPU's state.
+    Cpu(CpuId),
+    /// Of an address space's.
+    Space(SpaceId),
+    /// Of nothing that is known.
+    Unknown,
+}
+
+impl fmt::Display for Word {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.field)?;
+        match self.owner {
+            Owner::Cpu(cpu) => write!(f, " of CPU {}", cpu.0),
+            Owner::Space(space) => write!(f, " of address space {}", space.0),
+            Owner::Unknown => Ok(()),
+        }
+    }
 }

@@ -97,6 +97,27 @@ pub trait Executor {
     /// When the host fails.
     fn step(&mut self, vcpu: &mut Vcpu) -> Result<Option<Trap>, ExecutorError>;
 
+    /// Runs one instruction that stores to a frame which no leaf of [`Executor::map`] makes writable:
+    /// by interpretation, through the leaves of [`Executor::map_for_store`]. None when it completed.
+    /// It is not counted. `vector_state` says that it may store the x87 or SSE state.
+    ///
+    /// # Errors
+    /// When the host fails.
+    fn step_store(
+        &mut self,
+        vcpu: &mut Vcpu,
+        vector_state: bool,
+    ) -> Result<Option<Trap>, ExecutorError>;
+
+    /// Lets [`Executor::step_store`] use `page` as `leaf` says, until it is revalidated.
+    ///
+    /// # Errors
+    /// When the frame is beyond memory.
+    fn map_for_store(&mut self, space: Space, page: Gva, leaf: Leaf) -> Result<(), ExecutorError>;
+
+    /// The leaf through which [`Executor::step_store`] may use `page`.
+    fn store_leaf(&self, space: Space, page: Gva) -> Option<Leaf>;
+
     /// Lets `space` use `page` as `leaf` says. What was mapped there before grants less.
     ///
     /// # Errors

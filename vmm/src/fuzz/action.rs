@@ -1,8 +1,8 @@
 //! The steps of random programs, and how a scenario writes them.
 
 use super::model::Outcome;
-use crate::machine::{HOLD_POINTS, Hold};
 use crate::scenario::Page;
+use crate::schedule::{HOLD_POINTS, Hold};
 use stalemate_shared::layout::{COLOURS, colour_word};
 use std::fmt::{self, Write};
 

@@ -4,8 +4,8 @@ use super::action::{Action, Frame, Verb};
 use super::model::World;
 use crate::arch::tlb::Fill;
 use crate::inject::Fault;
-use crate::machine::{Hold, HoldPoint, Schedule};
 use crate::scenario::Page;
+use crate::schedule::{Hold, HoldPoint, Schedule};
 use stalemate_shared::layout::{
     COLOURS, KERNEL_PAGE_COUNT, LARGE_COLOURS, MAX_CPUS, MM_COUNT, USER_LARGE_PAGE_COUNT,
     USER_PAGE_COUNT, USER_TABLE_PAGE_COUNT,

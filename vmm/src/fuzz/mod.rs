@@ -15,7 +15,7 @@ pub mod shrink;
 pub mod zoo;
 
 use crate::executor::Backend;
-use crate::machine::BootError;
+use crate::kernel::steps::BootError;
 use crate::report::command;
 use crate::scenario::{CpuModel, Diagnostic, Policy, RunConfig, Scenario};
 use generate::Program;

@@ -10,7 +10,7 @@ use super::script::{self, Base};
 use super::{Campaign, FuzzError};
 use crate::boot::{Image, Symbols, guest_image};
 use crate::executor::Backend;
-use crate::machine::BootError;
+use crate::kernel::steps::BootError;
 use crate::runner::{Outcome, RunResult, Runner, compare};
 use crate::scenario::{Run, RunConfig, Scenario};
 use std::collections::BTreeMap;

@@ -5,11 +5,11 @@ use super::generate::{self, Program};
 use super::model::{self, Illegal};
 use crate::arch::tlb::Fill;
 use crate::inject::Fault;
-use crate::machine::Schedule;
 use crate::scenario::{
     self, CpuModel, Diagnostic, Expected, Policy, Run, RunConfig, Scenario, Selection, Step,
     parse_step,
 };
+use crate::schedule::Schedule;
 use stalemate_shared::variant::Variant;
 use std::fmt::Write;
 

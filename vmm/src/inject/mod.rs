@@ -1,48 +1,35 @@
 //! The injector: the one place that may alter an operation, before it takes effect.
 
-mod deed;
+mod alter;
 pub mod fault;
 pub mod forms;
 mod grammar;
+mod operation;
 mod site;
-mod store;
 mod sweep;
+mod word;
 
-pub use crate::arch::privileged::How;
-pub use deed::{Deed, Due, InjectedOp, Kept, KeptStore};
 pub use fault::Fault;
 pub use grammar::FaultError;
 pub use site::Sites;
 pub use sweep::{Interrupt, Sweep};
 
 use crate::arch::addr::{CpuId, Gpa, Gva};
-use crate::arch::op::{ControlRegister, Op};
-use deed::{Kind, at_point, perturb};
-use fault::{Action, Occurrence, Point, Site, Target};
-use stalemate_shared::pcid::USER_ROOT_BIT;
-
-/// What the machine does instead of one operation.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Plan {
-    /// Deliver an NMI first; the operation is met again afterwards.
-    pub nmi_before: bool,
-    /// Clear the marks in `TlbState` first.
-    pub clear_marks: bool,
-    /// Do these first.
-    pub before: Vec<Due>,
-    /// The operations, in order; empty where it does not happen now.
-    pub ops: Vec<InjectedOp>,
-    /// Keep the operation, for later.
-    pub keep: bool,
-}
+use crate::arch::happened::WordStore;
+use crate::arch::op::Op;
+use crate::event::{Announcement, Flush, SpaceId, TaskId};
+use crate::machine::{Interceptor, KernelWords, Moment, Plan, Scheduled, SideEffect, Site};
+use fault::{Action, Occurrence, Point, Target};
+use operation::OpKind;
+use stalemate_shared::layout::IRQ_VECTOR;
 
 #[derive(Clone, Debug)]
 struct Armed {
     fault: Fault,
     seen: u32,
     fired: u32,
-    /// Only counted.
-    dry: bool,
+    /// Count matches, inject nothing: which faults can apply at all?
+    count_only: bool,
 }
 
 impl Armed {
@@ -50,7 +37,7 @@ impl Armed {
     fn hit(&mut self) -> bool {
         self.seen += 1;
         match self.fault.occurrence {
-            _ if self.dry => false,
+            _ if self.count_only => false,
             Occurrence::All => true,
             Occurrence::Nth(n) => self.seen == n,
             Occurrence::Steps(..) => false,
@@ -65,6 +52,19 @@ impl Armed {
     }
 }
 
+/// A store to one of the kernel's words that was delayed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct DelayedStore {
+    /// The CPU that stores.
+    cpu: CpuId,
+    /// The word.
+    at: Gpa,
+    /// The bits.
+    bits: u64,
+    /// They are cleared, not set.
+    clears: bool,
+}
+
 /// The faults of one run, counting from its first step.
 #[derive(Clone, Debug, Default)]
 pub struct Injector {
@@ -73,11 +73,9 @@ pub struct Injector {
     /// An NMI has just been delivered before the operation at this RIP: not once more.
     resumed: Option<Gva>,
     /// To be done before the next instruction of a CPU.
-    due: Vec<(CpuId, Due)>,
-    /// Operations that were kept back.
-    kept: Vec<(CpuId, Kept)>,
-    /// Stores to `TlbState` that were kept back.
-    kept_stores: Vec<KeptStore>,
+    due: Vec<(CpuId, Scheduled)>,
+    delayed: Vec<(CpuId, Op)>,
+    delayed_stores: Vec<DelayedStore>,
     /// Faults are of the steps before this one.
     end: Option<usize>,
 }
@@ -86,7 +84,7 @@ impl Injector {
     /// An injector of `faults` into an image with these `sites`.
     #[must_use]
     pub fn new(faults: &[Fault], sites: Sites) -> Self {
-        let arm = |fault: &Fault| Armed { fault: *fault, seen: 0, fired: 0, dry: false };
+        let arm = |fault: &Fault| Armed { fault: *fault, seen: 0, fired: 0, count_only: false };
         Self { armed: faults.iter().map(arm).collect(), sites, ..Self::default() }
     }
 
@@ -98,8 +96,8 @@ impl Injector {
 
     /// The same, that only counts what the faults would be about.
     #[must_use]
-    pub fn dry(mut self) -> Self {
-        self.armed.iter_mut().for_each(|armed| armed.dry = true);
+    pub fn count_only(mut self) -> Self {
+        self.armed.iter_mut().for_each(|armed| armed.count_only = true);
         self
     }
 
@@ -119,25 +117,11 @@ impl Injector {
         self.armed.iter().map(|armed| armed.fired).sum()
     }
 
-    /// What is to be done before the next instruction of `cpu`.
-    pub fn take_due(&mut self, cpu: CpuId) -> Vec<Due> {
-        self.due.extract_if(.., |(of, _)| *of == cpu).map(|(_, due)| due).collect()
+    fn schedule(&mut self, cpu: CpuId, effect: SideEffect) {
+        self.due.push((cpu, Scheduled::surely(effect)));
     }
 
-    /// A deed found something to do.
-    pub fn done(&mut self, due: &Due) {
-        if let Some(armed) = due.if_done.and_then(|number| self.armed.get_mut(number)) {
-            armed.fired += 1;
-        }
-    }
-
-    /// Keeps an operation for later.
-    pub fn keep(&mut self, cpu: CpuId, kept: Kept) {
-        self.kept.push((cpu, kept));
-    }
-
-    /// The step of `cpu` with this index begins.
-    pub fn step_begins(&mut self, cpu: CpuId, index: usize) {
+    fn task_begins(&mut self, cpu: CpuId, TaskId(index): TaskId) {
         if self.end == Some(index) {
             // What has fired has fired.
             self.armed
@@ -147,140 +131,149 @@ impl Injector {
         self.point(cpu, Point::Step);
     }
 
-    /// The step of `cpu` is over: what it has kept back happens.
-    pub fn step_ends(&mut self, cpu: CpuId) -> Vec<Due> {
-        let mut due = self.take_due(cpu);
-        due.extend(self.late(cpu, |_| true));
-        due
+    /// What was delayed on `cpu`, of the operations that `select` selects.
+    fn late(&mut self, cpu: CpuId, select: impl Fn(Op) -> bool) -> Vec<Scheduled> {
+        let of_cpu = |store: &mut DelayedStore| store.cpu == cpu || store.clears;
+        let stores = self.delayed_stores.extract_if(.., of_cpu).map(|store| {
+            let DelayedStore { cpu, at, bits, clears } = store;
+            SideEffect::Store { cpu, at, bits, clears }
+        });
+        let chosen = |(of, op): &mut (CpuId, Op)| *of == cpu && select(*op);
+        let ops = self.delayed.extract_if(.., chosen).map(|(_, op)| SideEffect::Op(op));
+        stores.chain(ops).map(Scheduled::surely).collect()
     }
 
-    /// `cpu` waits for another one: what was to reach another CPU happens now, or never.
-    pub fn waits(&mut self, cpu: CpuId) -> Vec<Due> {
-        self.late(cpu, |kept| kept.kind() == Some(Kind::Ipi))
-    }
-
-    fn late(&mut self, cpu: CpuId, select: impl Fn(&Kept) -> bool) -> Vec<Due> {
-        let of_cpu = |store: &mut KeptStore| store.cpu == cpu || store.clears;
-        let stores = self.kept_stores.extract_if(.., of_cpu).map(Deed::Store);
-        let chosen = |(of, kept): &mut (CpuId, Kept)| *of == cpu && select(kept);
-        let ops = self.kept.extract_if(.., chosen).map(|(_, kept)| Deed::Op(kept));
-        stores.chain(ops).map(|deed| Due { deed, if_done: None }).collect()
-    }
-
-    /// A flush primitive of `cpu` begins.
-    pub fn flush_begins(&mut self, cpu: CpuId) {
-        self.point(cpu, Point::FlushBegin);
-    }
-
-    /// A flush primitive of `cpu`, of the address space with this kernel root, has returned.
-    pub fn flush_ends(&mut self, cpu: CpuId, root: Gpa) {
+    /// A flush has returned: where its slots are to claim it early, they do.
+    fn flush_returned(&mut self, cpu: CpuId, flush: &Flush, words: &dyn KernelWords) {
         for number in 0..self.armed.len() {
             let fault = self.armed[number].fault;
-            let deed = match (fault.action, fault.target) {
-                (Action::Early, Target::Generation) => Deed::RaiseSlots(root),
-                _ => continue,
-            };
-            if self.armed[number].hit() {
-                self.due.push((cpu, Due { deed, if_done: Some(number) }));
+            if (fault.action, fault.target) != (Action::Early, Target::Generation)
+                || !self.armed[number].hit()
+            {
+                continue;
             }
+            let claims = claims(cpu, flush, words);
+            self.armed[number].fired += u32::from(!claims.is_empty());
+            claims.into_iter().for_each(|claim| self.schedule(cpu, SideEffect::Say(claim)));
         }
         self.point(cpu, Point::FlushEnd);
     }
 
     /// A point in time of `cpu` has come.
     fn point(&mut self, cpu: CpuId, point: Point) {
-        let due = self.deeds_at(point);
-        self.due.extend(due.into_iter().map(|due| (cpu, due)));
+        let effects = self.effects_at(point);
+        self.due.extend(effects.into_iter().map(|effect| (cpu, effect)));
     }
 
-    fn deeds_at(&mut self, point: Point) -> Vec<Due> {
-        let mut due = Vec::new();
+    fn effects_at(&mut self, point: Point) -> Vec<Scheduled> {
+        let mut scheduled = Vec::new();
         for (number, armed) in self.armed.iter_mut().enumerate() {
-            let Some(deed) = at_point(&armed.fault) else { continue };
+            let Some(effect) = effect_of(&armed.fault) else { continue };
             if armed.fault.target != Target::Point(point) || !armed.hit() {
                 continue;
             }
-            let uncertain = matches!(deed, Deed::Evict(_) | Deed::Speculate(_));
+            let uncertain = matches!(effect, SideEffect::Evict(_) | SideEffect::Speculate(_));
             armed.fired += u32::from(!uncertain);
-            due.push(Due { deed, if_done: uncertain.then_some(number) });
+            scheduled.push(Scheduled { effect, if_done: uncertain.then_some(number) });
         }
-        due
+        scheduled
     }
+}
 
-    /// What to do in place of `op`, about to execute at `rip`; `marks` is the mask in
-    /// `TlbState`.
-    pub fn plan(&mut self, cpu: CpuId, rip: Gva, op: Op, marks: u64) -> Plan {
-        let mut plan = Plan {
-            ops: vec![InjectedOp { op, how: How::Right, injected: false }],
-            ..Plan::default()
-        };
-        if self.armed.is_empty() {
-            return plan;
+/// What an action at a point in time does.
+fn effect_of(fault: &Fault) -> Option<SideEffect> {
+    let page = fault.page.map(|page| Gva(page.address()));
+    match fault.action {
+        Action::Nmi => Some(SideEffect::Nmi),
+        Action::Irq => Some(SideEffect::Irq(IRQ_VECTOR)),
+        Action::Evict => page.map(SideEffect::Evict),
+        Action::Speculate => page.map(SideEffect::Speculate),
+        Action::SetRegisters => Some(SideEffect::SetRegisters),
+        _ => None,
+    }
+}
+
+/// What the slots of `cpu` would say if what `flush` is of had been flushed under them.
+fn claims(cpu: CpuId, flush: &Flush, words: &dyn KernelWords) -> Vec<Announcement> {
+    let state = words.state();
+    let of_flush = |said: &Announcement| match *said {
+        Announcement::Root { space, root } if flush.root == Some(root) => Some(space),
+        _ => None,
+    };
+    let Some(of) = state.iter().find_map(of_flush) else { return Vec::new() };
+    let reached = |said: &Announcement| match *said {
+        Announcement::Generation { space, generation } if space == of => Some(generation),
+        _ => None,
+    };
+    let generation = state.iter().find_map(reached).unwrap_or(0);
+    let owned = |said: &Announcement| match *said {
+        Announcement::SlotOwner { cpu: owner, slot, space: Some(SpaceId(id)) }
+            if owner == cpu && SpaceId(id) == of =>
+        {
+            Some(slot)
         }
-        // The interrupted operation is met again once the NMI's own have been.
-        let resumed = self.resumed == Some(rip);
-        if resumed {
-            self.resumed = None;
-        }
-        let site = self.sites.at(rip);
-        // The exit of what is injected may load the user CR3 too; that is not the window meant.
-        let own_exit = self.sites.is_irq_exit(rip);
-        let user_load = is_user_load(op) && site == Some(SiteAt::Cr3(Site::Return)) && !own_exit;
-        if user_load && !resumed {
-            plan.before = self.deeds_at(Point::BeforeUserCr3);
-            plan.nmi_before = plan.before.iter().any(|due| due.deed == Deed::Nmi);
-            plan.before.retain(|due| due.deed != Deed::Nmi);
-        }
-        if plan.nmi_before {
-            self.resumed = Some(rip);
-            return plan;
-        }
-        let kind = Kind::of(op);
-        let late = self.kept.extract_if(.., |(of, kept)| *of == cpu && kept.kind() == kind);
-        plan.before.extend(late.map(|(_, kept)| Due { deed: Deed::Op(kept), if_done: None }));
-        for armed in &mut self.armed {
-            let (action, target) = (armed.fault.action, armed.fault.target);
-            if action == Action::ClearMark {
-                let here = site == Some(SiteAt::ParanoidIret) && marks != 0;
-                plan.clear_marks |= here && armed.fires();
-            } else if concerns(target, op, site, armed.fault.site) && armed.fires() {
-                plan.keep |= action == Action::Delay;
-                perturb(&mut plan.ops, action, target);
+        _ => None,
+    };
+    let flushed = |slot: u16| {
+        let said = state.iter().find_map(|said| match *said {
+            Announcement::SlotFlushed { cpu: owner, slot: known, generation }
+                if (owner, known) == (cpu, slot) =>
+            {
+                Some(generation)
             }
+            _ => None,
+        });
+        said.unwrap_or(0)
+    };
+    let slots = state.iter().filter_map(owned).filter(|&slot| flushed(slot) < generation);
+    slots.map(|slot| Announcement::SlotFlushed { cpu, slot, generation }).collect()
+}
+
+impl Interceptor for Injector {
+    fn operation(&mut self, site: &Site, op: Op, words: &dyn KernelWords) -> Plan {
+        if self.armed.is_empty() {
+            return Plan::unaltered(op);
         }
-        if user_load {
-            self.point(cpu, Point::AfterUserCr3);
-        }
-        if kind == Some(Kind::Cr4) {
-            self.point(cpu, Point::AfterCr4);
-        }
-        plan
+        self.plan(site, op, words)
     }
-}
 
-/// A place in the image, as the injector tells them apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SiteAt {
-    /// A CR3 load at one of the named sites.
-    Cr3(Site),
-    /// The IRETQ of the paranoid exit.
-    ParanoidIret,
-}
-
-fn is_user_load(op: Op) -> bool {
-    let cr3 = ControlRegister::Cr3;
-    matches!(op, Op::WriteCr { register, value } if register == cr3 && value & USER_ROOT_BIT != 0)
-}
-
-fn concerns(target: Target, op: Op, at: Option<SiteAt>, site: Option<Site>) -> bool {
-    match (target, Kind::of(op)) {
-        (Target::Invlpg | Target::InvlpgKeepsGlobals, Some(Kind::Invlpg))
-        | (Target::Invpcid | Target::InvpcidGp, Some(Kind::Invpcid))
-        | (Target::Cr4, Some(Kind::Cr4))
-        | (Target::Ipi, Some(Kind::Ipi)) => true,
-        (Target::Noflush | Target::Pcid | Target::Root | Target::Cr3, Some(Kind::Cr3)) => {
-            site.is_some_and(|site| at == Some(SiteAt::Cr3(site)))
+    fn word(
+        &mut self,
+        cpu: CpuId,
+        store: &WordStore,
+        said: &[Announcement],
+        words: &dyn KernelWords,
+    ) -> Vec<u64> {
+        if self.armed.is_empty() {
+            return vec![store.new];
         }
-        _ => false,
+        self.stored(cpu, store, said, words)
+    }
+
+    fn moment(&mut self, cpu: CpuId, moment: Moment, words: &dyn KernelWords) -> Vec<Scheduled> {
+        match moment {
+            Moment::TaskBegins(task) => self.task_begins(cpu, task),
+            Moment::FlushBegins => self.point(cpu, Point::FlushBegin),
+            Moment::FlushReturned(flush) => self.flush_returned(cpu, &flush, words),
+            // What was delayed happens.
+            Moment::TaskEnds => {
+                let mut due = self.due(cpu);
+                due.extend(self.late(cpu, |_| true));
+                return due;
+            }
+            // What was to reach another CPU happens now, or never.
+            Moment::Waits => return self.late(cpu, |op| OpKind::of(op) == Some(OpKind::Ipi)),
+        }
+        Vec::new()
+    }
+
+    fn due(&mut self, cpu: CpuId) -> Vec<Scheduled> {
+        self.due.extract_if(.., |(of, _)| *of == cpu).map(|(_, due)| due).collect()
+    }
+
+    fn done(&mut self, scheduled: &Scheduled) {
+        if let Some(armed) = scheduled.if_done.and_then(|number| self.armed.get_mut(number)) {
+            armed.fired += 1;
+        }
     }
 }

@@ -1,9 +1,8 @@
 //! Where in the image the injector's sites are: labels of the guest, found in its symbol table.
 
-use super::SiteAt;
 use super::fault::Site;
 use crate::arch::addr::Gva;
-use crate::boot::Symbols;
+use crate::symbols::Symbols;
 use std::collections::BTreeMap;
 
 /// The labels that stand at a CR3 load, by site. A label is at the instruction itself.
@@ -26,6 +25,15 @@ const PARANOID_IRET: &str = "iret_paranoid_exit";
 
 /// The load with which an interrupt goes back to user mode.
 const IRQ_EXIT: &str = "cr3_irq_exit";
+
+/// A place in the image, as the injector tells them apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SiteAt {
+    /// A CR3 load at one of the named sites.
+    Cr3(Site),
+    /// The IRETQ of the paranoid exit.
+    ParanoidIret,
+}
 
 /// The sites of one image.
 #[derive(Clone, Debug, Default)]
@@ -66,7 +74,7 @@ impl Sites {
 
     /// The site at `rip`.
     #[must_use]
-    pub fn at(&self, rip: Gva) -> Option<SiteAt> {
+    pub(super) fn at(&self, rip: Gva) -> Option<SiteAt> {
         let inside = |&&(start, end, _): &&(Gva, Gva, Site)| start <= rip && rip < end;
         self.labels
             .get(&rip)

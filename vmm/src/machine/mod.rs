@@ -1,177 +1,129 @@
 //! The machine: virtual CPUs with their modelled TLBs, guest memory and an executor, driven from
-//! trap to trap. One CPU runs at a time; `schedule` says which.
+//! trap to trap.
+//!
+//! It knows a [`Kernel`] and an [`Interceptor`], and neither what they are nor what its driver has
+//! the kernel do. One CPU runs at a time; the driver says which.
 
-mod deed;
-mod hypercall;
-mod outcome;
-mod project;
-mod schedule;
-mod session;
+mod director;
+mod interceptor;
+mod kernel;
+mod publish;
+mod shadow_pages;
+mod side_effect;
 mod snapshot;
-mod sweep;
+mod stop;
+mod store;
 mod trap;
 
-pub use outcome::FinalMemory;
-pub use schedule::{HOLD_POINTS, Hold, HoldPoint, Schedule};
-pub use session::{BootError, Opening, RunEnd, Session, SessionConfig, StepInput, StepReport};
-pub use sweep::{Boundary, Swept};
+pub use director::Director;
+pub use interceptor::{Interceptor, Moment, Plan, PlannedOp, Scheduled, SideEffect, Site};
+pub use kernel::{Call, Kernel, KernelWords, Statement};
+pub use stop::Stop;
 
-use crate::arch::addr::{CpuId, Gpa, Gva};
+pub(crate) use director::NullDirector;
+pub(crate) use snapshot::Snapshot;
+pub(crate) use stop::Halt;
+pub(crate) use trap::Ran;
+
+use crate::arch::addr::{CpuId, Gpa};
 use crate::arch::census::Census;
-use crate::arch::core::{Core, Log, Logged, Memory, Remote};
-use crate::arch::fault::{Fault, Stop};
-use crate::arch::op::decode;
+use crate::arch::core::{Core, Log, Remote};
+use crate::arch::features::Errata;
 use crate::arch::tlb::{Tlb, TlbModel};
 use crate::arch::vcpu::Vcpu;
-use crate::arch::walk::{Start, walk};
-use crate::boot::{GuestMemory, KernelInfo};
-use crate::event::{Event, Kind, Observer, Primitive};
+use crate::event::Event;
 use crate::executor::{Executor, ExecutorError};
-use crate::inject::Injector;
-use iced_x86::{Formatter, IntelFormatter};
+use crate::memory::GuestMemory;
+use kernel::View;
 use std::time::Instant;
-
-/// Why the machine's loop came to an end.
-#[derive(Debug)]
-pub(crate) enum Halt {
-    /// The guest cannot go on.
-    Stop(Stop),
-    /// The host cannot.
-    Executor(ExecutorError),
-}
-
-impl From<Stop> for Halt {
-    fn from(stop: Stop) -> Self {
-        Self::Stop(stop)
-    }
-}
-
-impl From<ExecutorError> for Halt {
-    fn from(error: ExecutorError) -> Self {
-        Self::Executor(error)
-    }
-}
-
-/// What the loop does after a trap.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Flow {
-    /// Resume the guest.
-    Continue,
-    /// The kernel has booted.
-    Ready,
-    /// The kernel reports (status, value, second value) and asks for a step.
-    NextStep([u64; 3]),
-    /// The CPU waits for another one.
-    Yield,
-}
 
 /// One virtual CPU.
 #[derive(Clone, Debug)]
 pub(crate) struct Cpu {
     pub(crate) vcpu: Vcpu,
     pub(crate) tlb: Tlb,
-    /// The primitives under way, the innermost last.
-    pub(crate) primitives: Vec<Primitive>,
-    /// What it does.
-    pub(crate) task: schedule::Task,
-    /// Where it goes on once it is given a step.
-    after_ask: u64,
     /// x87 and SSE state while another CPU runs.
     fpu: Vec<u32>,
 }
 
-impl Cpu {
-    fn new(vcpu: Vcpu, model: TlbModel) -> Self {
-        Self {
-            vcpu,
-            tlb: Tlb::new(model),
-            primitives: Vec::new(),
-            task: schedule::Task::default(),
-            after_ask: 0,
-            fpu: Vec::new(),
-        }
-    }
-}
+/// Registers at an event, and the instruction that it is of.
+pub type Probe = (Box<Vcpu>, Option<String>);
 
 /// A machine.
-pub(crate) struct Machine {
+pub(crate) struct Machine<K, I> {
     pub(crate) cpus: Vec<Cpu>,
     /// The one that the executor's state is of.
-    pub(crate) current: usize,
-    pub(crate) schedule: schedule::Scheduler,
+    current: usize,
     pub(crate) census: Census,
     pub(crate) model: TlbModel,
     pub(crate) executor: Box<dyn Executor>,
     // After the executor, whose virtual machine maps it: fields drop in order.
     pub(crate) memory: GuestMemory,
-    pub(crate) info: Option<KernelInfo>,
-    pub(crate) injector: Injector,
+    pub(crate) kernel: K,
+    pub(crate) interceptor: I,
+    /// The number of the next event.
     pub(crate) seq: u64,
     pub(crate) traps: u64,
     /// Instructions that were stepped over since the last trap.
     stepped: u64,
     /// When the first of them began.
     trapped: Instant,
-    /// The event whose registers are kept, and they.
-    pub(crate) watch: Option<u64>,
-    pub(crate) watched: Option<(Box<Vcpu>, Option<String>)>,
+    /// The event at which registers are kept, and they.
+    pub(crate) probe: Option<u64>,
+    pub(crate) probed: Option<Probe>,
     /// Fills and A/D updates of one instruction, held back to be sorted by address: the order in
     /// which a processor makes them is its own.
     held: Vec<Event>,
 }
 
-impl Machine {
+impl<K: Kernel, I: Interceptor> Machine<K, I> {
     pub(crate) fn new(
         vcpu: Vcpu,
         model: TlbModel,
         executor: Box<dyn Executor>,
         memory: GuestMemory,
+        kernel: K,
+        interceptor: I,
     ) -> Self {
         let mut machine = Self {
-            cpus: vec![Cpu::new(vcpu, model)],
+            cpus: vec![Cpu { vcpu, tlb: Tlb::new(model), fpu: Vec::new() }],
             current: 0,
-            schedule: schedule::Scheduler::default(),
             census: Census::default(),
             model,
             executor,
             memory,
-            info: None,
-            injector: Injector::default(),
+            kernel,
+            interceptor,
             seq: 0,
             traps: 0,
             stepped: 0,
             trapped: Instant::now(),
-            watch: None,
-            watched: None,
+            probe: None,
+            probed: None,
             held: Vec::new(),
         };
         machine.reset_tlb(0);
         machine
     }
 
-    /// The CPU that runs.
-    pub(crate) fn cpu(&self) -> &Cpu {
-        &self.cpus[self.current]
-    }
-
-    pub(crate) fn cpu_mut(&mut self) -> &mut Cpu {
-        &mut self.cpus[self.current]
+    /// The CPU that the executor's state is of.
+    pub(crate) fn current(&self) -> usize {
+        self.current
     }
 
     /// Its registers.
     pub(crate) fn vcpu(&self) -> &Vcpu {
-        &self.cpu().vcpu
+        &self.cpus[self.current].vcpu
     }
 
     pub(crate) fn vcpu_mut(&mut self) -> &mut Vcpu {
-        &mut self.cpu_mut().vcpu
+        &mut self.cpus[self.current].vcpu
     }
 
     /// Another CPU, which begins with `vcpu` once it runs.
     pub(crate) fn add_cpu(&mut self, vcpu: Vcpu) -> Result<(), ExecutorError> {
-        let mut cpu = Cpu::new(vcpu, self.model);
-        cpu.fpu = self.executor.save_fpu()?;
-        self.cpus.push(cpu);
+        let fpu = self.executor.save_fpu()?;
+        self.cpus.push(Cpu { vcpu, tlb: Tlb::new(self.model), fpu });
         self.reset_tlb(self.cpus.len() - 1);
         Ok(())
     }
@@ -179,7 +131,7 @@ impl Machine {
     /// Lets the executor's state be that of another CPU.
     pub(crate) fn switch_to(&mut self, cpu: usize) -> Result<(), ExecutorError> {
         if cpu != self.current {
-            self.cpu_mut().fpu = self.executor.save_fpu()?;
+            self.cpus[self.current].fpu = self.executor.save_fpu()?;
             self.current = cpu;
             self.executor.restore_fpu(&self.cpus[cpu].fpu)?;
         }
@@ -194,17 +146,27 @@ impl Machine {
         let (pcid, root) = (vcpu.pcid(), vcpu.root());
         self.census.add_root(&self.memory, root);
         tlb.load_cr3(&self.memory, paging, pcid, root, true);
-        // A bits set at a reset are told to nobody: the run has not begun.
+        // A bits set at a reset are no events: the run has not begun.
         for (slot, _, new) in tlb.speculate(&self.memory, paging) {
             self.memory.write_word(slot, new);
         }
     }
 
-    /// Runs `work` on the processor, then lets the projection follow and the observer see what
-    /// it did.
+    /// Runs `work` on the current processor, then lets the shadow pages follow and the director see
+    /// what it did.
     pub(crate) fn with_core<T>(
         &mut self,
-        observer: &mut dyn Observer,
+        director: &mut dyn Director,
+        work: impl FnOnce(&mut Core<'_>) -> T,
+    ) -> Result<T, Halt> {
+        self.with_errata(director, Errata::default(), work)
+    }
+
+    /// The same on a processor that does something wrong.
+    fn with_errata<T>(
+        &mut self,
+        director: &mut dyn Director,
+        errata: Errata,
         work: impl FnOnce(&mut Core<'_>) -> T,
     ) -> Result<T, Halt> {
         let rip = self.vcpu().rip();
@@ -215,113 +177,42 @@ impl Machine {
         let mut core = Core {
             vcpu: &mut cpu.vcpu,
             tlb: &mut cpu.tlb,
+            errata,
             remote: others.map(|Cpu { vcpu, tlb, .. }| Remote { vcpu, tlb }).collect(),
             census: &mut self.census,
             memory: &self.memory,
-            watched: self.info.as_ref().map(|info| info.watched),
-            hook: &mut self.injector,
-            seq: self.seq,
+            watched: self.kernel.watched(),
+            chooser: &mut *director,
             log: &mut log,
         };
         let result = work(&mut core);
         self.follow(&log)?;
-        for Logged { cpu, kind, injected } in log.events {
-            self.publish_of(observer, cpu, rip, injected, kind);
-        }
+        self.publish_log(director, rip, log);
         Ok(result)
     }
 
-    /// Emits an event that no processor operation made.
-    pub(crate) fn publish(
-        &mut self,
-        observer: &mut dyn Observer,
-        rip: Gva,
-        injected: bool,
-        kind: Kind,
-    ) {
-        self.publish_of(observer, self.vcpu().id, rip, injected, kind);
-    }
-
-    fn publish_of(
-        &mut self,
-        observer: &mut dyn Observer,
-        cpu: CpuId,
-        rip: Gva,
-        injected: bool,
-        kind: Kind,
-    ) {
-        let holds = matches!(kind, Kind::Fill { .. } | Kind::AccessedDirty { .. });
-        let event = Event { seq: self.seq, cpu, rip, injected, kind };
-        self.schedule.saw(&event);
-        if self.watch == Some(self.seq) {
-            self.watched = Some((Box::new(self.vcpu().clone()), self.disassemble(rip)));
-        }
-        self.seq += 1;
-        let same = self.held.last().is_none_or(|held| held.rip == rip);
-        if holds && same {
-            self.held.push(event);
-            return;
-        }
-        self.release(observer);
-        if let Some(instructions) = self.executor.instructions() {
-            observer.completed(instructions);
-        }
-        if holds {
-            self.held.push(event);
-        } else {
-            observer.event(&event);
-        }
-    }
-
-    /// Publishes what is held back.
-    pub(crate) fn release(&mut self, observer: &mut dyn Observer) {
-        let mut held = std::mem::take(&mut self.held);
-        let first = held.first().map_or(0, |event| event.seq);
-        held.sort_by_key(|event| match event.kind {
-            Kind::AccessedDirty { slot, .. } => (0, slot.0, event.cpu),
-            Kind::Fill { page, .. } => (1, page.0, event.cpu),
-            _ => (2, 0, event.cpu),
-        });
-        for (index, event) in held.iter_mut().enumerate() {
-            event.seq = first + index as u64;
-            observer.event(event);
-        }
-    }
-
-    /// The instruction at `rip`, as the current root maps it.
-    fn disassemble(&self, rip: Gva) -> Option<String> {
-        let walked = walk(&self.memory, Start::root(self.vcpu().root()), rip, self.vcpu().paging());
-        let at = walked.result.ok()?.at(rip);
-        let mut bytes = [0; 15];
-        let bytes = &mut bytes[..(4096 - (at.0 & 0xfff) as usize).min(15)];
-        self.memory.read(at, bytes).then(|| {
-            let instruction = decode(bytes, rip.0);
-            let mut text = String::new();
-            IntelFormatter::new().format(&instruction, &mut text);
-            text
-        })
-    }
-
-    /// The frame at `gpa` holds page tables or `TlbState`.
+    /// Whether each store to the frame at `gpa` must be seen: it is a page table, or the kernel's to
+    /// watch.
     pub(crate) fn is_protected(&self, gpa: Gpa) -> bool {
-        let state = self.info.as_ref().is_some_and(|info| info.watched.contains(gpa));
-        state || self.census.is_table(gpa.page())
+        self.kernel.watched().contains(&gpa.page()) || self.census.is_table(gpa.page())
     }
 
-    /// Gives the guest its exception, or ends the run.
-    pub(crate) fn resolve(
+    /// Lets the interceptor know of a moment of the current CPU, and does what it wants at it.
+    pub(crate) fn moment(
         &mut self,
-        observer: &mut dyn Observer,
-        result: Result<(), Fault>,
+        director: &mut dyn Director,
+        moment: Moment,
     ) -> Result<(), Halt> {
-        match result {
-            Ok(()) => Ok(()),
-            Err(Fault::Stop(stop)) => Err(stop.into()),
-            Err(Fault::Exception(exception)) => {
-                let delivered = self
-                    .with_core(observer, |core| crate::arch::deliver::deliver(core, exception))?;
-                Ok(delivered?)
-            }
+        let cpu = self.vcpu().id;
+        let words = View { kernel: &self.kernel, memory: &self.memory };
+        for scheduled in self.interceptor.moment(cpu, moment, &words) {
+            self.carry_out(director, scheduled)?;
         }
+        Ok(())
+    }
+
+    /// The CPU with this number.
+    pub(crate) fn index(cpu: CpuId) -> usize {
+        usize::from(cpu.0)
     }
 }

@@ -1,22 +1,21 @@
 //! A whole machine at one moment, to go back to: memory by the pages that differ from the booted
-//! image, registers with XSAVE state, TLB, census and injector. The projection follows the TLB.
+//! image, registers with XSAVE state, TLB, census, kernel and interceptor. The shadow pages follow the
+//! TLB.
 
-use super::schedule::Scheduler;
-use super::{Cpu, Halt, Machine};
+use super::{Cpu, Halt, Interceptor, Kernel, Machine};
 use crate::arch::census::Census;
-use crate::boot::Delta;
 use crate::event::Event;
 use crate::executor::ExecutorError;
-use crate::inject::Injector;
+use crate::memory::Delta;
 
 /// A machine at one moment.
 #[derive(Clone, Debug)]
-pub(crate) struct Snapshot {
+pub(crate) struct Snapshot<K, I> {
     cpus: Vec<Cpu>,
     current: usize,
-    schedule: Scheduler,
     census: Census,
-    injector: Injector,
+    kernel: K,
+    interceptor: I,
     seq: u64,
     traps: u64,
     held: Vec<Event>,
@@ -24,15 +23,15 @@ pub(crate) struct Snapshot {
     fpu: Vec<u32>,
 }
 
-impl Machine {
+impl<K: Kernel, I: Interceptor> Machine<K, I> {
     /// The machine as it is now.
-    pub(crate) fn snapshot(&mut self) -> Result<Snapshot, ExecutorError> {
+    pub(crate) fn snapshot(&mut self) -> Result<Snapshot<K, I>, ExecutorError> {
         Ok(Snapshot {
             cpus: self.cpus.clone(),
             current: self.current,
-            schedule: self.schedule.clone(),
             census: self.census.clone(),
-            injector: self.injector.clone(),
+            kernel: self.kernel.clone(),
+            interceptor: self.interceptor.clone(),
             seq: self.seq,
             traps: self.traps,
             held: self.held.clone(),
@@ -42,16 +41,16 @@ impl Machine {
     }
 
     /// Goes back to `snapshot`; the pages of memory that had to be written.
-    pub(crate) fn restore(&mut self, snapshot: &Snapshot) -> Result<usize, ExecutorError> {
+    pub(crate) fn restore(&mut self, snapshot: &Snapshot<K, I>) -> Result<usize, ExecutorError> {
         self.cpus.clone_from(&snapshot.cpus);
         self.current = snapshot.current;
-        self.schedule.clone_from(&snapshot.schedule);
         self.census.clone_from(&snapshot.census);
-        self.injector.clone_from(&snapshot.injector);
+        self.kernel.clone_from(&snapshot.kernel);
+        self.interceptor.clone_from(&snapshot.interceptor);
         self.seq = snapshot.seq;
         self.traps = snapshot.traps;
         self.held.clone_from(&snapshot.held);
-        self.watched = None;
+        self.probed = None;
         self.stepped = 0;
         let written = self.memory.restore(&snapshot.memory);
         self.executor.restore_fpu(&snapshot.fpu)?;

@@ -1,18 +1,14 @@
 //! One trap: decoded, carried out against `arch/`, and the guest resumed.
 
-use super::{Flow, Halt, Machine};
-use crate::arch::addr::{Gpa, Gva};
-use crate::arch::core::StateWord;
-use crate::arch::emulate::emulate_store;
-use crate::arch::fault::{Exception, Fault, Stop, vector};
+use super::kernel::View;
+use super::{Call, Director, Halt, Interceptor, Kernel, Machine, Moment, PlannedOp, Site, Stop};
+use crate::arch::addr::Gva;
+use crate::arch::fault::{self, Exception, Fault, vector};
 use crate::arch::op::{Decoded, Op, classify, decode};
 use crate::arch::walk::AccessKind;
-use crate::event::{Kind, Observer};
+use crate::event::{Announcement, Kind};
 use crate::executor::Trap;
-use crate::inject::{How, InjectedOp};
 use iced_x86::Instruction;
-use stalemate_shared::hypercall;
-use stalemate_shared::tlb_state::USER_PCID_FLUSH_MASK;
 use std::time::{Duration, Instant};
 
 /// Bits of a page-fault error code.
@@ -21,37 +17,61 @@ const ERROR_FETCH: u32 = 1 << 4;
 /// The longest instruction, in bytes.
 const MAX_INSTRUCTION: usize = 15;
 /// So many instructions, one at a time and none of them a trap, are a hang. The longest loop that a
-/// scenario can ask for has fewer.
+/// scenario can have has fewer.
 const STEPS_WITHOUT_A_TRAP: u64 = 20_000_000;
-/// An executor that needs longer for fewer is not waited for.
+/// An executor that counts no instructions, and needs longer for fewer, is not waited for.
 const TIME_WITHOUT_A_TRAP: Duration = Duration::from_secs(60);
 /// The clock is looked at once in so many instructions.
 const STEPS_TO_A_LOOK: u64 = 1 << 12;
 
-impl Machine {
-    /// Runs the current CPU to its next trap and carries that out.
-    pub(crate) fn step(&mut self, observer: &mut dyn Observer) -> Result<Flow, Halt> {
+/// What came of letting a CPU run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ran {
+    /// It can go on.
+    On,
+    /// It waits for another CPU.
+    Waits,
+    /// Its kernel asks the driver for something.
+    Asks,
+    /// It has executed HLT, and no interrupt that it can take is there.
+    Halted,
+}
+
+/// The kind of access that a page fault's error code is of.
+pub(super) fn access_kind(error: u32) -> AccessKind {
+    match error {
+        error if error & ERROR_FETCH != 0 => AccessKind::Execute,
+        error if error & ERROR_WRITE != 0 => AccessKind::Write,
+        _ => AccessKind::Read,
+    }
+}
+
+impl<K: Kernel, I: Interceptor> Machine<K, I> {
+    /// Runs the current CPU to its next trap and carries that out; with `single` over one
+    /// instruction at most.
+    pub(crate) fn run(&mut self, director: &mut dyn Director, single: bool) -> Result<Ran, Halt> {
+        // STI keeps interrupts off for one more instruction.
         let shadowed = std::mem::take(&mut self.vcpu_mut().sti_shadow);
-        if shadowed && self.vcpu().is_interrupted() {
-            return self.one_instruction(observer);
+        let holds_off = shadowed && (single || self.vcpu().is_interrupted());
+        if !holds_off {
+            self.interrupts(director)?;
         }
-        self.interrupts(observer)?;
-        let trap = self.executor.run(&mut self.cpus[self.current].vcpu)?;
-        self.trap(observer, trap)
+        if self.vcpu().halted {
+            return Ok(Ran::Halted);
+        }
+        if single || holds_off {
+            return self.one_instruction(director);
+        }
+        let current = self.current();
+        let trap = self.executor.run(&mut self.cpus[current].vcpu)?;
+        self.trap(director, trap)
     }
 
-    /// Runs one instruction, or takes the trap that it makes.
-    pub(crate) fn single_step(&mut self, observer: &mut dyn Observer) -> Result<Flow, Halt> {
-        if !std::mem::take(&mut self.vcpu_mut().sti_shadow) {
-            self.interrupts(observer)?;
-        }
-        self.one_instruction(observer)
-    }
-
-    fn one_instruction(&mut self, observer: &mut dyn Observer) -> Result<Flow, Halt> {
-        match self.executor.step(&mut self.cpus[self.current].vcpu)? {
-            Some(trap) => self.trap(observer, trap),
-            None => self.stepped_over().map(|()| Flow::Continue),
+    fn one_instruction(&mut self, director: &mut dyn Director) -> Result<Ran, Halt> {
+        let current = self.current();
+        match self.executor.step(&mut self.cpus[current].vcpu)? {
+            Some(trap) => self.trap(director, trap),
+            None => self.stepped_over().map(|()| Ran::On),
         }
     }
 
@@ -64,7 +84,8 @@ impl Machine {
         if self.stepped > STEPS_WITHOUT_A_TRAP {
             return Err(Stop::InstructionLimit { instructions: STEPS_WITHOUT_A_TRAP }.into());
         }
-        if self.stepped.is_multiple_of(STEPS_TO_A_LOOK)
+        if self.executor.instructions().is_none()
+            && self.stepped.is_multiple_of(STEPS_TO_A_LOOK)
             && self.trapped.elapsed() > TIME_WITHOUT_A_TRAP
         {
             return Err(Stop::Timeout { seconds: TIME_WITHOUT_A_TRAP.as_secs() }.into());
@@ -72,124 +93,118 @@ impl Machine {
         Ok(())
     }
 
-    fn trap(&mut self, observer: &mut dyn Observer, trap: Trap) -> Result<Flow, Halt> {
+    fn trap(&mut self, director: &mut dyn Director, trap: Trap) -> Result<Ran, Halt> {
         self.traps += 1;
         self.stepped = 0;
+        let on = |()| Ran::On;
         match trap {
             Trap::Timeout { limit } => Err(Stop::Timeout { seconds: limit.as_secs() }.into()),
             Trap::InstructionLimit { instructions } => {
                 Err(Stop::InstructionLimit { instructions }.into())
             }
-            Trap::Unsupported => self.unsupported(observer),
+            Trap::Unsupported => Err(self.not_executed(director)),
             Trap::Exception { vector: vector::PAGE_FAULT, error, address } => {
-                self.page_fault(observer, Gva(address), error)?;
-                Ok(Flow::Continue)
+                self.page_fault(director, Gva(address), error).map(on)
             }
-            Trap::Syscall => self.instruction(observer, Exception::INVALID_OPCODE),
-            Trap::Exception { vector, error, .. }
-                if matches!(vector, vector::GENERAL_PROTECTION | vector::INVALID_OPCODE) =>
-            {
-                let error = (vector == vector::GENERAL_PROTECTION).then_some(error);
-                self.instruction(observer, Exception { vector, error, address: None })
-            }
+            Trap::Syscall => self.instruction(director, Exception::INVALID_OPCODE),
             Trap::Exception { vector, error, .. } => {
-                let has_error = matches!(vector, 8 | 10..=14 | 17);
-                let error = has_error.then_some(error);
-                let exception = Exception { vector, error, address: None };
-                self.resolve(observer, Err(exception.into()))?;
-                Ok(Flow::Continue)
+                let exception = Exception::of_processor(vector, error);
+                match vector {
+                    vector::GENERAL_PROTECTION | vector::INVALID_OPCODE => {
+                        self.instruction(director, exception)
+                    }
+                    _ => self.resolve(director, Err(exception.into())).map(on),
+                }
             }
         }
     }
 
-    /// An instruction that the executor does not know.
-    fn unsupported(&mut self, observer: &mut dyn Observer) -> Result<Flow, Halt> {
-        match self.fetch(observer)? {
-            Ok((instruction, bytes)) => {
+    /// The instruction at RIP is one that the interpreter does not know.
+    pub(super) fn not_executed(&mut self, director: &mut dyn Director) -> Halt {
+        match self.fetch(director) {
+            Ok(Ok((instruction, bytes))) => {
                 let why = "the interpreter does not know this instruction";
-                Err(Stop::unsupported(&bytes, &instruction, why).into())
+                fault::Stop::unsupported(&bytes, &instruction, why).into()
             }
-            Err(fault) => {
-                self.resolve(observer, Err(fault))?;
-                Ok(Flow::Continue)
-            }
+            // It was fetched a moment ago.
+            Ok(Err(_)) => fault::Stop::NotModelled("an instruction that is gone".into()).into(),
+            Err(halt) => halt,
         }
     }
 
     /// Delivers what waits for an instruction boundary.
-    fn interrupts(&mut self, observer: &mut dyn Observer) -> Result<(), Halt> {
-        for due in self.injector.take_due(self.vcpu().id) {
-            self.deed(observer, due)?;
+    fn interrupts(&mut self, director: &mut dyn Director) -> Result<(), Halt> {
+        let cpu = self.vcpu().id;
+        for scheduled in self.interceptor.due(cpu) {
+            self.carry_out(director, scheduled)?;
         }
         let vcpu = self.vcpu_mut();
         if !vcpu.is_interrupted() {
             return Ok(());
         }
+        vcpu.halted = false;
         if vcpu.nmi_pending && !vcpu.nmi_blocked {
-            return self.deliver_nmi(observer);
+            return self.deliver_nmi(director);
         }
         match vcpu.apic.deliverable() {
             Some(vector) => {
                 vcpu.apic.take(vector);
-                self.resolve(observer, Err(Exception::interrupt(vector).into()))
+                self.resolve(director, Err(Exception::interrupt(vector).into()))
             }
             None => Ok(()),
         }
     }
 
-    fn deliver_nmi(&mut self, observer: &mut dyn Observer) -> Result<(), Halt> {
+    fn deliver_nmi(&mut self, director: &mut dyn Director) -> Result<(), Halt> {
         self.vcpu_mut().nmi_pending = false;
-        self.resolve(observer, Err(Exception::NMI.into()))
+        self.resolve(director, Err(Exception::NMI.into()))
     }
 
-    /// A fault of the projection: a TLB miss, a store to a watched frame, or an architectural
+    /// Gives the guest its exception, or ends the run.
+    fn resolve(
+        &mut self,
+        director: &mut dyn Director,
+        result: Result<(), Fault>,
+    ) -> Result<(), Halt> {
+        match result {
+            Ok(()) => Ok(()),
+            Err(Fault::Stop(stop)) => Err(stop.into()),
+            Err(Fault::Exception(exception)) => {
+                let delivered = self
+                    .with_core(director, |core| crate::arch::deliver::deliver(core, exception))?;
+                Ok(delivered?)
+            }
+        }
+    }
+
+    /// A fault of the shadow pages: a TLB miss, a store to a watched frame, or an architectural
     /// page fault.
-    fn page_fault(&mut self, observer: &mut dyn Observer, va: Gva, error: u32) -> Result<(), Halt> {
-        let kind = match error {
-            error if error & ERROR_FETCH != 0 => AccessKind::Execute,
-            error if error & ERROR_WRITE != 0 => AccessKind::Write,
-            _ => AccessKind::Read,
-        };
-        let translated = self.with_core(observer, |core| {
+    fn page_fault(&mut self, director: &mut dyn Director, va: Gva, error: u32) -> Result<(), Halt> {
+        let kind = access_kind(error);
+        let translated = self.with_core(director, |core| {
             let access = core.access(kind);
             core.translate(va, access)
         })?;
         match translated {
             Ok(gpa) if kind == AccessKind::Write && self.is_protected(gpa) => {
-                self.watched_store(observer)
+                let result = match self.fetch(director)? {
+                    Ok((instruction, _)) => self.watched_store(director, &instruction, va, gpa)?,
+                    Err(fault) => Err(fault),
+                };
+                self.resolve(director, result)
             }
-            Ok(_) => {
-                let page = va.page();
-                if let Some(leaf) = self.current_leaf(page) {
-                    if leaf.writable {
-                        self.memory.touch(leaf.frame);
-                    }
-                    let space = self.space();
-                    self.executor.map(space, page, leaf)?;
-                }
-                Ok(())
-            }
-            Err(fault) => self.resolve(observer, Err(fault)),
+            Ok(_) => Ok(self.map_current(self.space(), va.page())?),
+            Err(fault) => self.resolve(director, Err(fault)),
         }
-    }
-
-    fn watched_store(&mut self, observer: &mut dyn Observer) -> Result<(), Halt> {
-        let result = match self.fetch(observer)? {
-            Ok((instruction, _)) => {
-                self.with_core(observer, |core| emulate_store(core, &instruction))?
-            }
-            Err(fault) => Err(fault),
-        };
-        self.resolve(observer, result)
     }
 
     /// Fetches and decodes the instruction at RIP, through the TLB of this moment.
     fn fetch(
         &mut self,
-        observer: &mut dyn Observer,
+        director: &mut dyn Director,
     ) -> Result<Result<(Instruction, Vec<u8>), Fault>, Halt> {
         let rip = self.vcpu().rip;
-        self.with_core(observer, |core| {
+        self.with_core(director, |core| {
             let access = core.access(AccessKind::Execute);
             let in_page = (4096 - (rip & 0xfff) as usize).min(MAX_INSTRUCTION);
             let mut bytes = [0u8; MAX_INSTRUCTION];
@@ -207,85 +222,106 @@ impl Machine {
     /// `genuine` exception.
     fn instruction(
         &mut self,
-        observer: &mut dyn Observer,
+        director: &mut dyn Director,
         genuine: Exception,
-    ) -> Result<Flow, Halt> {
-        let (instruction, bytes) = match self.fetch(observer)? {
+    ) -> Result<Ran, Halt> {
+        let (instruction, bytes) = match self.fetch(director)? {
             Ok(fetched) => fetched,
-            Err(fault) => {
-                self.resolve(observer, Err(fault))?;
-                return Ok(Flow::Continue);
-            }
+            Err(fault) => return self.resolve(director, Err(fault)).map(|()| Ran::On),
         };
+        let next = instruction.next_ip();
         match classify(self.vcpu(), &instruction) {
-            Decoded::Op(Op::Out(hypercall::PORT)) if self.vcpu().cpl == 0 => {
-                self.hypercall(observer, instruction.next_ip())
-            }
-            Decoded::Op(op) => {
-                self.operation(observer, op, instruction.next_ip())?;
-                Ok(Flow::Continue)
-            }
+            Decoded::Op(Op::Out(port)) if self.vcpu().cpl == 0 => self.output(director, port, next),
+            Decoded::Op(op) => self.operation(director, op, next).map(|()| Ran::On),
             // At virtual CPL 3 a privileged instruction is the guest user's own #GP or #UD.
             Decoded::Unknown if self.vcpu().cpl == 0 => {
                 let why = "the model does not know this operation";
-                Err(Stop::unsupported(&bytes, &instruction, why).into())
+                Err(fault::Stop::unsupported(&bytes, &instruction, why).into())
             }
             Decoded::Unknown | Decoded::Ordinary => {
-                self.resolve(observer, Err(genuine.into()))?;
-                Ok(Flow::Continue)
+                self.resolve(director, Err(genuine.into())).map(|()| Ran::On)
             }
         }
     }
 
-    /// Carries out one operation, or what the injector makes of it.
-    fn operation(&mut self, observer: &mut dyn Observer, op: Op, next: u64) -> Result<(), Halt> {
+    /// OUT at CPL 0: the kernel's call, where the port is its own.
+    fn output(&mut self, director: &mut dyn Director, port: u8, next: u64) -> Result<Ran, Halt> {
         let rip = self.vcpu().rip();
-        let plan = self.injector.plan(self.vcpu().id, rip, op, self.marks());
-        for due in plan.before {
-            self.deed(observer, due)?;
+        let current = self.current();
+        let vcpu = &mut self.cpus[current].vcpu;
+        let Some(answer) = self.kernel.output(port, vcpu, next, &self.memory) else {
+            return self.operation(director, Op::Out(port), next).map(|()| Ran::On);
+        };
+        match answer? {
+            Call::Says(announcements) => {
+                let moments: Vec<Moment> = announcements.iter().filter_map(moment_of).collect();
+                if !announcements.is_empty() {
+                    self.announce(director, rip, announcements);
+                }
+                for moment in moments {
+                    self.moment(director, moment)?;
+                }
+                Ok(Ran::On)
+            }
+            Call::Watches => self.revalidate_all().map(|()| Ran::On),
+            Call::Waits => self.moment(director, Moment::Waits).map(|()| Ran::Waits),
+            Call::Asks => self.moment(director, Moment::TaskEnds).map(|()| Ran::Asks),
+        }
+    }
+
+    /// Carries out one operation, or what the interceptor makes of it.
+    fn operation(&mut self, director: &mut dyn Director, op: Op, next: u64) -> Result<(), Halt> {
+        let op = match op {
+            // Its operands are read before anybody alters it.
+            Op::Invpcid { kind, descriptor } if self.vcpu().cpl == 0 => {
+                let read =
+                    self.with_core(director, |core| core.invpcid_descriptor(kind, descriptor))?;
+                match read {
+                    Ok(descriptor) => Op::InvpcidOf { kind, descriptor },
+                    Err(fault) => return self.resolve(director, Err(fault)),
+                }
+            }
+            op => op,
+        };
+        let vcpu = self.vcpu();
+        let site = Site { cpu: vcpu.id, rip: vcpu.rip(), cr4: vcpu.cr4 };
+        let words = View { kernel: &self.kernel, memory: &self.memory };
+        let plan = self.interceptor.operation(&site, op, &words);
+        for scheduled in plan.before {
+            self.carry_out(director, scheduled)?;
         }
         if plan.nmi_before {
-            return self.deliver_nmi(observer);
-        }
-        if plan.clear_marks {
-            let (owner, old) = (self.vcpu().id, self.marks());
-            let store = StateWord { owner, offset: USER_PCID_FLUSH_MASK, old, new: 0 };
-            self.with_core(observer, |core| core.state_store(store, true))?;
-        }
-        if plan.keep && !self.keep(observer, op)? {
-            return Ok(());
+            return self.deliver_nmi(director);
         }
         if plan.ops.is_empty() {
-            let what = format!("{} {op}", if plan.keep { "kept back" } else { "dropped" });
-            self.publish(observer, rip, true, Kind::Withheld { what });
+            let what = format!("{} {op}", if plan.delayed { "delayed" } else { "dropped" });
+            self.publish(director, true, Kind::Suppressed { what });
             self.vcpu_mut().rip = next;
         }
-        for InjectedOp { op, how, injected } in plan.ops {
-            let result = self.with_core(observer, |core| {
-                let first = core.log.events.len();
-                let result = match how {
-                    How::Right => core.execute(op, next),
-                    how => core.execute_wrongly(op, how, next),
-                };
-                for event in &mut core.log.events[first..] {
-                    event.injected |= injected;
+        for PlannedOp { op, errata, injected } in plan.ops {
+            let result = self.with_errata(director, errata, |core| {
+                let first = core.log.entries.len();
+                let result = core.execute(op, next);
+                if injected {
+                    core.log.mark_injected(first);
                 }
                 result
             })?;
             let failed = result.is_err();
-            self.resolve(observer, result)?;
+            self.resolve(director, result)?;
             if failed {
                 break;
             }
         }
         Ok(())
     }
+}
 
-    /// The current CPU's `user_pcid_flush_mask` as it is in guest memory.
-    pub(crate) fn marks(&self) -> u64 {
-        self.info.as_ref().map_or(0, |info| {
-            let state = info.watched.of(self.vcpu().id);
-            self.memory.read_word(Gpa(state.0 + USER_PCID_FLUSH_MASK))
-        })
+/// The moment that an announcement is to the interceptor.
+fn moment_of(announcement: &Announcement) -> Option<Moment> {
+    match announcement {
+        Announcement::FlushBegins { .. } => Some(Moment::FlushBegins),
+        Announcement::FlushReturns { flush, .. } => Some(Moment::FlushReturned(*flush)),
+        _ => None,
     }
 }

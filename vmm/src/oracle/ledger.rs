@@ -1,381 +1,244 @@
-//! Obligations: what each downgrade made stale, and what became of it.
+//! The ledger: the obligations of a run. What is open is looked at; what is closed is kept aside, so
+//! that the cost of an event does not grow with what has happened before.
 
 use super::RuleId;
-use super::shadow::{Shadow, ShadowCpu};
+use super::obligation::{Cover, Discharger, Downgrade, Obligation, ObligationId, State};
+use super::replica::{OpenFlush, Replica, ReplicaCpu};
 use crate::arch::addr::{CpuId, Gpa, Gva};
 use crate::arch::census::Reach;
+use crate::arch::cr3::NOFLUSH;
+use crate::arch::happened::Happened;
 use crate::arch::tlb::{Entry, EntryId, StructureEntry, Tag};
 use crate::arch::walk::entry::{DIRTY, PRESENT};
-use crate::event::{Event, Kind, Primitive};
-use serde::Serialize;
-use stalemate_shared::hypercall::primitive::BATCHED;
-use stalemate_shared::pcid::NOFLUSH;
-use stalemate_shared::tlb_state::{MmState, WAITING};
-use std::collections::BTreeSet;
-use std::mem::offset_of;
-
-/// What ended an obligation well.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "kebab-case")]
-#[allow(missing_docs)]
-pub enum Discharger {
-    Invlpg,
-    Invpcid,
-    Consume,
-    Cr3Load,
-    BigHammer,
-    PageFault,
-    Eviction,
-    /// Memory was changed back.
-    Restored,
-}
-
-impl Discharger {
-    /// Its name in reports.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Invlpg => "invlpg",
-            Self::Invpcid => "invpcid",
-            Self::Consume => "consume",
-            Self::Cr3Load => "cr3-load",
-            Self::BigHammer => "big-hammer",
-            Self::PageFault => "page-fault",
-            Self::Eviction => "eviction",
-            Self::Restored => "restored",
-        }
-    }
-}
-
-/// How an obligation stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// Something stale is still cached.
-    Open,
-    /// Nothing is, since this event.
-    Discharged {
-        /// What removed the last of it.
-        by: Discharger,
-        /// The event.
-        seq: u64,
-        /// The step that its CPU was in.
-        step: Option<usize>,
-    },
-    /// Its deadline passed.
-    Violated {
-        /// The rule that said so.
-        rule: RuleId,
-        /// At this event.
-        seq: u64,
-    },
-}
-
-/// The store that made a downgrade.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Downgrade {
-    /// The event.
-    pub seq: u64,
-    /// The CPU that stored.
-    pub cpu: CpuId,
-    /// The storing instruction.
-    pub rip: Gva,
-    /// The scenario's step.
-    pub step: Option<usize>,
-    /// The entry's address.
-    pub slot: Gpa,
-    /// The entry before.
-    pub old: u64,
-    /// The entry after.
-    pub new: u64,
-}
-
-/// A primitive that was to remove something stale.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cover {
-    /// The primitive, with its caller's range.
-    pub primitive: Primitive,
-    /// The step that called it.
-    pub step: Option<usize>,
-}
-
-/// What one downgrade owes on one CPU under one tag.
-#[derive(Clone, Debug)]
-pub struct Obligation {
-    /// The downgrade.
-    pub downgrade: Downgrade,
-    /// The CPU whose entries are stale.
-    pub cpu: CpuId,
-    /// The tag whose entries are stale.
-    pub tag: Tag,
-    /// The root that their walks begin at.
-    pub root: Gpa,
-    /// The first of them.
-    pub entry: Option<Entry>,
-    /// The first paging-structure entry that is stale, where no entry is.
-    pub structure: Option<StructureEntry>,
-    /// A page that is affected.
-    pub page: Gva,
-    /// A primitive whose range covers it has returned, or its CPU has acknowledged that it did
-    /// what the primitive asks for.
-    pub covered: Option<Cover>,
-    /// The CPU that has said that its next batched flush covers it.
-    pub deferred: Option<CpuId>,
-    /// Its page was mapped anew after that, so that it does not wait.
-    mapped_anew: bool,
-    /// The generation of its address space that stands for its flush: raised by a primitive that
-    /// covers it, or after it was deferred.
-    pub tlb_gen: Option<u64>,
-    /// How it stands.
-    pub state: State,
-    entries: Vec<(Gva, EntryId)>,
-    structures: Vec<EntryId>,
-}
-
-impl Obligation {
-    /// Whether something stale is still cached and no rule has spoken.
-    #[must_use]
-    pub fn is_open(&self) -> bool {
-        self.state == State::Open
-    }
-
-    /// How much of it is still cached: entries and paging-structure entries.
-    #[must_use]
-    pub fn held(&self) -> usize {
-        self.entries.len() + self.structures.len()
-    }
-
-    /// Whether a primitive called with this range by `cpu`, which began at event `since`, must
-    /// discharge it. What was made stale after that may have come too late for it.
-    #[must_use]
-    pub fn is_asked_of(&self, cpu: CpuId, since: u64, primitive: &Primitive) -> bool {
-        let batched = primitive.id == BATCHED;
-        let same = primitive.root == Gpa(0) || Shadow::pair(primitive.root).contains(&self.root);
-        self.downgrade.seq < since
-            && same
-            && primitive.covers(self.page)
-            && (!batched || self.deferred == Some(cpu))
-    }
-
-    /// Whether its CPU may no longer use what is stale, as soon as it comes to it: it made the
-    /// downgrade itself, or the flush of it is over.
-    #[must_use]
-    pub fn is_due(&self) -> bool {
-        self.covered.is_some() || self.downgrade.cpu == self.cpu && !self.waits()
-    }
-
-    /// Whether it may wait for the batched flush that it was left to.
-    #[must_use]
-    pub fn waits(&self) -> bool {
-        self.deferred.is_some() && !self.mapped_anew
-    }
-
-    /// Whether user mode, at its CPL, could use what is stale.
-    #[must_use]
-    pub fn user_may_use(&self) -> bool {
-        self.entry.as_ref().is_none_or(|entry| entry.translation.user)
-    }
-}
+use crate::event::{Announcement, Event, SpaceId};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// All obligations of a run.
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
-    obligations: Vec<Obligation>,
+    next: u64,
+    /// Of these something is still cached, whether a rule has spoken or not.
+    held: BTreeMap<ObligationId, Obligation>,
+    /// Of these nothing is.
+    closed: Vec<Obligation>,
     /// The last event removed something that an obligation is about.
-    served: bool,
+    last_event_flushed_stale: bool,
 }
 
 impl Ledger {
     /// All of them, in order of their downgrades.
     #[must_use]
-    pub fn obligations(&self) -> &[Obligation] {
-        &self.obligations
+    pub fn obligations(&self) -> Vec<&Obligation> {
+        let mut all: Vec<&Obligation> = self.closed.iter().chain(self.held.values()).collect();
+        all.sort_by_key(|obligation| obligation.id);
+        all
     }
 
-    /// Those under which something stale is cached, with their numbers.
-    pub fn open(&self) -> impl Iterator<Item = (usize, &Obligation)> {
-        self.obligations.iter().enumerate().filter(|(_, obligation)| obligation.is_open())
+    /// Whether there ever was one.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.closed.is_empty() && self.held.is_empty()
+    }
+
+    /// One of them, of which something is still cached.
+    #[must_use]
+    pub fn get(&self, id: ObligationId) -> Option<&Obligation> {
+        self.held.get(&id)
+    }
+
+    /// Those of which something is still cached.
+    pub fn held(&self) -> impl Iterator<Item = &Obligation> {
+        self.held.values()
+    }
+
+    /// Those of them that no rule has spoken of.
+    pub fn open(&self) -> impl Iterator<Item = &Obligation> {
+        self.held().filter(|obligation| obligation.is_open())
     }
 
     /// Whether the last event removed something that an obligation, open or violated, is about.
     #[must_use]
-    pub fn was_served(&self) -> bool {
-        self.served
+    pub fn last_event_flushed_stale(&self) -> bool {
+        self.last_event_flushed_stale
     }
 
     /// Notes that a rule has spoken.
-    pub fn violate(&mut self, number: usize, rule: RuleId, seq: u64) {
-        if let Some(obligation) = self.obligations.get_mut(number) {
+    pub fn violate(&mut self, id: ObligationId, rule: RuleId, seq: u64) {
+        if let Some(obligation) = self.held.get_mut(&id) {
             obligation.state = State::Violated { rule, seq };
         }
     }
 
-    /// Follows one event that `shadow` has applied. `consuming` says that it loaded a user CR3
+    fn open_mut(&mut self) -> impl Iterator<Item = &mut Obligation> {
+        self.held.values_mut().filter(|obligation| obligation.is_open())
+    }
+
+    /// Follows one event that `replica` has applied. `consuming` says that it loaded a user CR3
     /// without NOFLUSH because of a mark.
-    pub fn apply(&mut self, event: &Event, shadow: &Shadow, consuming: bool) {
-        self.served = false;
-        match &event.kind {
-            Kind::TableStore { slot, old, new } => {
-                self.settle(event, shadow, Discharger::Restored, true);
+    pub fn apply(&mut self, event: &Event, replica: &Replica, consuming: bool) {
+        self.last_event_flushed_stale = false;
+        for announcement in event.announcements() {
+            self.announced(event.cpu, announcement, replica);
+        }
+        match event.happened() {
+            Some(&Happened::TableStore { slot, old, new }) => {
+                self.settle(event, replica, Discharger::Restored, true);
                 let downgrade = Downgrade {
                     seq: event.seq,
                     cpu: event.cpu,
                     rip: event.rip,
-                    step: shadow.step(),
-                    slot: *slot,
-                    old: *old,
-                    new: *new,
+                    task: replica.task(),
+                    slot,
+                    old,
+                    new,
                 };
                 if new & PRESENT != 0 {
-                    self.mapped_anew(&shadow.census.reaches(*slot));
+                    self.remapped(&replica.census.reaches(slot));
                 }
-                self.downgrade(downgrade, shadow);
+                self.downgrade(downgrade, replica);
             }
             // A D that a processor sets again makes what has it right again.
-            Kind::AccessedDirty { old, new, .. } if (old ^ new) & DIRTY != 0 => {
-                self.settle(event, shadow, Discharger::Restored, true);
+            Some(Happened::AccessedDirty { old, new, .. }) if (old ^ new) & DIRTY != 0 => {
+                self.settle(event, replica, Discharger::Restored, true);
             }
-            Kind::StateStore { owner, offset: WAITING, old, new } => {
-                let acknowledges = (old & !new) >> event.cpu.0 & 1 != 0;
-                if let Some((since, asked)) =
-                    shadow.cpu(*owner).primitive().filter(|_| acknowledges)
-                {
-                    let of_cpu = |obligation: &Obligation| obligation.cpu == event.cpu;
-                    let cover = Cover { primitive: asked, step: shadow.cpu(*owner).step };
-                    self.cover(*owner, since, cover, of_cpu);
+            Some(happened) => {
+                if let Some(discharger) = discharger(happened, consuming) {
+                    self.settle(event, replica, discharger, false);
                 }
             }
-            Kind::MmStore { offset, old, new } => {
-                let size = size_of::<MmState>() as u64;
-                let is_tlb_gen = offset % size == offset_of!(MmState, tlb_gen) as u64;
-                let mm = shadow.mm_states().nth((offset / size) as usize);
-                if let Some(mm) = mm.filter(|_| is_tlb_gen && new > old) {
-                    let primitive = shadow.cpu(event.cpu).primitive();
-                    self.generation(event.cpu, &mm, *new, primitive);
+            None => {}
+        }
+    }
+
+    fn announced(&mut self, by: CpuId, announcement: &Announcement, replica: &Replica) {
+        match announcement {
+            Announcement::Acknowledged { by, to } => {
+                if let Some(open) = replica.flush_on(*to) {
+                    let task = replica.cpu(*to).task;
+                    self.cover(&open, Cover { flush: open.flush, task }, Some(*by), replica);
                 }
             }
-            Kind::Deferred(primitive) => {
+            Announcement::Generation { space, generation } => {
+                self.generation(by, *space, *generation, replica);
+            }
+            Announcement::Deferred(flush) => {
                 let deferred = |obligation: &&mut Obligation| {
-                    obligation.is_open()
-                        && Shadow::pair(primitive.root).contains(&obligation.root)
-                        && primitive.covers(obligation.page)
+                    let same = flush.root.is_none_or(|root| replica.is_pair(root, obligation.root));
+                    same && flush.covers(obligation.page)
                 };
-                self.obligations
-                    .iter_mut()
+                self.open_mut()
                     .filter(deferred)
-                    .for_each(|obligation| obligation.deferred = Some(event.cpu));
+                    .for_each(|obligation| obligation.deferred = Some(by));
             }
-            kind => {
-                if let Some(discharger) = discharger(kind, consuming) {
-                    self.settle(event, shadow, discharger, false);
-                }
-            }
+            _ => {}
         }
     }
 
     /// A page whose flush is deferred is mapped anew: what is cached of it is no longer of a page that
     /// is gone, and is owed like any other.
-    fn mapped_anew(&mut self, reaches: &BTreeSet<Reach>) {
-        let deferred = self.obligations.iter_mut().filter(|obligation| {
+    fn remapped(&mut self, reaches: &BTreeSet<Reach>) {
+        let deferred = self.open_mut().filter(|obligation| {
             let here =
                 |reach: &Reach| reach.root == obligation.root && reach.contains(obligation.page);
-            obligation.is_open() && obligation.waits() && reaches.iter().any(here)
+            obligation.waits() && reaches.iter().any(here)
         });
-        deferred.for_each(|obligation| obligation.mapped_anew = true);
+        deferred.for_each(|obligation| obligation.remapped = true);
     }
 
-    /// An address space's generation is raised, for what the primitive under way covers, or
-    /// outside of one for what was deferred.
-    fn generation(
-        &mut self,
-        cpu: CpuId,
-        mm: &MmState,
-        new: u64,
-        primitive: Option<(u64, Primitive)>,
-    ) {
-        let roots = Shadow::pair(Gpa(mm.kernel_root));
-        for obligation in &mut self.obligations {
-            let meant = match primitive {
-                Some((since, primitive)) => obligation.is_asked_of(cpu, since, &primitive),
+    /// An address space's generation is raised, for what the flush under way covers, or outside of
+    /// one for what was deferred.
+    fn generation(&mut self, cpu: CpuId, space: SpaceId, generation: u64, replica: &Replica) {
+        let Some(root) = replica.space(space).map(|space| space.root) else { return };
+        let open = replica.flush_on(cpu);
+        for obligation in self.held.values_mut() {
+            let meant = match &open {
+                Some(open) => obligation.is_requested_of(open, replica),
                 None => obligation.deferred == Some(cpu),
             };
-            if meant && obligation.tlb_gen.is_none() && roots.contains(&obligation.root) {
-                obligation.tlb_gen = Some(new);
+            let same = replica.is_pair(root, obligation.root);
+            if meant && obligation.generation.is_none() && same {
+                obligation.generation = Some(generation);
             }
         }
     }
 
-    /// A primitive of `cpu` that began at `since` returns.
-    pub fn returned(&mut self, cpu: CpuId, since: u64, cover: Cover) {
-        self.cover(cpu, since, cover, |_| true);
+    /// A flush returns.
+    pub fn returned(&mut self, open: &OpenFlush, replica: &Replica) {
+        let cover = Cover { flush: open.flush, task: replica.task() };
+        self.cover(open, cover, None, replica);
     }
 
-    fn cover(
-        &mut self,
-        cpu: CpuId,
-        since: u64,
-        cover: Cover,
-        select: impl Fn(&Obligation) -> bool,
-    ) {
-        for obligation in self.obligations.iter_mut().filter(|obligation| select(obligation)) {
-            let asked = obligation.is_asked_of(cpu, since, &cover.primitive);
-            if obligation.covered.is_none() && asked {
+    /// What `open` is of is covered, on every CPU or on one.
+    fn cover(&mut self, open: &OpenFlush, cover: Cover, on: Option<CpuId>, replica: &Replica) {
+        for obligation in self.held.values_mut() {
+            let meant = on.is_none_or(|cpu| obligation.cpu == cpu);
+            if meant && obligation.covered.is_none() && obligation.is_requested_of(open, replica) {
                 obligation.covered = Some(cover);
             }
         }
     }
 
     /// Closes the obligations of which nothing is left.
-    fn settle(&mut self, event: &Event, shadow: &Shadow, by: Discharger, look: bool) {
+    fn settle(&mut self, event: &Event, replica: &Replica, by: Discharger, look: bool) {
+        let mut gone = Vec::new();
         // An invalidation reaches the CPU that makes it, a store what every CPU holds. What a rule
         // has spoken of is followed all the same.
-        let concerned = |obligation: &&mut Obligation| {
-            let gone = matches!(obligation.state, State::Discharged { .. });
-            !gone && (look || obligation.cpu == event.cpu)
-        };
-        for obligation in self.obligations.iter_mut().filter(concerned) {
+        let concerned = |obligation: &&mut Obligation| look || obligation.cpu == event.cpu;
+        for obligation in self.held.values_mut().filter(concerned) {
             let held = obligation.held();
             let tag = obligation.tag;
-            let cpu = shadow.cpu(obligation.cpu);
+            let cpu = replica.cpu(obligation.cpu);
             let (tlb, paging) = (&cpu.tlb, cpu.paging());
             obligation.entries.retain(|&(page, id)| {
                 tlb.entry(tag, page, id).is_some_and(|entry| {
-                    !look || tlb.stale_at(&shadow.tables, paging, tag, entry).is_some()
+                    !look || tlb.stale_at(&replica.tables, paging, tag, entry).is_some()
                 })
             });
             if let Tag::Pcid(pcid) = tag {
                 obligation.structures.retain(|&id| {
                     tlb.structures(pcid).any(|structure| {
                         structure.id == id
-                            && (!look || tlb.structure_is_stale(&shadow.tables, paging, structure))
+                            && (!look || tlb.structure_is_stale(&replica.tables, paging, structure))
                     })
                 });
             }
-            self.served |= obligation.held() != held;
-            if obligation.held() == 0 && obligation.is_open() {
-                obligation.state = State::Discharged { by, seq: event.seq, step: shadow.step() };
+            self.last_event_flushed_stale |= obligation.held() != held;
+            if obligation.held() == 0 {
+                gone.push(obligation.id);
             }
+        }
+        for id in gone {
+            let Some(mut obligation) = self.held.remove(&id) else { continue };
+            if obligation.is_open() {
+                let task = replica.task();
+                obligation.state = State::Discharged { by, seq: event.seq, task };
+            }
+            self.closed.push(obligation);
         }
     }
 
     /// Finds what a store made stale, CPU by CPU and tag by tag.
-    fn downgrade(&mut self, downgrade: Downgrade, shadow: &Shadow) {
-        let reaches = shadow.census.reaches(downgrade.slot);
+    fn downgrade(&mut self, downgrade: Downgrade, replica: &Replica) {
+        let reaches = replica.census.reaches(downgrade.slot);
         if reaches.is_empty() {
             return;
         }
         let owed: BTreeSet<(CpuId, Tag, EntryId)> = self
             .open()
-            .flat_map(|(_, obligation)| {
+            .flat_map(|obligation| {
                 let entries = obligation.entries.iter().map(|(_, id)| *id);
                 let all = entries.chain(obligation.structures.iter().copied());
                 all.map(|id| (obligation.cpu, obligation.tag, id)).collect::<Vec<_>>()
             })
             .collect();
-        for (cpu, of_cpu) in shadow.numbered() {
+        for (cpu, of_cpu) in replica.numbered() {
             for tag in of_cpu.tlb.tags() {
                 let is_new = |id: EntryId| !owed.contains(&(cpu, tag, id));
-                let found = stale(shadow, of_cpu, tag, &reaches, &is_new);
-                self.obligations.extend(found.map(|found| Obligation {
+                let Some(found) = stale(replica, of_cpu, tag, &reaches, &is_new) else { continue };
+                let id = ObligationId(self.next);
+                self.next += 1;
+                let obligation = Obligation {
+                    id,
                     downgrade,
                     cpu,
                     tag,
@@ -385,12 +248,13 @@ impl Ledger {
                     page: found.page,
                     covered: None,
                     deferred: None,
-                    mapped_anew: false,
-                    tlb_gen: None,
+                    remapped: false,
+                    generation: None,
                     state: State::Open,
                     entries: found.entries,
                     structures: found.structures,
-                }));
+                };
+                self.held.insert(id, obligation);
             }
         }
     }
@@ -408,8 +272,8 @@ struct Stale {
 
 /// What is stale under `tag` at the places that `reaches` names.
 fn stale(
-    shadow: &Shadow,
-    cpu: &ShadowCpu,
+    replica: &Replica,
+    cpu: &ReplicaCpu,
     tag: Tag,
     reaches: &BTreeSet<Reach>,
     is_new: &dyn Fn(EntryId) -> bool,
@@ -423,7 +287,7 @@ fn stale(
     for reach in reaches.iter().filter(|reach| reach.root == root) {
         let end = Gva(reach.base.0 + (reach.span() - 1));
         for entry in tlb.entries_in(tag, reach.base, end).filter(|entry| is_new(entry.id)) {
-            if let Some(at) = tlb.stale_at(&shadow.tables, paging, tag, entry) {
+            if let Some(at) = tlb.stale_at(&replica.tables, paging, tag, entry) {
                 entries.push((entry.translation.page, entry.id));
                 page.get_or_insert(at);
                 first.get_or_insert_with(|| entry.clone());
@@ -432,7 +296,7 @@ fn stale(
         let Tag::Pcid(pcid) = tag else { continue };
         for structure in tlb.structures(pcid).filter(|structure| is_new(structure.id)) {
             let here = reach.contains(structure.base) || structure.covers(reach.base);
-            if here && tlb.structure_is_stale(&shadow.tables, paging, structure) {
+            if here && tlb.structure_is_stale(&replica.tables, paging, structure) {
                 structures.push(structure.id);
                 first_structure.get_or_insert(*structure);
                 page.get_or_insert(reach.base);
@@ -443,16 +307,15 @@ fn stale(
     page.map(|page| Stale { root, entry: first, structure, page, entries, structures })
 }
 
-fn discharger(kind: &Kind, consuming: bool) -> Option<Discharger> {
-    Some(match kind {
-        Kind::Invlpg { .. } | Kind::InvlpgKeptGlobals { .. } => Discharger::Invlpg,
-        Kind::Invpcid { kind: 0, .. } => Discharger::Invpcid,
-        Kind::Invpcid { .. } | Kind::WriteCr4 { .. } => Discharger::BigHammer,
-        Kind::LoadCr3 { .. } if consuming => Discharger::Consume,
-        Kind::LoadCr3 { value, .. } if value & NOFLUSH == 0 => Discharger::Cr3Load,
-        Kind::LoadCr3 { .. } => return None,
-        Kind::PageFault { .. } => Discharger::PageFault,
-        Kind::Evict { .. } => Discharger::Eviction,
+fn discharger(happened: &Happened, consuming: bool) -> Option<Discharger> {
+    Some(match happened {
+        Happened::Invlpg { .. } => Discharger::Invlpg,
+        Happened::Invpcid { kind: 0, .. } => Discharger::Invpcid,
+        Happened::Invpcid { .. } | Happened::WriteCr4 { .. } => Discharger::BigHammer,
+        Happened::LoadCr3 { .. } if consuming => Discharger::Consume,
+        Happened::LoadCr3 { value, .. } if value & NOFLUSH == 0 => Discharger::Cr3Load,
+        Happened::PageFault { .. } => Discharger::PageFault,
+        Happened::Evict { .. } => Discharger::Eviction,
         _ => return None,
     })
 }

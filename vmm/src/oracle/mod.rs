@@ -1,43 +1,51 @@
 //! The oracle: judges a run from its events alone, live or recorded.
 
+mod deadline;
+mod id;
 mod ledger;
+mod obligation;
+mod replica;
+#[cfg(test)]
+mod replica_test;
 pub mod rule;
 pub mod rules;
-mod shadow;
-#[cfg(test)]
-mod shadow_test;
 mod witness;
 
-pub use ledger::{Cover, Discharger, Downgrade, Ledger, Obligation, State};
-pub use rule::{About, RULES, RuleId};
+pub use deadline::Deadline;
+pub use id::{About, RuleId};
+pub use ledger::Ledger;
+pub use obligation::{Cover, Discharger, Downgrade, Obligation, ObligationId, State};
+pub use replica::{OpenFlush, Replica, ReplicaCpu, Slot, Space};
 pub use rules::big_hammer::BigHammer;
 pub use rules::needless_flush::NeedlessFlush;
-pub use shadow::Shadow;
-pub use witness::{Contradiction, Missed, Violation, marked};
+pub use witness::{Contradiction, Missed, Violation};
 
-use crate::arch::addr::CpuId;
-use crate::arch::tlb::{Effect, Tag};
-use crate::event::{Event, Kind, Observer, Primitive, TraceHeader};
-use rule::{Context, Finding, Rule};
-use stalemate_shared::tlb_state::USER_PCID_FLUSH_MASK;
-use std::collections::BTreeSet;
+use crate::arch::addr::{CpuId, Gpa};
+use crate::arch::happened::Happened;
+use crate::arch::tlb::Effect;
+use crate::event::{Announcement, Event, Flush, Observer, TaskId, TraceHeader};
+use rule::{Context, Rule};
+use std::collections::{BTreeSet, VecDeque};
 use witness::Invalidation;
 
 /// Judges one run.
 #[derive(Clone)]
 pub struct Oracle {
     header: Option<TraceHeader>,
-    shadow: Option<Shadow>,
+    replica: Option<Replica>,
     ledger: Ledger,
     rules: Vec<Box<dyn Rule>>,
-    history: Vec<Invalidation>,
+    /// Invalidations since the oldest downgrade that is open.
+    history: VecDeque<Invalidation>,
     violations: Vec<Violation>,
     hammers: Vec<BigHammer>,
     losses: Vec<(u64, usize)>,
     needless: Vec<NeedlessFlush>,
-    told: BTreeSet<(RuleId, String)>,
-    left_out: Option<RuleId>,
-    changed_asid: bool,
+    /// Violations already reported, so that one that lasts is reported once.
+    reported: BTreeSet<(RuleId, String)>,
+    disabled: Option<RuleId>,
+    /// Of the last event.
+    deadlines: Vec<Deadline>,
     /// Rules that were added, as they are before the first event.
     own: Vec<Box<dyn Rule>>,
 }
@@ -46,34 +54,34 @@ impl Default for Oracle {
     fn default() -> Self {
         Self {
             header: None,
-            shadow: None,
+            replica: None,
             ledger: Ledger::default(),
-            rules: rule::all(),
-            history: Vec::new(),
+            rules: rules::all(),
+            history: VecDeque::new(),
             violations: Vec::new(),
             hammers: Vec::new(),
             losses: Vec::new(),
             needless: Vec::new(),
-            told: BTreeSet::new(),
-            left_out: None,
-            changed_asid: false,
+            reported: BTreeSet::new(),
+            disabled: None,
+            deadlines: Vec::new(),
             own: Vec::new(),
         }
     }
 }
 
 impl Oracle {
-    /// The state that the run's first event meets has been told. What follows may begin with a
+    /// The state that the run's first event meets has been shown. What follows may begin with a
     /// clone.
     pub fn ready(&mut self) {
-        if let Some(shadow) = &mut self.shadow {
-            shadow.start();
+        if let Some(replica) = &mut self.replica {
+            replica.start();
         }
     }
 
-    /// Goes without a rule, if one is named: what would be missed?
-    pub fn leave_out(&mut self, rule: Option<RuleId>) {
-        self.left_out = rule;
+    /// Runs without one rule, to see which faults only that rule catches.
+    pub fn disable_rule(&mut self, rule: Option<RuleId>) {
+        self.disabled = rule;
         self.rules.retain(|known| Some(known.id()) != rule);
     }
 
@@ -89,10 +97,16 @@ impl Oracle {
         &self.violations
     }
 
-    /// The obligations and how they stand.
+    /// The obligations and how they stand, in order of their downgrades.
     #[must_use]
-    pub fn obligations(&self) -> &[Obligation] {
+    pub fn obligations(&self) -> Vec<&Obligation> {
         self.ledger.obligations()
+    }
+
+    /// The obligations of which something is still cached.
+    #[must_use]
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
     }
 
     /// The big hammers.
@@ -101,38 +115,11 @@ impl Oracle {
         &self.hammers
     }
 
-    /// What was lost: events that removed live entries which no primitive under way was asked
-    /// for, and how many. Big hammers are among them, and so are switches.
+    /// What was lost: events that removed live entries which no flush under way was of, and how
+    /// many. Big hammers are among them, and so are switches.
     #[must_use]
     pub fn losses(&self) -> &[(u64, usize)] {
         &self.losses
-    }
-
-    /// Whether the last event was a CR3 load, and a deadline of what the PCID holds that it makes
-    /// current.
-    #[must_use]
-    pub fn changed_asid(&self) -> bool {
-        self.changed_asid
-    }
-
-    /// Whether `cpu` runs a kernel thread on an address space that is not its own.
-    #[must_use]
-    pub fn is_lazy(&self, cpu: CpuId) -> bool {
-        self.shadow.as_ref().is_some_and(|shadow| shadow.cpu(cpu).is_lazy())
-    }
-
-    /// The tag of the PCID that is current on `cpu`.
-    #[must_use]
-    pub fn current(&self, cpu: CpuId) -> Option<Tag> {
-        self.shadow.as_ref().map(|shadow| Tag::Pcid(shadow.cpu(cpu).pcid()))
-    }
-
-    /// The step that `cpu` is in, or was in last, and the primitive that it is in the middle of.
-    #[must_use]
-    pub fn doing(&self, cpu: CpuId) -> (Option<usize>, Option<Primitive>) {
-        let state = self.shadow.as_ref().map(|shadow| shadow.cpu(cpu));
-        let primitive = state.and_then(|state| state.primitive());
-        (state.and_then(|state| state.step), primitive.map(|(_, primitive)| primitive))
     }
 
     /// The needless flushes.
@@ -141,32 +128,116 @@ impl Oracle {
         &self.needless
     }
 
-    fn judge(
-        &mut self,
-        header: &TraceHeader,
-        shadow: &Shadow,
-        event: &Event,
-        effect: &Effect,
-        ended: Option<(u64, Primitive)>,
-    ) {
+    /// The deadlines that the last event, which was `event`, is.
+    #[must_use]
+    pub fn deadlines(&self) -> &[Deadline] {
+        &self.deadlines
+    }
+
+    /// Whether a rule says that an obligation is due at one of the deadlines of the last event, which
+    /// was `event`, whether or not a rule has spoken of it already.
+    #[must_use]
+    pub fn is_due(&self, event: &Event, deadline: &Deadline, owed: &Obligation) -> bool {
+        let (Some(header), Some(replica)) = (&self.header, &self.replica) else { return false };
+        let context = Context {
+            header,
+            event,
+            deadlines: &self.deadlines,
+            replica,
+            ledger: &self.ledger,
+            effect: &Effect::default(),
+        };
+        rules::on_stale_entries().any(|rule| (rule.owes)(deadline, owed, &context))
+    }
+
+    /// The task that `cpu` is in, or was in last, and the flush that it is in the middle of.
+    #[must_use]
+    pub fn doing(&self, cpu: CpuId) -> (Option<TaskId>, Option<Flush>) {
+        let Some(replica) = &self.replica else { return (None, None) };
+        (replica.cpu(cpu).task, replica.flush_on(cpu).map(|open| open.flush))
+    }
+
+    fn judge(&mut self, header: &TraceHeader, replica: &Replica, event: &Event, effect: &Effect) {
         for rule in &mut self.rules {
-            let context = Context { header, event, shadow, ledger: &self.ledger, effect, ended };
-            let id = rule.id();
-            let witnessed = |finding: Finding| {
-                let number = finding.obligation;
-                let obligation = number.and_then(|number| self.ledger.obligations().get(number));
-                (number, witness::violation(id, finding, &context, obligation, &self.history))
+            let context = Context {
+                header,
+                event,
+                deadlines: &self.deadlines,
+                replica,
+                ledger: &self.ledger,
+                effect,
             };
-            let found: Vec<_> = rule.observe(&context).into_iter().map(witnessed).collect();
-            for (number, violation) in found {
-                if let Some(number) = number {
-                    self.ledger.violate(number, id, event.seq);
+            let id = rule.id();
+            let found = rule.observe(&context).into_iter().map(|finding| {
+                let obligation = finding.obligation;
+                (obligation, witness::violation(id, finding, &context, &self.history))
+            });
+            for (obligation, violation) in found.collect::<Vec<_>>() {
+                if let Some(obligation) = obligation {
+                    self.ledger.violate(obligation, id, event.seq);
                 }
-                // A leak that lasts is told once.
-                if self.told.insert((id, violation.message.clone())) {
+                if self.reported.insert((id, violation.message.clone())) {
                     self.violations.push(violation);
                 }
             }
+        }
+    }
+
+    /// Counts what the event cost.
+    fn count(&mut self, event: &Event, replica: &Replica, effect: &Effect, before: &Before) {
+        let (big, needless) =
+            (RuleId(&rules::big_hammer::ABOUT), RuleId(&rules::needless_flush::ABOUT));
+        if self.disabled != Some(big) {
+            let hammer = rules::big_hammer::observe(event, replica, effect, before.consuming);
+            self.hammers.extend(hammer);
+        }
+        if self.disabled != Some(needless) && !self.ledger.last_event_flushed_stale() {
+            let found = rules::needless_flush::observe(event, replica, effect, before.root);
+            self.needless.extend(found);
+        }
+        let open = replica.works_for(event.cpu);
+        let requested = |page| open.is_some_and(|open| open.flush.covers(page));
+        let lost = effect.live_lost.iter().filter(|(_, page)| !requested(*page)).count();
+        if lost > 0 {
+            self.losses.push((event.seq, lost));
+        }
+    }
+
+    /// Remembers an invalidation for as long as something that it may have missed is open.
+    fn remember(&mut self, event: &Event, replica: &Replica) {
+        let oldest = self.ledger.open().next().map(|owed| owed.downgrade.seq);
+        match oldest {
+            None => self.history.clear(),
+            Some(oldest) => {
+                while self.history.front().is_some_and(|past| past.event.seq <= oldest) {
+                    self.history.pop_front();
+                }
+                if witness::could_invalidate(event) {
+                    let pcid = replica.cpu(event.cpu).pcid();
+                    self.history.push_back(Invalidation { event: event.clone(), pcid });
+                }
+            }
+        }
+    }
+}
+
+/// What must be known of the state before an event.
+#[derive(Default)]
+struct Before {
+    /// It loads a user CR3 without NOFLUSH because of a mark.
+    consuming: bool,
+    /// The root that the PCID had which it makes current.
+    root: Option<Gpa>,
+}
+
+impl Before {
+    fn of(event: &Event, replica: &Replica) -> Self {
+        let cpu = replica.cpu(event.cpu);
+        match event.happened() {
+            Some(&Happened::LoadCr3 { value, .. }) => {
+                Self { consuming: cpu.is_consuming(value), root: cpu.root_under(value) }
+            }
+            _ => Self::default(),
         }
     }
 }
@@ -174,81 +245,34 @@ impl Oracle {
 impl Observer for Oracle {
     fn begin(&mut self, header: &TraceHeader) {
         let own = std::mem::take(&mut self.own);
-        let left_out = self.left_out;
+        let disabled = self.disabled;
         *self = Self::default();
         own.into_iter().for_each(|rule| self.add_rule(rule));
-        self.leave_out(left_out);
-        self.shadow = Some(Shadow::new(header));
+        self.disable_rule(disabled);
+        self.replica = Some(Replica::new(header));
         self.header = Some(header.clone());
     }
 
     fn event(&mut self, event: &Event) {
-        let (Some(header), Some(mut shadow)) = (self.header.take(), self.shadow.take()) else {
+        let (Some(header), Some(mut replica)) = (self.header.take(), self.replica.take()) else {
             return;
         };
-        let consuming = match event.kind {
-            Kind::LoadCr3 { value, .. } => shadow.cpu(event.cpu).is_consuming(value),
-            _ => false,
-        };
-        let ended = match event.kind {
-            Kind::PrimitiveEnd(_) => shadow.cpu(event.cpu).primitive(),
-            _ => None,
-        };
-        let root_before = match event.kind {
-            Kind::LoadCr3 { value, .. } => shadow.cpu(event.cpu).root_under(value),
-            _ => None,
-        };
-        let effect = shadow.apply(event);
-        self.ledger.apply(event, &shadow, consuming);
-        if could_invalidate(&event.kind) {
-            let pcid = shadow.cpu(event.cpu).pcid();
-            self.history.push(Invalidation { event: event.clone(), pcid });
+        let before = Before::of(event, &replica);
+        let effect = replica.apply(event);
+        self.ledger.apply(event, &replica, before.consuming);
+        self.deadlines = deadline::deadlines(event, &replica);
+        self.remember(event, &replica);
+        self.judge(&header, &replica, event, &effect);
+        for announcement in event.announcements() {
+            if let Announcement::FlushReturns { id, .. } = announcement
+                && let Some(open) = replica.flush(*id)
+            {
+                self.ledger.returned(&open, &replica);
+            }
         }
-        self.judge(&header, &shadow, event, &effect, ended);
-        if let Some((since, primitive)) = ended {
-            let cover = Cover { primitive, step: shadow.step() };
-            self.ledger.returned(event.cpu, since, cover);
-        }
-        let context = Context {
-            header: &header,
-            event,
-            shadow: &shadow,
-            ledger: &self.ledger,
-            effect: &effect,
-            ended,
-        };
-        if self.left_out != Some(RuleId::BigHammer) {
-            self.hammers.extend(rules::big_hammer::observe(&context, consuming));
-        }
-        if self.left_out != Some(RuleId::NeedlessFlush) {
-            self.needless.extend(rules::needless_flush::observe(&context, root_before));
-        }
-        let primitive = shadow.works_for(event.cpu);
-        let asked = |page| primitive.is_some_and(|(_, primitive)| primitive.covers(page));
-        let lost = effect.live_lost.iter().filter(|(_, page)| !asked(*page)).count();
-        if lost > 0 {
-            self.losses.push((event.seq, lost));
-        }
-        self.changed_asid = false;
-        if let Kind::LoadCr3 { old, value } = event.kind {
-            self.changed_asid = shadow.changes_asid(header.pti, event.cpu, old, value);
-            shadow.cpu_mut(event.cpu).loaded(value);
-        }
+        self.count(event, &replica, &effect, &before);
+        replica.judged(event);
         self.header = Some(header);
-        self.shadow = Some(shadow);
+        self.replica = Some(replica);
     }
-}
-
-fn could_invalidate(kind: &Kind) -> bool {
-    matches!(
-        kind,
-        Kind::Invlpg { .. }
-            | Kind::InvlpgKeptGlobals { .. }
-            | Kind::Invpcid { .. }
-            | Kind::LoadCr3 { .. }
-            | Kind::WriteCr4 { .. }
-            | Kind::PageFault { .. }
-            | Kind::Withheld { .. }
-            | Kind::StateStore { offset: USER_PCID_FLUSH_MASK, .. }
-    )
 }

@@ -1,12 +1,16 @@
 //! A violation and all that one needs to argue with it.
 
-use super::ledger::{Cover, Downgrade, Obligation};
-use super::rule::{Context, Finding, RuleId};
+use super::RuleId;
+use super::deadline::Deadline;
+use super::obligation::{Cover, Downgrade};
+use super::rule::{Because, Context, Finding};
 use crate::arch::addr::{CpuId, Gpa, Gva, Pcid};
+use crate::arch::cr3::NOFLUSH;
+use crate::arch::happened::Happened;
 use crate::arch::tlb::{Entry, StructureEntry, Tag};
 use crate::arch::walk::Step;
-use crate::event::{Event, Kind};
-use stalemate_shared::pcid::{NOFLUSH, USER_PCID_BIT};
+use crate::event::{Announcement, Event, Kind, TaskId};
+use std::collections::VecDeque;
 
 /// An invalidation, or something that could have been one, with the PCID it was made under.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,8 +58,8 @@ pub struct Violation {
     pub rip: Gva,
     /// The CPU that holds the entry, or that broke the rule.
     pub cpu: CpuId,
-    /// The step there.
-    pub step: Option<usize>,
+    /// The task there.
+    pub task: Option<TaskId>,
     /// The entry, and its tag.
     pub entry: Option<(Tag, Entry)>,
     /// The paging-structure entry, where it is about one and no entry.
@@ -64,26 +68,26 @@ pub struct Violation {
     pub walk: Option<Contradiction>,
     /// The store that made it stale.
     pub downgrade: Option<Downgrade>,
-    /// The primitive that should have removed it.
-    pub asked: Option<Cover>,
-    /// Until when it had to go.
-    pub deadline: Option<String>,
+    /// The flush that should have removed it.
+    pub requested: Option<Cover>,
+    /// Until when it had to be removed.
+    pub deadline: Option<Deadline>,
     /// Every invalidation in between.
     pub missed: Vec<Missed>,
     /// An earlier event that the rule names.
-    pub because: Option<(u64, Gva, &'static str)>,
+    pub because: Option<Because>,
 }
 
 /// Puts a violation together.
 #[must_use]
-pub fn violation(
+pub(super) fn violation(
     rule: RuleId,
     finding: Finding,
     context: &Context<'_>,
-    obligation: Option<&Obligation>,
-    history: &[Invalidation],
+    history: &VecDeque<Invalidation>,
 ) -> Violation {
-    let Context { event, shadow, .. } = context;
+    let Context { event, replica, .. } = context;
+    let obligation = finding.obligation.and_then(|id| context.ledger.get(id));
     let held = finding.held.map(|held| (held.tag, held.entry));
     let entry = held.or_else(|| {
         let obligation = obligation?;
@@ -97,8 +101,8 @@ pub fn violation(
         (None, None) => None,
     };
     let walk = subject.and_then(|(tag, va)| {
-        let root = shadow.cpu(cpu).tlb.root(tag)?;
-        let walked = shadow.walk_today(cpu, root, va);
+        let root = replica.cpu(cpu).tlb.root(tag)?;
+        let walked = replica.walk_today(cpu, root, va);
         let result = match walked.result {
             Ok(today) => today.to_string(),
             Err(failure) => failure.to_string(),
@@ -115,12 +119,12 @@ pub fn violation(
         _ => Vec::new(),
     };
     // One that is returning has covered nothing yet.
-    let asked = obligation.and_then(|obligation| {
-        let returning = || {
-            let (since, primitive) = context.ended?;
-            let asked = obligation.is_asked_of(event.cpu, since, &primitive);
-            asked.then_some(Cover { primitive, step: shadow.step() })
-        };
+    let requested = obligation.and_then(|obligation| {
+        let returning = context.deadlines.iter().find_map(|deadline| match deadline {
+            Deadline::Returned(open) if obligation.is_requested_of(open, replica) => Some(open),
+            _ => None,
+        });
+        let returning = || returning.map(|open| Cover { flush: open.flush, task: replica.task() });
         obligation.covered.or_else(returning)
     });
     let (seq, rip) = finding.at.unwrap_or((event.seq, event.rip));
@@ -130,91 +134,101 @@ pub fn violation(
         seq,
         rip,
         cpu,
-        step: shadow.step(),
+        task: replica.task(),
         entry,
         structure: obligation.and_then(|obligation| obligation.structure),
         walk,
         downgrade: obligation.map(|obligation| obligation.downgrade),
-        asked,
-        deadline: finding.deadline.or_else(|| deadline(rule)).map(str::to_owned),
+        requested,
+        deadline: finding.deadline,
         missed,
         because: finding.because,
     }
 }
 
-/// The user PCIDs whose bits are set in a `user_pcid_flush_mask`.
-pub fn marked(mask: u64) -> impl Iterator<Item = Tag> {
-    let bits = (0..64u16).filter(move |bit| mask >> bit & 1 != 0);
-    bits.map(|bit| Tag::Pcid(Pcid::new(bit | USER_PCID_BIT as u16)))
+/// Whether the event invalidates something, or could have.
+pub(super) fn could_invalidate(event: &Event) -> bool {
+    match &event.kind {
+        Kind::Cpu(happened) => matches!(
+            happened,
+            Happened::Invlpg { .. }
+                | Happened::Invpcid { .. }
+                | Happened::LoadCr3 { .. }
+                | Happened::WriteCr4 { .. }
+                | Happened::PageFault { .. }
+        ),
+        Kind::Suppressed { .. } => true,
+        Kind::Announced { .. } => marked(event).next().is_some(),
+        _ => false,
+    }
 }
 
-fn deadline(rule: RuleId) -> Option<&'static str> {
-    Some(match rule {
-        RuleId::StaleUserEntry => "the next entry to user mode",
-        RuleId::StaleKernelEntry => "the return of the primitive that covers it",
-        RuleId::StaleOtherAsid => "the CR3 load that makes its PCID current",
-        RuleId::StaleRemoteEntry => "the acknowledgement, or the return of the primitive",
-        RuleId::Generation => "the end of what raised the slot's generation",
-        RuleId::NeverFlushed => "the end of the edit's step",
-        _ => return None,
+/// The user PCIDs that the event marks.
+fn marked(event: &Event) -> impl Iterator<Item = Tag> {
+    event.announcements().iter().filter_map(|announcement| match announcement {
+        Announcement::Marked { pcid, .. } => Some(Tag::Pcid(*pcid)),
+        _ => None,
     })
 }
 
+/// Why an invalidation did not remove what is tagged so of a page; none where it need not be named.
 fn missed(past: &Invalidation, tag: Tag, page: Gva) -> Option<Missed> {
     let other_tag = || format!("the entry is tagged {tag}");
     let other_page = || format!("the entry is of page {page}");
+    let same_tag = tag == Tag::Pcid(past.pcid);
+    let page_or_tag = |reaches: bool| if reaches { other_page() } else { other_tag() };
     let (what, why) = match &past.event.kind {
-        Kind::Invlpg { va } => {
-            let what = format!("INVLPG {va} under PCID {}", past.pcid);
-            let reaches = tag == Tag::Pcid(past.pcid) || tag == Tag::Global;
-            (what, if reaches { other_page() } else { other_tag() })
-        }
-        Kind::InvlpgKeptGlobals { va } => {
-            let what = format!("INVLPG {va} under PCID {}, keeping globals", past.pcid);
-            let why = match tag {
-                Tag::Global => "an erratum keeps global entries".to_owned(),
-                tag if tag == Tag::Pcid(past.pcid) => other_page(),
-                _ => other_tag(),
-            };
-            (what, why)
-        }
-        Kind::Invpcid { kind, pcid, va } => {
-            let what = match kind {
-                0 => format!("INVPCID address {va} in PCID {pcid}"),
-                1 => format!("INVPCID all of PCID {pcid}"),
-                kind => format!("INVPCID type {kind}"),
-            };
-            let same = tag == Tag::Pcid(*pcid);
-            (what, if same { other_page() } else { other_tag() })
-        }
-        Kind::LoadCr3 { value, .. } if value & NOFLUSH != 0 => {
-            let what = format!("MOV CR3 of PCID {} with NOFLUSH", past.pcid);
-            let why = match tag == Tag::Pcid(past.pcid) {
-                true => "NOFLUSH keeps what is tagged with it".to_owned(),
+        Kind::Cpu(happened) => match happened {
+            Happened::Invlpg { va, keeps_globals: false } => {
+                let what = format!("INVLPG {va} under PCID {}", past.pcid);
+                (what, page_or_tag(same_tag || tag == Tag::Global))
+            }
+            Happened::Invlpg { va, keeps_globals: true } => {
+                let what = format!("INVLPG {va} under PCID {}, keeping globals", past.pcid);
+                let why = match tag {
+                    Tag::Global => "an erratum keeps global entries".to_owned(),
+                    _ => page_or_tag(same_tag),
+                };
+                (what, why)
+            }
+            Happened::Invpcid { kind, pcid, va } => {
+                let what = match kind {
+                    0 => format!("INVPCID address {va} in PCID {pcid}"),
+                    1 => format!("INVPCID all of PCID {pcid}"),
+                    kind => format!("INVPCID type {kind}"),
+                };
+                (what, page_or_tag(tag == Tag::Pcid(*pcid)))
+            }
+            Happened::LoadCr3 { value, .. } if value & NOFLUSH != 0 => {
+                let what = format!("MOV CR3 of PCID {} with NOFLUSH", past.pcid);
+                let why = match same_tag {
+                    true => "NOFLUSH keeps what is tagged with it".to_owned(),
+                    false => other_tag(),
+                };
+                (what, why)
+            }
+            Happened::LoadCr3 { .. } => {
+                (format!("MOV CR3 flushing PCID {}", past.pcid), other_tag())
+            }
+            Happened::WriteCr4 { old, new } => {
+                let what = format!("MOV CR4 {old:#x} to {new:#x}");
+                (what, "nothing that flushes changed".to_owned())
+            }
+            Happened::PageFault { va, .. } => (format!("page fault at {va}"), other_page()),
+            _ => return None,
+        },
+        Kind::Suppressed { what } => (what.clone(), "the fault kept it from happening".to_owned()),
+        // Marks are taken away by the load of CR3 that follows, which is named itself.
+        Kind::Announced { .. } => {
+            let made: Vec<Tag> = marked(&past.event).collect();
+            let names = made.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
+            let why = match made.contains(&tag) {
+                true => "it is of no effect before its PCID is loaded without NOFLUSH".to_owned(),
                 false => other_tag(),
             };
-            (what, why)
+            (format!("mark for {names}"), why)
         }
-        Kind::LoadCr3 { .. } => (format!("MOV CR3 flushing PCID {}", past.pcid), other_tag()),
-        Kind::WriteCr4 { old, new } => {
-            (format!("MOV CR4 {old:#x} to {new:#x}"), "nothing that flushes changed".to_owned())
-        }
-        Kind::PageFault { va, .. } => (format!("page fault at {va}"), other_page()),
-        Kind::Withheld { what } => (what.clone(), "the fault kept it from happening".to_owned()),
-        Kind::StateStore { old, new, .. } => {
-            let made: Vec<Tag> = marked(new & !old).collect();
-            let what = made.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
-            let why = match (made.is_empty(), made.contains(&tag)) {
-                // Marks are cleared by the load of CR3 that follows, which is told.
-                (true, _) => return None,
-                (_, true) => {
-                    "it is of no effect before its PCID is loaded without NOFLUSH".to_owned()
-                }
-                (_, false) => other_tag(),
-            };
-            (format!("mark for {what}"), why)
-        }
-        kind => (format!("{kind:?}"), "it invalidates nothing".to_owned()),
+        Kind::Note { .. } | Kind::End => return None,
     };
     Some(Missed { seq: past.event.seq, rip: past.event.rip, what, why })
 }

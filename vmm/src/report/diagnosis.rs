@@ -3,8 +3,10 @@
 
 use crate::arch::addr::{CpuId, Gva};
 use crate::boot::Symbols;
+use crate::event::TaskId;
 use crate::ink::{Ink, tame};
-use crate::oracle::{RuleId, Violation};
+use crate::oracle::rule::Because;
+use crate::oracle::{Violation, rules};
 use crate::runner::{Mismatch, RunResult, WENT_THROUGH};
 use crate::scenario::Scenario;
 use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Snippet};
@@ -29,14 +31,14 @@ pub fn facts(
     violation: &Violation,
 ) -> Vec<Fact> {
     let at = |rip: Gva| symbols.locate(rip);
-    let step = |step| step_text(scenario, step);
+    let step = |task: Option<TaskId>| step_text(scenario, step_of(task));
     let mut facts = Vec::new();
     let mut fact = |name, text| facts.push(Fact { name, text });
     fact(
         "seen",
-        format!("event {} in {}\nat {}", violation.seq, step(violation.step), at(violation.rip)),
+        format!("event {} in {}\nat {}", violation.seq, step(violation.task), at(violation.rip)),
     );
-    if let Some((seq, rip, what)) = violation.because {
+    if let Some(Because { seq, rip, what }) = violation.because {
         fact("because", format!("{what} at event {seq}\nat {}", at(rip)));
     }
     if let Some((tag, entry)) = &violation.entry {
@@ -61,13 +63,13 @@ pub fn facts(
             store.old,
             store.new,
             store.seq,
-            step(store.step),
+            step(store.task),
             at(store.rip)
         );
         fact("store", text);
     }
     if let Some(deadline) = &violation.deadline {
-        fact("deadline", deadline.clone());
+        fact("deadline", deadline.to_string());
     }
     if violation.missed.is_empty() && violation.downgrade.is_some() {
         let on = violation.cpu.0;
@@ -79,14 +81,15 @@ pub fn facts(
         fact("missed", text);
     }
     if let Some(access) = wrong_access(result, violation) {
-        fact("then", format!("{}: {}", step(Some(access.step)), came_to(access)));
+        let at = step_text(scenario, Some(access.step));
+        fact("then", format!("{at}: {}", came_to(access)));
     }
     facts
 }
 
 /// The scenario's next access that is not what it expects.
 fn wrong_access<'r>(result: &'r RunResult, violation: &Violation) -> Option<&'r Mismatch> {
-    let after = |step: usize| violation.step.is_none_or(|violated| step >= violated);
+    let after = |step: usize| step_of(violation.task).is_none_or(|violated| step >= violated);
     result.mismatches.iter().find(|mismatch| after(mismatch.step))
 }
 
@@ -125,11 +128,11 @@ pub fn diagnosis(
     }
     if !is_caught {
         let about = violation.rule.about();
-        let source = match violation.rule {
-            // The program does not know it.
-            RuleId::Own(_) => about.source.to_owned(),
-            _ => format!("{}; see `stalemate explain {}`", about.source, about.name),
-        };
+        // The program does not know a rule that the library's user added.
+        let known = rules::names().contains(&about.name);
+        let see =
+            if known { format!("; see `stalemate explain {}`", about.name) } else { String::new() };
+        let source = format!("{}{see}", about.source);
         group = group.element(Level::NOTE.with_name("source").message(source));
         group = group.element(Level::HELP.message(about.hint));
     }
@@ -157,15 +160,16 @@ pub fn remarks(scenario: &Scenario, result: &RunResult, violation: &Violation) -
         }
     };
     if let Some(store) = &violation.downgrade {
-        remark(store.step, "what is cached is stale from here on".to_owned());
+        remark(step_of(store.task), "what is cached is stale from here on".to_owned());
     }
-    if let Some(asked) = &violation.asked {
-        remark(asked.step, format!("this {} should have removed it", asked.primitive.name()));
+    if let Some(requested) = &violation.requested {
+        let text = format!("this {} should have removed it", requested.flush.name());
+        remark(step_of(requested.task), text);
     }
     // A CPU may have been done with its own step when another's flush came to it.
-    let asked = violation.asked.and_then(|asked| asked.step);
-    let store = violation.downgrade.and_then(|store| store.step);
-    let due = violation.step.max(asked).max(store);
+    let requested = violation.requested.and_then(|requested| requested.task);
+    let store = violation.downgrade.and_then(|store| store.task);
+    let due = step_of(violation.task.max(requested).max(store));
     let on = on_cpu(scenario, violation.cpu);
     let here = match &violation.deadline {
         Some(deadline) => format!("still there{on} at the deadline: {deadline}"),
@@ -201,6 +205,11 @@ fn snippet<'a>(
 /// The CPU, where there is more than one.
 pub fn on_cpu(scenario: &Scenario, cpu: CpuId) -> String {
     if scenario.cpus() > 1 { format!(" on cpu{}", cpu.0) } else { String::new() }
+}
+
+/// The step that a task is.
+pub fn step_of(task: Option<TaskId>) -> Option<usize> {
+    task.map(|TaskId(index)| index)
 }
 
 /// A step as reports name it.

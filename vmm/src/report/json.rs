@@ -1,13 +1,15 @@
 //! The report as JSON; its schema is docs/report.schema.json.
 
 use super::Results;
+use super::diagnosis::step_of;
 use crate::arch::addr::Gva;
 use crate::arch::tlb::{Fill, Tag};
 use crate::inject::Interrupt;
-use crate::machine::Schedule;
+use crate::oracle::rule::Because;
 use crate::oracle::{Obligation, State, Violation};
 use crate::runner::{Difference, RunResult, SweepResult};
 use crate::scenario::{Expected, Stops};
+use crate::schedule::Schedule;
 use serde_json::{Value, json as value};
 
 /// Version of the schema. Rises when a field changes its meaning or goes.
@@ -91,10 +93,10 @@ fn run(results: &Results<'_>, result: &RunResult) -> Value {
             "at": results.symbols.locate(vcpu.rip()),
         })),
         "sweep": result.sweep.as_ref().map(|found| sweep(results, found)),
-        "big_hammers": result.hammers.0,
+        "big_hammers": result.hammers.count,
         "needless_flushes": result.needless,
         "live_entries_lost": if config.fill == Fill::OnDemand {
-            value!(result.hammers.1)
+            value!(result.hammers.lost)
         } else {
             Value::Null
         },
@@ -131,7 +133,7 @@ fn violation(results: &Results<'_>, violation: &Violation) -> Value {
         "message": violation.message,
         "event": violation.seq,
         "cpu": violation.cpu,
-        "step": violation.step,
+        "step": step_of(violation.task),
         "at": at(violation.rip),
         "entry": violation.entry.as_ref().map(|(tag, entry)| value!({
             "tag": tag.to_string(),
@@ -152,21 +154,21 @@ fn violation(results: &Results<'_>, violation: &Violation) -> Value {
         })),
         "store": violation.downgrade.map(|store| value!({
             "event": store.seq,
-            "step": store.step,
+            "step": step_of(store.task),
             "slot": store.slot,
             "old": store.old,
             "new": store.new,
             "at": at(store.rip),
         })),
-        "asked": violation.asked.map(|asked| value!({
-            "primitive": asked.primitive.name(),
-            "step": asked.step,
+        "asked": violation.requested.map(|requested| value!({
+            "primitive": requested.flush.name(),
+            "step": step_of(requested.task),
         })),
-        "deadline": violation.deadline,
+        "deadline": violation.deadline.map(|deadline| deadline.to_string()),
         "missed": violation.missed.iter().map(|missed| value!({
             "event": missed.seq, "what": missed.what, "why": missed.why, "at": at(missed.rip),
         })).collect::<Vec<_>>(),
-        "because": violation.because.map(|(seq, rip, what)| value!({
+        "because": violation.because.map(|Because { seq, rip, what }| value!({
             "event": seq, "what": what, "at": at(rip),
         })),
     })
@@ -183,7 +185,7 @@ fn obligation(results: &Results<'_>, owed: &Obligation) -> Value {
         "cpu": owed.cpu,
         "tag": owed.tag.to_string(),
         "made_by_event": owed.downgrade.seq,
-        "made_in_step": owed.downgrade.step,
+        "made_in_step": step_of(owed.downgrade.task),
         "made_at": results.symbols.locate(owed.downgrade.rip),
         "state": state,
         "by": by,

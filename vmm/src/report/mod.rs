@@ -28,7 +28,8 @@ pub use timeline::{KERNEL, Timeline, USER, html, perfetto, timeline};
 pub use unexplained::unexplained;
 
 use crate::boot::Symbols;
-use crate::runner::{Difference, RunResult, Trace};
+use crate::event::Trace;
+use crate::runner::{Difference, RunResult};
 use crate::scenario::{Run, Scenario};
 use std::path::Path;
 

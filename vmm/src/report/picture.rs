@@ -4,6 +4,7 @@
 use crate::arch::tlb::{Entry, Tag};
 use crate::boot::Symbols;
 use crate::oracle::Violation;
+use crate::oracle::rule::Because;
 use std::fmt::Write;
 
 const WIDTH: usize = 860;
@@ -86,7 +87,7 @@ fn moments(violation: &Violation, symbols: &Symbols) -> Vec<Moment> {
         );
         moments.push(Moment::new(Some(downgrade.seq), "store", &[store]));
     }
-    if let Some((seq, rip, what)) = violation.because {
+    if let Some(Because { seq, rip, what }) = violation.because {
         moments.push(Moment::new(Some(seq), "missed", &[format!("{what}{}", function(rip))]));
     }
     let hidden = violation.missed.len().saturating_sub(MISSED);

@@ -1,9 +1,10 @@
 //! What `--record` writes: a run's scenario, its place in the matrix, and its events.
 
 use super::Recorded;
+use crate::event::Trace;
 use crate::event::{Event, TraceHeader};
 use crate::inject::FaultError;
-use crate::runner::{Outcome, Trace};
+use crate::runner::Outcome;
 use crate::scenario::{Diagnostic, Expected, Run, RunConfig, Scenario, parse};
 use serde::{Deserialize, Serialize};
 

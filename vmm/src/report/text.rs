@@ -1,15 +1,16 @@
 //! The table and the witness.
 
-use super::diagnosis::{on_cpu, step_text};
+use super::diagnosis::{on_cpu, step_of, step_text};
 use super::unexplained::{registers, unexplained};
 use super::{Results, diagnosis};
 use crate::arch::tlb::{Fill, Tag};
 use crate::inject::Interrupt;
 use crate::ink::{Ink, Tone};
-use crate::machine::Swept;
+use crate::kernel::steps::Swept;
 use crate::oracle::{Discharger, Obligation, RuleId, State};
-use crate::runner::{Difference, Outcome, RunResult, SweepResult};
+use crate::runner::{Difference, Hammers, Outcome, RunResult, SweepResult};
 use crate::scenario::{CPUS, Expected, Scenario, Stops};
+use stalemate_shared::pcid::USER_PCID_BIT;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
@@ -169,7 +170,7 @@ fn row(
     let caught = of.iter().filter(|result| result.is_caught()).count();
     // Counted where entries are there on demand; else there is no number.
     let on_demand = of.iter().filter(|result| result.run.config.fill == Fill::OnDemand);
-    let lost = on_demand.map(|result| result.hammers.1).reduce(|sum, lost| sum + lost);
+    let lost = on_demand.map(|result| result.hammers.lost).reduce(|sum, lost| sum + lost);
     let lost = lost.map_or("-".to_owned(), |lost| lost.to_string());
     let mut discharged: BTreeMap<Discharger, usize> = BTreeMap::new();
     for result in of.iter().filter(|result| result.outcome == Outcome::Clean) {
@@ -213,7 +214,7 @@ pub fn details(results: &Results<'_>, result: &RunResult, ink: Ink) -> String {
     for line in unexplained(results.symbols, scenario, result) {
         let _ = writeln!(out, "  {line}");
     }
-    let (hammers, lost) = result.hammers;
+    let Hammers { count: hammers, lost } = result.hammers;
     if hammers > 0 {
         let _ = write!(out, "  {}", counted(hammers, "big hammer", "big hammers"));
         let _ = match result.run.config.fill {
@@ -310,7 +311,7 @@ fn sweep(out: &mut String, results: &Results<'_>, scenario: &Scenario, sweep: &S
 
 fn obligation(out: &mut String, scenario: &Scenario, owed: &Obligation) {
     let half = match owed.tag {
-        Tag::Pcid(pcid) if pcid.is_user() => "user half",
+        Tag::Pcid(pcid) if u64::from(pcid.value()) & USER_PCID_BIT != 0 => "user half",
         Tag::Pcid(_) => "kernel half",
         Tag::Global => "every half",
     };
@@ -320,7 +321,7 @@ fn obligation(out: &mut String, scenario: &Scenario, owed: &Obligation) {
         owed.page,
         owed.tag,
         on_cpu(scenario, owed.cpu),
-        step_text(scenario, owed.downgrade.step)
+        step_text(scenario, step_of(owed.downgrade.task))
     );
     let _ = match owed.state {
         State::Open => writeln!(out, "still open, not due"),

@@ -3,7 +3,7 @@
 use super::diagnosis::step_text;
 use crate::arch::vcpu::Vcpu;
 use crate::boot::Symbols;
-use crate::runner::{Outcome, RunResult};
+use crate::runner::{Outcome, RunResult, StoppedIn};
 use crate::scenario::Scenario;
 
 /// Steps that came to something else, faults that never fired, why the guest could not go on, and
@@ -20,9 +20,9 @@ pub fn unexplained(symbols: &Symbols, scenario: &Scenario, result: &RunResult) -
     }
     if let Some((stop, vcpu)) = &result.stop {
         lines.push(stop.to_string());
-        let (step, primitive) = result.stopped_in;
+        let StoppedIn { step, flush } = result.stopped_in;
         if step.is_some() {
-            let within = primitive.map_or_else(String::new, |it| format!(", within {}", it.name()));
+            let within = flush.map_or_else(String::new, |it| format!(", within {}", it.name()));
             let at = step.map_or_else(String::new, |step| format!(" ({})", place(scenario, step)));
             lines.push(format!("in {}{at}{within}", step_text(scenario, step)));
         }

@@ -1,9 +1,9 @@
 //! The same run on two executors, event by event.
 
-use super::{RunResult, Runner, Trace};
+use super::{RunResult, Runner};
 use crate::arch::vcpu::Vcpu;
-use crate::event::Event;
-use crate::machine::BootError;
+use crate::event::{Event, Trace};
+use crate::kernel::steps::BootError;
 use crate::scenario::{Run, Scenario};
 
 /// The first event in which two executors differ.
@@ -24,7 +24,7 @@ pub struct Side {
     pub executor: &'static str,
     /// Its event; none when its trace had ended.
     pub event: Option<Event>,
-    /// The registers when it was told.
+    /// The registers at it.
     pub registers: Option<Box<Vcpu>>,
     /// The instruction at the event's RIP.
     pub instruction: Option<String>,
@@ -66,7 +66,7 @@ fn side(
     seq: usize,
     trace: &Trace,
 ) -> Result<Side, BootError> {
-    let seen = runner.look(scenario, run, seq as u64)?;
+    let seen = runner.probe(scenario, run, seq as u64)?;
     let (registers, instruction) = seen.map_or((None, None), |(vcpu, text)| (Some(vcpu), text));
     let event = trace.events.get(seq).cloned();
     Ok(Side { executor: runner.executor(), event, registers, instruction })

@@ -1,8 +1,8 @@
 //! How many events of each kind a run had: what tests pin.
 
-use crate::event::{Event, Kind, Observer, TraceHeader};
+use crate::arch::happened::Happened;
+use crate::event::{Announcement, Event, Kind, Observer, TraceHeader};
 use serde::Serialize;
-use stalemate_shared::tlb_state::USER_PCID_FLUSH_MASK;
 
 /// Events by kind. Projection refills are none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -17,12 +17,12 @@ pub struct EventCounts {
     pub invpcid: u64,
     /// Every other privileged operation.
     pub other_privileged: u64,
-    /// Stores that made a mark.
+    /// User PCIDs that were marked.
     pub marks_made: u64,
-    /// Stores that cleared a mark.
+    /// Marks that were taken away.
     pub marks_consumed: u64,
-    /// Stores to `TlbState`, marks included.
-    pub state_stores: u64,
+    /// Stores to words by which the kernel says something of its flush protocol, marks included.
+    pub words: u64,
     /// Stores to page tables.
     pub table_stores: u64,
     /// Entries to user mode.
@@ -31,8 +31,6 @@ pub struct EventCounts {
     pub delivered: u64,
     /// On-demand fills.
     pub fills: u64,
-    /// Stores to the states of address spaces.
-    pub mm_stores: u64,
     /// Interrupts sent to other CPUs.
     pub ipis: u64,
 }
@@ -43,27 +41,40 @@ impl Observer for EventCounts {
     }
 
     fn event(&mut self, event: &Event) {
-        match event.kind {
-            Kind::LoadCr3 { .. } => self.cr3_loads += 1,
-            Kind::WriteCr4 { .. } => self.cr4_writes += 1,
-            Kind::Invlpg { .. } | Kind::InvlpgKeptGlobals { .. } => self.invlpg += 1,
-            Kind::Invpcid { .. } => self.invpcid += 1,
-            Kind::Other { .. } | Kind::WriteCr0 { .. } | Kind::WriteEfer { .. } => {
+        match &event.kind {
+            Kind::Cpu(happened) => self.happened(happened),
+            Kind::Announced { announcements, word } => {
+                announcements.iter().for_each(|said| self.announced(said));
+                self.words += u64::from(word.is_some());
+            }
+            _ => {}
+        }
+    }
+}
+
+impl EventCounts {
+    fn happened(&mut self, happened: &Happened) {
+        match happened {
+            Happened::LoadCr3 { .. } => self.cr3_loads += 1,
+            Happened::WriteCr4 { .. } => self.cr4_writes += 1,
+            Happened::Invlpg { .. } => self.invlpg += 1,
+            Happened::Invpcid { .. } => self.invpcid += 1,
+            Happened::Other { .. } | Happened::WriteCr0 { .. } | Happened::WriteEfer { .. } => {
                 self.other_privileged += 1;
             }
-            Kind::StateStore { offset, old, new, .. } => {
-                self.state_stores += 1;
-                if offset == USER_PCID_FLUSH_MASK {
-                    self.marks_made += u64::from(new & !old != 0);
-                    self.marks_consumed += u64::from(old & !new != 0);
-                }
-            }
-            Kind::TableStore { .. } => self.table_stores += 1,
-            Kind::UserEntry => self.user_entries += 1,
-            Kind::Delivered { .. } => self.delivered += 1,
-            Kind::Fill { .. } => self.fills += 1,
-            Kind::MmStore { .. } => self.mm_stores += 1,
-            Kind::Ipi { .. } => self.ipis += 1,
+            Happened::TableStore { .. } => self.table_stores += 1,
+            Happened::UserEntry => self.user_entries += 1,
+            Happened::Delivered { .. } => self.delivered += 1,
+            Happened::Fill { .. } => self.fills += 1,
+            Happened::Ipi { .. } => self.ipis += 1,
+            _ => {}
+        }
+    }
+
+    fn announced(&mut self, said: &Announcement) {
+        match said {
+            Announcement::Marked { .. } => self.marks_made += 1,
+            Announcement::Unmarked { .. } => self.marks_consumed += 1,
             _ => {}
         }
     }

@@ -1,74 +1,80 @@
 //! A run with all that it is compared by: reports, final memory, and what was stale when.
 
-use super::{RunResult, Runner, Watchers};
+use super::{Observers, RunResult, Runner};
 use crate::arch::addr::{Gpa, Gva};
 use crate::arch::tlb::Tag;
-use crate::event::{Event, Kind, StepClass};
+use crate::event::{Announcement, Event, Kind, TaskId};
 use crate::inject::{Injector, Sweep};
-use crate::machine::{BootError, FinalMemory, RunEnd, StepInput, StepReport};
-use crate::oracle::Oracle;
+use crate::kernel::steps::{BootError, FinalMemory, RunEnd, StepInput, StepReport};
+use crate::oracle::{Deadline, Obligation, Oracle};
 use crate::scenario::{Run, Scenario};
 use std::collections::BTreeMap;
 
-/// A moment at which something may be due.
+/// A kind of deadline: two runs are compared by what was stale at those of each task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Deadline {
-    PrimitiveEnd,
+enum Moment {
     UserEntry,
-    Cr3Load,
-    FrameFreed,
-    EditOver,
-    CaughtUp,
+    Returned,
+    Acknowledged,
+    Current,
+    Freed,
+    EditsOver,
+    TaskOver,
     End,
+}
+
+impl Moment {
+    fn of(deadline: &Deadline) -> Option<Self> {
+        Some(match deadline {
+            Deadline::UserEntry { .. } => Self::UserEntry,
+            Deadline::Returned(_) => Self::Returned,
+            Deadline::Acknowledged { .. } => Self::Acknowledged,
+            Deadline::Current { .. } => Self::Current,
+            Deadline::Freed(_) => Self::Freed,
+            Deadline::EditsOver { .. } => Self::EditsOver,
+            Deadline::TaskOver { .. } => Self::TaskOver,
+            Deadline::Claimed { .. } => return None,
+        })
+    }
 }
 
 /// Something stale: the tag, the page, the entry that was changed, and to what.
 type Stale = (Tag, Gva, Gpa, u64);
 
-/// What was due and stale at the deadlines of each step, and in how many cached entries at most.
+/// What was due and stale at the deadlines of each task, and in how many cached entries at most.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Deadlines {
-    step: Option<usize>,
-    stale: BTreeMap<(Option<usize>, Deadline, Stale), usize>,
+    task: Option<TaskId>,
+    stale: BTreeMap<(Option<TaskId>, Moment, Stale), usize>,
 }
 
 impl Deadlines {
     /// Follows an event that `oracle` has seen.
     pub(super) fn event(&mut self, event: &Event, oracle: &Oracle) {
-        if let Kind::StepBegin { index, .. } = event.kind {
-            self.step = Some(index);
-        }
-        let deadline = match event.kind {
-            Kind::PrimitiveEnd(_) => Deadline::PrimitiveEnd,
-            Kind::UserEntry => Deadline::UserEntry,
-            Kind::LoadCr3 { .. } if oracle.changed_asid() => Deadline::Cr3Load,
-            Kind::FrameFreed { .. } => Deadline::FrameFreed,
-            Kind::StepBegin { class: StepClass::Other, .. } => Deadline::EditOver,
-            Kind::StepEnd { .. } if !oracle.is_lazy(event.cpu) => Deadline::CaughtUp,
-            Kind::End => Deadline::End,
-            _ => return,
-        };
-        for owed in oracle.obligations().iter().filter(|owed| owed.held() > 0) {
-            let current = owed.tag == Tag::Global || Some(owed.tag) == oracle.current(owed.cpu);
-            let counts = match deadline {
-                // What another CPU holds is due when the primitive returns, and before that not.
-                Deadline::PrimitiveEnd => current && owed.is_due(),
-                Deadline::UserEntry => current && owed.cpu == event.cpu && owed.is_due(),
-                Deadline::Cr3Load | Deadline::CaughtUp => {
-                    current && owed.cpu == event.cpu && owed.covered.is_some()
-                }
-                // What is not current is not reached before it is loaded, and flushed by then.
-                Deadline::FrameFreed => current,
-                Deadline::EditOver => owed.covered.is_none(),
-                Deadline::End => true,
-            };
-            if !counts {
-                continue;
+        for announcement in event.announcements() {
+            if let Announcement::TaskBegins(task) = announcement {
+                self.task = Some(*task);
             }
-            let stale = (owed.tag, owed.page, owed.downgrade.slot, owed.downgrade.new);
-            let held = self.stale.entry((self.step, deadline, stale)).or_default();
-            *held = owed.held().max(*held);
         }
+        for deadline in oracle.deadlines() {
+            let Some(moment) = Moment::of(deadline) else { continue };
+            // What a rule has spoken of counts too.
+            for owed in oracle.ledger().held() {
+                if oracle.is_due(event, deadline, owed) {
+                    self.add(moment, owed);
+                }
+            }
+        }
+        // Whatever is stale at the end is stale at no deadline any more.
+        if event.kind == Kind::End {
+            oracle.ledger().held().for_each(|owed| self.add(Moment::End, owed));
+        }
+    }
+
+    fn add(&mut self, moment: Moment, owed: &Obligation) {
+        let stale = (owed.tag, owed.page, owed.downgrade.slot, owed.downgrade.new);
+        let held = self.stale.entry((self.task, moment, stale)).or_default();
+        *held = owed.held().max(*held);
     }
 
     /// Whether all that was stale at a deadline was so in `other` as well.
@@ -95,7 +101,7 @@ pub struct Examined {
 }
 
 impl Examined {
-    fn new(scenario: &Scenario, run: &Run, mut end: RunEnd, seen: Watchers) -> Self {
+    fn new(scenario: &Scenario, run: &Run, mut end: RunEnd, seen: Observers) -> Self {
         Self {
             reports: end.reports.clone(),
             fired: end.fired,
@@ -117,8 +123,8 @@ impl Examined {
 }
 
 impl Runner<'_> {
-    /// Does one run, and then `epilogue`, during which nothing is injected; with `dry` the faults
-    /// are only looked for. An interrupt at each boundary makes more than one run of it; `each`
+    /// Does one run, and then `epilogue`, during which nothing is injected; with `count_only` the
+    /// faults are only looked for. An interrupt at each boundary makes more than one run of it; `each`
     /// gets them all.
     ///
     /// # Errors
@@ -128,7 +134,7 @@ impl Runner<'_> {
         scenario: &Scenario,
         run: &Run,
         epilogue: &[StepInput],
-        dry: bool,
+        count_only: bool,
         each: &mut dyn FnMut(Examined),
     ) -> Result<(), BootError> {
         let own = scenario.steps.iter().map(|step| step.input);
@@ -136,25 +142,25 @@ impl Runner<'_> {
         let (sweep, faults) = Sweep::split(&run.faults);
         let sweep = sweep.map(|sweep| sweep.within(scenario.steps.len()).every(self.stride));
         let injector = Injector::new(&faults, self.sites.clone()).until(scenario.steps.len());
-        let injector = if dry { injector.dry() } else { injector };
+        let injector = if count_only { injector.count_only() } else { injector };
         let limit = self.boundary_limit;
         self.session(&run.config)?;
-        let mut watchers = self.primed.clone();
-        watchers.deadlines = Some(Deadlines::default());
+        let mut observers = self.primed.clone();
+        observers.deadlines = Some(Deadlines::default());
         let session = self.session(&run.config)?;
-        session.tells_memory = true;
+        session.keeps_memory = true;
         let done = match &sweep {
-            None => session.run_told(&steps, injector, &mut watchers).map(|end| {
-                each(Examined::new(scenario, run, end, watchers));
+            None => session.run_from_initial_state(&steps, injector, &mut observers).map(|end| {
+                each(Examined::new(scenario, run, end, observers));
             }),
             Some(sweep) => {
                 let mut branch = |_, end, seen| each(Examined::new(scenario, run, end, seen));
                 let swept =
-                    session.sweep(&steps, injector, sweep, limit, &mut watchers, &mut branch);
+                    session.sweep(&steps, injector, sweep, limit, &mut observers, &mut branch);
                 swept.map(|_| ())
             }
         };
-        session.tells_memory = false;
+        session.keeps_memory = false;
         if session.spent {
             self.session = None;
         }

@@ -10,134 +10,50 @@ mod sweep;
 pub use compare::{Difference, Side, compare, compare_all};
 pub use counts::EventCounts;
 pub use examine::{Deadlines, Examined};
-pub use outcome::{Mismatch, Outcome, RunResult, WENT_THROUGH};
+pub use outcome::{Hammers, Mismatch, Outcome, RunResult, StoppedIn, WENT_THROUGH};
 pub use sweep::{Failing, SweepResult};
 
 use crate::arch::tlb::TlbModel;
-use crate::arch::vcpu::Vcpu;
-use crate::boot::{Image, KernelOptions, Symbols};
-use crate::event::{Event, Observer, TraceHeader};
+use crate::event::{Event, NullObserver, Observer, Trace, TraceHeader};
 use crate::executor::Backend;
 use crate::inject::{Injector, Sites, Sweep};
-use crate::machine::{BootError, Opening, Session, SessionConfig, StepInput};
+use crate::kernel::steps::{
+    BootError, Image, InitialState, KernelOptions, Session, SessionConfig, StepInput,
+};
+use crate::machine::Probe;
 use crate::oracle::rule::Rule;
 use crate::oracle::{Oracle, RuleId};
 use crate::scenario::{Run, RunConfig, Scenario};
+use crate::symbols::Symbols;
 use sweep::Branches;
 
-/// A trace as an observer keeps it.
-#[derive(Clone, Debug, Default)]
-pub struct Trace {
-    /// What it begins with.
-    pub header: Option<TraceHeader>,
-    /// The events.
-    pub events: Vec<Event>,
-    /// For each event the instructions completed when it happened, where the executor counts
-    /// them and the event marks a place in the program; else the last count before it.
-    pub completed: Vec<u64>,
-    /// The last count.
-    last: u64,
-}
-
-/// Those who watch every run, and somebody who watches this one.
-struct Watched<'o> {
-    watchers: Watchers,
-    guest: Option<&'o mut dyn Observer>,
-}
-
-impl Observer for Watched<'_> {
-    fn begin(&mut self, header: &TraceHeader) {
-        self.watchers.begin(header);
-        if let Some(guest) = &mut self.guest {
-            guest.begin(header);
-        }
-    }
-
-    fn event(&mut self, event: &Event) {
-        self.watchers.event(event);
-        if let Some(guest) = &mut self.guest {
-            guest.event(event);
-        }
-    }
-
-    fn completed(&mut self, instructions: u64) {
-        self.watchers.completed(instructions);
-        if let Some(guest) = &mut self.guest {
-            guest.completed(instructions);
-        }
-    }
-}
-
-impl Observer for Trace {
-    fn begin(&mut self, header: &TraceHeader) {
-        *self = Self { header: Some(header.clone()), ..Self::default() };
-    }
-
-    fn event(&mut self, event: &Event) {
-        self.events.push(event.clone());
-        self.completed.push(self.last);
-    }
-
-    fn completed(&mut self, instructions: u64) {
-        self.last = instructions;
-    }
-}
-
-impl Trace {
-    /// A trace that begins with these events.
-    #[must_use]
-    pub fn opened(header: TraceHeader, events: Vec<Event>) -> Self {
-        let completed = vec![0; events.len()];
-        Self { header: Some(header), events, completed, last: 0 }
-    }
-
-    /// Gives the trace to another observer.
-    pub fn replay(&self, observer: &mut dyn Observer) {
-        let Some(header) = &self.header else { return };
-        observer.begin(header);
-        for (event, &completed) in self.events.iter().zip(&self.completed) {
-            observer.completed(completed);
-            observer.event(event);
-        }
-    }
-}
-
-/// The registers at an event, and the instruction that it is of.
-pub type Seen = (Box<Vcpu>, Option<String>);
-
-/// Everybody who watches a run.
+/// What observes every run.
 #[derive(Clone, Default)]
-struct Watchers {
+struct Observers {
     oracle: Oracle,
     counts: EventCounts,
     trace: Option<Trace>,
     deadlines: Option<Deadlines>,
 }
 
-impl Observer for Watchers {
+impl Observer for Observers {
     fn begin(&mut self, header: &TraceHeader) {
         self.oracle.begin(header);
         self.counts.begin(header);
-        if let Some(trace) = &mut self.trace {
-            trace.begin(header);
-        }
+        self.trace.begin(header);
     }
 
     fn event(&mut self, event: &Event) {
         self.oracle.event(event);
         self.counts.event(event);
-        if let Some(trace) = &mut self.trace {
-            trace.event(event);
-        }
+        self.trace.event(event);
         if let Some(deadlines) = &mut self.deadlines {
             deadlines.event(event, &self.oracle);
         }
     }
 
     fn completed(&mut self, instructions: u64) {
-        if let Some(trace) = &mut self.trace {
-            trace.completed(instructions);
-        }
+        self.trace.completed(instructions);
     }
 }
 
@@ -184,13 +100,13 @@ pub struct Runner<'a> {
     sites: Sites,
     backend: &'a Backend,
     session: Option<Session>,
-    /// Observers that have been told the session's opening.
-    primed: Watchers,
+    /// Observers that hold the session's initial state.
+    primed: Observers,
     /// Boundaries that a sweep tries at most.
     boundary_limit: usize,
     /// Of the boundaries, one in so many is tried where runs are examined.
     stride: usize,
-    /// A rule that says nothing.
+    /// A rule that is disabled.
     without: Option<RuleId>,
     /// Rules beside the built-in ones.
     rules: Vec<Box<dyn Rule>>,
@@ -207,7 +123,7 @@ impl<'a> Runner<'a> {
             sites: Sites::new(symbols),
             backend,
             session: None,
-            primed: Watchers::default(),
+            primed: Observers::default(),
             boundary_limit: backend.boundary_limit(),
             stride: 1,
             without: None,
@@ -246,8 +162,8 @@ impl<'a> Runner<'a> {
         self.stride = stride;
     }
 
-    /// Leaves a rule out of the oracle of guests that are booted from now on: what would it miss?
-    pub fn leave_out(&mut self, rule: Option<RuleId>) {
+    /// Disables a rule for guests that are booted from now on, to see what only that rule catches.
+    pub fn disable_rule(&mut self, rule: Option<RuleId>) {
         self.without = rule;
         self.session = None;
     }
@@ -258,33 +174,33 @@ impl<'a> Runner<'a> {
         self.session = None;
     }
 
-    /// Does one run to see the registers at event `seq`, and the instruction that it is of.
+    /// Does one run for the registers at event `seq`, and the instruction that it is of.
     ///
     /// # Errors
     /// As [`Runner::run`].
-    pub fn look(
+    pub fn probe(
         &mut self,
         scenario: &Scenario,
         run: &Run,
         seq: u64,
-    ) -> Result<Option<Seen>, BootError> {
+    ) -> Result<Option<Probe>, BootError> {
         let inputs: Vec<StepInput> = scenario.steps.iter().map(|step| step.input).collect();
         let injector = Injector::new(&run.faults, self.sites.clone());
         let session = match self.session(&run.config) {
             Err(BootError::Guest { .. }) => return Ok(None),
             session => session?,
         };
-        session.watch(Some(seq));
-        let end = session.run_told(&inputs, injector, &mut EventCounts::default());
-        session.watch(None);
+        session.probe(Some(seq));
+        let end = session.run_from_initial_state(&inputs, injector, &mut NullObserver);
+        session.probe(None);
         if session.spent {
             self.session = None;
         }
-        Ok(end?.watched)
+        Ok(end?.probed)
     }
 
-    /// Does one run; `observer` is told of its events as they happen: a [`Trace`] keeps them. Those
-    /// of a sweep, whose branches follow each other, are told when it is over.
+    /// Does one run; `observer` is notified of its events as they happen: a [`Trace`] keeps them.
+    /// Those of a sweep, whose branches follow each other, are shown when it is over.
     ///
     /// # Errors
     /// When the host fails or the image cannot be loaded. A guest that does not boot is an
@@ -305,34 +221,34 @@ impl<'a> Runner<'a> {
                 error => Err(error),
             };
         }
-        let mut watchers = self.primed.clone();
+        let mut observers = self.primed.clone();
         let session = self.session(&run.config)?;
         let result = match &sweep {
             None => {
                 if let Some(observer) = &mut observer {
-                    session.opening().tell(*observer);
+                    session.initial_state().show(*observer);
                 }
-                let mut watched = Watched { watchers, guest: observer };
-                let end = session.run_told(&inputs, injector, &mut watched)?;
-                let Watchers { oracle, counts, .. } = watched.watchers;
+                let mut both = (observers, observer);
+                let end = session.run_from_initial_state(&inputs, injector, &mut both)?;
+                let Observers { oracle, counts, .. } = both.0;
                 RunResult::judge(scenario, run, end, &oracle, counts)
             }
             Some(sweep) => {
                 if observer.is_some() {
-                    let Opening { header, events } = session.opening().clone();
-                    watchers.trace = Some(Trace::opened(header, events));
+                    let InitialState { header, events } = session.initial_state().clone();
+                    observers.trace = Some(Trace::opened(header, events));
                 }
                 let mut branches = Branches::default();
                 let mut branched = Vec::new();
-                let mut each = |boundary, end, seen: Watchers| {
-                    let Watchers { oracle, counts, trace, .. } = seen;
+                let mut each = |boundary, end, seen: Observers| {
+                    let Observers { oracle, counts, trace, .. } = seen;
                     let result = RunResult::judge(scenario, run, end, &oracle, counts);
                     branches.add(boundary, result, trace.as_ref());
                     branched.extend(trace);
                 };
                 let (end, swept) =
-                    session.sweep(&inputs, injector, sweep, limit, &mut watchers, &mut each)?;
-                let Watchers { oracle, counts, trace, .. } = watchers;
+                    session.sweep(&inputs, injector, sweep, limit, &mut observers, &mut each)?;
+                let Observers { oracle, counts, trace, .. } = observers;
                 if let (Some(observer), Some(mut whole)) = (observer, trace.clone()) {
                     for trace in branched {
                         whole.events.extend(trace.events);
@@ -358,12 +274,12 @@ impl<'a> Runner<'a> {
             _ => {
                 let session =
                     Session::boot(wanted, self.image, |memory| self.backend.make(memory))?;
-                self.primed = Watchers::default();
+                self.primed = Observers::default();
                 for rule in &self.rules {
                     self.primed.oracle.add_rule(rule.clone());
                 }
-                self.primed.oracle.leave_out(self.without);
-                session.opening().tell(&mut self.primed);
+                self.primed.oracle.disable_rule(self.without);
+                session.initial_state().show(&mut self.primed);
                 self.primed.oracle.ready();
                 session
             }

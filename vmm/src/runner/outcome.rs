@@ -1,11 +1,13 @@
 //! What a run came to.
 
 use super::{EventCounts, SweepResult};
-use crate::arch::fault::Stop;
+use crate::arch::fault;
 use crate::arch::tlb::Fill;
 use crate::arch::vcpu::Vcpu;
-use crate::event::Primitive;
-use crate::machine::{RunEnd, StepReport};
+use crate::event::Flush;
+use crate::kernel::steps::{RunEnd, StepReport};
+use crate::machine::Stop;
+use crate::oracle::rules::{big_hammer, needless_flush};
 use crate::oracle::{Discharger, Obligation, Oracle, RuleId, State, Violation};
 use crate::scenario::{Expect, Expected, Run, Scenario, Stops};
 use serde::{Deserialize, Serialize};
@@ -65,6 +67,24 @@ pub struct Mismatch {
     pub got: String,
 }
 
+/// Big hammers of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hammers {
+    /// How many there were.
+    pub count: usize,
+    /// The live entries that they removed although nobody requested it (on-demand runs).
+    pub lost: usize,
+}
+
+/// What the guest was doing when it could not go on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoppedIn {
+    /// The step.
+    pub step: Option<usize>,
+    /// The flush that had not returned.
+    pub flush: Option<Flush>,
+}
+
 /// One run's result.
 #[derive(Clone, Debug)]
 pub struct RunResult {
@@ -78,16 +98,16 @@ pub struct RunResult {
     pub violations: Vec<Violation>,
     /// The obligations.
     pub obligations: Vec<Obligation>,
-    /// Big hammers, and the live entries that they lost (on-demand runs).
-    pub hammers: (usize, usize),
+    /// Big hammers.
+    pub hammers: Hammers,
     /// Flushes with no obligation behind them.
     pub needless: usize,
     /// Steps that came to something else.
     pub mismatches: Vec<Mismatch>,
     /// Why the guest could not go on.
     pub stop: Option<(Stop, Box<Vcpu>)>,
-    /// The step in which it could not, and the primitive that had not returned.
-    pub stopped_in: (Option<usize>, Option<Primitive>),
+    /// What it was doing when it could not.
+    pub stopped_in: StoppedIn,
     /// Faults that never fired.
     pub not_fired: Vec<String>,
     /// Traps after boot. Depends on the executor and on what ran before: not part of reports.
@@ -113,7 +133,7 @@ impl RunResult {
             Some((stop, _)) => stop_outcome(stop),
             None if !end.not_fired.is_empty() => Outcome::NotApplied,
             None if !mismatches.is_empty() => Outcome::Mismatch,
-            None if oracle.obligations().is_empty() => Outcome::Vacuous,
+            None if oracle.ledger().is_empty() => Outcome::Vacuous,
             None => Outcome::Clean,
         };
         let lost = oracle.hammers().iter().map(|hammer| hammer.live_lost).sum();
@@ -122,11 +142,14 @@ impl RunResult {
             outcome,
             as_expected: false,
             violations,
-            obligations: oracle.obligations().to_vec(),
-            hammers: (oracle.hammers().len(), lost),
+            obligations: oracle.obligations().into_iter().cloned().collect(),
+            hammers: Hammers { count: oracle.hammers().len(), lost },
             needless: oracle.needless().len(),
             mismatches,
-            stopped_in: end.stop.as_ref().map_or((None, None), |(_, vcpu)| oracle.doing(vcpu.id)),
+            stopped_in: end.stop.as_ref().map_or_else(StoppedIn::default, |(_, vcpu)| {
+                let (task, flush) = oracle.doing(vcpu.id);
+                StoppedIn { step: task.map(|task| task.0), flush }
+            }),
             stop: end.stop,
             not_fired: end.not_fired,
             traps: end.traps,
@@ -174,11 +197,11 @@ impl RunResult {
             as_expected: false,
             violations: Vec::new(),
             obligations: Vec::new(),
-            hammers: (0, 0),
+            hammers: Hammers::default(),
             needless: 0,
             mismatches: Vec::new(),
             stop: Some((stop, vcpu)),
-            stopped_in: (None, None),
+            stopped_in: StoppedIn::default(),
             not_fired: Vec::new(),
             traps: 0,
             counts: EventCounts::default(),
@@ -203,7 +226,10 @@ impl RunResult {
     /// The cost rules that spoke.
     #[must_use]
     pub fn costs(&self) -> BTreeSet<RuleId> {
-        let counts = [(RuleId::BigHammer, self.hammers.0), (RuleId::NeedlessFlush, self.needless)];
+        let counts = [
+            (RuleId(&big_hammer::ABOUT), self.hammers.count),
+            (RuleId(&needless_flush::ABOUT), self.needless),
+        ];
         counts.iter().filter(|(_, count)| *count > 0).map(|(rule, _)| *rule).collect()
     }
 
@@ -222,7 +248,7 @@ impl RunResult {
 
 fn stop_outcome(stop: &Stop) -> Outcome {
     match stop {
-        Stop::Unsupported { .. } => Outcome::Unsupported,
+        Stop::Processor(fault::Stop::Unsupported { .. }) => Outcome::Unsupported,
         hang if hang.is_hang() => Outcome::Hang,
         _ => Outcome::Crash,
     }

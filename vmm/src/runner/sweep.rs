@@ -1,9 +1,10 @@
 //! What an interrupt at every boundary came to: where it made a difference.
 
-use super::{Outcome, RunResult, Trace};
+use super::{Outcome, RunResult};
 use crate::arch::addr::Gva;
+use crate::event::Trace;
 use crate::inject::{Interrupt, Sweep};
-use crate::machine::{Boundary, Swept};
+use crate::kernel::steps::{Boundary, Swept};
 use crate::oracle::RuleId;
 use std::collections::BTreeSet;
 

@@ -2,7 +2,7 @@
 
 use crate::arch::features::CpuFeatures;
 use crate::arch::tlb::Fill;
-use crate::machine::Schedule;
+use crate::schedule::Schedule;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use stalemate_shared::boot::{self, options};

@@ -7,7 +7,7 @@ use super::raw::{Grain, List, RawScenario};
 use super::source::Source;
 use super::{Expected, FaultCase, Scenario, Verdict};
 use crate::arch::tlb::Fill;
-use crate::machine::Schedule;
+use crate::schedule::Schedule;
 use toml::Spanned;
 
 fn or<T>(list: List<T>, default: &[T]) -> Vec<T>

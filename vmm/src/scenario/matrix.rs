@@ -5,8 +5,8 @@ use super::raw::Stops;
 use super::{FaultCase, Scenario};
 use crate::arch::tlb::Fill;
 use crate::inject::Fault;
-use crate::machine::Schedule;
 use crate::oracle::RuleId;
+use crate::schedule::Schedule;
 use stalemate_shared::variant::Variant;
 use std::collections::BTreeSet;
 

@@ -21,8 +21,8 @@ pub use step::{Change, Expect, Page, Step, VERBS, Verb};
 
 use crate::arch::tlb::Fill;
 use crate::inject::Fault;
-use crate::machine::Schedule;
 use crate::oracle::RuleId;
+use crate::schedule::Schedule;
 use stalemate_shared::variant::Variant;
 use std::ops::Range;
 

@@ -3,7 +3,7 @@
 
 use super::config::Policy;
 use crate::arch::tlb::Fill;
-use crate::oracle::RULES;
+use crate::oracle::rules;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{DeserializeOwned, IntoDeserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -88,12 +88,12 @@ fn variants(_: &mut SchemaGenerator) -> Schema {
 }
 
 fn rule(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "enum": RULES.map(|about| about.name) })
+    json_schema!({ "enum": rules::names() })
 }
 
 /// Each item is a rule's name.
-fn rules(schema: &mut Schema) {
-    schema.insert("items".to_owned(), serde_json::json!({ "enum": RULES.map(|about| about.name) }));
+fn rule_items(schema: &mut Schema) {
+    schema.insert("items".to_owned(), serde_json::json!({ "enum": rules::names() }));
 }
 
 /// A scenario: steps, the configurations that it runs on, and what must come of each.
@@ -246,7 +246,7 @@ pub(super) struct RawFault {
     #[schemars(with = "Option<RawWhen>")]
     pub when: Option<Spanned<RawWhen>>,
     /// The rules that are violated, exactly; none where the fault does no harm.
-    #[schemars(with = "Option<Vec<String>>", transform = rules)]
+    #[schemars(with = "Option<Vec<String>>", transform = rule_items)]
     pub violates: Option<Spanned<Vec<String>>>,
     /// Instead of violating a rule, the guest cannot go on, and how that shows.
     #[schemars(with = "Option<Stops>")]
@@ -261,7 +261,7 @@ pub(super) struct RawVerdict {
     #[schemars(with = "RawWhen")]
     pub when: Spanned<RawWhen>,
     /// The rules that are violated, exactly; none for a clean run.
-    #[schemars(with = "Option<Vec<String>>", transform = rules)]
+    #[schemars(with = "Option<Vec<String>>", transform = rule_items)]
     pub violates: Option<Spanned<Vec<String>>>,
     /// Instead of violating a rule, the guest cannot go on, and how that shows.
     #[schemars(with = "Option<Stops>")]

@@ -7,7 +7,7 @@ use super::raw::{List, RawWhen, RawZoo, Stops};
 use super::step::{self, Step};
 use super::{Expected, ZooRow};
 use crate::inject::Fault;
-use crate::oracle::{RULES, RuleId};
+use crate::oracle::{RuleId, rules};
 use stalemate_shared::variant::{VARIANTS, Variant};
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -38,8 +38,7 @@ impl Source<'_> {
             .iter()
             .map(|name| {
                 name.parse().map_err(|_: String| {
-                    let known = RULES.map(|about| about.name);
-                    let help = suggest(name, &known);
+                    let help = suggest(name, &rules::names());
                     self.error(self.item(raw.span(), name), format!("`{name}` is no rule"), help)
                 })
             })
@@ -225,7 +224,7 @@ impl Source<'_> {
     pub(super) fn zoo(&self, raw: RawZoo) -> Result<ZooRow, Diagnostic> {
         let rule = raw.rule.get_ref();
         let rule = rule.parse().map_err(|_: String| {
-            let help = suggest(rule, &RULES.map(|about| about.name));
+            let help = suggest(rule, &rules::names());
             self.error(raw.rule.span(), format!("`{rule}` is no rule"), help)
         })?;
         let RawZoo { reference, year, system, .. } = raw;

@@ -4,8 +4,8 @@ use crate::arch::tlb::Fill;
 use crate::inject::Fault;
 use crate::inject::fault::{Action, Occurrence, Point, Target};
 use crate::inject::forms::{FORMS, POINTS, SITES};
-use crate::machine::Schedule;
 use crate::scenario::{CpuModel, POLICIES, Page, Policy, RunConfig, Scenario, Selection};
+use crate::schedule::Schedule;
 use std::collections::BTreeSet;
 
 /// One fault in one scenario on one configuration.

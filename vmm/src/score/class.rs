@@ -1,5 +1,6 @@
 //! What became of a fault, by comparing its run with the run without it.
 
+use crate::oracle::rules::{big_hammer, needless_flush};
 use crate::oracle::{Discharger, Obligation, RuleId, State};
 use crate::runner::{Examined, Mismatch, Outcome};
 use serde::Serialize;
@@ -144,7 +145,11 @@ fn new_violations(without: &Examined, with: &Examined) -> BTreeSet<RuleId> {
 
 fn costs(run: &Examined) -> Counts {
     let result = &run.result;
-    [(RuleId::BigHammer, result.hammers.0), (RuleId::NeedlessFlush, result.needless)].into()
+    let counts = [
+        (RuleId(&big_hammer::ABOUT), result.hammers.count),
+        (RuleId(&needless_flush::ABOUT), result.needless),
+    ];
+    counts.into()
 }
 
 /// The rules that spoke more often.
@@ -158,7 +163,7 @@ fn more(without: &Counts, with: &Counts) -> BTreeSet<RuleId> {
 fn dischargers(without: &[Obligation], with: &[Obligation]) -> Option<BTreeSet<Discharger>> {
     let key = |owed: &Obligation| {
         let store = owed.downgrade;
-        (store.step, store.slot, store.old, store.new, owed.cpu, owed.tag, owed.page)
+        (store.task, store.slot, store.old, store.new, owed.cpu, owed.tag, owed.page)
     };
     let mut before: BTreeMap<_, Vec<State>> = BTreeMap::new();
     for owed in without {
@@ -170,9 +175,9 @@ fn dischargers(without: &[Obligation], with: &[Obligation]) -> Option<BTreeSet<D
         let was = if states.is_empty() { None } else { Some(states.remove(0)) };
         match (owed.state, was) {
             (
-                State::Discharged { by, step, .. },
-                Some(State::Discharged { by: was, step: then, .. }),
-            ) if (by, step) == (was, then) => {}
+                State::Discharged { by, task, .. },
+                Some(State::Discharged { by: was, task: then, .. }),
+            ) if (by, task) == (was, then) => {}
             (State::Discharged { by, .. }, _) => {
                 others.insert(by);
             }

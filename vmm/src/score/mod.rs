@@ -7,10 +7,10 @@ pub use cases::{Case, Wanted, cases};
 pub use class::{Class, ClassName, classify};
 
 use crate::arch::addr::CpuId;
-use crate::event::StepClass;
 use crate::inject::fault::{Occurrence, Point, Target};
 use crate::inject::{Fault, Sweep};
-use crate::machine::{BootError, StepInput};
+use crate::kernel::steps::StepClass;
+use crate::kernel::steps::{BootError, StepInput};
 use crate::runner::{Examined, Runner};
 use crate::scenario::{Expected, Run, RunConfig, Scenario};
 use stalemate_shared::layout::MM_COUNT;

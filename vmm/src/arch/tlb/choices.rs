@@ -1,5 +1,5 @@
-//! The choices that the manual leaves to a processor: what it fills before anybody asks, and what
-//! it evicts.
+//! How the TLB chooses where the manual leaves it to the processor: what it fills ahead of time, and
+//! what it evicts.
 
 use serde::{Deserialize, Serialize};
 
@@ -51,37 +51,6 @@ pub struct TlbModel {
     pub structure_caches: bool,
     /// Where [`Fill::Seeded`] begins.
     pub seed: u64,
-}
-
-/// A stream of choices.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Choices {
-    state: u64,
-}
-
-/// One in so many reachable translations is filled at a time.
-const FILLED: u64 = 8;
-/// One in so many entries is evicted at a time.
-const EVICTED: u64 = 16;
-
-impl Choices {
-    pub(super) fn new(seed: u64) -> Self {
-        Self { state: seed }
-    }
-
-    fn next(&mut self) -> u64 {
-        split_mix(&mut self.state)
-    }
-
-    /// Whether a reachable translation is filled now.
-    pub(super) fn fills(&mut self) -> bool {
-        self.next().is_multiple_of(FILLED)
-    }
-
-    /// Whether an entry goes now.
-    pub(super) fn evicts(&mut self) -> bool {
-        self.next().is_multiple_of(EVICTED)
-    }
 }
 
 /// The next number of a stream: SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom

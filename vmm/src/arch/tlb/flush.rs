@@ -68,11 +68,20 @@ impl Tlb {
         self.current = pcid;
     }
 
-    /// INVLPG: the page in the current PCID and among globals, and every paging-structure entry
-    /// of the current PCID.
-    pub fn invlpg(&mut self, tables: &dyn Tables, paging: Paging, va: Gva) -> Effect {
+    /// INVLPG: the page in the current PCID and among globals, unless an erratum keeps those, and
+    /// every paging-structure entry of the current PCID.
+    pub fn invlpg(
+        &mut self,
+        tables: &dyn Tables,
+        paging: Paging,
+        va: Gva,
+        keeps_globals: bool,
+    ) -> Effect {
         let own = self.remove_page(tables, paging, Tag::Pcid(self.current), va);
-        let globals = self.remove_page(tables, paging, Tag::Global, va);
+        let globals = match keeps_globals {
+            true => (Tag::Global, Removed::default()),
+            false => self.remove_page(tables, paging, Tag::Global, va),
+        };
         if !globals.1.entries.is_empty() || !globals.1.parts.is_empty() {
             // The refill is of the current root; what another maps there comes back with it.
             let current = self.current;
@@ -82,19 +91,6 @@ impl Tlb {
         self.remove_structures(tables, paging, self.current, None);
         self.refill(tables, paging, va);
         self.effect(tables, paging, vec![own, globals])
-    }
-
-    /// INVLPG with the erratum that leaves global entries.
-    pub fn invlpg_keeping_globals(
-        &mut self,
-        tables: &dyn Tables,
-        paging: Paging,
-        va: Gva,
-    ) -> Effect {
-        let own = self.remove_page(tables, paging, Tag::Pcid(self.current), va);
-        self.remove_structures(tables, paging, self.current, None);
-        self.refill(tables, paging, va);
-        self.effect(tables, paging, vec![own])
     }
 
     /// INVPCID: 0 an address in a PCID, 1 a PCID, 2 everything, 3 everything but globals.

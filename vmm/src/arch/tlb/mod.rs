@@ -24,7 +24,6 @@ use super::features::Paging;
 use super::walk::{
     Access, Meaning, Rights, Start, Tables, Translation, entry as bits, meaning, shift, walk,
 };
-use choices::Choices;
 use set::{EntrySet, StructureSet};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -68,7 +67,6 @@ pub struct Tlb {
     tagged: BTreeMap<Pcid, Tagged>,
     globals: EntrySet,
     next_id: u64,
-    choices: Choices,
     /// By root.
     recalled: BTreeMap<Gpa, Recalled>,
     /// Rises with every change of a paging-structure entry.
@@ -96,7 +94,6 @@ impl Tlb {
             tagged: BTreeMap::new(),
             globals: EntrySet::default(),
             next_id: 0,
-            choices: Choices::new(model.seed),
             recalled: BTreeMap::new(),
             generation: 0,
             changes: VecDeque::new(),

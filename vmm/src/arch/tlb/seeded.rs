@@ -1,11 +1,12 @@
 //! [`Fill::Seeded`]: what the processor fills ahead of time, and what it evicts, by chance. The
-//! choices are told as events, so that the oracle need not make them.
+//! choices are logged, so that the oracle need not make them.
 
 use super::entry::Tag;
 use super::fill::AccessedUpdate;
 use super::harvest::Harvest;
 use super::{Fill, Tlb};
-use crate::arch::addr::Gva;
+use crate::arch::addr::{CpuId, Gva};
+use crate::arch::choice::{Chooser, Point};
 use crate::arch::features::Paging;
 use crate::arch::walk::{Start, Tables, Translation, entry, walk};
 
@@ -16,13 +17,19 @@ pub enum Chosen {
     Accessed(AccessedUpdate),
     /// A translation is cached.
     Filled(Translation),
-    /// What is held of the page that begins at the address goes.
+    /// What is held of the page that begins at the address is evicted.
     Evicted(Tag, Gva),
 }
 
 impl Tlb {
-    /// Makes this moment's choices and carries them out, but for the A bits.
-    pub fn choose(&mut self, tables: &dyn Tables, paging: Paging) -> Vec<Chosen> {
+    /// Has this moment's choices made and carries them out, but for the A bits.
+    pub fn choose(
+        &mut self,
+        tables: &dyn Tables,
+        paging: Paging,
+        cpu: CpuId,
+        chooser: &mut dyn Chooser,
+    ) -> Vec<Chosen> {
         let mut chosen = Vec::new();
         if self.model.fill != Fill::Seeded {
             return chosen;
@@ -30,7 +37,7 @@ impl Tlb {
         for tag in self.tags().collect::<Vec<_>>() {
             let pages: Vec<Gva> = self.entries(tag).map(|entry| entry.translation.page).collect();
             for page in pages {
-                if self.choices.evicts() {
+                if chooser.choose(Point::Evict(cpu, tag, page)) == 1 {
                     self.evict(tag, page);
                     chosen.push(Chosen::Evicted(tag, page));
                 }
@@ -42,7 +49,7 @@ impl Tlb {
         let mut reachable = Harvest::default();
         reachable.below(tables, paging, Start::root(root), 0);
         for translation in reachable.leaves {
-            if !self.choices.fills() {
+            if chooser.choose(Point::Fill(cpu, &translation)) == 0 {
                 continue;
             }
             // The walk of an access, which a cached paging-structure entry may lead astray.

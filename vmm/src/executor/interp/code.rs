@@ -42,6 +42,8 @@ pub struct CodeCache {
     crossing: Block,
     /// What to get wrong, for the tests that must notice.
     pub flaw: Option<super::Flaw>,
+    /// Instructions of one block at most.
+    pub longest_block: usize,
 }
 
 impl CodeCache {
@@ -53,6 +55,7 @@ impl CodeCache {
             pages: HashMap::new(),
             crossing: Block { uops: Vec::new() },
             flaw: None,
+            longest_block: MAX_BLOCK,
         }
     }
 
@@ -129,7 +132,7 @@ impl CodeCache {
     fn decode(&self, bytes: &[u8], rip: u64) -> Vec<Uop> {
         let mut uops = Vec::new();
         let mut at = 0;
-        while uops.len() < MAX_BLOCK && at < bytes.len() {
+        while uops.len() < self.longest_block && at < bytes.len() {
             let rest = &bytes[at..bytes.len().min(at + MAX_INSTRUCTION)];
             match decode::decode(rest, rip.wrapping_add(at as u64), self.flaw) {
                 Decoded::Next(uop) => {
@@ -148,6 +151,13 @@ impl CodeCache {
             }
         }
         uops
+    }
+
+    /// Drops everything that was decoded.
+    pub fn drop_all(&mut self, memory: &mut DataMemory) {
+        memory.take_written_code();
+        let pages = std::mem::take(&mut self.pages);
+        self.free.extend(pages.into_values().flat_map(HashMap::into_values));
     }
 
     /// Drops what was decoded from pages that have been written since.

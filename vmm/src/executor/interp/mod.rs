@@ -63,6 +63,19 @@ impl InterpExecutor {
         self.code.flaw = flaw;
     }
 
+    /// An interpreter for single instructions, that keeps no decoded code: whoever else writes memory
+    /// need not say so.
+    pub(super) fn for_single_steps(memory: &GuestMemory) -> Self {
+        let mut executor = Self::new(memory, 1);
+        executor.code.longest_block = 1;
+        executor
+    }
+
+    /// Drops decoded code.
+    pub(super) fn forget_code(&mut self) {
+        self.code.drop_all(&mut self.engine.memory);
+    }
+
     fn run_for(&mut self, vcpu: &mut Vcpu, limit: u64) -> Result<Option<Trap>, ExecutorError> {
         let space = Space::of(vcpu);
         self.engine.memory.enter(space)?;
@@ -90,6 +103,25 @@ impl Executor for InterpExecutor {
         let stepped = self.run_for(vcpu, 1);
         self.engine.stepping = false;
         stepped
+    }
+
+    fn step_store(
+        &mut self,
+        vcpu: &mut Vcpu,
+        _vector_state: bool,
+    ) -> Result<Option<Trap>, ExecutorError> {
+        let before = self.instructions;
+        let stepped = self.step(vcpu);
+        self.instructions = before;
+        stepped
+    }
+
+    fn map_for_store(&mut self, space: Space, page: Gva, leaf: Leaf) -> Result<(), ExecutorError> {
+        self.map(space, page, leaf)
+    }
+
+    fn store_leaf(&self, space: Space, page: Gva) -> Option<Leaf> {
+        self.leaf(space, page)
     }
 
     fn map(&mut self, space: Space, page: Gva, leaf: Leaf) -> Result<(), ExecutorError> {

@@ -12,6 +12,7 @@ mod watchdog;
 
 pub use host::{Host, HostError};
 
+use super::interp::InterpExecutor;
 use super::{Executor, ExecutorError, Leaf, Space, Trap};
 use crate::arch::addr::Gva;
 use crate::arch::vcpu::{Vcpu, cr0, cr4, efer, flags, gpr};
@@ -40,6 +41,8 @@ pub struct KvmExecutor {
     projections: Projections,
     /// Keeps the guest's memory mapped for as long as the VM has it.
     _memory: GuestMemoryMmap<()>,
+    /// Carries out stores to frames that no leaf makes writable.
+    storer: InterpExecutor,
     watchdog: Watchdog,
     space: Option<Space>,
     gs_base: u64,
@@ -100,6 +103,7 @@ impl KvmExecutor {
             _vm: vm,
             projections,
             _memory: guest.mmap().clone(),
+            storer: InterpExecutor::for_single_steps(guest),
             watchdog,
             space: None,
             gs_base: 0,
@@ -252,6 +256,28 @@ impl Executor for KvmExecutor {
         Ok(Some(trap?).filter(|trap| !matches!(trap, Trap::Exception { vector: DEBUG, .. })))
     }
 
+    fn step_store(
+        &mut self,
+        vcpu: &mut Vcpu,
+        vector_state: bool,
+    ) -> Result<Option<Trap>, ExecutorError> {
+        if vector_state {
+            let image = self.save_fpu()?;
+            self.storer.restore_fpu(&image)?;
+        }
+        // The guest writes code natively, and nobody notices.
+        self.storer.forget_code();
+        self.storer.step(vcpu)
+    }
+
+    fn map_for_store(&mut self, space: Space, page: Gva, leaf: Leaf) -> Result<(), ExecutorError> {
+        self.storer.map(space, page, leaf)
+    }
+
+    fn store_leaf(&self, space: Space, page: Gva) -> Option<Leaf> {
+        self.storer.leaf(space, page)
+    }
+
     fn map(&mut self, space: Space, page: Gva, leaf: Leaf) -> Result<(), ExecutorError> {
         self.projections.map(space, page, leaf)
     }
@@ -265,6 +291,7 @@ impl Executor for KvmExecutor {
         select: &dyn Fn(Space) -> bool,
         keep: &mut dyn FnMut(Space, Gva, Leaf) -> Option<Leaf>,
     ) -> Result<(), ExecutorError> {
+        self.storer.revalidate(select, keep)?;
         self.projections.revalidate(select, None, keep)
     }
 
@@ -274,6 +301,7 @@ impl Executor for KvmExecutor {
         page: Gva,
         keep: &mut dyn FnMut(Space, Gva, Leaf) -> Option<Leaf>,
     ) -> Result<(), ExecutorError> {
+        self.storer.revalidate_page(select, page, keep)?;
         self.projections.revalidate(select, Some(page), keep)
     }
 

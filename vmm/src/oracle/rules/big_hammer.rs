@@ -1,13 +1,14 @@
 //! `big-hammer` (cost): a flush removed more than its downgrade asked for.
 
-use crate::event::Kind;
-use crate::oracle::rule::{About, Context, RuleId};
+use crate::arch::cr3::NOFLUSH;
+use crate::arch::happened::Happened;
+use crate::arch::tlb::Effect;
+use crate::event::Event;
+use crate::oracle::{About, Replica};
 use serde::Serialize;
-use stalemate_shared::pcid::NOFLUSH;
 
 /// About the rule.
-pub const ABOUT: About = About {
-    id: RuleId::BigHammer,
+pub static ABOUT: About = About {
     name: "big-hammer",
     statement: "(cost) A flush removed more than its downgrade asked for; says how many live \
                 entries were lost.",
@@ -32,18 +33,23 @@ pub struct BigHammer {
 /// Whether the event was a big hammer: an invalidation of a whole PCID, or of everything, inside
 /// a flush primitive or because of a mark.
 #[must_use]
-pub fn observe(context: &Context<'_>, consuming: bool) -> Option<BigHammer> {
-    let primitive = context.shadow.works_for(context.event.cpu).map(|(_, primitive)| primitive);
-    let big = match context.event.kind {
-        Kind::Invpcid { kind, .. } => kind != 0,
-        Kind::LoadCr3 { value, .. } => consuming || primitive.is_some() && value & NOFLUSH == 0,
-        Kind::WriteCr4 { .. } => context.effect.removed > 0,
+pub fn observe(
+    event: &Event,
+    replica: &Replica,
+    effect: &Effect,
+    consuming: bool,
+) -> Option<BigHammer> {
+    let flush = replica.works_for(event.cpu).map(|open| open.flush);
+    let big = match *event.happened()? {
+        Happened::Invpcid { kind, .. } => kind != 0,
+        Happened::LoadCr3 { value, .. } => consuming || flush.is_some() && value & NOFLUSH == 0,
+        Happened::WriteCr4 { .. } => effect.removed > 0,
         _ => false,
     };
-    if !big || primitive.is_none() && !consuming {
+    if !big || flush.is_none() && !consuming {
         return None;
     }
-    let asked = |page| primitive.is_some_and(|primitive| primitive.covers(page));
-    let lost = context.effect.live_lost.iter().filter(|(_, page)| !asked(*page));
-    Some(BigHammer { seq: context.event.seq, live_lost: lost.count() })
+    let requested = |page| flush.is_some_and(|flush| flush.covers(page));
+    let lost = effect.live_lost.iter().filter(|(_, page)| !requested(*page));
+    Some(BigHammer { seq: event.seq, live_lost: lost.count() })
 }

@@ -1,12 +1,11 @@
 //! `cr3-pairing`: the user PCID goes with the user root.
 
-use crate::event::Kind;
-use crate::oracle::rule::{About, Context, Finding, Rule, RuleId};
-use stalemate_shared::pcid::{USER_PCID_BIT, USER_ROOT_BIT};
+use crate::arch::happened::Happened;
+use crate::oracle::About;
+use crate::oracle::rule::{Context, Finding, Rule};
 
 /// About the rule.
-pub const ABOUT: About = About {
-    id: RuleId::Cr3Pairing,
+pub static ABOUT: About = About {
     name: "cr3-pairing",
     statement: "With PCID and PTI on, bits 11 and 12 of CR3 agree at every load; without PTI bit 11, \
                 which tells user PCIDs, is never set.",
@@ -18,40 +17,39 @@ pub const ABOUT: About = About {
     is_cost: false,
 };
 
-/// The rule.
 #[derive(Clone)]
-pub struct Cr3Pairing;
+struct Cr3Pairing;
+
+/// The rule.
+pub(super) fn rule() -> Box<dyn Rule> {
+    Box::new(Cr3Pairing)
+}
 
 impl Rule for Cr3Pairing {
-    fn boxed(&self) -> Box<dyn Rule> {
-        Box::new(self.clone())
-    }
-
-    fn id(&self) -> RuleId {
-        ABOUT.id
+    fn about(&self) -> &'static About {
+        &ABOUT
     }
 
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {
-        let Kind::LoadCr3 { value, .. } = context.event.kind else { return Vec::new() };
-        if !context.cpu().paging().pcide {
+        let Some(&Happened::LoadCr3 { value, .. }) = context.event.happened() else {
             return Vec::new();
-        }
-        if !context.header.pti {
-            let message = format!("CR3 load {value:#x} has a user PCID, and there is no PTI");
-            let user = value & USER_PCID_BIT != 0;
-            return user.then(|| Finding { message, ..Finding::default() }).into_iter().collect();
-        }
-        if (value & USER_PCID_BIT != 0) == (value & USER_ROOT_BIT != 0) {
+        };
+        let kernel = &context.header.kernel;
+        let Some(pairing) = kernel.pairing.filter(|_| context.cpu().paging().pcide) else {
             return Vec::new();
-        }
-        let half = |user: bool| if user { "user" } else { "kernel" };
-        vec![Finding {
-            message: format!(
-                "CR3 load {value:#x} pairs the {} root with a {} PCID",
-                half(value & USER_ROOT_BIT != 0),
-                half(value & USER_PCID_BIT != 0)
-            ),
-            ..Finding::default()
-        }]
+        };
+        let (user_pcid, user_root) = (pairing.is_user_pcid(value), pairing.is_user_root(value));
+        let message = match kernel.isolated {
+            false if user_pcid => {
+                format!("CR3 load {value:#x} has a user PCID, and there is no PTI")
+            }
+            true if user_pcid != user_root => {
+                let half = |user: bool| if user { "user" } else { "kernel" };
+                let (root, pcid) = (half(user_root), half(user_pcid));
+                format!("CR3 load {value:#x} pairs the {root} root with a {pcid} PCID")
+            }
+            _ => return Vec::new(),
+        };
+        vec![Finding::new(message)]
     }
 }

@@ -1,18 +1,15 @@
 //! `generation`: a slot says no more than what was done.
 
-use crate::arch::addr::{CpuId, Gpa, Pcid};
+use crate::arch::addr::{CpuId, Gva, Pcid};
 use crate::arch::tlb::Tag;
-use crate::event::Kind;
-use crate::oracle::rule::{About, Context, Finding, Rule, RuleId};
-use crate::oracle::shadow::Shadow;
-use stalemate_shared::pcid::kernel_pcid;
-use stalemate_shared::tlb_state::{MmState, Slot, TlbState};
+use crate::event::Announcement;
+use crate::oracle::replica::Slot;
+use crate::oracle::rule::{Because, Context, Finding, Rule};
+use crate::oracle::{About, Deadline};
 use std::collections::BTreeMap;
-use std::mem::offset_of;
 
 /// About the rule.
-pub const ABOUT: About = About {
-    id: RuleId::Generation,
+pub static ABOUT: About = About {
     name: "generation",
     statement: "A slot's TLB generation never exceeds what has been flushed in its kernel PCID, \
                 never exceeds its address space's, and never falls for one context id.",
@@ -29,123 +26,97 @@ pub const ABOUT: About = About {
 struct Claim {
     slot: Slot,
     seq: u64,
-    rip: crate::arch::addr::Gva,
+    rip: Gva,
 }
 
-/// The rule.
 #[derive(Clone, Default)]
-pub struct Generation {
-    /// By CPU and ASID: claims that are not yet proved.
+struct Generation {
+    /// By CPU and slot: claims that are not yet proved.
     claims: BTreeMap<(CpuId, u16), Claim>,
 }
 
-const SLOTS: u64 = offset_of!(TlbState, slots) as u64;
-const SLOT: u64 = size_of::<Slot>() as u64;
-
-/// The ASID and the field of the slot that a word of `TlbState` belongs to.
-fn slot_word(offset: u64) -> Option<(u16, usize)> {
-    let within = offset.checked_sub(SLOTS)?;
-    let asid = within / SLOT;
-    (asid < stalemate_shared::pcid::ASID_SLOTS as u64)
-        .then_some((asid as u16, (within % SLOT) as usize))
-}
-
-fn slot(shadow: &Shadow, cpu: CpuId, asid: u16) -> Slot {
-    let at = SLOTS + u64::from(asid) * SLOT;
-    let state = shadow.cpu(cpu);
-    Slot { ctx_id: state.state(at), tlb_gen: state.state(at + 8) }
-}
-
-fn owner(shadow: &Shadow, ctx_id: u64) -> Option<MmState> {
-    shadow.mm_states().find(|mm| mm.ctx_id == ctx_id && ctx_id != 0)
+/// The rule.
+pub(super) fn rule() -> Box<dyn Rule> {
+    Box::new(Generation::default())
 }
 
 impl Generation {
-    /// Looks at a store to a slot's generation.
-    fn store(&mut self, context: &Context<'_>) -> Option<Finding> {
-        let Kind::StateStore { owner: cpu, offset, old, new } = context.event.kind else {
-            return None;
+    /// Looks at what a slot now claims.
+    fn claim(&mut self, context: &Context<'_>, announcement: &Announcement) -> Option<Finding> {
+        let (cpu, slot, to) = match *announcement {
+            Announcement::SlotOwner { cpu, slot, .. } => {
+                // Another address space, or none: what the slot claimed is void.
+                self.claims.remove(&(cpu, slot));
+                return None;
+            }
+            Announcement::SlotFlushed { cpu, slot, generation } => (cpu, slot, generation),
+            _ => return None,
         };
-        let (asid, field) = slot_word(offset)?;
-        let now = slot(context.shadow, cpu, asid);
-        if field == offset_of!(Slot, ctx_id) {
-            // Another address space, or none: what the slot claimed is void.
-            self.claims.remove(&(cpu, asid));
-            return None;
+        let now = context.replica.cpu(cpu).slot(slot);
+        let owner = now.space?;
+        let wrong = |what: &str| Finding::new(format!("slot {slot} of CPU {} {what}", cpu.0));
+        if context.replica.space(owner).is_some_and(|space| to > space.generation) {
+            return Some(wrong("claims a generation that its address space has not reached"));
         }
-        if now.ctx_id == 0 {
-            return None;
-        }
-        let message = |what: &str| Finding {
-            message: format!("slot {asid} of CPU {} {what}", cpu.0),
-            ..Finding::default()
-        };
-        let mm = owner(context.shadow, now.ctx_id);
-        if mm.is_some_and(|mm| new > mm.tlb_gen) {
-            return Some(message("claims a generation that its address space has not reached"));
-        }
-        // A slot that changes hands gets its context id first, and then any generation.
-        let same =
-            self.claims.get(&(cpu, asid)).is_some_and(|claim| claim.slot.ctx_id == now.ctx_id);
-        if same && new < old {
-            return Some(message("falls back to an older generation"));
+        // A slot that changes hands gets its owner first, and then any generation.
+        let before = self.claims.get(&(cpu, slot)).filter(|claim| claim.slot.space == now.space);
+        if before.is_some_and(|claim| to < claim.slot.generation) {
+            return Some(wrong("falls back to an older generation"));
         }
         let claim = Claim { slot: now, seq: context.event.seq, rip: context.event.rip };
-        self.claims.insert((cpu, asid), claim);
+        self.claims.insert((cpu, slot), claim);
         None
     }
 
-    /// The claims of the event's CPU must hold now: it goes on to use what they are about.
-    fn prove(&mut self, context: &Context<'_>) -> Vec<Finding> {
-        let mut found = Vec::new();
-        let here = context.event.cpu;
-        for (&(cpu, asid), claim) in self.claims.iter().filter(|((cpu, _), _)| *cpu == here) {
-            let Some(mm) = owner(context.shadow, claim.slot.ctx_id) else { continue };
-            let roots = Shadow::pair(Gpa(mm.kernel_root));
+    /// The claims of a CPU must hold now: it goes on to use what they are about.
+    fn prove(&self, here: CpuId, context: &Context<'_>) -> Vec<Finding> {
+        let replica = context.replica;
+        let of_cpu = self.claims.iter().filter(|((cpu, _), _)| *cpu == here);
+        let broken = of_cpu.filter_map(|(&(cpu, slot), claim)| {
+            let root = replica.space(claim.slot.space?)?.root;
             // The user PCID's flush is deferred: that is `stale-user-entry`'s.
-            let pcide = context.shadow.cpu(cpu).paging().pcide;
-            let kernel = Tag::Pcid(Pcid::new(if pcide { kernel_pcid(asid) } else { 0 }));
-            let broken = context.open_here().find(|(_, obligation)| {
-                obligation.tag == kernel
-                    && roots.contains(&obligation.root)
-                    && obligation.downgrade.seq < claim.seq
-                    && obligation.tlb_gen.is_some_and(|tlb_gen| tlb_gen <= claim.slot.tlb_gen)
-            });
-            if let Some((number, obligation)) = broken {
-                found.push(Finding {
-                    obligation: Some(number),
-                    because: Some((claim.seq, claim.rip, "the slot's generation was raised")),
-                    message: format!(
-                        "slot {asid} of CPU {} claims generation {}, and {} still holds a stale \
-                         entry for {} that it covers",
-                        cpu.0, claim.slot.tlb_gen, obligation.tag, obligation.page
-                    ),
-                    ..Finding::default()
-                });
-            }
-        }
-        found
+            let pcids = context.header.kernel.slots.get(usize::from(slot));
+            let pcide = replica.cpu(cpu).paging().pcide;
+            let kernel = pcids.filter(|_| pcide).map_or(Pcid::new(0), |pcids| pcids.kernel);
+            let owed = context.open_here().find(|owed| {
+                owed.tag == Tag::Pcid(kernel)
+                    && replica.is_pair(root, owed.root)
+                    && owed.downgrade.seq < claim.seq
+                    && owed.generation.is_some_and(|of| of <= claim.slot.generation)
+            })?;
+            let what = "the slot's generation was raised";
+            Some(Finding {
+                obligation: Some(owed.id),
+                deadline: Some(Deadline::Claimed { cpu }),
+                because: Some(Because { seq: claim.seq, rip: claim.rip, what }),
+                message: format!(
+                    "slot {slot} of CPU {} claims generation {}, and {} still holds a stale entry \
+                     for {} that it covers",
+                    cpu.0, claim.slot.generation, owed.tag, owed.page
+                ),
+                ..Finding::default()
+            })
+        });
+        broken.collect()
     }
 }
 
 impl Rule for Generation {
-    fn boxed(&self) -> Box<dyn Rule> {
-        Box::new(self.clone())
-    }
-
-    fn id(&self) -> RuleId {
-        ABOUT.id
+    fn about(&self) -> &'static About {
+        &ABOUT
     }
 
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {
+        let said = context.event.announcements().iter();
+        let mut found: Vec<_> =
+            said.filter_map(|announcement| self.claim(context, announcement)).collect();
         // A switch writes the slot before it loads CR3, so that a claim is due only when the CPU
         // is done with what it was in the middle of.
-        match context.event.kind {
-            Kind::StateStore { .. } => self.store(context).into_iter().collect(),
-            Kind::UserEntry | Kind::PrimitiveEnd(_) | Kind::StepEnd { .. } | Kind::End => {
-                self.prove(context)
+        for deadline in context.deadlines {
+            if let Deadline::Claimed { cpu } = *deadline {
+                found.extend(self.prove(cpu, context));
             }
-            _ => Vec::new(),
         }
+        found
     }
 }

@@ -1,14 +1,11 @@
 //! `loaded-mm`: CR3 holds the address space that `TlbState` says is loaded.
 
-use crate::arch::addr::Gpa;
-use crate::event::Kind;
-use crate::oracle::rule::{About, Context, Finding, Rule, RuleId};
-use stalemate_shared::pcid::USER_ROOT_BIT;
-use stalemate_shared::tlb_state::{LOADED_MM, SWITCHING};
+use crate::event::Announcement;
+use crate::oracle::About;
+use crate::oracle::rule::{Context, Finding, Rule};
 
 /// About the rule.
-pub const ABOUT: About = About {
-    id: RuleId::LoadedMm,
+pub static ABOUT: About = About {
     name: "loaded-mm",
     statement: "When `loaded_mm` is set to an address space, CR3 holds its root.",
     source: "invariant S1 of the protocol; Linux switch_mm_irqs_off, which checks it in debug builds",
@@ -19,37 +16,35 @@ pub const ABOUT: About = About {
     is_cost: false,
 };
 
-/// The rule.
 #[derive(Clone)]
-pub struct LoadedMm;
+struct LoadedMm;
+
+/// The rule.
+pub(super) fn rule() -> Box<dyn Rule> {
+    Box::new(LoadedMm)
+}
 
 impl Rule for LoadedMm {
-    fn boxed(&self) -> Box<dyn Rule> {
-        Box::new(self.clone())
-    }
-
-    fn id(&self) -> RuleId {
-        ABOUT.id
+    fn about(&self) -> &'static About {
+        &ABOUT
     }
 
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {
-        let Kind::StateStore { owner, offset: LOADED_MM, new, .. } = context.event.kind else {
-            return Vec::new();
-        };
-        let root = Gpa(context.shadow.cpu(owner).root().0 & !USER_ROOT_BIT);
-        let mm = context.shadow.mm_states().find(|mm| mm.ctx_id == new);
-        // The marker of a switch is of no address space.
-        let Some(mm) = mm.filter(|mm| new != SWITCHING && Gpa(mm.kernel_root) != root) else {
-            return Vec::new();
-        };
-        vec![Finding {
-            message: format!(
-                "loaded_mm of CPU {} is set to context {new}, whose root is {}, while CR3 holds \
-                 root {root}",
-                owner.0,
-                Gpa(mm.kernel_root)
-            ),
-            ..Finding::default()
-        }]
+        let said = context.event.announcements().iter();
+        said.filter_map(|announcement| disagreement(announcement, context)).collect()
     }
+}
+
+fn disagreement(announcement: &Announcement, context: &Context<'_>) -> Option<Finding> {
+    let Announcement::Loaded { cpu, space: Some(space) } = *announcement else { return None };
+    let replica = context.replica;
+    let root = replica.space(space)?.root;
+    let held = replica.kernel.kernel_root(replica.cpu(cpu).root());
+    (root != held).then(|| {
+        Finding::new(format!(
+            "loaded_mm of CPU {} is set to context {}, whose root is {root}, while CR3 holds root \
+             {held}",
+            cpu.0, space.0
+        ))
+    })
 }

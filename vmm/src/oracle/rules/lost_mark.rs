@@ -1,16 +1,16 @@
 //! `lost-mark`: whoever clears a mark flushes.
 
-use crate::arch::addr::{CpuId, Gva};
+use crate::arch::addr::{CpuId, Gva, Pcid};
+use crate::arch::cr3::NOFLUSH;
+use crate::arch::happened::Happened;
 use crate::arch::vcpu::cr4;
-use crate::event::{Event, Kind};
-use crate::oracle::rule::{About, Context, Finding, Rule, RuleId};
-use stalemate_shared::pcid::{NOFLUSH, USER_PCID_BIT};
-use stalemate_shared::tlb_state::USER_PCID_FLUSH_MASK;
+use crate::event::Announcement;
+use crate::oracle::About;
+use crate::oracle::rule::{Because, Context, Finding, Rule};
 use std::collections::BTreeMap;
 
 /// About the rule.
-pub const ABOUT: About = About {
-    id: RuleId::LostMark,
+pub static ABOUT: About = About {
     name: "lost-mark",
     statement: "After a mark is cleared, something that must empty that user PCID happens before \
                 user mode next runs under it on that CPU. Reported at the load that kept it, \
@@ -32,11 +32,15 @@ struct Cleared {
     kept: Option<(u64, Gva)>,
 }
 
-/// The rule.
 #[derive(Clone, Default)]
-pub struct LostMark {
-    /// By CPU and bit of its mask, which is the PCID's low 11 bits.
-    cleared: BTreeMap<(CpuId, u64), Cleared>,
+struct LostMark {
+    /// Marks that were cleared and whose PCID has not been emptied since, by CPU and user PCID.
+    cleared: BTreeMap<(CpuId, Pcid), Cleared>,
+}
+
+/// The rule.
+pub(super) fn rule() -> Box<dyn Rule> {
+    Box::new(LostMark::default())
 }
 
 impl LostMark {
@@ -44,31 +48,34 @@ impl LostMark {
         self.cleared.retain(|(cpu, _), _| *cpu != on);
     }
 
-    fn follow(&mut self, event: &Event) {
-        match event.kind {
-            Kind::StateStore { owner, offset: USER_PCID_FLUSH_MASK, old, new } => {
-                for bit in (0..64).filter(|bit| (old ^ new) >> bit & 1 != 0) {
-                    if new >> bit & 1 != 0 {
-                        self.cleared.remove(&(owner, bit));
-                    } else {
-                        let clear = Cleared { seq: event.seq, rip: event.rip, kept: None };
-                        self.cleared.insert((owner, bit), clear);
-                    }
+    fn follow(&mut self, context: &Context<'_>) {
+        let event = context.event;
+        for announcement in event.announcements() {
+            match *announcement {
+                Announcement::Marked { cpu, pcid } => {
+                    self.cleared.remove(&(cpu, pcid));
                 }
+                Announcement::Unmarked { cpu, pcid } => {
+                    let clear = Cleared { seq: event.seq, rip: event.rip, kept: None };
+                    self.cleared.insert((cpu, pcid), clear);
+                }
+                _ => {}
             }
-            Kind::LoadCr3 { value, .. } if value & USER_PCID_BIT != 0 => {
-                let bit = value & 0x7ff;
+        }
+        match event.happened() {
+            Some(&Happened::LoadCr3 { value, .. }) => {
+                let key = (event.cpu, context.cpu().pcid_of(value));
                 if value & NOFLUSH == 0 {
-                    self.cleared.remove(&(event.cpu, bit));
-                } else if let Some(clear) = self.cleared.get_mut(&(event.cpu, bit)) {
+                    self.cleared.remove(&key);
+                } else if let Some(clear) = self.cleared.get_mut(&key) {
                     clear.kept = Some((event.seq, event.rip));
                 }
             }
-            Kind::Invpcid { kind: 1, pcid, .. } if pcid.is_user() => {
-                self.cleared.remove(&(event.cpu, u64::from(pcid.value()) & 0x7ff));
+            Some(&Happened::Invpcid { kind: 1, pcid, .. }) => {
+                self.cleared.remove(&(event.cpu, pcid));
             }
-            Kind::Invpcid { kind: 2 | 3, .. } => self.all_flushed(event.cpu),
-            Kind::WriteCr4 { old, new } if (old ^ new) & (cr4::PGE | cr4::PCIDE) != 0 => {
+            Some(Happened::Invpcid { kind: 2 | 3, .. }) => self.all_flushed(event.cpu),
+            Some(Happened::WriteCr4 { old, new }) if (old ^ new) & (cr4::PGE | cr4::PCIDE) != 0 => {
                 self.all_flushed(event.cpu);
             }
             _ => {}
@@ -77,27 +84,23 @@ impl LostMark {
 }
 
 impl Rule for LostMark {
-    fn boxed(&self) -> Box<dyn Rule> {
-        Box::new(self.clone())
-    }
-
-    fn id(&self) -> RuleId {
-        ABOUT.id
+    fn about(&self) -> &'static About {
+        &ABOUT
     }
 
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {
-        self.follow(context.event);
-        let pcid = context.cpu().pcid();
-        if context.event.kind != Kind::UserEntry || !pcid.is_user() {
+        self.follow(context);
+        if context.event.happened() != Some(&Happened::UserEntry) {
             return Vec::new();
         }
-        let bit = u64::from(pcid.value()) & 0x7ff;
-        let Some(clear) = self.cleared.remove(&(context.event.cpu, bit)) else {
+        let pcid = context.cpu().pcid();
+        let Some(clear) = self.cleared.remove(&(context.event.cpu, pcid)) else {
             return Vec::new();
         };
+        let because = Because { seq: clear.seq, rip: clear.rip, what: "the mark was cleared" };
         vec![Finding {
             at: clear.kept,
-            because: Some((clear.seq, clear.rip, "the mark was cleared")),
+            because: Some(because),
             message: format!(
                 "the mark of PCID {pcid} was cleared, and its next load kept what is tagged with it"
             ),

@@ -1,15 +1,16 @@
 //! `needless-flush` (cost): a flush with no obligation behind it.
 
 use crate::arch::addr::Gpa;
+use crate::arch::cr3::{self, NOFLUSH};
+use crate::arch::happened::Happened;
+use crate::arch::tlb::Effect;
 use crate::arch::vcpu::cr4;
-use crate::event::Kind;
-use crate::oracle::rule::{About, Context, RuleId};
+use crate::event::Event;
+use crate::oracle::{About, Replica};
 use serde::Serialize;
-use stalemate_shared::pcid::{NOFLUSH, ROOT_MASK};
 
 /// About the rule.
-pub const ABOUT: About = About {
-    id: RuleId::NeedlessFlush,
+pub static ABOUT: About = About {
     name: "needless-flush",
     statement: "(cost) A flush, or a flushing load, with no obligation behind it: it removed \
                 entries, none of them stale and none of them of another root. A load without \
@@ -30,20 +31,25 @@ pub struct NeedlessFlush {
     pub removed: usize,
 }
 
-/// Whether the event was a needless flush; `before` is the root that its PCID had before it.
+/// Whether the event, which removed nothing stale, was a needless flush; `before` is the root that its
+/// PCID had before it.
 #[must_use]
-pub fn observe(context: &Context<'_>, before: Option<Gpa>) -> Option<NeedlessFlush> {
-    let flushes = match context.event.kind {
-        Kind::Invlpg { .. } | Kind::InvlpgKeptGlobals { .. } | Kind::Invpcid { .. } => true,
-        Kind::LoadCr3 { value, .. } => {
+pub fn observe(
+    event: &Event,
+    replica: &Replica,
+    effect: &Effect,
+    before: Option<Gpa>,
+) -> Option<NeedlessFlush> {
+    let flushes = match *event.happened()? {
+        Happened::Invlpg { .. } | Happened::Invpcid { .. } => true,
+        Happened::LoadCr3 { value, .. } => {
             // A slot that gets another root owes the flush.
-            let reused = before.is_some_and(|root| root != Gpa(value & ROOT_MASK));
-            context.cpu().paging().pcide && value & NOFLUSH == 0 && !reused
+            let reused = before.is_some_and(|root| root != cr3::root(value));
+            replica.cpu(event.cpu).paging().pcide && value & NOFLUSH == 0 && !reused
         }
-        Kind::WriteCr4 { old, new } => (old ^ new) & (cr4::PGE | cr4::PCIDE) != 0,
+        Happened::WriteCr4 { old, new } => (old ^ new) & (cr4::PGE | cr4::PCIDE) != 0,
         _ => false,
     };
-    let removed = context.effect.removed;
-    let needless = flushes && removed > 0 && !context.ledger.was_served();
-    needless.then_some(NeedlessFlush { seq: context.event.seq, removed })
+    let removed = effect.removed;
+    (flushes && removed > 0).then_some(NeedlessFlush { seq: event.seq, removed })
 }

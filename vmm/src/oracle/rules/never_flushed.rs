@@ -1,15 +1,11 @@
 //! `never-flushed`: somebody asks for the flush.
 
-use crate::arch::addr::CpuId;
 use crate::arch::tlb::Tag;
-use crate::event::{Kind, StepClass};
-use crate::oracle::ledger::Obligation;
-use crate::oracle::rule::{About, Context, Finding, Rule, RuleId};
-use stalemate_shared::pcid::USER_PCID_BIT;
+use crate::oracle::rule::{Context, StaleRule};
+use crate::oracle::{About, Deadline, Obligation};
 
 /// About the rule.
-pub const ABOUT: About = About {
-    id: RuleId::NeverFlushed,
+pub static ABOUT: About = About {
     name: "never-flushed",
     statement: "A downgrade that no primitive covers, and that no mark defers, is flushed by the end of its step or before its frame is freed. An edit's step \
                 lasts until the first step that is neither an edit nor a flush.",
@@ -21,73 +17,42 @@ pub const ABOUT: About = About {
     is_cost: false,
 };
 
-/// A mark says that the user PCID is flushed when it is next loaded: a flush that is deferred.
-fn is_marked(cpu: CpuId, tag: Tag, context: &Context<'_>) -> bool {
-    match tag {
-        Tag::Pcid(pcid) if pcid.is_user() => {
-            context.shadow.cpu(cpu).marks() >> (pcid.value() & !USER_PCID_BIT as u16) & 1 != 0
+/// The rule.
+pub(super) const RULE: StaleRule = StaleRule { about: &ABOUT, owes, sentence };
+
+fn owes(deadline: &Deadline, owed: &Obligation, context: &Context<'_>) -> bool {
+    if owed.covered.is_some() {
+        return false;
+    }
+    match *deadline {
+        Deadline::Freed(frame) => {
+            owed.entry.as_ref().is_some_and(|entry| entry.translation.frame == frame)
+        }
+        Deadline::EditsOver { cpu } => {
+            // What was announced as deferred may stay until the frame is freed; and another CPU may
+            // still be between its edit and its flush.
+            let over = cpu.is_none_or(|cpu| owed.downgrade.cpu == cpu && !owed.waits());
+            // A flush that waits for ever is a hang.
+            over && !is_marked(owed, context) && !is_under_way(owed, context)
         }
         _ => false,
     }
 }
 
-/// Some CPU is in the middle of a primitive that must discharge it.
-fn is_under_way(obligation: &Obligation, context: &Context<'_>) -> bool {
-    context.shadow.numbered().any(|(cpu, state)| {
-        let primitive = state.primitive();
-        primitive.is_some_and(|(since, primitive)| obligation.is_asked_of(cpu, since, &primitive))
-    })
+/// A mark says that the user PCID is flushed when it is next loaded: a flush that is deferred.
+fn is_marked(owed: &Obligation, context: &Context<'_>) -> bool {
+    match owed.tag {
+        Tag::Pcid(pcid) => context.replica.cpu(owed.cpu).is_marked(pcid),
+        Tag::Global => false,
+    }
 }
 
-/// The rule.
-#[derive(Clone)]
-pub struct NeverFlushed;
+/// Some CPU is in the middle of a flush that must discharge it.
+fn is_under_way(owed: &Obligation, context: &Context<'_>) -> bool {
+    let replica = context.replica;
+    replica.flushes().iter().any(|open| owed.is_requested_of(open, replica))
+}
 
-impl Rule for NeverFlushed {
-    fn boxed(&self) -> Box<dyn Rule> {
-        Box::new(self.clone())
-    }
-
-    fn id(&self) -> RuleId {
-        ABOUT.id
-    }
-
-    fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {
-        let frame = match context.event.kind {
-            Kind::StepBegin { class: StepClass::Other, .. } | Kind::End => None,
-            Kind::FrameFreed { frame } => Some(frame),
-            _ => return Vec::new(),
-        };
-        let at_end = context.event.kind == Kind::End;
-        let concerned = |held: Option<&crate::arch::tlb::Entry>| match (frame, held) {
-            (None, _) => true,
-            (Some(frame), Some(entry)) => entry.translation.frame == frame,
-            (Some(_), None) => false,
-        };
-        context
-            .ledger
-            .open()
-            .filter(|(_, obligation)| obligation.covered.is_none())
-            // What was announced as deferred may stay until the frame goes; and another CPU may
-            // still be between its edit and its flush.
-            .filter(|(_, obligation)| frame.is_some() || !obligation.waits() || at_end)
-            .filter(|(_, obligation)| {
-                frame.is_some() || at_end || obligation.downgrade.cpu == context.event.cpu
-            })
-            .filter(|(_, obligation)| {
-                frame.is_some() || !is_marked(obligation.cpu, obligation.tag, context)
-            })
-            // A primitive that waits for ever is a hang.
-            .filter(|(_, obligation)| frame.is_some() || !is_under_way(obligation, context))
-            .filter(|(_, obligation)| concerned(obligation.entry.as_ref()))
-            .map(|(number, obligation)| Finding {
-                obligation: Some(number),
-                message: format!(
-                    "nobody has asked for a flush of {}, and {} still holds it",
-                    obligation.page, obligation.tag
-                ),
-                ..Finding::default()
-            })
-            .collect()
-    }
+fn sentence(_: &Deadline, owed: &Obligation) -> String {
+    format!("nobody has asked for a flush of {}, and {} still holds it", owed.page, owed.tag)
 }

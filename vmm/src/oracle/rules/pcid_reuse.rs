@@ -1,14 +1,14 @@
 //! `pcid-reuse`: a PCID is emptied before it serves another root.
 
 use crate::arch::addr::{CpuId, Gpa, Pcid};
+use crate::arch::happened::Happened;
 use crate::arch::tlb::Tag;
-use crate::event::Kind;
-use crate::oracle::rule::{About, Context, Finding, Held, Rule, RuleId};
+use crate::oracle::About;
+use crate::oracle::rule::{Context, Finding, Held, Rule};
 use std::collections::BTreeSet;
 
 /// About the rule.
-pub const ABOUT: About = About {
-    id: RuleId::PcidReuse,
+pub static ABOUT: About = About {
     name: "pcid-reuse",
     statement: "A PCID never becomes current for a root while it holds entries of another root.",
     source: "SDM vol. 3, 4.10.4.2: reusing a PCID needs bit 63 clear or INVPCID",
@@ -19,32 +19,33 @@ pub const ABOUT: About = About {
     is_cost: false,
 };
 
-/// The rule.
 #[derive(Clone, Default)]
-pub struct PcidReuse {
-    told: BTreeSet<(CpuId, Pcid, Gpa)>,
+struct PcidReuse {
+    /// What has been reported and still lasts.
+    reported: BTreeSet<(CpuId, Pcid, Gpa)>,
+}
+
+/// The rule.
+pub(super) fn rule() -> Box<dyn Rule> {
+    Box::new(PcidReuse::default())
 }
 
 impl Rule for PcidReuse {
-    fn boxed(&self) -> Box<dyn Rule> {
-        Box::new(self.clone())
-    }
-
-    fn id(&self) -> RuleId {
-        ABOUT.id
+    fn about(&self) -> &'static About {
+        &ABOUT
     }
 
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {
-        let Kind::LoadCr3 { .. } = context.event.kind else { return Vec::new() };
+        let Some(Happened::LoadCr3 { .. }) = context.event.happened() else { return Vec::new() };
         let (cpu, pcid) = (context.event.cpu, context.cpu().pcid());
         let (tag, tlb) = (Tag::Pcid(pcid), &context.cpu().tlb);
         let Some(root) = tlb.root(tag) else { return Vec::new() };
         let foreign = tlb.entries(tag).find(|entry| entry.root != root);
         let Some(entry) = foreign else {
-            self.told.retain(|(of, told, _)| (*of, *told) != (cpu, pcid));
+            self.reported.retain(|(of, reported, _)| (*of, *reported) != (cpu, pcid));
             return Vec::new();
         };
-        if !self.told.insert((cpu, pcid, entry.root)) {
+        if !self.reported.insert((cpu, pcid, entry.root)) {
             return Vec::new();
         }
         vec![Finding {

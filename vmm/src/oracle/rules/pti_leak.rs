@@ -1,14 +1,13 @@
 //! `pti-leak`: user mode cannot reach the kernel's translations.
 
 use crate::arch::addr::Gva;
+use crate::arch::happened::Happened;
 use crate::arch::tlb::Tag;
-use crate::event::Kind;
-use crate::oracle::rule::{About, Context, Finding, Held, Rule, RuleId};
-use stalemate_shared::pcid::USER_ROOT_BIT;
+use crate::oracle::About;
+use crate::oracle::rule::{Context, Finding, Held, Rule};
 
 /// About the rule.
-pub const ABOUT: About = About {
-    id: RuleId::PtiLeak,
+pub static ABOUT: About = About {
     name: "pti-leak",
     statement: "In user mode no entry of the active PCID, and no global entry, translates a \
                 kernel address outside the trampoline.",
@@ -20,34 +19,36 @@ pub const ABOUT: About = About {
     is_cost: false,
 };
 
-/// The rule.
 #[derive(Clone)]
-pub struct PtiLeak;
+struct PtiLeak;
+
+/// The rule.
+pub(super) fn rule() -> Box<dyn Rule> {
+    Box::new(PtiLeak)
+}
+
+/// The kernel half.
+const KERNEL_HALF: (Gva, Gva) = (Gva(0xffff_8000_0000_0000), Gva(u64::MAX));
 
 impl Rule for PtiLeak {
-    fn boxed(&self) -> Box<dyn Rule> {
-        Box::new(self.clone())
-    }
-
-    fn id(&self) -> RuleId {
-        ABOUT.id
+    fn about(&self) -> &'static About {
+        &ABOUT
     }
 
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {
-        if context.event.kind != Kind::UserEntry || !context.header.pti {
+        let kernel = &context.header.kernel;
+        if context.event.happened() != Some(&Happened::UserEntry) || !kernel.isolated {
             return Vec::new();
         }
         let allowed = |page: Gva| {
             let inside = |&(start, end): &(Gva, Gva)| start <= page && page < end;
-            context.header.trampoline.iter().any(inside)
+            kernel.trampoline.iter().any(inside)
         };
-        if context.cpu().cr3 & USER_ROOT_BIT == 0 {
-            let message = "user mode is entered on a kernel root".to_owned();
-            return vec![Finding { message, ..Finding::default() }];
+        if !kernel.is_user_root(context.cpu().cr3) {
+            return vec![Finding::new("user mode is entered on a kernel root".to_owned())];
         }
-        let kernel = (Gva(0xffff_8000_0000_0000), Gva(u64::MAX));
         for tag in [Tag::Pcid(context.cpu().pcid()), Tag::Global] {
-            let mut held = context.cpu().tlb.entries_in(tag, kernel.0, kernel.1);
+            let mut held = context.cpu().tlb.entries_in(tag, KERNEL_HALF.0, KERNEL_HALF.1);
             if let Some(entry) = held.find(|entry| !allowed(entry.translation.page)) {
                 return vec![Finding {
                     held: Some(Held { tag, entry: entry.clone() }),

@@ -1,15 +1,14 @@
 //! `reuse-before-flush`: what a CPU may still reach is not given back.
 
 use crate::arch::addr::{CpuId, Gpa, Gva};
+use crate::arch::cr3::ROOT_MASK;
 use crate::arch::tlb::{Entry, Tag};
 use crate::arch::walk::{Meaning, Start, Tables, meaning, shift};
-use crate::event::Kind;
-use crate::oracle::rule::{About, Context, Finding, Held, Rule, RuleId};
-use stalemate_shared::pcid::ROOT_MASK;
+use crate::oracle::rule::{Context, Finding, Held, Rule};
+use crate::oracle::{About, Deadline};
 
 /// About the rule.
-pub const ABOUT: About = About {
-    id: RuleId::ReuseBeforeFlush,
+pub static ABOUT: About = About {
     name: "reuse-before-flush",
     statement: "A frame or page-table page is not given back, and so not reused, while some CPU may \
                 still reach it through a cached entry of its current PCID or a global one, or by \
@@ -23,42 +22,46 @@ pub const ABOUT: About = About {
     is_cost: false,
 };
 
-/// The rule.
 #[derive(Clone)]
-pub struct ReuseBeforeFlush;
+struct ReuseBeforeFlush;
+
+/// The rule.
+pub(super) fn rule() -> Box<dyn Rule> {
+    Box::new(ReuseBeforeFlush)
+}
 
 impl Rule for ReuseBeforeFlush {
-    fn boxed(&self) -> Box<dyn Rule> {
-        Box::new(self.clone())
-    }
-
-    fn id(&self) -> RuleId {
-        ABOUT.id
+    fn about(&self) -> &'static About {
+        &ABOUT
     }
 
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {
-        let Kind::FrameFreed { frame } = context.event.kind else { return Vec::new() };
-        let cpus = context.shadow.numbered();
-        let mut found: Vec<Finding> =
-            cpus.filter_map(|(cpu, _)| cached(context, cpu, frame)).collect();
-        found.extend(mapped(context, frame).map(|(root, va)| Finding {
-            message: format!(
-                "{frame} is given back while a walk of root {root} for {va} still reaches it"
-            ),
-            ..Finding::default()
-        }));
+        let freed = context.deadlines.iter().filter_map(|deadline| match deadline {
+            Deadline::Freed(frame) => Some(*frame),
+            _ => None,
+        });
+        let mut found = Vec::new();
+        for frame in freed {
+            let cpus = context.replica.numbered();
+            found.extend(cpus.filter_map(|(cpu, _)| cached(context, cpu, frame)));
+            found.extend(mapped(context, frame).map(|(root, va)| {
+                Finding::new(format!(
+                    "{frame} is given back while a walk of root {root} for {va} still reaches it"
+                ))
+            }));
+        }
         found
     }
 }
 
 fn is_direct(context: &Context<'_>, va: Gva) -> bool {
-    let (start, end) = context.header.direct_map;
+    let (start, end) = context.header.kernel.direct_map;
     start <= va && va < end
 }
 
 /// The first way in which `cpu` may reach the frame through what it has cached.
 fn cached(context: &Context<'_>, cpu: CpuId, frame: Gpa) -> Option<Finding> {
-    let of_cpu = context.shadow.cpu(cpu);
+    let of_cpu = context.replica.cpu(cpu);
     let pcid = of_cpu.pcid();
     // A lazy CPU runs no user code, and looks at generations before it does.
     let excused = |entry: &Entry| of_cpu.is_lazy() && entry.translation.user;
@@ -81,24 +84,21 @@ fn cached(context: &Context<'_>, cpu: CpuId, frame: Gpa) -> Option<Finding> {
         }
     }
     let structure = of_cpu.tlb.structures(pcid).find(|structure| structure.table == frame)?;
-    Some(Finding {
-        message: format!(
-            "page table {frame} is given back while CPU {} still caches a level {} entry for {} \
-             that references it",
-            cpu.0, structure.level, structure.base
-        ),
-        ..Finding::default()
-    })
+    Some(Finding::new(format!(
+        "page table {frame} is given back while CPU {} still caches a level {} entry for {} that \
+         references it",
+        cpu.0, structure.level, structure.base
+    )))
 }
 
 /// A loadable root, and an address that a walk of it takes to the frame, as a page or as a table.
 fn mapped(context: &Context<'_>, frame: Gpa) -> Option<(Gpa, Gva)> {
-    let shadow = context.shadow;
-    let paging = shadow.cpu(context.event.cpu).paging();
-    shadow.census.roots().find_map(|root| {
+    let replica = context.replica;
+    let paging = replica.cpu(context.event.cpu).paging();
+    replica.census.roots().find_map(|root| {
         let mut tables = vec![(Start::root(root), 0)];
         while let Some((start, base)) = tables.pop() {
-            for (index, bits) in shadow.tables.present(start.table) {
+            for (index, bits) in replica.tables.present(start.table) {
                 let raw = base | index << shift(start.level);
                 let va = Gva(((raw << 16) as i64 >> 16) as u64);
                 let reaches = match meaning(bits, start.level, paging) {

@@ -1,10 +1,10 @@
 //! `stale-kernel-entry`: a flush primitive does what it was called for before it returns.
 
-use crate::oracle::rule::{About, Context, Finding, Rule, RuleId};
+use crate::oracle::rule::{Context, StaleRule};
+use crate::oracle::{About, Deadline, Obligation};
 
 /// About the rule.
-pub const ABOUT: About = About {
-    id: RuleId::StaleKernelEntry,
+pub static ABOUT: About = About {
     name: "stale-kernel-entry",
     statement: "When a flush primitive returns, no entry it covers is stale in the current \
                 kernel PCID or among globals.",
@@ -18,34 +18,16 @@ pub const ABOUT: About = About {
 };
 
 /// The rule.
-#[derive(Clone)]
-pub struct StaleKernelEntry;
+pub(super) const RULE: StaleRule = StaleRule { about: &ABOUT, owes, sentence };
 
-impl Rule for StaleKernelEntry {
-    fn boxed(&self) -> Box<dyn Rule> {
-        Box::new(self.clone())
-    }
+fn owes(deadline: &Deadline, owed: &Obligation, context: &Context<'_>) -> bool {
+    let Deadline::Returned(open) = deadline else { return false };
+    owed.cpu == open.cpu
+        && context.is_usable(owed.cpu, owed.tag)
+        && owed.is_requested_of(open, context.replica)
+}
 
-    fn id(&self) -> RuleId {
-        ABOUT.id
-    }
-
-    fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {
-        let Some((since, primitive)) = context.ended else { return Vec::new() };
-        context
-            .open_here()
-            .filter(|(_, obligation)| context.is_usable(obligation.cpu, obligation.tag))
-            .filter(|(_, obligation)| obligation.is_asked_of(context.event.cpu, since, &primitive))
-            .map(|(number, obligation)| Finding {
-                obligation: Some(number),
-                message: format!(
-                    "{} returns while {} still holds a stale entry for {}",
-                    primitive.name(),
-                    obligation.tag,
-                    obligation.page
-                ),
-                ..Finding::default()
-            })
-            .collect()
-    }
+fn sentence(deadline: &Deadline, owed: &Obligation) -> String {
+    let name = deadline.flush().map_or("a flush", |flush| flush.name());
+    format!("{name} returns while {} still holds a stale entry for {}", owed.tag, owed.page)
 }

@@ -1,12 +1,10 @@
 //! `stale-other-asid`: what one ASID's flush could not reach is flushed before another ASID runs.
 
-use crate::arch::tlb::Tag;
-use crate::event::Kind;
-use crate::oracle::rule::{About, Context, Finding, Rule, RuleId};
+use crate::oracle::rule::{Context, StaleRule};
+use crate::oracle::{About, Deadline, Obligation};
 
 /// About the rule.
-pub const ABOUT: About = About {
-    id: RuleId::StaleOtherAsid,
+pub static ABOUT: About = About {
     name: "stale-other-asid",
     statement: "No CR3 load makes current a PCID that, after the load took effect, holds a \
                 due-stale entry.",
@@ -21,38 +19,18 @@ pub const ABOUT: About = About {
 };
 
 /// The rule.
-#[derive(Clone)]
-pub struct StaleOtherAsid;
+pub(super) const RULE: StaleRule = StaleRule { about: &ABOUT, owes, sentence };
 
-impl Rule for StaleOtherAsid {
-    fn boxed(&self) -> Box<dyn Rule> {
-        Box::new(self.clone())
-    }
+fn owes(deadline: &Deadline, owed: &Obligation, _: &Context<'_>) -> bool {
+    let Deadline::Current { cpu, tag } = *deadline else { return false };
+    // Until the flush that was requested is over, either the old page or the new one may be used
+    // (SDM vol. 3, 4.10.5); where none is requested it is `never-flushed`'s.
+    (owed.cpu, owed.tag) == (cpu, tag) && owed.covered.is_some()
+}
 
-    fn id(&self) -> RuleId {
-        ABOUT.id
-    }
-
-    fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {
-        let Kind::LoadCr3 { old, value } = context.event.kind else { return Vec::new() };
-        let cpu = context.event.cpu;
-        if !context.shadow.changes_asid(context.header.pti, cpu, old, value) {
-            return Vec::new();
-        }
-        let current = Tag::Pcid(context.cpu().pcid());
-        context
-            .open_here()
-            // Until the flush that was asked for is over, either the old page or the new one may
-            // be used (SDM vol. 3, 4.10.5); who never asks is `never-flushed`'s.
-            .filter(|(_, obligation)| obligation.tag == current && obligation.covered.is_some())
-            .map(|(number, obligation)| Finding {
-                obligation: Some(number),
-                message: format!(
-                    "a CR3 load makes {} current, which still holds a stale entry for {}",
-                    obligation.tag, obligation.page
-                ),
-                ..Finding::default()
-            })
-            .collect()
-    }
+fn sentence(_: &Deadline, owed: &Obligation) -> String {
+    format!(
+        "a CR3 load makes {} current, which still holds a stale entry for {}",
+        owed.tag, owed.page
+    )
 }

@@ -1,11 +1,10 @@
 //! `stale-user-entry`: user-flush-on-next-return.
 
-use crate::event::Kind;
-use crate::oracle::rule::{About, Context, Finding, Rule, RuleId};
+use crate::oracle::rule::{Context, StaleRule};
+use crate::oracle::{About, Deadline, Obligation};
 
 /// About the rule.
-pub const ABOUT: About = About {
-    id: RuleId::StaleUserEntry,
+pub static ABOUT: About = About {
     name: "stale-user-entry",
     statement: "At entry to user mode, no due-stale entry of the active PCID, and no due-stale \
                 global, is one that user mode, or the entry path before its CR3 switch, could \
@@ -20,37 +19,16 @@ pub const ABOUT: About = About {
 };
 
 /// The rule.
-#[derive(Clone)]
-pub struct StaleUserEntry;
+pub(super) const RULE: StaleRule = StaleRule { about: &ABOUT, owes, sentence };
 
-impl Rule for StaleUserEntry {
-    fn boxed(&self) -> Box<dyn Rule> {
-        Box::new(self.clone())
-    }
+fn owes(deadline: &Deadline, owed: &Obligation, context: &Context<'_>) -> bool {
+    let Deadline::UserEntry { cpu } = *deadline else { return false };
+    // Under PTI the entry path runs on the user root until it has switched CR3: it may use supervisor
+    // entries of the user PCID.
+    let reached = context.header.kernel.isolated || owed.user_may_use();
+    owed.cpu == cpu && context.is_usable(cpu, owed.tag) && owed.is_due() && reached
+}
 
-    fn id(&self) -> RuleId {
-        ABOUT.id
-    }
-
-    fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {
-        if context.event.kind != Kind::UserEntry {
-            return Vec::new();
-        }
-        context
-            .open_here()
-            .filter(|(_, obligation)| context.is_usable(obligation.cpu, obligation.tag))
-            .filter(|(_, obligation)| obligation.is_due())
-            // Under PTI the entry path runs on the user root until it has switched CR3: it may
-            // use supervisor entries of the user PCID.
-            .filter(|(_, obligation)| context.header.pti || obligation.user_may_use())
-            .map(|(number, obligation)| Finding {
-                obligation: Some(number),
-                message: format!(
-                    "user mode is entered while {} still holds a stale entry for {}",
-                    obligation.tag, obligation.page
-                ),
-                ..Finding::default()
-            })
-            .collect()
-    }
+fn sentence(_: &Deadline, owed: &Obligation) -> String {
+    format!("user mode is entered while {} still holds a stale entry for {}", owed.tag, owed.page)
 }

@@ -1,13 +1,11 @@
 //! `stray-mark`: a mark is of a PCID that a return path looks at.
 
-use crate::event::Kind;
-use crate::oracle::rule::{About, Context, Finding, Rule, RuleId};
-use stalemate_shared::pcid::{ASID_SLOTS, kernel_pcid};
-use stalemate_shared::tlb_state::USER_PCID_FLUSH_MASK;
+use crate::event::Announcement;
+use crate::oracle::About;
+use crate::oracle::rule::{Context, Finding, Rule};
 
 /// About the rule.
-pub const ABOUT: About = About {
-    id: RuleId::StrayMark,
+pub static ABOUT: About = About {
     name: "stray-mark",
     statement: "A mark is the bit of a slot's kernel PCID; no return consumes another.",
     source: "invariant U5 of the protocol; Linux invalidate_user_asid (kern_pcid, not asid)",
@@ -18,30 +16,28 @@ pub const ABOUT: About = About {
     is_cost: false,
 };
 
-/// The rule.
 #[derive(Clone)]
-pub struct StrayMark;
+struct StrayMark;
+
+/// The rule.
+pub(super) fn rule() -> Box<dyn Rule> {
+    Box::new(StrayMark)
+}
 
 impl Rule for StrayMark {
-    fn boxed(&self) -> Box<dyn Rule> {
-        Box::new(self.clone())
-    }
-
-    fn id(&self) -> RuleId {
-        ABOUT.id
+    fn about(&self) -> &'static About {
+        &ABOUT
     }
 
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {
-        let Kind::StateStore { offset: USER_PCID_FLUSH_MASK, old, new, .. } = context.event.kind
-        else {
-            return Vec::new();
+        let slots = &context.header.kernel.slots;
+        let stray = |announcement: &Announcement| match *announcement {
+            Announcement::Marked { pcid, .. } if slots.iter().all(|slot| slot.user != pcid) => {
+                Some(Finding::new(format!("PCID {pcid} is marked, which is of no slot")))
+            }
+            _ => None,
         };
-        let known: u64 = (0..ASID_SLOTS as u16).map(|asid| 1 << kernel_pcid(asid)).sum();
-        let stray = new & !old & !known;
-        if stray == 0 {
-            return Vec::new();
-        }
-        let message = format!("bit {} is marked, which is of no slot", stray.trailing_zeros());
-        vec![Finding { message, ..Finding::default() }]
+        // One store is one mistake, however many bits it sets.
+        context.event.announcements().iter().find_map(stray).into_iter().collect()
     }
 }

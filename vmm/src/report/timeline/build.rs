@@ -5,15 +5,15 @@ use super::rows::set_rows;
 use super::track::{Tracks, moment_kind, page_name};
 use super::{Moment, Owed, Shown, Timeline};
 use crate::arch::addr::Gva;
+use crate::arch::cr3::{NOFLUSH, PCID_MASK, ROOT_MASK};
+use crate::arch::happened::Happened;
 use crate::arch::tlb::Tag;
-use crate::boot::Symbols;
-use crate::event::{Event, Kind};
-use crate::oracle::{Obligation, Shadow, State, Violation, marked};
+use crate::event::{Announcement, Event, Kind};
+use crate::oracle::{Obligation, Replica, State, Violation};
 use crate::report::{Fact, Recorded, facts, unexplained, what_is_real};
 use crate::runner::RunResult;
 use crate::scenario::Scenario;
-use stalemate_shared::pcid::{NOFLUSH, PCID_MASK, ROOT_MASK};
-use stalemate_shared::tlb_state::{USER_PCID_FLUSH_MASK, WAITING};
+use crate::symbols::Symbols;
 use std::collections::BTreeSet;
 
 /// The timeline of a run that was traced; one without events where the guest did not boot.
@@ -37,15 +37,15 @@ pub fn timeline(recorded: &Recorded<'_>) -> Timeline {
         ..Timeline::default()
     };
     let Some(header) = &trace.header else { return timeline };
-    let mut shadow = Shadow::new(header);
+    let mut replica = Replica::new(header);
     let mut tracks = Tracks::new(concerned(&result.obligations, &result.violations));
-    let marks = shadow.numbered().map(|(_, cpu)| cpu.marks());
-    let mut lanes: Vec<Lane> = (0..).zip(marks).map(|(cpu, marks)| Lane::new(cpu, marks)).collect();
+    let mut lanes: Vec<Lane> =
+        replica.numbered().map(|(cpu, state)| Lane::new(cpu, state.marks())).collect();
     for event in &trace.events {
-        let effect = shadow.apply(event);
-        let ended = tracks.follow(event, &shadow);
-        if let Some(kind) = moment_kind(&event.kind) {
-            let (tag, text) = told(event, &shadow);
+        let effect = replica.apply(event);
+        let ended = tracks.follow(event, &replica);
+        if let Some(kind) = moment_kind(event) {
+            let (tag, text) = described(event, &replica);
             let injected = event.injected && kind != super::MomentKind::Fault;
             let text = if injected { format!("injected: {text}") } else { text };
             timeline.moments.push(Moment {
@@ -66,13 +66,14 @@ pub fn timeline(recorded: &Recorded<'_>) -> Timeline {
                     .collect(),
             });
         }
-        for (lane, (cpu, state)) in lanes.iter_mut().zip(shadow.numbered()) {
+        replica.judged(event);
+        for (lane, (cpu, state)) in lanes.iter_mut().zip(replica.numbered()) {
             lane.follow_marks(state.marks(), event.seq);
             if cpu != event.cpu {
                 continue;
             }
-            lane.follow(event, |index| {
-                let text = scenario.steps.get(index).map_or("", |step| step.text.as_str());
+            lane.follow(event, |task| {
+                let text = scenario.steps.get(task.0).map_or("", |step| step.text.as_str());
                 // The lane says which CPU it is.
                 let own = format!("cpu{} ", event.cpu.0);
                 text.strip_prefix(&own).unwrap_or(text).to_owned()
@@ -129,63 +130,87 @@ fn place(symbols: &Symbols, rip: Gva) -> String {
 }
 
 /// The lane that an event is about, and what happened.
-fn told(event: &Event, shadow: &Shadow) -> (Option<Tag>, String) {
-    let cpu = shadow.cpu(event.cpu);
-    let current = Some(Tag::Pcid(cpu.pcid()));
+fn described(event: &Event, replica: &Replica) -> (Option<Tag>, String) {
     match &event.kind {
-        Kind::LoadCr3 { value, .. } => {
+        Kind::Cpu(happened) => happened_in_words(event, happened, replica),
+        Kind::Announced { announcements, .. } => said_in_words(announcements),
+        Kind::Suppressed { what } | Kind::Note { what } => (None, format!("injected: {what}")),
+        Kind::End => (None, String::new()),
+    }
+}
+
+fn happened_in_words(
+    event: &Event,
+    happened: &Happened,
+    replica: &Replica,
+) -> (Option<Tag>, String) {
+    let current = Some(Tag::Pcid(replica.cpu(event.cpu).pcid()));
+    match happened {
+        Happened::LoadCr3 { value, .. } => {
             let (pcid, root) = (value & PCID_MASK, value & ROOT_MASK);
             let kept = if value & NOFLUSH == 0 { "" } else { " with NOFLUSH" };
             (current, format!("MOV CR3: PCID {pcid:#05x}, root {root:#x}{kept}"))
         }
-        Kind::Invlpg { va } => (current, format!("INVLPG {}", page_name(*va))),
-        Kind::InvlpgKeptGlobals { va } => {
-            (current, format!("INVLPG {}, which left global entries", page_name(*va)))
+        Happened::Invlpg { va, keeps_globals } => {
+            let kept = if *keeps_globals { ", which left global entries" } else { "" };
+            (current, format!("INVLPG {}{kept}", page_name(*va)))
         }
-        Kind::Invpcid { kind: 0, pcid, va } => {
+        Happened::Invpcid { kind: 0, pcid, va } => {
             (Some(Tag::Pcid(*pcid)), format!("INVPCID of {} in PCID {pcid}", page_name(*va)))
         }
-        Kind::Invpcid { kind: 1, pcid, .. } => {
+        Happened::Invpcid { kind: 1, pcid, .. } => {
             (Some(Tag::Pcid(*pcid)), format!("INVPCID of PCID {pcid}"))
         }
-        Kind::Invpcid { kind: 2, .. } => (None, "INVPCID of everything".to_owned()),
-        Kind::Invpcid { .. } => (None, "INVPCID of everything but globals".to_owned()),
-        Kind::WriteCr0 { old, new } => (None, format!("MOV CR0: {old:#x} -> {new:#x}")),
-        Kind::WriteEfer { old, new } => (None, format!("EFER: {old:#x} -> {new:#x}")),
-        Kind::WriteCr4 { old, new } => (None, format!("MOV CR4: {old:#x} -> {new:#x}")),
-        Kind::Evict { tag, page } => (Some(*tag), format!("{} goes on its own", page_name(*page))),
-        Kind::TableStore { slot, old, new } => {
+        Happened::Invpcid { kind: 2, .. } => (None, "INVPCID of everything".to_owned()),
+        Happened::Invpcid { .. } => (None, "INVPCID of everything but globals".to_owned()),
+        Happened::WriteCr0 { old, new } => (None, format!("MOV CR0: {old:#x} -> {new:#x}")),
+        Happened::WriteEfer { old, new } => (None, format!("EFER: {old:#x} -> {new:#x}")),
+        Happened::WriteCr4 { old, new } => (None, format!("MOV CR4: {old:#x} -> {new:#x}")),
+        Happened::Evict { tag, page } => {
+            (Some(*tag), format!("{} is evicted by chance", page_name(*page)))
+        }
+        Happened::TableStore { slot, old, new } => {
             (None, format!("store to the page tables: [{slot}] {old:#x} -> {new:#x}"))
         }
-        Kind::StateStore { offset: USER_PCID_FLUSH_MASK, old, new, .. } => {
-            let (what, bits) = match old ^ new {
-                0 => ("kept", *new),
-                made if made & new != 0 => ("made", made),
-                cleared => ("cleared", cleared),
-            };
-            let tags: Vec<Tag> = marked(bits).collect();
-            let names: Vec<String> = tags.iter().map(ToString::to_string).collect();
-            let one = if let [one] = tags[..] { Some(one) } else { None };
-            (one, format!("mark {what} for {}", names.join(" and ")))
-        }
-        Kind::StateStore { owner, offset: WAITING, .. } => {
-            (None, format!("acknowledges to CPU {}", owner.0))
-        }
-        Kind::Ipi { to, vector, nmi } => {
+        Happened::Ipi { to, vector, nmi } => {
             let what = if *nmi { "an NMI".to_owned() } else { format!("vector {vector:#x}") };
             (None, format!("sends {what} to CPU {}", to.0))
         }
-        Kind::Delivered { vector, from_cpl } => {
+        Happened::Delivered { vector, from_cpl } => {
             (None, format!("vector {vector:#x} is delivered from CPL {from_cpl}"))
         }
-        Kind::PageFault { va, error } => (current, format!("page fault at {va}, error {error:#x}")),
-        Kind::Withheld { what } | Kind::Note { what } => (None, format!("injected: {what}")),
-        Kind::FrameFreed { frame } => (None, format!("frame {frame} is given back")),
-        Kind::Deferred(primitive) => {
-            (None, format!("the flush of {} is deferred", page_name(primitive.start)))
+        Happened::PageFault { va, error } => {
+            (current, format!("page fault at {va}, error {error:#x}"))
         }
         _ => (None, String::new()),
     }
+}
+
+fn said_in_words(announcements: &[Announcement]) -> (Option<Tag>, String) {
+    let marks = |made: bool| -> Vec<Tag> {
+        let pcids = announcements.iter().filter_map(move |said| match *said {
+            Announcement::Marked { pcid, .. } if made => Some(pcid),
+            Announcement::Unmarked { pcid, .. } if !made => Some(pcid),
+            _ => None,
+        });
+        pcids.map(Tag::Pcid).collect()
+    };
+    for (what, tags) in [("made", marks(true)), ("cleared", marks(false))] {
+        if !tags.is_empty() {
+            let names: Vec<String> = tags.iter().map(ToString::to_string).collect();
+            let one = if let [one] = tags[..] { Some(one) } else { None };
+            return (one, format!("mark {what} for {}", names.join(" and ")));
+        }
+    }
+    let words = announcements.iter().find_map(|said| match said {
+        Announcement::Acknowledged { to, .. } => Some(format!("acknowledges to CPU {}", to.0)),
+        Announcement::FrameFreed(frame) => Some(format!("frame {frame} is given back")),
+        Announcement::Deferred(flush) => {
+            Some(format!("the flush of {} is deferred", page_name(flush.start)))
+        }
+        _ => None,
+    });
+    (None, words.unwrap_or_default())
 }
 
 fn owed(owed: &Obligation, end: u64) -> Owed {

@@ -1,9 +1,10 @@
 //! What one CPU does, followed from event to event.
 
 use super::{Bar, Cpu, KERNEL, Mark, Moment, MomentKind, Span, USER};
+use crate::arch::addr::{CpuId, Pcid};
+use crate::arch::happened::Happened;
 use crate::arch::tlb::Tag;
-use crate::event::{Event, Kind};
-use crate::oracle::marked;
+use crate::event::{Announcement, Event, FlushId, TaskId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// One CPU, as far as it has been followed.
@@ -15,64 +16,70 @@ pub struct Lane {
     /// Since when it is in the phase that it is in, and which that is.
     phase: (u64, &'static str),
     primitives: Vec<Span>,
-    /// Primitives that have not returned; they nest.
-    begun: Vec<Span>,
+    /// Flushes that have not returned.
+    begun: BTreeMap<FlushId, Span>,
     marks: Vec<Mark>,
     /// Marks that have not been cleared: the store that made each.
     marked: BTreeMap<Tag, u64>,
 }
 
 impl Lane {
-    /// The CPU `number` before the first event, with these marks.
-    pub fn new(number: u8, marks: u64) -> Self {
+    /// A CPU before the first event, with marks of these user PCIDs.
+    pub fn new(cpu: CpuId, marks: &BTreeSet<Pcid>) -> Self {
         Self {
-            number,
+            number: cpu.0,
             steps: Vec::new(),
             step: None,
             phases: Vec::new(),
             phase: (0, KERNEL),
             primitives: Vec::new(),
-            begun: Vec::new(),
+            begun: BTreeMap::new(),
             marks: Vec::new(),
-            marked: marked(marks).map(|tag| (tag, 0)).collect(),
+            marked: marks.iter().map(|pcid| (Tag::Pcid(*pcid), 0)).collect(),
         }
     }
 
-    /// Follows an event of this CPU; `step` tells a step's text by its index.
-    pub fn follow(&mut self, event: &Event, step: impl Fn(usize) -> String) {
+    /// Follows an event of this CPU; `step` gives a task's text.
+    pub fn follow(&mut self, event: &Event, step: impl Fn(TaskId) -> String) {
         let seq = event.seq;
-        match &event.kind {
-            Kind::StepBegin { index, .. } => {
-                self.end_step(seq);
-                self.step = Some(Span { from: seq, to: seq, text: step(*index) });
-            }
-            Kind::StepEnd { .. } => self.end_step(seq),
-            Kind::UserEntry => self.enter(USER, seq),
-            Kind::Delivered { from_cpl: 3, .. } => self.enter(KERNEL, seq),
-            Kind::Other { mnemonic } if mnemonic == "SYSCALL" => self.enter(KERNEL, seq),
-            Kind::PrimitiveBegin(primitive) => {
-                let text = primitive.name().to_owned();
-                self.begun.push(Span { from: seq, to: seq, text });
-            }
-            Kind::PrimitiveEnd(_) => {
-                let ended = self.begun.pop();
-                self.primitives.extend(ended.map(|span| Span { to: seq, ..span }));
+        match event.happened() {
+            Some(Happened::UserEntry) => self.enter(USER, seq),
+            Some(Happened::Delivered { from_cpl: 3, .. }) => self.enter(KERNEL, seq),
+            Some(Happened::Other { mnemonic }) if mnemonic == "SYSCALL" => {
+                self.enter(KERNEL, seq);
             }
             _ => {}
         }
+        for said in event.announcements() {
+            match said {
+                Announcement::TaskBegins(task) => {
+                    self.end_step(seq);
+                    self.step = Some(Span { from: seq, to: seq, text: step(*task) });
+                }
+                Announcement::TaskEnds { .. } => self.end_step(seq),
+                Announcement::FlushBegins { id, flush } => {
+                    let text = flush.name().to_owned();
+                    self.begun.insert(*id, Span { from: seq, to: seq, text });
+                }
+                Announcement::FlushReturns { id, .. } => {
+                    let ended = self.begun.remove(id);
+                    self.primitives.extend(ended.map(|span| Span { to: seq, ..span }));
+                }
+                _ => {}
+            }
+        }
     }
 
-    /// Follows its marks, which are these after event `seq`.
-    pub fn follow_marks(&mut self, marks: u64, seq: u64) {
-        let now: BTreeSet<Tag> = marked(marks).collect();
-        let cleared: Vec<Tag> =
-            self.marked.keys().filter(|tag| !now.contains(tag)).copied().collect();
+    /// Follows its marks, which are of these user PCIDs after event `seq`.
+    pub fn follow_marks(&mut self, marks: &BTreeSet<Pcid>, seq: u64) {
+        let is_made = |tag: &Tag| matches!(tag, Tag::Pcid(pcid) if marks.contains(pcid));
+        let cleared: Vec<Tag> = self.marked.keys().filter(|tag| !is_made(tag)).copied().collect();
         for tag in cleared {
             let from = self.marked.remove(&tag);
             self.marks.extend(from.map(|from| self.mark(tag, from, Some(seq))));
         }
-        for tag in now {
-            self.marked.entry(tag).or_insert(seq);
+        for pcid in marks {
+            self.marked.entry(Tag::Pcid(*pcid)).or_insert(seq);
         }
     }
 
@@ -99,7 +106,8 @@ impl Lane {
         self.end_step(end);
         let (from, text) = self.phase;
         self.phases.push(Span { from, to: end, text: text.to_owned() });
-        self.primitives.extend(self.begun.drain(..).map(|span| Span { to: end, ..span }));
+        let begun = std::mem::take(&mut self.begun).into_values();
+        self.primitives.extend(begun.map(|span| Span { to: end, ..span }));
         self.primitives.sort_by_key(|span| span.from);
         let open: Vec<Mark> =
             self.marked.iter().map(|(tag, from)| self.mark(*tag, *from, None)).collect();

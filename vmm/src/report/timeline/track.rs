@@ -2,9 +2,11 @@
 
 use super::{Bar, MomentKind};
 use crate::arch::addr::{CpuId, Gva};
+use crate::arch::cr3::NOFLUSH;
+use crate::arch::happened::Happened;
 use crate::arch::tlb::{Entry, EntryId, Tag};
-use crate::event::{Event, Kind};
-use crate::oracle::Shadow;
+use crate::event::{Announcement, Event, Kind};
+use crate::oracle::Replica;
 use crate::scenario::Page;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,17 +32,17 @@ impl Tracks {
 
     /// Follows what the TLBs hold after an event; the pages whose bars it ended, with their CPUs
     /// and tags.
-    pub fn follow(&mut self, event: &Event, shadow: &Shadow) -> Vec<(CpuId, Tag, String)> {
-        if !changes_caches(&event.kind) {
+    pub fn follow(&mut self, event: &Event, replica: &Replica) -> Vec<(CpuId, Tag, String)> {
+        if !changes_caches(event) {
             return Vec::new();
         }
         let mut held = BTreeSet::new();
-        for (cpu, state) in shadow.numbered() {
+        for (cpu, state) in replica.numbered() {
             for tag in state.tlb.tags() {
                 for entry in state.tlb.entries(tag).filter(|entry| shows(&self.also, entry)) {
                     let key = (cpu, tag, entry.translation.page, entry.id);
                     held.insert(key);
-                    self.live.entry(key).or_insert_with(|| begun(event, shadow, cpu, tag, entry));
+                    self.live.entry(key).or_insert_with(|| begun(event, replica, cpu, tag, entry));
                 }
             }
         }
@@ -52,21 +54,21 @@ impl Tracks {
             pages.push((key.0, key.1, bar.page.clone()));
             self.ended.push(bar);
         }
-        self.judge(event, shadow);
+        self.judge(event, replica);
         pages
     }
 
     /// Notes which bars have turned stale, and which are right again.
-    fn judge(&mut self, event: &Event, shadow: &Shadow) {
+    fn judge(&mut self, event: &Event, replica: &Replica) {
         for (&(cpu, tag, page, id), bar) in &mut self.live {
-            let state = shadow.cpu(cpu);
+            let state = replica.cpu(cpu);
             let Some(entry) = state.tlb.entry(tag, page, id) else { continue };
-            let stale = state.tlb.stale_at(&shadow.tables, state.paging(), tag, entry);
+            let stale = state.tlb.stale_at(&replica.tables, state.paging(), tag, entry);
             match (stale, bar.stale) {
                 (Some(at), None) => {
                     bar.stale = Some(event.seq);
                     let root = state.tlb.root(tag).unwrap_or_default();
-                    bar.today = Some(match shadow.walk_today(cpu, root, at).result {
+                    bar.today = Some(match replica.walk_today(cpu, root, at).result {
                         Ok(today) => today.to_string(),
                         Err(failure) => failure.to_string(),
                     });
@@ -94,9 +96,9 @@ fn shows(also: &BTreeSet<Gva>, entry: &Entry) -> bool {
     Page::at(page.0).is_some() || also.iter().any(|also| entry.translation.contains(*also))
 }
 
-fn begun(event: &Event, shadow: &Shadow, cpu: CpuId, tag: Tag, entry: &Entry) -> Bar {
+fn begun(event: &Event, replica: &Replica, cpu: CpuId, tag: Tag, entry: &Entry) -> Bar {
     let page = entry.translation.page;
-    let walk = shadow.walk_today(cpu, entry.root, page);
+    let walk = replica.walk_today(cpu, entry.root, page);
     let level = |step: &crate::arch::walk::Step| {
         format!("L{} [{}] = {:#x}", step.level, step.slot, step.entry)
     };
@@ -113,69 +115,57 @@ fn begun(event: &Event, shadow: &Shadow, cpu: CpuId, tag: Tag, entry: &Entry) ->
     }
 }
 
-/// Whether entries may come, go or turn stale with such an event.
-fn changes_caches(kind: &Kind) -> bool {
-    match kind {
-        Kind::Invlpg { .. }
-        | Kind::InvlpgKeptGlobals { .. }
-        | Kind::Invpcid { .. }
-        | Kind::LoadCr3 { .. }
-        | Kind::WriteCr0 { .. }
-        | Kind::WriteCr4 { .. }
-        | Kind::WriteEfer { .. }
-        | Kind::PageFault { .. }
-        | Kind::Evict { .. }
-        | Kind::Fill { .. }
-        | Kind::TableStore { .. }
-        | Kind::AccessedDirty { .. }
-        | Kind::TableLinked { .. }
-        | Kind::TableUnlinked { .. }
-        | Kind::RootLinked { .. }
+/// Whether entries may be cached, removed or turn stale with such an event.
+fn changes_caches(event: &Event) -> bool {
+    match &event.kind {
+        Kind::Cpu(happened) => !matches!(
+            happened,
+            Happened::Ipi { .. }
+                | Happened::Other { .. }
+                | Happened::Delivered { .. }
+                | Happened::UserEntry
+        ),
         // What the first event meets.
-        | Kind::StepBegin { .. } => true,
-        Kind::StepEnd { .. }
-        | Kind::StateStore { .. }
-        | Kind::MmStore { .. }
-        | Kind::Ipi { .. }
-        | Kind::Other { .. }
-        | Kind::Delivered { .. }
-        | Kind::UserEntry
-        | Kind::PrimitiveBegin(_)
-        | Kind::PrimitiveEnd(_)
-        | Kind::Deferred(_)
-        | Kind::FrameFreed { .. }
-        | Kind::Withheld { .. }
-        | Kind::Note { .. }
-        | Kind::End => false,
+        Kind::Announced { announcements, .. } => {
+            announcements.iter().any(|said| matches!(said, Announcement::TaskBegins(_)))
+        }
+        Kind::Suppressed { .. } | Kind::Note { .. } | Kind::End => false,
     }
 }
 
 /// The kind of moment that an event is, if it is shown.
-pub fn moment_kind(kind: &Kind) -> Option<MomentKind> {
-    use stalemate_shared::pcid::NOFLUSH;
-    use stalemate_shared::tlb_state::{USER_PCID_FLUSH_MASK, WAITING};
-    Some(match kind {
-        Kind::LoadCr3 { value, .. } if value & NOFLUSH != 0 => MomentKind::Cr3Kept,
-        Kind::LoadCr3 { .. } => MomentKind::Cr3,
-        Kind::Invlpg { .. }
-        | Kind::InvlpgKeptGlobals { .. }
-        | Kind::Invpcid { .. }
-        | Kind::WriteCr0 { .. }
-        | Kind::WriteCr4 { .. }
-        | Kind::WriteEfer { .. } => MomentKind::Invalidation,
-        Kind::Evict { .. } => MomentKind::Evict,
-        Kind::TableStore { .. } => MomentKind::Store,
-        Kind::StateStore { offset: USER_PCID_FLUSH_MASK, old, new, .. } if old & !new == 0 => {
-            MomentKind::Mark
-        }
-        Kind::StateStore { offset: USER_PCID_FLUSH_MASK, .. } => MomentKind::Consume,
-        Kind::StateStore { offset: WAITING, old, new, .. } if old & !new != 0 => {
-            MomentKind::Acknowledge
-        }
-        Kind::Ipi { .. } => MomentKind::Ipi,
-        Kind::Delivered { .. } | Kind::PageFault { .. } => MomentKind::Interrupt,
-        Kind::Withheld { .. } | Kind::Note { .. } => MomentKind::Fault,
-        Kind::FrameFreed { .. } | Kind::Deferred(_) => MomentKind::Other,
+pub fn moment_kind(event: &Event) -> Option<MomentKind> {
+    match &event.kind {
+        Kind::Cpu(happened) => happened_kind(happened),
+        Kind::Announced { announcements, .. } => announcements.iter().find_map(said_kind),
+        Kind::Suppressed { .. } | Kind::Note { .. } => Some(MomentKind::Fault),
+        Kind::End => None,
+    }
+}
+
+fn happened_kind(happened: &Happened) -> Option<MomentKind> {
+    Some(match happened {
+        Happened::LoadCr3 { value, .. } if value & NOFLUSH != 0 => MomentKind::Cr3Kept,
+        Happened::LoadCr3 { .. } => MomentKind::Cr3,
+        Happened::Invlpg { .. }
+        | Happened::Invpcid { .. }
+        | Happened::WriteCr0 { .. }
+        | Happened::WriteCr4 { .. }
+        | Happened::WriteEfer { .. } => MomentKind::Invalidation,
+        Happened::Evict { .. } => MomentKind::Evict,
+        Happened::TableStore { .. } => MomentKind::Store,
+        Happened::Ipi { .. } => MomentKind::Ipi,
+        Happened::Delivered { .. } | Happened::PageFault { .. } => MomentKind::Interrupt,
+        _ => return None,
+    })
+}
+
+fn said_kind(said: &Announcement) -> Option<MomentKind> {
+    Some(match said {
+        Announcement::Marked { .. } => MomentKind::Mark,
+        Announcement::Unmarked { .. } => MomentKind::Consume,
+        Announcement::Acknowledged { .. } => MomentKind::Acknowledge,
+        Announcement::FrameFreed(_) | Announcement::Deferred(_) => MomentKind::Other,
         _ => return None,
     })
 }

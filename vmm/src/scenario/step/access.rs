@@ -4,7 +4,7 @@ use super::super::diagnostic::nearest;
 use super::verbs::Parsed;
 use super::words::{Words, parse_value};
 use super::{Change, Expect, StepError};
-use crate::event::StepClass;
+use crate::kernel::steps::StepClass;
 use stalemate_shared::layout::{COLOURS, colour_word};
 use stalemate_shared::step::op;
 

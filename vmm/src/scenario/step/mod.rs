@@ -14,8 +14,8 @@ pub use verbs::{VERBS, Verb};
 
 use super::diagnostic::suggest;
 use crate::arch::addr::CpuId;
-use crate::event::StepClass;
-use crate::machine::{HOLD_POINTS, Hold, StepInput};
+use crate::kernel::steps::{StepClass, StepInput};
+use crate::schedule::{HOLD_POINTS, Hold};
 use stalemate_shared::layout::MAX_CPUS;
 use stalemate_shared::step::op;
 use words::{Words, parse_mm};

@@ -4,7 +4,7 @@ use super::super::diagnostic::suggest;
 use super::access::access;
 use super::words::Words;
 use super::{Change, Expect, Page, StepError};
-use crate::event::StepClass;
+use crate::kernel::steps::StepClass;
 use stalemate_shared::step::{flags, misbehaviour, op};
 
 /// What a verb becomes: the guest's operation, its arguments, and what is checked of it.
@@ -170,13 +170,12 @@ pub const VERBS: [Verb; 31] = [
 ];
 
 /// What `misbehave` may be told.
-const MISBEHAVIOURS: [(&str, u64); 10] = [
+const MISBEHAVIOURS: [(&str, u64); 9] = [
     ("triple-fault", misbehaviour::TRIPLE_FAULT),
     ("loop", misbehaviour::LOOP),
     ("trap-loop", misbehaviour::TRAP_LOOP),
     ("beyond-memory", misbehaviour::BEYOND_MEMORY),
     ("wbinvd", misbehaviour::WBINVD),
-    ("odd-store", misbehaviour::ODD_STORE),
     ("panic", misbehaviour::PANIC),
     ("zero-idt", misbehaviour::ZERO_IDT),
     ("store-to-code", misbehaviour::STORE_TO_CODE),

@@ -1,18 +1,18 @@
-//! The projection follows the modelled TLB: what is not cached is not mapped.
+//! Keeps the shadow pages within the modelled TLB: a page is mapped only while some entry grants it.
 
-use super::{Cpu, Halt, Machine};
-use crate::arch::addr::{CpuId, Gva};
+use super::{Cpu, Halt, Interceptor, Kernel, Machine};
+use crate::arch::addr::{CpuId, Gpa, Gva};
 use crate::arch::census::Census;
 use crate::arch::core::Log;
 use crate::arch::tlb::Scope;
-use crate::boot::KernelInfo;
 use crate::executor::{ExecutorError, Leaf, Space};
+use std::collections::BTreeSet;
 
 /// What decides on a leaf.
 struct View<'a> {
     cpus: &'a [Cpu],
     census: &'a Census,
-    info: Option<&'a KernelInfo>,
+    watched: &'a BTreeSet<Gpa>,
 }
 
 impl View<'_> {
@@ -25,8 +25,7 @@ impl View<'_> {
             return None;
         }
         let frame = found.at(page).page();
-        let watched = self.info.is_some_and(|info| info.watched.contains(frame))
-            || self.census.is_table(frame);
+        let watched = self.watched.contains(&frame) || self.census.is_table(frame);
         let may_write = found.writable || (!space.user && !paging.wp);
         let may_execute = !found.no_execute && (space.user || !paging.smep || !found.user);
         Some(Leaf {
@@ -38,10 +37,14 @@ impl View<'_> {
     }
 }
 
-impl Machine {
-    /// The leaf that the current space may use for `page`.
-    pub(crate) fn current_leaf(&self, page: Gva) -> Option<Leaf> {
-        self.view().leaf(self.space(), page)
+impl<K: Kernel, I: Interceptor> Machine<K, I> {
+    /// Lets the guest have `page` of the space as the TLB grants it.
+    pub(super) fn map_current(&mut self, space: Space, page: Gva) -> Result<(), ExecutorError> {
+        let Some(leaf) = self.view().leaf(space, page) else { return Ok(()) };
+        if leaf.writable {
+            self.memory.touch(leaf.frame);
+        }
+        self.executor.map(space, page, leaf)
     }
 
     /// The space that the guest runs in.
@@ -50,7 +53,7 @@ impl Machine {
     }
 
     fn view(&self) -> View<'_> {
-        View { cpus: &self.cpus, census: &self.census, info: self.info.as_ref() }
+        View { cpus: &self.cpus, census: &self.census, watched: self.kernel.watched() }
     }
 
     /// Revokes what the operations in `log` took away.
@@ -65,7 +68,7 @@ impl Machine {
     }
 
     /// Makes frames read-only wherever they are mapped.
-    fn protect(&mut self, frames: &[crate::arch::addr::Gpa]) -> Result<(), ExecutorError> {
+    fn protect(&mut self, frames: &[Gpa]) -> Result<(), ExecutorError> {
         self.executor.revalidate(&|_| true, &mut |_, _, leaf| {
             let watched = frames.contains(&leaf.frame);
             Some(Leaf { writable: leaf.writable && !watched, ..leaf })
@@ -74,13 +77,13 @@ impl Machine {
 
     /// Revalidates every leaf; after a reset of the TLB.
     pub(crate) fn revalidate_all(&mut self) -> Result<(), Halt> {
-        let view = View { cpus: &self.cpus, census: &self.census, info: self.info.as_ref() };
+        let view = View { cpus: &self.cpus, census: &self.census, watched: self.kernel.watched() };
         let keep = &mut |space: Space, page: Gva, _: Leaf| view.leaf(space, page);
         Ok(self.executor.revalidate(&|_| true, keep)?)
     }
 
     fn revalidate(&mut self, cpu: CpuId, scope: &Scope) -> Result<(), ExecutorError> {
-        let view = View { cpus: &self.cpus, census: &self.census, info: self.info.as_ref() };
+        let view = View { cpus: &self.cpus, census: &self.census, watched: self.kernel.watched() };
         let keep = &mut |space: Space, page: Gva, _: Leaf| view.leaf(space, page);
         let of_cpu = |space: Space| space.cpu == cpu;
         match scope {
@@ -96,5 +99,12 @@ impl Machine {
                 Ok(())
             }
         }
+    }
+
+    /// Takes back what the executor grants of a page beyond what the TLB does.
+    pub(super) fn narrow(&mut self, space: Space, page: Gva) -> Result<(), ExecutorError> {
+        let view = View { cpus: &self.cpus, census: &self.census, watched: self.kernel.watched() };
+        let keep = &mut |space: Space, page: Gva, _: Leaf| view.leaf(space, page);
+        self.executor.revalidate_page(&|known| known == space, page, keep)
     }
 }

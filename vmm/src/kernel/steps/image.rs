@@ -1,6 +1,6 @@
 //! The kernel image: checked, then loaded by linux-loader.
 
-use super::memory::GuestMemory;
+use crate::memory::GuestMemory;
 use linux_loader::loader::{Elf, KernelLoader};
 use object::read::elf::{FileHeader, ProgramHeader};
 use object::{Endianness, elf};

@@ -1,9 +1,10 @@
 //! What a run leaves in memory: what two runs are compared by.
 
-use super::Machine;
+use super::{Layout, Steps};
 use crate::arch::addr::{CpuId, Gpa};
-use crate::arch::core::Watched;
 use crate::arch::walk::entry;
+use crate::machine::Machine;
+use crate::memory::GuestMemory;
 use stalemate_shared::layout::{COLOUR_FRAMES, MEMORY_SIZE, PAGE_SIZE, TABLE_FRAMES};
 use stalemate_shared::layout::{COLOURS, LARGE_COLOUR_FRAMES, MM_STATES, TABLE_FRAMES_END};
 use stalemate_shared::pcid::{ASID_SLOTS, kernel_pcid};
@@ -38,54 +39,55 @@ struct FinalState {
     stray: u64,
 }
 
-impl Machine {
-    pub(super) fn final_memory(&self) -> FinalMemory {
+impl FinalMemory {
+    /// What a machine has in memory now.
+    pub(super) fn of<I>(machine: &Machine<Steps, I>) -> Self {
+        let memory = &machine.memory;
         let mut frames = BTreeMap::new();
-        for (number, bytes) in self.memory.delta().pages() {
+        for (number, bytes) in memory.delta().pages() {
             let at = number * PAGE_SIZE;
             if (TABLE_FRAMES..TABLE_FRAMES_END).contains(&at) {
                 let now = without_bookkeeping(bytes);
                 // A table that differs in those bits alone does not differ.
-                if self.memory.base(number).map(without_bookkeeping).as_ref() != Some(&now) {
+                if memory.base(number).map(without_bookkeeping).as_ref() != Some(&now) {
                     frames.insert(number, Rc::new(now));
                 }
             } else if is_test_frame(at) {
                 frames.insert(number, Rc::clone(bytes));
             }
         }
-        let watched = self.info.as_ref().map(|info| info.watched);
-        let of = |watched: Watched| {
-            (0..watched.cpus).map(|cpu| self.final_state(watched.of(CpuId(cpu)))).collect()
+        let layout = machine.kernel.info().map(|info| info.layout);
+        let of = |layout: Layout| {
+            (0..layout.cpus).map(|cpu| FinalState::of(memory, &layout, CpuId(cpu))).collect()
         };
-        FinalMemory { frames, states: watched.map_or_else(Vec::new, of) }
+        Self { frames, states: layout.map_or_else(Vec::new, of) }
     }
 }
 
-impl Machine {
-    /// The generation of the address space with this context id; 0 where there is none.
-    fn tlb_gen(&self, ctx_id: u64) -> i64 {
-        let Some(info) = &self.info else { return 0 };
-        let word = |mm: usize, field: usize| {
-            let at = info.watched.mm_states.0 + (mm * size_of::<MmState>() + field) as u64;
-            self.memory.read_word(Gpa(at))
-        };
-        let is = |mm: &usize| word(*mm, offset_of!(MmState, ctx_id)) == ctx_id && ctx_id != 0;
-        let found = (0..MM_STATES).find(is);
-        found.map_or(0, |mm| word(mm, offset_of!(MmState, tlb_gen)) as i64)
-    }
+/// The generation of the address space with this context id; 0 where there is none.
+fn tlb_gen(memory: &GuestMemory, layout: &Layout, ctx_id: u64) -> i64 {
+    let word = |mm: usize, field: usize| {
+        memory.read_word(Gpa(layout.mm_states.0 + (mm * size_of::<MmState>() + field) as u64))
+    };
+    let is = |mm: &usize| word(*mm, offset_of!(MmState, ctx_id)) == ctx_id && ctx_id != 0;
+    let found = (0..MM_STATES).find(is);
+    found.map_or(0, |mm| word(mm, offset_of!(MmState, tlb_gen)) as i64)
+}
 
-    fn final_state(&self, at: Gpa) -> FinalState {
-        let word = |offset: usize| self.memory.read_word(Gpa(at.0 + offset as u64));
+impl FinalState {
+    fn of(memory: &GuestMemory, layout: &Layout, cpu: CpuId) -> Self {
+        let at = layout.of(cpu);
+        let word = |offset: usize| memory.read_word(Gpa(at.0 + offset as u64));
         let marks = word(offset_of!(TlbState, user_pcid_flush_mask));
         let slot = |asid: usize| {
             let slot = offset_of!(TlbState, slots) + asid * size_of::<Slot>();
             let mark = marks >> kernel_pcid(asid as u16) & 1 != 0;
             let owner = word(slot + offset_of!(Slot, ctx_id));
-            let lag = self.tlb_gen(owner) - word(slot + offset_of!(Slot, tlb_gen)) as i64;
-            (owner, lag, mark)
+            let generation = word(slot + offset_of!(Slot, tlb_gen)) as i64;
+            (owner, tlb_gen(memory, layout, owner) - generation, mark)
         };
         let known: u64 = (0..ASID_SLOTS as u16).map(|asid| 1 << kernel_pcid(asid)).sum();
-        FinalState {
+        Self {
             loaded_mm: word(offset_of!(TlbState, loaded_mm)),
             invalidate_other: word(offset_of!(TlbState, invalidate_other)),
             cr4: word(offset_of!(TlbState, cr4)),

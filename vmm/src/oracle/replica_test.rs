@@ -1,18 +1,20 @@
-//! The shadow holds, after each event, what the processor's own TLB holds: under every fill choice.
+//! The replica holds, after each event, what the processor's own TLB holds: under every fill choice.
 
-use super::shadow::Shadow;
+use super::replica::Replica;
 use crate::arch::addr::{CpuId, Gpa, Gva, Pcid};
 use crate::arch::census::Census;
-use crate::arch::core::{Core, Log, table_entries};
-use crate::arch::features::CpuFeatures;
-use crate::arch::op::{ControlRegister, Op};
-use crate::arch::tlb::{Entry, Fill, Tag, Tlb, TlbModel};
+use crate::arch::choice::{Chooser, Point};
+use crate::arch::core::{Core, Done, Log, table_entries};
+use crate::arch::features::{CpuFeatures, Errata};
+use crate::arch::happened::Happened;
+use crate::arch::op::{ControlRegister, InvpcidDescriptor, Op};
+use crate::arch::tlb::{Entry, Fill, Tag, Tlb, TlbModel, split_mix};
 use crate::arch::vcpu::{Vcpu, cr0, cr4, efer};
 use crate::arch::walk::{Access, AccessKind};
-use crate::boot::GuestMemory;
-use crate::event::{CpuHeader, Event, Kind, TraceHeader};
-use crate::inject::Injector;
+use crate::event::{CpuHeader, Event, KernelAbout, Kind, TraceHeader};
+use crate::memory::GuestMemory;
 use proptest::prelude::*;
+use std::collections::BTreeSet;
 
 /// Two roots, the second with a PDPT of its own; PD 0x4000, PTs 0x5000 and 0x6000; all of it, and
 /// data from 0x8000 on, is mapped at [`WINDOW`] by the PT 0x7000.
@@ -36,6 +38,17 @@ struct World {
     vcpu: Vcpu,
     tlb: Tlb,
     census: Census,
+    chance: Chance,
+}
+
+/// Fills one in eight, evicts one in sixteen.
+struct Chance(u64);
+
+impl Chooser for Chance {
+    fn choose(&mut self, point: Point<'_>) -> usize {
+        let one_in = if let Point::Fill(..) = point { 8 } else { 16 };
+        usize::from(split_mix(&mut self.0).is_multiple_of(one_in))
+    }
 }
 
 impl World {
@@ -62,12 +75,11 @@ impl World {
         for (slot, _, new) in tlb.speculate(&memory, vcpu.paging()) {
             memory.write_word(slot, new);
         }
-        Self { memory, vcpu, tlb, census }
+        Self { memory, vcpu, tlb, census, chance: Chance(model.seed) }
     }
 
     fn header(&self) -> TraceHeader {
         TraceHeader {
-            pti: false,
             model: self.tlb.model(),
             features: self.vcpu.features,
             cpus: vec![CpuHeader {
@@ -75,23 +87,20 @@ impl World {
                 cr3: self.vcpu.cr3,
                 cr4: self.vcpu.cr4,
                 efer: self.vcpu.efer,
-                tlb_state: Vec::new(),
             }],
-            trampoline: Vec::new(),
-            direct_map: (Gva(0), Gva(0)),
-            mm_states: Vec::new(),
+            kernel: KernelAbout::default(),
         }
     }
 
-    fn tables(&self) -> Vec<Kind> {
+    fn tables(&self) -> Vec<Happened> {
         let linked =
-            |table| Kind::TableLinked { table, entries: table_entries(&self.memory, table) };
-        let roots = self.census.roots().map(|root| Kind::RootLinked { root });
+            |table| Happened::TableLinked { table, entries: table_entries(&self.memory, table) };
+        let roots = self.census.roots().map(|root| Happened::RootLinked { root });
         self.census.tables().map(linked).chain(roots).collect()
     }
 
     /// Does it, and says what happened.
-    fn operate(&mut self, what: Do) -> Vec<Kind> {
+    fn operate(&mut self, what: Do) -> Vec<Happened> {
         let mut log = Log::default();
         let mut core = Core {
             vcpu: &mut self.vcpu,
@@ -99,13 +108,13 @@ impl World {
             census: &mut self.census,
             memory: &self.memory,
             remote: Vec::new(),
-            watched: None,
-            hook: &mut Injector::default(),
-            seq: 0,
+            errata: Errata::default(),
+            watched: &BTreeSet::new(),
+            chooser: &mut self.chance,
             log: &mut log,
         };
         let write = |register, value| Op::WriteCr { register, value };
-        // What faults has told so.
+        // What faults has logged that.
         let _ = match what {
             Do::Access { va, write } => {
                 let kind = if write { AccessKind::Write } else { AccessKind::Read };
@@ -123,7 +132,7 @@ impl World {
             Do::Invpcid { kind, pcid, va } => {
                 let pcid = Pcid::new(pcid);
                 let va = Gva(va);
-                core.invpcid(kind, crate::arch::privileged::InvpcidDescriptor { pcid, va });
+                core.invpcid(kind, InvpcidDescriptor { pcid, va });
                 Ok(())
             }
             Do::Pge => {
@@ -131,7 +140,11 @@ impl World {
                 core.execute(write(ControlRegister::Cr4, value), 0)
             }
         };
-        log.events.into_iter().map(|logged| logged.kind).collect()
+        let happened = |what| match what {
+            Done::Happened(happened) => Some(happened),
+            Done::Stored(_) => None,
+        };
+        log.entries.into_iter().filter_map(|entry| happened(entry.what)).collect()
     }
 }
 
@@ -176,22 +189,22 @@ fn contents(tlb: &Tlb) -> Vec<String> {
 
 fn check(all: &[Do], fill: Fill, seed: u64) -> Result<(), TestCaseError> {
     let mut world = World::new(TlbModel { fill, structure_caches: true, seed });
-    let mut shadow = Shadow::new(&world.header());
+    let mut replica = Replica::new(&world.header());
     let mut seq = 0;
-    let mut tell = |shadow: &mut Shadow, kinds: Vec<Kind>| {
-        for kind in kinds {
-            shadow.apply(&Event { seq, cpu: CpuId(0), rip: Gva(0), injected: false, kind });
+    let mut show = |replica: &mut Replica, all: Vec<Happened>| {
+        for kind in all.into_iter().map(Kind::Cpu) {
+            replica.apply(&Event { seq, cpu: CpuId(0), rip: Gva(0), injected: false, kind });
             seq += 1;
         }
     };
-    tell(&mut shadow, world.tables());
+    show(&mut replica, world.tables());
     for &what in all {
         let happened = world.operate(what);
         if !happened.is_empty() {
-            tell(&mut shadow, happened);
+            show(&mut replica, happened);
             prop_assert_eq!(
                 contents(&world.tlb),
-                contents(&shadow.cpu(CpuId(0)).tlb),
+                contents(&replica.cpu(CpuId(0)).tlb),
                 "after {:x?}",
                 what
             );
@@ -232,22 +245,22 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_shadow_follows_on_demand_fills(steps in steps()) {
+    fn the_replica_follows_on_demand_fills(steps in steps()) {
         check(&steps, Fill::OnDemand, 0)?;
     }
 
     #[test]
-    fn the_shadow_follows_the_worst_case(steps in steps()) {
+    fn the_replica_follows_the_worst_case(steps in steps()) {
         check(&steps, Fill::WorstCase, 0)?;
     }
 
     #[test]
-    fn the_shadow_follows_lazy_a(steps in steps()) {
+    fn the_replica_follows_lazy_a(steps in steps()) {
         check(&steps, Fill::LazyA, 0)?;
     }
 
     #[test]
-    fn the_shadow_follows_seeded_fills_and_evictions(steps in steps(), seed in any::<u64>()) {
+    fn the_replica_follows_seeded_fills_and_evictions(steps in steps(), seed in any::<u64>()) {
         check(&steps, Fill::Seeded, seed)?;
     }
 }

@@ -1,0 +1,3 @@
+//! The kernels that the machine can run, and their drivers.
+
+pub mod steps;

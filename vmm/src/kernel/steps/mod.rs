@@ -1,0 +1,94 @@
+//! A kernel that is handed steps, one at a time: our guest, and whoever keeps to the same interface.
+
+mod boot;
+mod driver;
+mod final_memory;
+mod hypercall;
+mod image;
+mod session;
+mod sweep;
+mod words;
+
+pub use boot::{KernelInfo, KernelOptions, guest_image};
+pub use driver::{StepClass, StepInput, StepReport};
+pub use final_memory::FinalMemory;
+pub use image::{Image, ImageError};
+pub use session::{BootError, InitialState, RunEnd, Session, SessionConfig};
+pub use sweep::{Boundary, Swept};
+pub use words::{Layout, tlb_state_field};
+
+use crate::arch::addr::{CpuId, Gpa};
+use crate::arch::happened::WordStore;
+use crate::arch::vcpu::Vcpu;
+use crate::event::{Announcement, Flush, FlushId};
+use crate::machine::{Call, Kernel, Statement, Stop};
+use crate::memory::GuestMemory;
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+/// What a CPU says when it asks for a step, and where it goes on with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ask {
+    report: StepReport,
+    next: u64,
+}
+
+/// A kernel that is handed steps.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Steps {
+    /// What it completed its boot block with; none before that.
+    info: Option<Rc<KernelInfo>>,
+    watched: Rc<BTreeSet<Gpa>>,
+    /// Flushes that have begun and not returned.
+    flushes: Vec<(FlushId, CpuId, Flush)>,
+    next_flush: u64,
+    /// The CPUs that ask for a step.
+    asks: Vec<(CpuId, Ask)>,
+}
+
+impl Steps {
+    /// What the kernel said of itself.
+    pub(crate) fn info(&self) -> Option<&KernelInfo> {
+        self.info.as_deref()
+    }
+
+    fn layout(&self) -> Option<Layout> {
+        self.info().map(|info| info.layout)
+    }
+
+    /// The kernel has completed its boot block.
+    fn described(&mut self, info: KernelInfo) {
+        self.watched = Rc::new(info.layout.frames());
+        self.info = Some(Rc::new(info));
+    }
+}
+
+impl Kernel for Steps {
+    fn watched(&self) -> &BTreeSet<Gpa> {
+        &self.watched
+    }
+
+    fn stored(&self, memory: &GuestMemory, store: &WordStore) -> Statement {
+        let statement = self.layout().map(|layout| layout.stored(memory, store));
+        // What is watched has been described.
+        statement.unwrap_or_else(|| words::unknown(store))
+    }
+
+    fn state(&self, memory: &GuestMemory) -> Vec<Announcement> {
+        self.layout().map_or_else(Vec::new, |layout| layout.state(memory))
+    }
+
+    fn store_for(&self, memory: &GuestMemory, announcement: &Announcement) -> Option<WordStore> {
+        self.layout()?.store_for(memory, announcement)
+    }
+
+    fn output(
+        &mut self,
+        port: u8,
+        vcpu: &mut Vcpu,
+        next: u64,
+        memory: &GuestMemory,
+    ) -> Option<Result<Call, Stop>> {
+        (port == stalemate_shared::hypercall::PORT).then(|| self.hypercall(vcpu, next, memory))
+    }
+}

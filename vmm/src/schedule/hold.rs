@@ -1,0 +1,100 @@
+//! Hold points: where a scenario holds a CPU back in the middle of a step.
+
+use crate::arch::happened::Happened;
+use crate::event::{Announcement, Event};
+
+/// Where a scenario holds a CPU back, within a step: right after the CPU's own event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum HoldPoint {
+    Start,
+    Instruction,
+    Primitive,
+    TableStore,
+    Generation,
+    CpuMask,
+    Switching,
+    LoadedMm,
+    Slot,
+    Mark,
+    Consume,
+    Cr3,
+    Invlpg,
+    Invpcid,
+    Ipi,
+    Interrupt,
+    Acknowledge,
+    Freed,
+    User,
+}
+
+/// Every point by its name in scenarios, with what has just happened there.
+pub const HOLD_POINTS: [(&str, HoldPoint, &str); 19] = [
+    ("start", HoldPoint::Start, "the step was handed over, nothing is done"),
+    ("instruction", HoldPoint::Instruction, "an instruction was completed"),
+    ("primitive", HoldPoint::Primitive, "a flush primitive began"),
+    ("table-store", HoldPoint::TableStore, "a paging-structure entry was stored"),
+    ("generation", HoldPoint::Generation, "an address space's tlb_gen was raised"),
+    ("cpumask", HoldPoint::CpuMask, "an address space's cpumask was changed"),
+    ("switching", HoldPoint::Switching, "loaded_mm was set to say that CR3 is being changed"),
+    ("loaded-mm", HoldPoint::LoadedMm, "loaded_mm was set to an address space"),
+    ("slot", HoldPoint::Slot, "an ASID slot was changed"),
+    ("mark", HoldPoint::Mark, "a user PCID was marked"),
+    ("consume", HoldPoint::Consume, "a mark was cleared"),
+    ("cr3", HoldPoint::Cr3, "CR3 was loaded"),
+    ("invlpg", HoldPoint::Invlpg, "INVLPG was executed"),
+    ("invpcid", HoldPoint::Invpcid, "INVPCID was executed"),
+    ("ipi", HoldPoint::Ipi, "an interrupt was sent"),
+    ("interrupt", HoldPoint::Interrupt, "an interrupt or exception was delivered"),
+    ("acknowledge", HoldPoint::Acknowledge, "a shootdown was acknowledged"),
+    ("freed", HoldPoint::Freed, "a frame was given back"),
+    ("user", HoldPoint::User, "user mode was entered"),
+];
+
+/// Until where a step runs before its CPU is held back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hold {
+    /// The point.
+    pub point: HoldPoint,
+    /// The nth time that it is met in this step, from 1.
+    pub nth: u32,
+}
+
+impl HoldPoint {
+    /// Whether the event is one after which a CPU is held here.
+    pub(super) fn matches(self, event: &Event) -> bool {
+        match event.happened() {
+            Some(happened) => self.is_after(happened),
+            None => event.announcements().iter().any(|said| self.is_said(said)),
+        }
+    }
+
+    fn is_after(self, happened: &Happened) -> bool {
+        matches!(
+            (self, happened),
+            (Self::TableStore, Happened::TableStore { .. })
+                | (Self::Cr3, Happened::LoadCr3 { .. })
+                | (Self::Invlpg, Happened::Invlpg { .. })
+                | (Self::Invpcid, Happened::Invpcid { .. })
+                | (Self::Ipi, Happened::Ipi { .. })
+                | (Self::Interrupt, Happened::Delivered { .. })
+                | (Self::User, Happened::UserEntry)
+        )
+    }
+
+    fn is_said(self, said: &Announcement) -> bool {
+        matches!(
+            (self, said),
+            (Self::Primitive, Announcement::FlushBegins { .. })
+                | (Self::Generation, Announcement::Generation { .. })
+                | (Self::CpuMask, Announcement::Member { .. })
+                | (Self::Switching, Announcement::Switching { .. })
+                | (Self::LoadedMm, Announcement::Loaded { .. })
+                | (Self::Slot, Announcement::SlotOwner { .. } | Announcement::SlotFlushed { .. })
+                | (Self::Mark, Announcement::Marked { .. })
+                | (Self::Consume, Announcement::Unmarked { .. })
+                | (Self::Acknowledge, Announcement::Acknowledged { .. })
+                | (Self::Freed, Announcement::FrameFreed(_))
+        )
+    }
+}

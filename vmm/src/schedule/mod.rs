@@ -1,0 +1,22 @@
+//! Who decides what comes next: schedulers are [`Chooser`]s that also see what happens.
+
+mod hold;
+mod kind;
+mod scripted;
+mod seeds;
+
+pub use hold::{HOLD_POINTS, Hold, HoldPoint};
+pub use kind::Schedule;
+pub use scripted::{ScriptItem, Scripted};
+
+use crate::arch::addr::CpuId;
+use crate::arch::choice::Chooser;
+use crate::event::Event;
+
+/// A chooser of a whole run. A clone goes on from where it is.
+pub trait Scheduler: Chooser + Clone {
+    /// An event has happened.
+    fn saw(&mut self, event: &Event);
+    /// A CPU that ran over one instruction has moved, or only filled its shadow pages.
+    fn stepped(&mut self, cpu: CpuId, moved: bool);
+}
