@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Bench, builtin, config};
+use common::{Rig, builtin, config};
 use stalemate::executor::Backend;
 use stalemate::executor::interp::Flaw;
 use stalemate::runner::{compare, compare_all};
@@ -10,8 +10,8 @@ use stalemate::scenario::{self, CPUS, Expected, Policy, Run, Selection};
 
 #[test]
 fn the_whole_suite_gives_the_same_events_on_both() {
-    let kvm = Bench::new(kvm_or_skip!());
-    let interp = Bench::new(Backend::interp());
+    let kvm = Rig::new(kvm_or_skip!());
+    let interp = Rig::new(Backend::interp());
     let scenarios = scenario::builtin().unwrap_or_else(|error| panic!("{error}"));
     let cpus: Vec<_> = CPUS.into_iter().filter(|cpu| cpu.default).collect();
     let selection = Selection::of(&cpus);
@@ -30,8 +30,8 @@ fn the_whole_suite_gives_the_same_events_on_both() {
 #[test]
 fn an_interpreter_that_is_wrong_differs_at_an_event_with_registers_and_instruction() {
     // No KVM is needed: the right interpreter stands for the processor.
-    let right = Bench::new(Backend::interp());
-    let mut wrong = Bench::new(Backend::interp());
+    let right = Rig::new(Backend::interp());
+    let mut wrong = Rig::new(Backend::interp());
     #[allow(irrefutable_let_patterns, reason = "the only one without the `kvm` feature")]
     if let Backend::Interp { flaw, .. } = &mut wrong.backend {
         *flaw = Some(Flaw::BitOfBts);

@@ -16,8 +16,8 @@ const MARK: &str = "user-flush-on-next-return";
 
 /// The executors that this host has.
 fn executors() -> Vec<&'static str> {
-    let benches = common::benches();
-    benches.iter().map(|bench| bench.backend.name()).collect()
+    let rigs = common::rigs();
+    rigs.iter().map(|rig| rig.backend.name()).collect()
 }
 
 fn temporary(name: &str, contents: &[u8]) -> PathBuf {

@@ -3,7 +3,7 @@
 use super::{EXIT_OK, EXIT_UNEXPECTED, ExecutorKind, Failure, Format, Terminal, names};
 use crate::executor::{Backend, REQUIRE_KVM, kvm_is_required};
 use crate::fuzz::report::{About, Report, json, text};
-use crate::fuzz::{Beside, Campaign, correct_policies, run, zoo};
+use crate::fuzz::{Campaign, CrossCheck, correct_policies, run, zoo};
 use crate::scenario::{CPUS, Policy};
 use stalemate_shared::variant::VARIANTS;
 use std::path::{Path, PathBuf};
@@ -48,7 +48,7 @@ pub struct FuzzArgs {
     format: Format,
 }
 
-/// The executor of every run, and the one beside it or why there is none.
+/// The executor of every run, and the one to cross-check with or why there is none.
 type Executors = (Backend, Result<(Backend, u64), String>);
 
 /// Runs programs as `args` say.
@@ -67,7 +67,7 @@ pub fn fuzz(args: &FuzzArgs, device: &Path, terminal: &mut Terminal<'_>) -> Resu
         let error = |error| Failure::usage(format!("{}: {error}", directory.display()));
         std::fs::create_dir_all(directory).map_err(error)?;
     }
-    let beside = second.as_ref().ok();
+    let cross_check = second.as_ref().ok();
     let campaign = Campaign {
         seed: args.seed,
         first: args.first,
@@ -76,7 +76,7 @@ pub fn fuzz(args: &FuzzArgs, device: &Path, terminal: &mut Terminal<'_>) -> Resu
         variant: args.variant.and_then(|mistake| mistake.0),
         cpus: &cpus,
         executor: &executor,
-        beside: beside.map(|(executor, one_in)| Beside { executor, one_in: *one_in }),
+        cross_check: cross_check.map(|(executor, one_in)| CrossCheck { executor, one_in: *one_in }),
         threads: std::thread::available_parallelism().map_or(1, usize::from).min(2),
     };
     if args.zoo {
@@ -105,14 +105,14 @@ pub fn fuzz(args: &FuzzArgs, device: &Path, terminal: &mut Terminal<'_>) -> Resu
     Ok(if failed { EXIT_UNEXPECTED } else { EXIT_OK })
 }
 
-/// Counts the programs that each historical bug takes. No executor runs beside: it is about time to
-/// a finding, which the other would not change.
+/// Counts the programs that each historical bug takes. Nothing is cross-checked: it is about time to a
+/// finding, which a second executor would not change.
 fn discover(
     campaign: &Campaign<'_>,
     format: Format,
     terminal: &mut Terminal<'_>,
 ) -> Result<u8, Failure> {
-    let alone = Campaign { beside: None, ..*campaign };
+    let alone = Campaign { cross_check: None, ..*campaign };
     let bar = terminal.progress(VARIANTS.len() as u64, "bugs");
     let found =
         zoo::discover(&alone, &mut |_| bar.inc(1)).map_err(|error| Failure::host(&error))?;

@@ -1,6 +1,5 @@
 //! The steps of random programs, and how a scenario writes them.
 
-use super::model::Outcome;
 use crate::machine::{HOLD_POINTS, Hold};
 use crate::scenario::Page;
 use stalemate_shared::layout::{COLOURS, colour_word};
@@ -112,6 +111,17 @@ pub struct Action {
     pub verb: Verb,
     /// Until where the CPU comes with it, before it is held back.
     pub hold: Option<Hold>,
+}
+
+/// What a step must come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Done, and no value matters.
+    Done,
+    /// This value is read.
+    Value(u64),
+    /// A page fault.
+    Fault,
 }
 
 impl Action {

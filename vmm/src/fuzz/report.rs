@@ -1,7 +1,6 @@
 //! What a campaign came to: sums by policy and processor, and what failed.
 
-use super::run::Trouble;
-use crate::oracle::Discharger;
+use crate::oracle::{Discharger, RuleId};
 use crate::runner::{Outcome, RunResult};
 use crate::scenario::{CpuModel, Policy, RunConfig, Scenario};
 use serde_json::{Value, json as value};
@@ -58,6 +57,46 @@ impl std::ops::AddAssign for Tally {
         }
         for (outcome, count) in other.outcomes {
             *self.outcomes.entry(outcome).or_default() += count;
+        }
+    }
+}
+
+/// What went wrong in a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// An outcome that no correct kernel has; the first rule, if rules spoke.
+    Outcome(Outcome, Option<RuleId>),
+    /// The VMM panicked.
+    Panic,
+    /// Two executors differ.
+    Difference,
+}
+
+impl std::fmt::Display for Trouble {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Outcome(_, Some(rule)) => rule.fmt(f),
+            Self::Outcome(outcome, None) => outcome.fmt(f),
+            Self::Panic => f.write_str("panic of the VMM"),
+            Self::Difference => f.write_str("difference between executors"),
+        }
+    }
+}
+
+impl Trouble {
+    /// What is wrong with the result of a run, if anything.
+    pub(super) fn of(result: &RunResult) -> Option<Self> {
+        let rule = result.violations.first().map(|violation| violation.rule);
+        let rule = rule.or_else(|| result.rules().first().copied());
+        match result.outcome {
+            // A program does not know whether the policy marks or the processor has PCIDs.
+            Outcome::Clean | Outcome::Vacuous | Outcome::NotApplied
+                if result.mismatches.is_empty() && rule.is_none() =>
+            {
+                None
+            }
+            Outcome::NotApplied => Some(Self::Outcome(Outcome::Mismatch, rule)),
+            outcome => Some(Self::Outcome(outcome, rule)),
         }
     }
 }

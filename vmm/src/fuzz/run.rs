@@ -5,14 +5,15 @@
 //! configuration, and sums know no order: two campaigns of one seed report the same.
 
 use super::generate::{self, Program};
-use super::report::{Failing, Report, Tally};
+use super::model::Illegal;
+use super::report::{Failing, Report, Tally, Trouble};
 use super::script::{self, Base};
-use super::{Campaign, FuzzError};
 use crate::boot::{Image, Symbols, guest_image};
 use crate::executor::Backend;
 use crate::machine::BootError;
-use crate::runner::{Outcome, RunResult, Runner, compare};
-use crate::scenario::{Run, RunConfig, Scenario};
+use crate::runner::{RunResult, Runner, compare};
+use crate::scenario::{CpuModel, Diagnostic, Policy, Run, RunConfig, Scenario};
+use stalemate_shared::variant::Variant;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
@@ -23,55 +24,69 @@ const FIRST_BATCH: u64 = 256;
 /// Programs of every later batch.
 const BATCH: u64 = 65_536;
 
-/// What went wrong in a run.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Trouble {
-    /// An outcome that no correct kernel has; the first rule, if rules spoke.
-    Outcome(Outcome, Option<crate::oracle::RuleId>),
-    /// The VMM panicked.
-    Panic,
-    /// Two executors differ.
-    Difference,
+/// A second executor that runs some of the programs too; the events of both are compared.
+#[derive(Clone, Copy, Debug)]
+pub struct CrossCheck<'a> {
+    /// The executor.
+    pub executor: &'a Backend,
+    /// One in so many programs, each under one policy; 1 means every run.
+    pub one_in: u64,
 }
 
-impl std::fmt::Display for Trouble {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Outcome(_, Some(rule)) => rule.fmt(f),
-            Self::Outcome(outcome, None) => outcome.fmt(f),
-            Self::Panic => f.write_str("panic of the VMM"),
-            Self::Difference => f.write_str("difference between executors"),
-        }
+impl CrossCheck<'_> {
+    fn takes(&self, number: u64, policy: usize, policies: usize) -> bool {
+        let turn = number / self.one_in % policies.max(1) as u64;
+        self.one_in == 1 || number.is_multiple_of(self.one_in) && turn == policy as u64
     }
 }
 
-impl Trouble {
-    fn of(result: &RunResult) -> Option<Self> {
-        let rule = result.violations.first().map(|violation| violation.rule);
-        let rule = rule.or_else(|| result.rules().first().copied());
-        match result.outcome {
-            // A program does not know whether the policy marks or the processor has PCIDs.
-            Outcome::Clean | Outcome::Vacuous | Outcome::NotApplied
-                if result.mismatches.is_empty() && rule.is_none() =>
-            {
-                None
-            }
-            Outcome::NotApplied => Some(Self::Outcome(Outcome::Mismatch, rule)),
-            outcome => Some(Self::Outcome(outcome, rule)),
-        }
-    }
+/// What to run.
+#[derive(Clone, Copy, Debug)]
+pub struct Campaign<'a> {
+    /// The seed.
+    pub seed: u64,
+    /// The first program's number.
+    pub first: u64,
+    /// Programs.
+    pub count: u64,
+    /// Each program runs under each of them.
+    pub policies: &'a [Policy],
+    /// The historical mistake that the kernel makes.
+    pub variant: Option<Variant>,
+    /// Each program runs on one of them.
+    pub cpus: &'a [CpuModel],
+    /// What runs them.
+    pub executor: &'a Backend,
+    /// A second executor that some of the runs are compared with.
+    pub cross_check: Option<CrossCheck<'a>>,
+    /// Threads, each with guests of its own.
+    pub threads: usize,
+}
+
+/// Why there is no report.
+#[derive(Debug, thiserror::Error)]
+pub enum FuzzError {
+    /// The host, or the image.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// The base of every program is no scenario.
+    #[error(transparent)]
+    Base(#[from] Diagnostic),
+    /// The generator made a program that breaks its own rules.
+    #[error("the generator made an illegal program: {0:?}")]
+    Illegal(Illegal),
 }
 
 /// An executor, or two to compare, and the guests on them.
-pub struct Bench<'a> {
+pub struct Rig<'a> {
     image: &'a Image<'a>,
     symbols: &'a Symbols,
     backends: Vec<&'a Backend>,
     runners: Vec<Runner<'a>>,
 }
 
-impl<'a> Bench<'a> {
-    /// A bench of guests of `image`.
+impl<'a> Rig<'a> {
+    /// A rig of guests of `image`.
     #[must_use]
     pub fn new(image: &'a Image<'a>, symbols: &'a Symbols, backends: Vec<&'a Backend>) -> Self {
         Self { image, symbols, backends, runners: Vec::new() }
@@ -116,14 +131,14 @@ impl<'a> Bench<'a> {
 ///
 /// # Errors
 /// When the image cannot be loaded, or what `work` returns.
-pub fn with_bench<T>(
+pub fn with_rig<T>(
     backends: Vec<&Backend>,
-    work: impl FnOnce(&mut Bench<'_>) -> Result<T, FuzzError>,
+    work: impl FnOnce(&mut Rig<'_>) -> Result<T, FuzzError>,
 ) -> Result<T, FuzzError> {
     let bytes = guest_image();
     let image = Image::parse(bytes).map_err(BootError::from)?;
     let symbols = Symbols::new(bytes);
-    work(&mut Bench::new(&image, &symbols, backends))
+    work(&mut Rig::new(&image, &symbols, backends))
 }
 
 /// The programs of one configuration but for its policy.
@@ -210,9 +225,9 @@ fn batch(
 /// One thread: takes groups until there are none.
 fn work(shared: &Shared<'_>) -> Result<(), FuzzError> {
     let campaign = shared.campaign;
-    let result = with_bench(vec![campaign.executor], |one| {
-        let two = campaign.beside.iter().flat_map(|beside| [campaign.executor, beside.executor]);
-        with_bench(two.collect(), |two| {
+    let result = with_rig(vec![campaign.executor], |one| {
+        let two = campaign.cross_check.iter().flat_map(|check| [campaign.executor, check.executor]);
+        with_rig(two.collect(), |two| {
             while !shared.failed.load(Ordering::Relaxed) {
                 let taken = shared.next.fetch_add(1, Ordering::Relaxed);
                 let Some(group) = shared.groups.get(taken) else { break };
@@ -233,8 +248,8 @@ fn work(shared: &Shared<'_>) -> Result<(), FuzzError> {
 fn one_group(
     shared: &Shared<'_>,
     group: &Group,
-    one: &mut Bench<'_>,
-    two: &mut Bench<'_>,
+    one: &mut Rig<'_>,
+    two: &mut Rig<'_>,
 ) -> Result<Report, FuzzError> {
     let campaign = shared.campaign;
     let mut report = Report::default();
@@ -252,10 +267,9 @@ fn one_group(
             *tally += Tally::of(scenario, result.as_ref(), trouble.is_some());
             let mut found = trouble;
             // Under one policy after another, and none of the runs that one executor has failed.
-            let beside = campaign.beside.as_ref().filter(|beside| {
-                beside.takes(*number, index, group.configs.len()) && found.is_none()
-            });
-            if beside.is_some() {
+            let check = campaign.cross_check.as_ref();
+            let check = check.filter(|check| check.takes(*number, index, group.configs.len()));
+            if check.is_some() && found.is_none() {
                 report.compared += 1;
                 found = two.run(scenario, &run)?.0;
             }

@@ -2,9 +2,9 @@
 //!
 //! The programs are those of every other campaign, in the same order; only the kernel differs.
 
-use super::run::{self, Trouble};
+use super::report::Trouble;
+use super::run::{self, Campaign, FuzzError};
 use super::script::Base;
-use super::{Campaign, FuzzError};
 use serde_json::{Value, json as value};
 use stalemate_shared::variant::{VARIANTS, Variant};
 use std::fmt::Write;
