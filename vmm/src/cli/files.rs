@@ -1,6 +1,7 @@
 //! What is written of one run, beside the report.
 
-use super::{Failure, Terminal};
+use super::failure::Failure;
+use super::terminal::Terminal;
 use crate::boot::Symbols;
 use crate::machine::BootError;
 use crate::report::{Recorded, Recording, Results, html, perfetto, timeline};

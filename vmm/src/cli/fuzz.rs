@@ -1,9 +1,12 @@
 //! `stalemate fuzz`.
 
-use super::{EXIT_OK, EXIT_UNEXPECTED, ExecutorKind, Failure, Format, Terminal, names};
+use super::executors::ExecutorKind;
+use super::failure::{EXIT_OK, EXIT_UNEXPECTED, Failure};
+use super::names;
+use super::terminal::{Format, Terminal};
 use crate::executor::{Backend, REQUIRE_KVM, kvm_is_required};
 use crate::fuzz::report::{About, Report, json, text};
-use crate::fuzz::{Campaign, CrossCheck, correct_policies, run, zoo};
+use crate::fuzz::{self, Campaign, CrossCheck, correct_policies, zoo};
 use crate::scenario::{CPUS, Policy};
 use stalemate_shared::variant::VARIANTS;
 use std::path::{Path, PathBuf};
@@ -52,7 +55,7 @@ pub struct FuzzArgs {
 type Executors = (Backend, Result<(Backend, u64), String>);
 
 /// Runs programs as `args` say.
-pub fn fuzz(args: &FuzzArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result<u8, Failure> {
+pub fn run(args: &FuzzArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result<u8, Failure> {
     let policies = match args.policy {
         Some(policy) => vec![policy],
         None if args.zoo => vec![Policy::Split],
@@ -83,7 +86,7 @@ pub fn fuzz(args: &FuzzArgs, device: &Path, terminal: &mut Terminal<'_>) -> Resu
         return discover(&campaign, args.format, terminal);
     }
     let bar = terminal.progress(args.count.saturating_mul(policies.len() as u64), "runs");
-    let report = run(&campaign, &|runs| bar.inc(runs));
+    let report = fuzz::run(&campaign, &|runs| bar.inc(runs));
     bar.finish_and_clear();
     let mut report = report.map_err(|error| Failure::host(&error))?;
     if let Some(directory) = &args.out {
