@@ -6,13 +6,12 @@ mod common;
 
 use common::{stalemate, text};
 use serde_json::Value;
-use stalemate::boot::{Image, Symbols, guest_image};
+use stalemate::boot::{Image, guest_image};
 use stalemate::executor::{Backend, interp::Flaw};
 use stalemate::fuzz::action::{Action, Frame, Verb};
 use stalemate::fuzz::generate::{self, LENGTH, Program};
 use stalemate::fuzz::model::{self, Illegal};
-use stalemate::fuzz::report::Report;
-use stalemate::fuzz::report::Trouble;
+use stalemate::fuzz::report::{Report, Trouble};
 use stalemate::fuzz::run::Rig;
 use stalemate::fuzz::script::{self, Base};
 use stalemate::fuzz::{Campaign, CrossCheck, correct_policies, first_failure, run, shrink};
@@ -40,13 +39,12 @@ fn ran(campaign: &Campaign<'_>) -> Report {
     run(campaign, &|_| ()).expect("the host works")
 }
 
-/// What a rig of the interpreter is made of, and a rig of it.
+/// Work with a rig of the interpreter.
 fn on_the_interpreter<T>(work: impl FnOnce(&mut Rig<'_>, &Base) -> T) -> T {
     let image = Image::parse(guest_image()).expect("a kernel");
-    let symbols = Symbols::new(guest_image());
     let backend = Backend::interp();
     let base = Base::new().expect("a scenario");
-    work(&mut Rig::new(&image, &symbols, vec![&backend]), &base)
+    work(&mut Rig::new(&image, vec![&backend]), &base)
 }
 
 #[test]

@@ -234,6 +234,7 @@ pub mod inject;
 pub mod ink;
 pub mod machine;
 pub mod oracle;
+mod parallel;
 pub mod report;
 pub mod runner;
 pub mod scenario;

@@ -60,9 +60,7 @@ pub fn run(args: &FaultsArgs, device: &Path, terminal: &mut Terminal<'_>) -> Res
     }
     let possible = crate::score::cases(&scenarios, &Wanted { cpus: CPUS.to_vec(), ..wanted }).len();
     let bytes = boot::guest_image();
-    let image: &'static Image<'static> = Box::leak(Box::new(
-        Image::parse(bytes).map_err(|error| Failure::usage(error.to_string()))?,
-    ));
+    let image = Image::parse(bytes).map_err(|error| Failure::usage(error.to_string()))?;
     let backend = match args.executor {
         ExecutorKind::Interp => Backend::interp(),
         ExecutorKind::Kvm => Backend::kvm(device).map_err(|error| Failure::host(&error))?,
@@ -71,11 +69,9 @@ pub fn run(args: &FaultsArgs, device: &Path, terminal: &mut Terminal<'_>) -> Res
             return Err(Failure::usage(message));
         }
     };
-    // What there is one of lives as long as the process.
-    let backend: &'static Backend = Box::leak(Box::new(backend));
     let stride = args.stride;
-    let runner = move || {
-        let mut runner = Runner::new(image, &Symbols::new(bytes), backend);
+    let runner = || {
+        let mut runner = Runner::new(&image, &Symbols::new(bytes), &backend);
         runner.leave_out(without);
         runner.stride(stride);
         runner

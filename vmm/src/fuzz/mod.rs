@@ -20,7 +20,7 @@ use crate::scenario::{Policy, RunConfig, Scenario};
 use generate::Program;
 use report::{Failing, Found, Report, Trouble};
 pub use run::{Campaign, CrossCheck, FuzzError};
-use run::{Rig, with_rig};
+use run::{Rig, image};
 use script::Base;
 
 /// Policies that are there to be caught; every other one must be clean.
@@ -32,23 +32,22 @@ pub fn correct_policies() -> Vec<Policy> {
     Policy::all().into_iter().filter(|policy| !BROKEN.contains(policy)).collect()
 }
 
-/// Runs programs, and makes the first that fails under each policy small. `done` is told the
-/// runs made, by and by.
+/// Runs programs, and makes the first that fails under each policy small. `done` is
+/// called with the number of runs that were made since.
 ///
 /// # Errors
 /// When the host fails.
 pub fn run(campaign: &Campaign<'_>, done: &(dyn Fn(u64) + Sync)) -> Result<Report, FuzzError> {
     let base = Base::new()?;
-    let mut report = run::campaign(campaign, &base, done)?;
+    let image = image()?;
+    let mut report = run::campaign(campaign, &base, &image, done)?;
     for failing in report.firsts() {
         let mut backends = vec![campaign.executor];
         if failing.trouble == Trouble::Difference {
             backends.extend(campaign.cross_check.iter().map(|check| check.executor));
         }
-        let found = with_rig(backends, |rig| {
-            small(rig, &base, campaign.seed, failing).map(|(found, _)| found)
-        })?;
-        report.found.push(found);
+        let mut rig = Rig::new(&image, backends);
+        report.found.push(small(&mut rig, &base, campaign.seed, failing)?.0);
     }
     Ok(report)
 }
@@ -65,17 +64,16 @@ pub fn first_failure(
     limit: u64,
 ) -> Result<Option<(u64, Scenario)>, FuzzError> {
     let base = Base::new()?;
-    with_rig(vec![executor], |rig| {
-        for first in (0..limit).step_by(WINDOW) {
-            let failing =
-                window(rig, &base, config, seed, first..limit.min(first + WINDOW as u64))?;
-            let Some(failing) = failing else { continue };
-            let number = failing.number;
-            let (_, scenario) = small(rig, &base, seed, failing)?;
-            return Ok(Some((number, scenario)));
-        }
-        Ok(None)
-    })
+    let image = image()?;
+    let mut rig = Rig::new(&image, vec![executor]);
+    for first in (0..limit).step_by(WINDOW) {
+        let numbers = first..limit.min(first + WINDOW as u64);
+        let Some(failing) = window(&mut rig, &base, config, seed, numbers)? else { continue };
+        let number = failing.number;
+        let (_, scenario) = small(&mut rig, &base, seed, failing)?;
+        return Ok(Some((number, scenario)));
+    }
+    Ok(None)
 }
 
 /// Programs that [`first_failure`] takes together, those with as many CPUs after each other.

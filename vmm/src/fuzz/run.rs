@@ -1,7 +1,7 @@
 //! Programs on guests: which runs a campaign makes, in which order, and what they came to.
 //!
-//! Two threads, each with guests of its own, take one configuration after another, so that a
-//! booted guest serves many programs. A run depends on nothing but its program and its
+//! Threads, each with guests of its own, take one configuration after another, so that a booted
+//! guest serves many programs. A run depends on nothing but its program and its
 //! configuration, and sums know no order: two campaigns of one seed report the same.
 
 use super::generate::{self, Program};
@@ -11,13 +11,12 @@ use super::script::{self, Base};
 use crate::boot::{Image, Symbols, guest_image};
 use crate::executor::Backend;
 use crate::machine::BootError;
+use crate::parallel::parallel;
 use crate::runner::{RunResult, Runner, compare};
 use crate::scenario::{CpuModel, Diagnostic, Policy, Run, RunConfig, Scenario};
 use stalemate_shared::variant::Variant;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Programs of the first batch: what is broken shows soon.
 const FIRST_BATCH: u64 = 256;
@@ -77,19 +76,18 @@ pub enum FuzzError {
     Illegal(Illegal),
 }
 
-/// An executor, or two to compare, and the guests on them.
+/// An executor, or two to compare, and the built-in guests on them.
 pub struct Rig<'a> {
     image: &'a Image<'a>,
-    symbols: &'a Symbols,
     backends: Vec<&'a Backend>,
     runners: Vec<Runner<'a>>,
 }
 
 impl<'a> Rig<'a> {
-    /// A rig of guests of `image`.
+    /// A rig of guests of `image`, which is the built-in one.
     #[must_use]
-    pub fn new(image: &'a Image<'a>, symbols: &'a Symbols, backends: Vec<&'a Backend>) -> Self {
-        Self { image, symbols, backends, runners: Vec::new() }
+    pub fn new(image: &'a Image<'a>, backends: Vec<&'a Backend>) -> Self {
+        Self { image, backends, runners: Vec::new() }
     }
 
     /// Does one run; what went wrong, and its result where there is one.
@@ -102,7 +100,8 @@ impl<'a> Rig<'a> {
         run: &Run,
     ) -> Result<(Option<Trouble>, Option<RunResult>), BootError> {
         if self.runners.is_empty() {
-            let runner = |backend: &&'a Backend| Runner::new(self.image, self.symbols, backend);
+            let symbols = Symbols::new(guest_image());
+            let runner = |backend: &&'a Backend| Runner::new(self.image, &symbols, backend);
             self.runners = self.backends.iter().map(runner).collect();
         }
         let runners = &mut self.runners;
@@ -127,18 +126,12 @@ impl<'a> Rig<'a> {
     }
 }
 
-/// Work on guests of the built-in image.
+/// The built-in image.
 ///
 /// # Errors
-/// When the image cannot be loaded, or what `work` returns.
-pub fn with_rig<T>(
-    backends: Vec<&Backend>,
-    work: impl FnOnce(&mut Rig<'_>) -> Result<T, FuzzError>,
-) -> Result<T, FuzzError> {
-    let bytes = guest_image();
-    let image = Image::parse(bytes).map_err(BootError::from)?;
-    let symbols = Symbols::new(bytes);
-    work(&mut Rig::new(&image, &symbols, backends))
+/// When it cannot be loaded.
+pub fn image() -> Result<Image<'static>, BootError> {
+    Ok(Image::parse(guest_image())?)
 }
 
 /// The programs of one configuration but for its policy.
@@ -148,24 +141,15 @@ struct Group {
     numbers: Vec<u64>,
 }
 
-/// Everything that the threads share.
-struct Shared<'a> {
-    campaign: &'a Campaign<'a>,
-    base: &'a Base,
-    groups: Vec<Group>,
-    next: AtomicUsize,
-    failed: AtomicBool,
-    report: Mutex<Report>,
-    done: &'a (dyn Fn(u64) + Sync),
-}
-
-/// Runs a campaign until something fails, or to its end. `done` is told the runs made, by and by.
+/// Runs a campaign until something fails, or to its end. `done` is called with the number
+/// of runs that were made since.
 ///
 /// # Errors
 /// When the host fails.
 pub fn campaign(
     campaign: &Campaign<'_>,
     base: &Base,
+    image: &Image<'_>,
     done: &(dyn Fn(u64) + Sync),
 ) -> Result<Report, FuzzError> {
     let mut report = Report::default();
@@ -173,7 +157,8 @@ pub fn campaign(
     while from < end && report.failing.is_empty() {
         let size = if from == campaign.first { FIRST_BATCH } else { BATCH };
         let to = end.min(from.saturating_add(size));
-        batch(campaign, base, groups(campaign, base, from..to), &mut report, done)?;
+        let groups = groups(campaign, base, from..to);
+        batch(campaign, base, image, &groups, done)?.into_iter().for_each(|of| report.add(of));
         report.programs = to - campaign.first;
         from = to;
     }
@@ -189,74 +174,41 @@ fn groups(campaign: &Campaign<'_>, base: &Base, numbers: std::ops::Range<u64>) -
         let configs: Vec<RunConfig> = campaign.policies.iter().filter_map(config).collect();
         groups.entry(configs).or_default().push(number);
     }
-    groups.into_iter().map(|(configs, numbers)| Group { configs, numbers }).collect()
+    let groups = groups.into_iter().map(|(configs, numbers)| Group { configs, numbers });
+    let mut groups: Vec<Group> = groups.collect();
+    // The longest first, so that the threads end together.
+    groups.sort_by_key(|group| std::cmp::Reverse(group.numbers.len()));
+    groups
 }
 
 fn batch(
     campaign: &Campaign<'_>,
     base: &Base,
-    mut groups: Vec<Group>,
-    report: &mut Report,
+    image: &Image<'_>,
+    groups: &[Group],
     done: &(dyn Fn(u64) + Sync),
-) -> Result<(), FuzzError> {
-    // The longest first, so that the threads end together.
-    groups.sort_by_key(|group| std::cmp::Reverse(group.numbers.len()));
-    let shared = Shared {
-        campaign,
-        base,
-        groups,
-        next: AtomicUsize::new(0),
-        failed: AtomicBool::new(false),
-        report: Mutex::new(std::mem::take(report)),
-        done,
-    };
-    let results = std::thread::scope(|scope| {
-        let threads: Vec<_> =
-            (0..campaign.threads).map(|_| scope.spawn(|| work(&shared))).collect();
-        threads.into_iter().map(std::thread::ScopedJoinHandle::join).collect::<Vec<_>>()
-    });
-    *report = shared.report.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    for result in results {
-        result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-    }
-    Ok(())
-}
-
-/// One thread: takes groups until there are none.
-fn work(shared: &Shared<'_>) -> Result<(), FuzzError> {
-    let campaign = shared.campaign;
-    let result = with_rig(vec![campaign.executor], |one| {
-        let two = campaign.cross_check.iter().flat_map(|check| [campaign.executor, check.executor]);
-        with_rig(two.collect(), |two| {
-            while !shared.failed.load(Ordering::Relaxed) {
-                let taken = shared.next.fetch_add(1, Ordering::Relaxed);
-                let Some(group) = shared.groups.get(taken) else { break };
-                let found = one_group(shared, group, one, two)?;
-                let mut report =
-                    shared.report.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                report.add(found);
-            }
-            Ok(())
-        })
-    });
-    if result.is_err() {
-        shared.failed.store(true, Ordering::Relaxed);
-    }
-    result
+) -> Result<Vec<Report>, FuzzError> {
+    let both = campaign.cross_check.iter().flat_map(|check| [campaign.executor, check.executor]);
+    let both: Vec<&Backend> = both.collect();
+    let rigs = || (Rig::new(image, vec![campaign.executor]), Rig::new(image, both.clone()));
+    parallel(groups, campaign.threads, rigs, |(one, two), group| {
+        one_group(campaign, base, group, one, two, done)
+    })
 }
 
 fn one_group(
-    shared: &Shared<'_>,
+    campaign: &Campaign<'_>,
+    base: &Base,
     group: &Group,
     one: &mut Rig<'_>,
     two: &mut Rig<'_>,
+    done: &(dyn Fn(u64) + Sync),
 ) -> Result<Report, FuzzError> {
-    let campaign = shared.campaign;
     let mut report = Report::default();
     let mut scenarios: Vec<(u64, Program, Scenario)> = Vec::new();
     for &number in &group.numbers {
         let program = generate::program(campaign.seed, number);
-        let scenario = shared.base.scenario("fuzz", &program).map_err(FuzzError::Illegal)?;
+        let scenario = base.scenario("fuzz", &program).map_err(FuzzError::Illegal)?;
         scenarios.push((number, program, scenario));
     }
     for (index, config) in group.configs.iter().enumerate() {
@@ -277,7 +229,7 @@ fn one_group(
                 report.failing.push(Failing { number: *number, config: *config, trouble });
             }
         }
-        (shared.done)(scenarios.len() as u64);
+        done(scenarios.len() as u64);
     }
     Ok(report)
 }
