@@ -16,7 +16,7 @@ pub enum ExecutorKind {
     Both,
 }
 
-/// The executors that are asked for: one, or two to compare.
+/// The requested executors: one, or two to compare.
 pub fn backends(
     kind: Option<ExecutorKind>,
     device: &Path,

@@ -11,7 +11,7 @@ use crate::scenario::{CPUS, Policy};
 use stalemate_shared::variant::VARIANTS;
 use std::path::{Path, PathBuf};
 
-/// Programs that KVM runs too, where nothing else is asked for: one in so many.
+/// Programs that KVM runs too, where no executor is named: one in so many.
 const COMPARED: u64 = 100;
 
 /// Arguments of `fuzz`.
@@ -127,7 +127,7 @@ fn discover(
     Ok(EXIT_OK)
 }
 
-/// The executors that are asked for. Without KVM, the comparison that nobody asked for is skipped.
+/// The requested executors. Without KVM, a comparison that was not requested is skipped.
 fn executors(kind: Option<ExecutorKind>, device: &Path) -> Result<Executors, Failure> {
     let kvm = || Backend::kvm(device).map_err(|error| Failure::host(&error));
     let alone = || Err("nothing else was asked for".to_owned());

@@ -2,7 +2,7 @@
 
 use super::executors::{ExecutorKind, backends};
 use super::failure::{EXIT_OK, EXIT_UNEXPECTED, Failure};
-use super::files::{Files, telling};
+use super::files::{Files, run_to_show};
 use super::left_out::left_out;
 use super::terminal::Terminal;
 use super::{input, names};
@@ -168,7 +168,7 @@ pub fn run(args: &RunArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result
         }
     }
     // After the report: what cannot be written must not lose it.
-    if let Some(run) = telling(&results) {
+    if let Some(run) = run_to_show(&results) {
         let command = results.command(run);
         args.files.write(terminal, &symbols, &command, |trace| {
             let mut runner = Runner::new(&image, &symbols, &backends[0]);

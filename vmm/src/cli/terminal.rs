@@ -83,7 +83,7 @@ impl Terminal<'_> {
     }
 
     /// A bar on standard error for so many of something; in a pipe, for little work, or where quiet
-    /// is asked for, there is none.
+    /// is requested, there is none.
     pub fn progress(&self, total: u64, unit: &'static str) -> ProgressBar {
         if self.quiet || total < WORTH_A_BAR {
             return ProgressBar::hidden();

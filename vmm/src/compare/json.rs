@@ -3,7 +3,7 @@
 use super::{Comparison, Need, Row};
 use serde_json::{Value, json as value};
 
-/// Version of the schema. Rises when a field changes its meaning or goes.
+/// Version of the schema. Rises when a field changes its meaning or is removed.
 pub const SCHEMA_VERSION: u32 = 1;
 
 /// Everything.

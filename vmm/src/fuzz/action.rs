@@ -40,7 +40,7 @@ pub enum Verb {
     Split(Page),
     /// And back; flushed.
     Merge(Page),
-    /// `move`: what the first page maps, which the second does not yet, goes there; flushed.
+    /// `move`: what the first page maps is moved to the second, which maps nothing; flushed.
     Move(Page, Page),
     /// `migrate`: a page gets another frame, of this colour, and its own is freed; flushed.
     Migrate(Page, usize),
@@ -50,7 +50,7 @@ pub enum Verb {
     MakeClean(Page),
     /// `unmap_range`: what is mapped of these pages is mapped no more, and freed; flushed.
     UnmapRange(Page, Page),
-    /// The page table of v0..v3 goes, with what it maps; flushed.
+    /// The page table of v0..v3 is freed, with what it maps; flushed.
     FreeTable(Page),
     /// The CPU runs a kernel thread, lazily.
     Lazy,

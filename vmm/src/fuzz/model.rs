@@ -69,7 +69,7 @@ impl World {
         self.pages.get(&place(mm, page)).copied()
     }
 
-    /// The pages that are mapped; kernel pages are told of address space 0.
+    /// The pages that are mapped; kernel pages are reported of address space 0.
     pub fn mapped(&self) -> impl Iterator<Item = Place> + '_ {
         self.pages.keys().copied()
     }

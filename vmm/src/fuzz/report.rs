@@ -7,7 +7,7 @@ use serde_json::{Value, json as value};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-/// Version of the JSON report's schema. Rises when a field changes its meaning or goes.
+/// Version of the JSON report's schema. Rises when a field changes its meaning or is removed.
 pub const SCHEMA_VERSION: u32 = 1;
 
 /// Sums over runs.
@@ -171,7 +171,7 @@ impl Report {
 pub struct About<'a> {
     /// The seed.
     pub seed: u64,
-    /// Programs that were asked for.
+    /// Programs that were requested.
     pub count: u64,
     /// The executor of every run.
     pub executor: &'a str,

@@ -12,7 +12,7 @@ use std::fmt::Write;
 
 /// Programs that are tried first; each further window is as large as all before it.
 const FIRST_WINDOW: u64 = 64;
-/// Rises when a field of the JSON changes its meaning or goes.
+/// Rises when a field of the JSON changes its meaning or is removed.
 const SCHEMA_VERSION: u32 = 1;
 
 /// What became of the search for one bug.
@@ -25,7 +25,7 @@ pub struct Discovery {
 }
 
 /// Searches for every historical bug, each among the first `count` programs of the campaign, whose
-/// own variant is not looked at. `done` is told of each bug.
+/// own variant is not looked at. `done` is called after each bug.
 ///
 /// # Errors
 /// When the host fails.

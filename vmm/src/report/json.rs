@@ -10,7 +10,7 @@ use crate::runner::{Difference, RunResult, SweepResult};
 use crate::scenario::{Expected, Stops};
 use serde_json::{Value, json as value};
 
-/// Version of the schema. Rises when a field changes its meaning or goes.
+/// Version of the schema. Rises when a field changes its meaning or is removed.
 pub const SCHEMA_VERSION: u32 = 1;
 
 /// The whole report.

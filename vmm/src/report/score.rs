@@ -10,7 +10,7 @@ use serde_json::{Value, json as value};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-/// Version of the schema. Rises when a field changes its meaning or goes.
+/// Version of the schema. Rises when a field changes its meaning or is removed.
 pub const SCORE_SCHEMA_VERSION: u32 = 1;
 /// Escapes that the text names one by one; the JSON names all.
 const ESCAPES_SHOWN: usize = 20;

@@ -45,7 +45,7 @@ pub fn timeline(recorded: &Recorded<'_>) -> Timeline {
         let effect = shadow.apply(event);
         let ended = tracks.follow(event, &shadow);
         if let Some(kind) = moment_kind(&event.kind) {
-            let (tag, text) = told(event, &shadow);
+            let (tag, text) = described(event, &shadow);
             let injected = event.injected && kind != super::MomentKind::Fault;
             let text = if injected { format!("injected: {text}") } else { text };
             timeline.moments.push(Moment {
@@ -129,7 +129,7 @@ fn place(symbols: &Symbols, rip: Gva) -> String {
 }
 
 /// The lane that an event is about, and what happened.
-fn told(event: &Event, shadow: &Shadow) -> (Option<Tag>, String) {
+fn described(event: &Event, shadow: &Shadow) -> (Option<Tag>, String) {
     let cpu = shadow.cpu(event.cpu);
     let current = Some(Tag::Pcid(cpu.pcid()));
     match &event.kind {
