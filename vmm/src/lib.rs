@@ -238,4 +238,5 @@ mod parallel;
 pub mod report;
 pub mod runner;
 pub mod scenario;
+mod schema;
 pub mod score;

@@ -5,7 +5,7 @@ use super::failure::{EXIT_OK, EXIT_UNEXPECTED, Failure};
 use super::names;
 use super::terminal::{Format, Terminal};
 use crate::executor::{Backend, REQUIRE_KVM, kvm_is_required};
-use crate::fuzz::report::{About, Report, json, text};
+use crate::fuzz::report::{About, Report, text};
 use crate::fuzz::{self, Campaign, CrossCheck, correct_policies, zoo};
 use crate::scenario::{CPUS, Policy};
 use stalemate_shared::variant::VARIANTS;
@@ -101,7 +101,7 @@ pub fn run(args: &FuzzArgs, device: &Path, terminal: &mut Terminal<'_>) -> Resul
     };
     let failed = !report.failing.is_empty();
     match args.format {
-        Format::Json => terminal.json(&json(&about, &report))?,
+        Format::Json => terminal.json(&fuzz::json(&about, &report))?,
         Format::Text if terminal.quiet && !failed => {}
         Format::Text => terminal.report(&text(&about, &report), &[executor.name()])?,
     }

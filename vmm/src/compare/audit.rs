@@ -5,6 +5,7 @@ use crate::arch::addr::CpuId;
 use crate::boot::Symbols;
 use crate::event::{Event, Kind, Primitive};
 use crate::oracle::{Obligation, State};
+use schemars::JsonSchema;
 use serde::Serialize;
 use stalemate_shared::hypercall::primitive;
 use stalemate_shared::pcid::NOFLUSH;
@@ -12,9 +13,9 @@ use stalemate_shared::tlb_state::USER_PCID_FLUSH_MASK;
 use std::collections::BTreeMap;
 
 /// The caller of a primitive.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 pub struct Site {
-    /// The primitive.
+    /// The primitive's name.
     pub primitive: &'static str,
     /// The calling function.
     pub caller: String,
@@ -23,7 +24,8 @@ pub struct Site {
 }
 
 /// What the calls from one site came to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(rename = "calls")]
 pub struct Calls {
     /// How many.
     pub calls: u64,

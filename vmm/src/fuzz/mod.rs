@@ -7,6 +7,7 @@
 
 pub mod action;
 pub mod generate;
+mod json;
 pub mod model;
 pub mod report;
 pub mod run;
@@ -18,6 +19,7 @@ use crate::executor::Backend;
 use crate::report::command;
 use crate::scenario::{Policy, RunConfig, Scenario};
 use generate::Program;
+pub use json::{SCHEMA_VERSION, json, schema};
 use report::{Failing, Found, Report, Trouble};
 pub use run::{Campaign, CrossCheck, FuzzError};
 use run::{Rig, image};

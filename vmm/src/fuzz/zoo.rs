@@ -6,7 +6,10 @@ use super::report::Trouble;
 use super::run::{self, Campaign, FuzzError};
 use super::script::Base;
 use crate::boot::Image;
-use serde_json::{Value, json as value};
+use crate::schema;
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::Value;
 use stalemate_shared::variant::{VARIANTS, Variant};
 use std::fmt::Write;
 
@@ -89,20 +92,64 @@ pub fn text(campaign: &Campaign<'_>, discoveries: &[Discovery]) -> String {
     out
 }
 
-/// The table for programs; docs/fuzz-zoo.schema.json.
+/// What `stalemate fuzz --zoo --format json` prints. `schema` rises when a field changes its meaning
+/// or is removed; new fields may appear.
+#[derive(Serialize, JsonSchema)]
+#[schemars(title = "Stalemate discovery table")]
+struct Table<'a> {
+    /// Version of this schema.
+    #[schemars(extend("const" = SCHEMA_VERSION))]
+    schema: u32,
+    /// Version of the program.
+    stalemate: &'static str,
+    /// The seed of all programs.
+    seed: u64,
+    /// Number of the first program.
+    first: u64,
+    /// Programs that were tried at most for each bug.
+    limit: u64,
+    /// What ran the guest.
+    #[schemars(extend("enum" = ["kvm", "interp"]))]
+    executor: &'a str,
+    /// In the order of `stalemate list zoo`.
+    bugs: Vec<Bug>,
+}
+
+/// The search for one bug.
+#[derive(Serialize, JsonSchema)]
+#[schemars(inline)]
+struct Bug {
+    /// The historical mistake that the kernel makes.
+    variant: &'static str,
+    /// How many programs it took; null where it was not found.
+    #[schemars(range(min = 1))]
+    programs: Option<u64>,
+    /// What the last of them showed: the first violated rule, or another outcome.
+    trouble: Option<String>,
+}
+
+/// The table for programs.
 #[must_use]
 pub fn json(campaign: &Campaign<'_>, discoveries: &[Discovery]) -> Value {
-    value!({
-        "schema": SCHEMA_VERSION,
-        "stalemate": env!("CARGO_PKG_VERSION"),
-        "seed": campaign.seed,
-        "first": campaign.first,
-        "limit": campaign.count,
-        "executor": campaign.executor.name(),
-        "bugs": discoveries.iter().map(|discovery| value!({
-            "variant": discovery.variant.about().name,
-            "programs": discovery.found.as_ref().map(|(programs, _)| programs),
-            "trouble": discovery.found.as_ref().map(|(_, trouble)| trouble.to_string()),
-        })).collect::<Vec<_>>(),
-    })
+    let bug = |discovery: &Discovery| Bug {
+        variant: discovery.variant.about().name,
+        programs: discovery.found.as_ref().map(|(programs, _)| *programs),
+        trouble: discovery.found.as_ref().map(|(_, trouble)| trouble.to_string()),
+    };
+    let table = Table {
+        schema: SCHEMA_VERSION,
+        stalemate: env!("CARGO_PKG_VERSION"),
+        seed: campaign.seed,
+        first: campaign.first,
+        limit: campaign.count,
+        executor: campaign.executor.name(),
+        bugs: discoveries.iter().map(bug).collect(),
+    };
+    schema::value(&table)
+}
+
+/// The schema of the table; docs/fuzz-zoo.schema.json.
+#[must_use]
+pub fn schema() -> Value {
+    schema::of::<Table<'_>>()
 }
