@@ -56,8 +56,8 @@ pub fn by_outcome(schema: &mut Schema) {
     schema.insert("propertyNames".to_owned(), json!({ "enum": names.get("enum") }));
 }
 
-/// Fields that reports of the same version did not have from the beginning: they are always written,
-/// and an older report may lack them.
+/// Fields that reports of the same version did not have from the beginning: they are always
+/// written, and an older report may lack them.
 pub struct Later(pub &'static [&'static str]);
 
 impl Transform for Later {

@@ -108,8 +108,8 @@ pub fn run(args: &FuzzArgs, device: &Path, terminal: &mut Terminal<'_>) -> Resul
     Ok(if failed { EXIT_UNEXPECTED } else { EXIT_OK })
 }
 
-/// Counts the programs that each historical bug takes. Nothing is cross-checked: it is about time to a
-/// finding, which a second executor would not change.
+/// Counts the programs that each historical bug takes. Nothing is cross-checked: it is about time
+/// to a finding, which a second executor would not change.
 fn discover(
     campaign: &Campaign<'_>,
     format: Format,

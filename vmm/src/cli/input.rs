@@ -104,8 +104,8 @@ pub fn faults(texts: &[String]) -> Result<Vec<Fault>, Failure> {
     texts.iter().map(parse).collect()
 }
 
-/// The kernel of `--guest`, which lives as long as the process: its symbols point into it, and there
-/// is one.
+/// The kernel of `--guest`, which lives as long as the process: its symbols point into it, and
+/// there is one.
 pub fn own_guest(path: &Path) -> Result<&'static [u8], Failure> {
     let bytes = std::fs::read(path)
         .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;

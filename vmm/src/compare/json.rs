@@ -12,8 +12,8 @@ use serde_json::Value;
 /// Version of the schema. Rises when a field changes its meaning or is removed.
 pub const SCHEMA_VERSION: u32 = 1;
 
-/// What `stalemate compare --format json` prints. `schema` rises when a field changes its meaning or
-/// is removed; new fields may appear.
+/// What `stalemate compare --format json` prints. `schema` rises when a field changes its meaning
+/// or is removed; new fields may appear.
 #[derive(Serialize, JsonSchema)]
 #[schemars(title = "Stalemate comparison")]
 struct Report<'a> {

@@ -13,8 +13,8 @@ use stalemate_shared::pcid::{NOFLUSH, PCID_MASK};
 use stalemate_shared::tlb_state::USER_PCID_FLUSH_MASK;
 use std::collections::BTreeMap;
 
-/// What one policy did in one workload on one processor, with fills on demand. Instructions are those
-/// that completed, and one for each that trapped.
+/// What one policy did in one workload on one processor, with fills on demand. Instructions are
+/// those that completed, and one for each that trapped.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[schemars(rename = "costs")]
 pub struct Costs {

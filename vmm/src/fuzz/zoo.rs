@@ -92,8 +92,8 @@ pub fn text(campaign: &Campaign<'_>, discoveries: &[Discovery]) -> String {
     out
 }
 
-/// What `stalemate fuzz --zoo --format json` prints. `schema` rises when a field changes its meaning
-/// or is removed; new fields may appear.
+/// What `stalemate fuzz --zoo --format json` prints. `schema` rises when a field changes its
+/// meaning or is removed; new fields may appear.
 #[derive(Serialize, JsonSchema)]
 #[schemars(title = "Stalemate discovery table")]
 struct Table<'a> {

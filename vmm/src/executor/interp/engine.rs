@@ -1,5 +1,5 @@
-//! The virtual processor's registers as the interpreter keeps them, and how an instruction ends in a
-//! trap.
+//! The virtual processor's registers as the interpreter keeps them, and how an instruction ends in
+//! a trap.
 
 use super::memory::DataMemory;
 use super::uop::{ADDRESS_32, Uop, reg};
