@@ -2,16 +2,17 @@
 
 mod common;
 
-use common::{Bench, builtin, config};
+use common::{Rig, builtin, config};
 use stalemate::executor::Backend;
 use stalemate::executor::interp::Flaw;
+use stalemate::report::{self, Results};
 use stalemate::runner::{compare, compare_all};
 use stalemate::scenario::{self, CPUS, Expected, Policy, Run, Selection};
 
 #[test]
 fn the_whole_suite_gives_the_same_events_on_both() {
-    let kvm = Bench::new(kvm_or_skip!());
-    let interp = Bench::new(Backend::interp());
+    let kvm = Rig::new(kvm_or_skip!());
+    let interp = Rig::new(Backend::interp());
     let scenarios = scenario::builtin().unwrap_or_else(|error| panic!("{error}"));
     let cpus: Vec<_> = CPUS.into_iter().filter(|cpu| cpu.default).collect();
     let selection = Selection::of(&cpus);
@@ -30,8 +31,8 @@ fn the_whole_suite_gives_the_same_events_on_both() {
 #[test]
 fn an_interpreter_that_is_wrong_differs_at_an_event_with_registers_and_instruction() {
     // No KVM is needed: the right interpreter stands for the processor.
-    let right = Bench::new(Backend::interp());
-    let mut wrong = Bench::new(Backend::interp());
+    let rig = Rig::new(Backend::interp());
+    let mut wrong = Rig::new(Backend::interp());
     #[allow(irrefutable_let_patterns, reason = "the only one without the `kvm` feature")]
     if let Backend::Interp { flaw, .. } = &mut wrong.backend {
         *flaw = Some(Flaw::BitOfBts);
@@ -44,10 +45,23 @@ fn an_interpreter_that_is_wrong_differs_at_an_event_with_registers_and_instructi
         expected: Expected::Clean,
         cost: false,
     };
-    let mut runners = [right.runner(), wrong.runner()];
-    let (_, found) = compare(&mut runners, &scenario, &run).expect("interpreters work");
+    let mut runners = [rig.runner(), wrong.runner()];
+    let (result, found) = compare(&mut runners, &scenario, &run).expect("interpreters work");
     let found = found.expect("they differ");
     let [right, wrong] = &found.sides;
     assert_ne!(right.event, wrong.event);
     assert!(right.registers.is_some() && right.instruction.is_some(), "{right:?}");
+    let results = Results {
+        scenarios: &[scenario],
+        results: &[result],
+        differences: &[found],
+        possible: 1,
+        executors: &["kvm", "interp"],
+        symbols: rig.symbols(),
+        guest: None,
+        left_out: &[],
+    };
+    let report = report::json(&results);
+    assert_eq!(report["differences"][0]["sides"][1]["executor"], "interp");
+    assert!(jsonschema::is_valid(&report::schema(), &report), "the schema holds");
 }

@@ -16,8 +16,8 @@ const MARK: &str = "user-flush-on-next-return";
 
 /// The executors that this host has.
 fn executors() -> Vec<&'static str> {
-    let benches = common::benches();
-    benches.iter().map(|bench| bench.backend.name()).collect()
+    let rigs = common::rigs();
+    rigs.iter().map(|rig| rig.backend.name()).collect()
 }
 
 fn temporary(name: &str, contents: &[u8]) -> PathBuf {
@@ -103,16 +103,21 @@ fn the_json_report_follows_its_schema() {
     let schema: Value =
         serde_json::from_str(include_str!("../docs/report.schema.json")).expect("a schema");
     let validator = jsonschema::validator_for(&schema).expect("a valid schema");
+    let stops = temporary("stops.toml", b"summary = \"s\"\nsteps = \"misbehave panic\"\n");
     for arguments in [
         &["run", "--format", "json", "--cpu", "pcid,nopcid"][..],
         &["run", MARK, "--format", "json", "--inject", "set noflush@return"],
         &["run", "zoo", "--format", "json", "--cpu", "pcid", "--executor", "interp"],
+        &["run", "nmi-flush", "--format", "json", "--cpu", "pcid", "--inject", "nmi@each#5"],
+        &["run", "two-shooters", "--format", "json", "--cpu", "pcid", "--schedule", "events"],
+        &["run", &stops.to_string_lossy(), "--format", "json"],
     ] {
         let report: Value = serde_json::from_slice(&stalemate(arguments).stdout).expect("JSON");
         let errors: Vec<String> =
             validator.iter_errors(&report).map(|error| error.to_string()).collect();
         assert!(errors.is_empty(), "{errors:?}");
     }
+    std::fs::remove_file(stops).expect("it was written");
     let mut broken: Value = serde_json::from_slice(
         &stalemate(&["run", MARK, "--cpu", "pcid", "--format", "json"]).stdout,
     )

@@ -6,15 +6,15 @@ mod common;
 
 use common::{stalemate, text};
 use serde_json::Value;
-use stalemate::boot::{Image, Symbols, guest_image};
+use stalemate::boot::{Image, guest_image};
 use stalemate::executor::{Backend, interp::Flaw};
 use stalemate::fuzz::action::{Action, Frame, Verb};
 use stalemate::fuzz::generate::{self, LENGTH, Program};
 use stalemate::fuzz::model::{self, Illegal};
-use stalemate::fuzz::report::Report;
-use stalemate::fuzz::run::{Bench, Trouble};
+use stalemate::fuzz::report::{Report, Trouble};
+use stalemate::fuzz::run::Rig;
 use stalemate::fuzz::script::{self, Base};
-use stalemate::fuzz::{Beside, Campaign, correct_policies, first_failure, run, shrink};
+use stalemate::fuzz::{Campaign, CrossCheck, correct_policies, first_failure, run, shrink};
 use stalemate::oracle::{RuleId, rules};
 use stalemate::runner::Outcome;
 use stalemate::scenario::{CPUS, Policy, RunConfig, parse};
@@ -30,7 +30,7 @@ fn campaign<'a>(executor: &'a Backend, policies: &'a [Policy], count: u64) -> Ca
         variant: None,
         cpus: &CPUS,
         executor,
-        beside: None,
+        cross_check: None,
         threads: 2,
     }
 }
@@ -39,13 +39,12 @@ fn ran(campaign: &Campaign<'_>) -> Report {
     run(campaign, &|_| ()).expect("the host works")
 }
 
-/// What a bench of the interpreter is made of, and a bench of it.
-fn on_the_interpreter<T>(work: impl FnOnce(&mut Bench<'_>, &Base) -> T) -> T {
+/// Work with a rig of the interpreter.
+fn on_the_interpreter<T>(work: impl FnOnce(&mut Rig<'_>, &Base) -> T) -> T {
     let image = Image::parse(guest_image()).expect("a kernel");
-    let symbols = Symbols::new(guest_image());
     let backend = Backend::interp();
     let base = Base::new().expect("a scenario");
-    work(&mut Bench::new(&image, &symbols, vec![&backend]), &base)
+    work(&mut Rig::new(&image, vec![&backend]), &base)
 }
 
 #[test]
@@ -214,32 +213,29 @@ fn unsplit_is_found_at_once_and_its_smallest_program_is_short() {
 
 #[test]
 fn first_failure_gives_a_scenario_that_fails_again() {
-    let bench = common::Bench::new(Backend::interp());
+    let rig = common::Rig::new(Backend::interp());
     let config = common::config("pcid", Policy::Unsplit, true);
-    let found = first_failure(&bench.backend, &config, 5, 500).expect("the host works");
+    let found = first_failure(&rig.backend, &config, 5, 500).expect("the host works");
     let (number, scenario) = found.expect("unsplit is caught");
     assert!(number < 500);
     let cpus = scenario.cpus();
-    let result = bench.run(&scenario, RunConfig { cpus, ..config }, &[]);
+    let result = rig.run(&scenario, RunConfig { cpus, ..config }, &[]);
     assert!(common::rules(&result).contains(&"stale-other-asid".to_owned()));
     let right = common::config("nopcid", Policy::Unsplit, true);
-    assert!(first_failure(&bench.backend, &right, 5, 50).expect("the host works").is_none());
+    assert!(first_failure(&rig.backend, &right, 5, 50).expect("the host works").is_none());
 }
 
 #[test]
 fn a_policy_that_forgets_is_found_and_the_smaller_program_fails_too() {
-    on_the_interpreter(|bench, base| {
+    on_the_interpreter(|rig, base| {
         let config = common::config("pcid", Policy::Split, true);
         let forgets = ["drop mark".parse().expect("a fault")];
         let mut fails = |program: &Program| -> Result<bool, ()> {
             let scenario = base.scenario("fuzz", program).expect("legal");
             let run = script::run(&scenario, config, &forgets);
-            let (trouble, _) = bench.run(&scenario, &run).expect("the host works");
-            Ok(trouble
-                == Some(Trouble::Outcome(
-                    Outcome::Violation,
-                    Some(RuleId(&rules::stale_user_entry::ABOUT)),
-                )))
+            let (trouble, _) = rig.run(&scenario, &run).expect("the host works");
+            let stale = RuleId(&rules::stale_user_entry::ABOUT);
+            Ok(trouble == Some(Trouble::Outcome(Outcome::Violation, Some(stale))))
         };
         let programs = (0..500).map(|number| generate::program(1, number));
         let first = programs.into_iter().find(|program| fails(program) == Ok(true));
@@ -261,11 +257,11 @@ fn an_interpreter_that_is_wrong_differs_from_one_that_is_right() {
     let executor = Backend::interp();
     let Backend::Interp { limit, .. } = executor else { unreachable!("the interpreter") };
     let wrong = Backend::Interp { limit, flaw: Some(Flaw::BitOfBts) };
-    let beside = |executor| Some(Beside { executor, one_in: 1 });
+    let check = |executor| Some(CrossCheck { executor, one_in: 1 });
     let base = campaign(&executor, &[Policy::Split], 20);
-    let right = ran(&Campaign { beside: beside(&executor), ..base });
+    let right = ran(&Campaign { cross_check: check(&executor), ..base });
     assert_eq!((right.compared, right.failing), (20, Vec::new()));
-    let report = ran(&Campaign { beside: beside(&wrong), ..base });
+    let report = ran(&Campaign { cross_check: check(&wrong), ..base });
     let found = report.found.first().expect("a difference");
     assert_eq!(found.failing.trouble, Trouble::Difference);
     assert!(found.steps < found.steps_before, "{}", found.text);
@@ -358,9 +354,9 @@ fn one_program_in_so_many_runs_on_kvm_too_and_gives_the_same_events() {
     let kvm = kvm_or_skip!();
     let executor = Backend::interp();
     let policies = correct_policies();
-    let beside = Some(Beside { executor: &kvm, one_in: 20 });
+    let cross_check = Some(CrossCheck { executor: &kvm, one_in: 20 });
     let cpus = &CPUS[..2];
-    let report = ran(&Campaign { beside, cpus, ..campaign(&executor, &policies, 200) });
+    let report = ran(&Campaign { cross_check, cpus, ..campaign(&executor, &policies, 200) });
     assert_eq!(report.compared, 10);
     assert_eq!(report.failing, []);
 }

@@ -2,18 +2,18 @@
 
 mod common;
 
-use common::{benches, builtin, config, rules};
+use common::{builtin, config, rigs, rules};
 use stalemate::runner::Outcome;
 use stalemate::scenario::{CPUS, Policy};
 
 #[test]
 fn unsplit_is_caught_iff_pcid_is_on_and_kernel_pages_are_not_global() {
-    for bench in benches() {
+    for rig in rigs() {
         let scenario = builtin("parked-kernel");
         for cpu in CPUS {
             for pti in [true, false] {
                 let config = config(cpu.name, Policy::Unsplit, pti);
-                let result = bench.run(&scenario, config, &[]);
+                let result = rig.run(&scenario, config, &[]);
                 let broken = cpu.features.pcid && !config.kernel_global();
                 if broken {
                     assert_eq!(rules(&result), ["stale-other-asid"], "{config}");
@@ -29,14 +29,14 @@ fn unsplit_is_caught_iff_pcid_is_on_and_kernel_pages_are_not_global() {
 
 #[test]
 fn split_and_full_are_clean_everywhere() {
-    for bench in benches() {
+    for rig in rigs() {
         for name in ["parked-kernel", "two-spaces", "six-slots", "flush-all", "large-page"] {
             let scenario = builtin(name);
             for cpu in CPUS {
                 for pti in [true, false] {
                     for policy in [Policy::Split, Policy::Full] {
                         let config = config(cpu.name, policy, pti);
-                        let result = bench.run(&scenario, config, &[]);
+                        let result = rig.run(&scenario, config, &[]);
                         assert_eq!(result.outcome, Outcome::Clean, "{name} on {config}");
                     }
                 }
@@ -47,10 +47,10 @@ fn split_and_full_are_clean_everywhere() {
 
 #[test]
 fn a_dropped_mark_reads_the_old_frame() {
-    for bench in benches() {
+    for rig in rigs() {
         let scenario = builtin("user-flush-on-next-return");
         let config = config("pcid", Policy::Split, true);
-        let result = bench.run(&scenario, config, &["drop mark#1"]);
+        let result = rig.run(&scenario, config, &["drop mark#1"]);
         assert_eq!(rules(&result), ["stale-user-entry"]);
         assert_eq!(result.mismatches[0].got, "red");
 
@@ -70,9 +70,9 @@ fn a_dropped_mark_reads_the_old_frame() {
 
 #[test]
 fn without_the_fault_the_user_half_is_discharged_by_consume() {
-    for bench in benches() {
+    for rig in rigs() {
         let scenario = builtin("user-flush-on-next-return");
-        let result = bench.run(&scenario, config("pcid", Policy::Split, true), &[]);
+        let result = rig.run(&scenario, config("pcid", Policy::Split, true), &[]);
         assert_eq!(result.outcome, Outcome::Clean);
         let discharged: Vec<(String, &str)> = result
             .obligations
@@ -93,13 +93,13 @@ fn without_the_fault_the_user_half_is_discharged_by_consume() {
 
 #[test]
 fn noflush_on_the_return_is_caught_and_a_cleared_mark_is_lost() {
-    for bench in benches() {
+    for rig in rigs() {
         let scenario = builtin("user-flush-on-next-return");
         let config = config("pcid", Policy::Split, true);
         for faults in
             [&["set noflush@return"][..], &["nmi@after-mark", "clear-mark@paranoid-exit"][..]]
         {
-            let result = bench.run(&scenario, config, faults);
+            let result = rig.run(&scenario, config, faults);
             assert_eq!(rules(&result), ["lost-mark", "stale-user-entry"], "{faults:?}");
         }
     }
@@ -107,13 +107,13 @@ fn noflush_on_the_return_is_caught_and_a_cleared_mark_is_lost() {
 
 #[test]
 fn both_fills_agree_on_the_dropped_mark() {
-    for bench in benches() {
+    for rig in rigs() {
         let scenario = builtin("user-flush-on-next-return");
         let config = stalemate::scenario::RunConfig {
             fill: stalemate::arch::tlb::Fill::OnDemand,
             ..config("pcid", Policy::Split, true)
         };
-        assert_eq!(rules(&bench.run(&scenario, config, &["drop mark#1"])), ["stale-user-entry"]);
-        assert_eq!(bench.run(&scenario, config, &[]).outcome, Outcome::Clean);
+        assert_eq!(rules(&rig.run(&scenario, config, &["drop mark#1"])), ["stale-user-entry"]);
+        assert_eq!(rig.run(&scenario, config, &[]).outcome, Outcome::Clean);
     }
 }

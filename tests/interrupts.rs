@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Bench, benches, builtin, config, rules};
+use common::{Rig, builtin, config, rigs, rules};
 use object::{Object, ObjectSymbol};
 use stalemate::arch::op::decode;
 use stalemate::boot::guest_image;
@@ -42,11 +42,11 @@ fn window() -> (u64, u64) {
 
 #[test]
 fn split_is_clean_with_an_nmi_or_an_interrupt_before_any_instruction() {
-    let bench = Bench::new(Backend::interp());
+    let rig = Rig::new(Backend::interp());
     for fault in ["nmi@each", "irq@each"] {
         for name in ["nmi-window", "mark-consumed"] {
             let config = config("pcid", Policy::Split, true);
-            let result = bench.run(&builtin(name), config, &[fault]);
+            let result = rig.run(&builtin(name), config, &[fault]);
             let sweep = swept(&result);
             assert_eq!(result.outcome, Outcome::Clean, "{name} {fault}: {:?}", sweep.failing);
             assert!(sweep.swept.tried > 1_000 && !sweep.swept.cut_short, "{:?}", sweep.swept);
@@ -56,8 +56,8 @@ fn split_is_clean_with_an_nmi_or_an_interrupt_before_any_instruction() {
 
 #[test]
 fn an_nmi_that_marks_fails_from_the_test_of_the_mark_to_the_cr3_load_and_nowhere_else() {
-    let bench = Bench::new(Backend::interp());
-    let result = bench.run(&builtin("nmi-flush"), nmi_flush(), &["nmi@each"]);
+    let rig = Rig::new(Backend::interp());
+    let result = rig.run(&builtin("nmi-flush"), nmi_flush(), &["nmi@each"]);
     assert_eq!(rules(&result), ["stale-user-entry"]);
     let failing = &swept(&result).failing;
     assert_eq!(failing.len(), 1, "{failing:?}");
@@ -69,14 +69,14 @@ fn an_nmi_that_marks_fails_from_the_test_of_the_mark_to_the_cr3_load_and_nowhere
 /// back to the kernel PCID that was in use before.
 #[test]
 fn an_nmi_in_the_hop_of_a_cpu_that_was_lazy_passes_no_deadline() {
-    let bench = Bench::new(Backend::interp());
+    let rig = Rig::new(Backend::interp());
     let steps = common::scenario(
         "map u0 red\nuser read u0 -> red\ncpu1 user read u0 -> red\ncpu1 lazy\n\
          cpu0 remap u0 blue\ncpu0 flush_tlb_one_user u0\ncpu1 user read u0 -> blue",
     );
     for policy in [Policy::Eager, Policy::Joined] {
         let config = RunConfig { cpus: 2, ..config("pcid", policy, true) };
-        let result = bench.run(&steps, config, &["nmi@each"]);
+        let result = rig.run(&steps, config, &["nmi@each"]);
         assert_eq!(result.outcome, Outcome::Clean, "{policy}: {:?}", swept(&result).failing);
         assert!(swept(&result).swept.tried > 1_000);
     }
@@ -84,10 +84,10 @@ fn an_nmi_in_the_hop_of_a_cpu_that_was_lazy_passes_no_deadline() {
 
 #[test]
 fn every_executor_finds_the_window() {
-    for bench in benches() {
-        let result = bench.run(&builtin("nmi-flush"), nmi_flush(), &["nmi@each#6"]);
+    for rig in rigs() {
+        let result = rig.run(&builtin("nmi-flush"), nmi_flush(), &["nmi@each#6"]);
         let sweep = swept(&result);
-        assert!(!sweep.swept.cut_short, "{:?} on {}", sweep.swept, bench.backend.name());
+        assert!(!sweep.swept.cut_short, "{:?} on {}", sweep.swept, rig.backend.name());
         let failing = &sweep.failing;
         assert_eq!(failing.len(), 1, "{failing:?}");
         assert_eq!((failing[0].first.0, failing[0].last.0), window());
@@ -96,11 +96,11 @@ fn every_executor_finds_the_window() {
 
 #[test]
 fn a_run_that_was_left_at_every_boundary_goes_on_as_if_it_never_was() {
-    for bench in benches() {
+    for rig in rigs() {
         let scenario = builtin("user-flush-on-next-return");
         let config = config("pcid", Policy::Split, true);
-        let (_, plain) = bench.record(&scenario, config, &[]);
-        let (_, with_branches) = bench.record(&scenario, config, &["nmi@each#4..5"]);
+        let (_, plain) = rig.record(&scenario, config, &[]);
+        let (_, with_branches) = rig.record(&scenario, config, &["nmi@each#4..5"]);
         assert!(with_branches.events.len() > plain.events.len());
         assert_eq!(plain.events[..], with_branches.events[..plain.events.len()]);
     }
@@ -108,9 +108,9 @@ fn a_run_that_was_left_at_every_boundary_goes_on_as_if_it_never_was() {
 
 #[test]
 fn a_sweep_that_meets_no_boundary_or_is_never_delivered_is_not_applied() {
-    let bench = Bench::new(Backend::interp());
+    let rig = Rig::new(Backend::interp());
     let config = config("pcid", Policy::Split, true);
-    let run = |name: &str, faults: &[&str]| bench.run(&builtin(name), config, faults);
+    let run = |name: &str, faults: &[&str]| rig.run(&builtin(name), config, faults);
     for faults in [&["nmi@each#99"][..], &["nmi@each#5", "irq@each#5"]] {
         let result = run("nmi-window", faults);
         assert_eq!(result.outcome, Outcome::NotApplied, "{faults:?}");
@@ -120,14 +120,14 @@ fn a_sweep_that_meets_no_boundary_or_is_never_delivered_is_not_applied() {
     assert_eq!(rules(&result), ["stale-user-entry"], "a violation is not hidden");
     // Interrupts are on in user mode only, and a run without it keeps them off to its end.
     let kernel = common::scenario("map k0 red\nkernel read k0 -> red");
-    let result = bench.run(&kernel, config, &["irq@each"]);
+    let result = rig.run(&kernel, config, &["irq@each"]);
     assert_eq!(result.outcome, Outcome::NotApplied);
     assert_eq!(swept(&result).swept.undelivered, swept(&result).swept.tried);
 }
 
 #[test]
 fn what_is_beyond_the_executors_limit_is_skipped_and_said_to_be() {
-    let bench = Bench::new(Backend::interp());
+    let rig = Rig::new(Backend::interp());
     let run = Run {
         scenario: 0,
         config: nmi_flush(),
@@ -135,7 +135,7 @@ fn what_is_beyond_the_executors_limit_is_skipped_and_said_to_be() {
         expected: Expected::Clean,
         cost: false,
     };
-    let mut runner = bench.runner();
+    let mut runner = rig.runner();
     runner.limit_boundaries(10);
     let result = runner.run(&builtin("nmi-flush"), &run, None).expect("it runs");
     let sweep = swept(&result);

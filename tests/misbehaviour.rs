@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Bench, benches, builtin, config, scenario};
+use common::{Rig, builtin, config, rigs, scenario};
 use object::{Object, ObjectSection};
 use stalemate::arch::fault;
 use stalemate::boot::{Image, ImageError, guest_image};
@@ -20,13 +20,13 @@ const SOON: Duration = Duration::from_secs(2);
 const SOON_INSTRUCTIONS: u64 = 1_000_000;
 
 /// The same with little patience.
-fn impatient(mut bench: Bench) -> Bench {
-    match &mut bench.backend {
+fn impatient(mut rig: Rig) -> Rig {
+    match &mut rig.backend {
         #[cfg(feature = "kvm")]
         Backend::Kvm { limit, .. } => *limit = SOON,
         Backend::Interp { limit, .. } => *limit = SOON_INSTRUCTIONS,
     }
-    bench
+    rig
 }
 
 /// How a guest stops that is asked to misbehave, on each executor.
@@ -36,12 +36,12 @@ fn stops(how: &str) -> Vec<(Outcome, Stop)> {
 
 fn stops_on(cpu: &str, how: &str) -> Vec<(Outcome, Stop)> {
     let scenario = scenario(&format!("misbehave {how}"));
-    let stop = |bench| {
-        let result = impatient(bench).run(&scenario, config(cpu, Policy::Split, true), &[]);
+    let stop = |rig| {
+        let result = impatient(rig).run(&scenario, config(cpu, Policy::Split, true), &[]);
         let (stop, _) = result.stop.expect("the guest stops");
         (result.outcome, stop)
     };
-    benches().into_iter().map(stop).collect()
+    rigs().into_iter().map(stop).collect()
 }
 
 #[test]
@@ -65,12 +65,12 @@ fn a_loop_without_traps_is_a_hang() {
 
 #[test]
 fn a_loop_that_is_stepped_through_is_a_hang_too() {
-    let bench = impatient(Bench::new(Backend::interp()));
+    let rig = impatient(Rig::new(Backend::interp()));
     let steps = scenario("cpu1 user nop\nmisbehave loop");
     let one = config("pcid", Policy::Split, true);
     let stepped = RunConfig { cpus: 2, schedule: Schedule::Instructions(1), ..one };
-    assert_eq!(bench.run(&steps, stepped, &[]).outcome, Outcome::Hang);
-    let result = bench.run(&scenario("misbehave loop"), one, &["nmi@each"]);
+    assert_eq!(rig.run(&steps, stepped, &[]).outcome, Outcome::Hang);
+    let result = rig.run(&scenario("misbehave loop"), one, &["nmi@each"]);
     assert_eq!(result.outcome, Outcome::Hang);
     // It is one hang, and not one at each boundary.
     assert_eq!(result.sweep.expect("a sweep").swept.tried, 0);
@@ -148,9 +148,9 @@ fn an_instruction_outside_the_interpreters_set_is_unsupported_by_name_and_place(
         (&[0xc5, 0xf8, 0x77], "VZEROUPPER (c5 f8 77)"),
     ] {
         let image = patched(at, bytes).leak();
-        let bench = Bench::of(Backend::interp(), image);
+        let rig = Rig::of(Backend::interp(), image);
         let nop = scenario("user nop");
-        let result = bench.run(&nop, config("pcid", Policy::Split, true), &[]);
+        let result = rig.run(&nop, config("pcid", Policy::Split, true), &[]);
         let (stop, vcpu) = result.stop.expect("the guest stops");
         assert_eq!(result.outcome, Outcome::Unsupported, "{stop}");
         assert!(stop.to_string().starts_with(name), "{stop}");
@@ -167,14 +167,14 @@ fn a_run_begins_with_the_sse_registers_of_every_other() {
     ];
     let image = patched(user_program(), &program.concat()).leak();
     for backend in common::backends() {
-        let bench = Bench::of(backend, image);
+        let rig = Rig::of(backend, image);
         let config = config("pcid", Policy::Split, true);
         let run =
             Run { scenario: 0, config, faults: Vec::new(), expected: Expected::Clean, cost: false };
-        let mut runner = bench.runner();
+        let mut runner = rig.runner();
         let mut outcome =
             |steps: &str| runner.run(&scenario(steps), &run, None).expect("the host works").outcome;
-        let name = bench.backend.name();
+        let name = rig.backend.name();
         // Nothing is flushed, and the program faults nowhere.
         assert_eq!([(); 2].map(|()| outcome("user nop")), [Outcome::Vacuous; 2], "{name}");
         assert_eq!(outcome("user nop\nuser nop"), Outcome::Mismatch, "{name}: the program looks");
@@ -190,21 +190,21 @@ fn user_program() -> usize {
 
 #[test]
 fn the_executor_works_again_after_a_hang() {
-    for bench in benches() {
-        let bench = impatient(bench);
+    for rig in rigs() {
+        let rig = impatient(rig);
         let config = config("pcid", Policy::Split, true);
-        assert_eq!(bench.run(&scenario("misbehave loop"), config, &[]).outcome, Outcome::Hang);
-        let clean = bench.run(&builtin("user-flush-on-next-return"), config, &[]);
+        assert_eq!(rig.run(&scenario("misbehave loop"), config, &[]).outcome, Outcome::Hang);
+        let clean = rig.run(&builtin("user-flush-on-next-return"), config, &[]);
         assert_eq!(clean.outcome, Outcome::Clean);
     }
 }
 
 #[test]
 fn a_kernel_that_faults_on_the_user_cr3_crashes_and_says_so() {
-    for bench in benches() {
+    for rig in rigs() {
         let marked = builtin("user-flush-on-next-return");
         let config = config("pcid", Policy::Split, true);
-        let result = bench.run(&marked, config, &["drop cr3@entry#1"]);
+        let result = rig.run(&marked, config, &["drop cr3@entry#1"]);
         assert_eq!(result.outcome, Outcome::Crash);
         let (stop, _) = result.stop.expect("the guest stops");
         assert!(stop.to_string().contains("exception in kernel mode"), "{stop}");
@@ -213,21 +213,21 @@ fn a_kernel_that_faults_on_the_user_cr3_crashes_and_says_so() {
 
 #[test]
 fn nothing_stale_is_vacuous_and_a_fault_that_cannot_apply_is_not_applied() {
-    for bench in benches() {
+    for rig in rigs() {
         let config = config("pcid", Policy::Split, true);
         let idle = scenario("map u0 red\nuser read u0 -> red");
-        assert_eq!(bench.run(&idle, config, &[]).outcome, Outcome::Vacuous);
+        assert_eq!(rig.run(&idle, config, &[]).outcome, Outcome::Vacuous);
         let marked = builtin("user-flush-on-next-return");
-        assert_eq!(bench.run(&marked, config, &["drop invpcid#1"]).outcome, Outcome::NotApplied);
+        assert_eq!(rig.run(&marked, config, &["drop invpcid#1"]).outcome, Outcome::NotApplied);
     }
 }
 
 #[test]
 fn clearing_a_alone_makes_nothing_due() {
-    for bench in benches() {
+    for rig in rigs() {
         let aged = scenario("map u0 red\nuser read u0 -> red\nage u0\nuser read u0 -> red");
         let config = config("pcid", Policy::Split, true);
-        assert_eq!(bench.run(&aged, config, &[]).outcome, Outcome::Vacuous);
+        assert_eq!(rig.run(&aged, config, &[]).outcome, Outcome::Vacuous);
     }
 }
 

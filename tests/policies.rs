@@ -3,13 +3,13 @@
 
 mod common;
 
-use common::{Bench, benches, builtin, config, scenario};
+use common::{Rig, builtin, config, rigs, scenario};
 use stalemate::executor::Backend;
 use stalemate::runner::Outcome;
 use stalemate::scenario::{self, CPUS, Policy, Selection};
 
 fn is_as_expected_everywhere(policy: Policy) {
-    let bench = Bench::new(Backend::interp());
+    let rig = Rig::new(Backend::interp());
     let scenarios = scenario::builtin().unwrap_or_else(|error| panic!("{error}"));
     let selection = Selection { policy: Some(policy), ..Selection::of(&CPUS) };
     let runs: Vec<_> = scenarios
@@ -17,7 +17,7 @@ fn is_as_expected_everywhere(policy: Policy) {
         .enumerate()
         .flat_map(|(index, scenario)| scenario.runs(index, &selection))
         .collect();
-    let results = bench.runner().run_all(&scenarios, &runs, &mut |_| {}).expect("the host works");
+    let results = rig.runner().run_all(&scenarios, &runs, &mut |_| {}).expect("the host works");
     assert!(results.len() > 300);
     for result in results {
         let name = &scenarios[result.run.scenario].name;
@@ -42,11 +42,11 @@ fn eager_is_right_everywhere() {
 
 #[test]
 fn no_correct_policy_but_unsplit_lets_a_parked_kernel_page_go_stale() {
-    for bench in benches() {
+    for rig in rigs() {
         for policy in [Policy::Fallback, Policy::Joined, Policy::Eager] {
             for cpu in ["pcid", "pcid-invpcid", "pcid-nopge", "nopcid"] {
                 let config = config(cpu, policy, true);
-                let result = bench.run(&builtin("parked-kernel"), config, &[]);
+                let result = rig.run(&builtin("parked-kernel"), config, &[]);
                 assert_eq!(result.outcome, Outcome::Clean, "{config}");
             }
         }
@@ -55,10 +55,10 @@ fn no_correct_policy_but_unsplit_lets_a_parked_kernel_page_go_stale() {
 
 #[test]
 fn eager_and_joined_mark_nothing() {
-    for bench in benches() {
+    for rig in rigs() {
         for cpu in ["pcid", "pcid-invpcid", "pcid-nopge"] {
             let marks = |policy| {
-                bench.run(&builtin("flush-all"), config(cpu, policy, true), &[]).counts.marks_made
+                rig.run(&builtin("flush-all"), config(cpu, policy, true), &[]).counts.marks_made
             };
             assert_eq!((marks(Policy::Eager), marks(Policy::Joined)), (0, 0), "{cpu}");
             assert!(marks(Policy::Split) > 0, "{cpu}");
@@ -68,12 +68,12 @@ fn eager_and_joined_mark_nothing() {
 
 #[test]
 fn a_hop_whose_invlpg_is_lost_is_caught() {
-    for bench in benches() {
+    for rig in rigs() {
         // The first INVLPG is the kernel PCID's, the second the hop's.
         let config = config("pcid", Policy::Eager, true);
-        let result = bench.run(&builtin("user-flush-on-next-return"), config, &["drop invlpg#2"]);
+        let result = rig.run(&builtin("user-flush-on-next-return"), config, &["drop invlpg#2"]);
         assert_eq!(common::rules(&result), ["stale-user-entry"]);
-        let result = bench.run(&builtin("user-flush-on-next-return"), config, &["drop invlpg#1"]);
+        let result = rig.run(&builtin("user-flush-on-next-return"), config, &["drop invlpg#1"]);
         assert_eq!(common::rules(&result), ["stale-kernel-entry"]);
     }
 }
@@ -83,9 +83,9 @@ fn unmapping_a_range_does_the_batch_first_even_if_no_cpu_need_be_asked() {
     // Nobody has the first address space loaded when its page joins the batch.
     let steps = "A map u0 blue\nA user read u0 -> blue\nB switch_mm\nA unmap_batched u0\n\
                  B unmap_range u1..u2";
-    for bench in benches() {
+    for rig in rigs() {
         for policy in stalemate::fuzz::correct_policies() {
-            let result = bench.run(&scenario(steps), config("pcid", policy, true), &[]);
+            let result = rig.run(&scenario(steps), config("pcid", policy, true), &[]);
             assert_eq!(result.outcome, Outcome::Clean, "{policy}: {:?}", result.violations);
             assert!(!result.obligations.is_empty());
         }

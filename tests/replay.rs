@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{benches, builtin, config, stalemate};
+use common::{builtin, config, rigs, stalemate};
 use stalemate::arch::happened::Happened;
 use stalemate::arch::tlb::Fill;
 use stalemate::event::{Announcement, Event, TaskId, Trace, TraceHeader};
@@ -12,7 +12,7 @@ use stalemate::scenario::{self, CPUS, Policy, Run, RunConfig, Scenario, Selectio
 
 #[test]
 fn a_recorded_trace_gets_the_same_verdict() {
-    for bench in benches() {
+    for rig in rigs() {
         for (name, policy, faults) in [
             ("user-flush-on-next-return", Policy::Split, &["drop mark#1"][..]),
             ("user-flush-on-next-return", Policy::Split, &[]),
@@ -24,7 +24,7 @@ fn a_recorded_trace_gets_the_same_verdict() {
             {
                 let config =
                     stalemate::scenario::RunConfig { fill, ..config("pcid", policy, true) };
-                let (live, trace) = bench.record(&builtin(name), config, faults);
+                let (live, trace) = rig.record(&builtin(name), config, faults);
                 // Through JSON and back, as a file would go.
                 let text =
                     serde_json::to_string(&(trace.header, trace.events)).expect("plain data");
@@ -44,9 +44,9 @@ fn a_recorded_trace_gets_the_same_verdict() {
 
 #[test]
 fn a_trace_is_given_on_with_its_instruction_counts() {
-    let bench = common::Bench::new(stalemate::executor::Backend::interp());
+    let rig = common::Rig::new(stalemate::executor::Backend::interp());
     let config = config("pcid", Policy::Split, true);
-    let (_, trace) = bench.record(&builtin("unmap"), config, &[]);
+    let (_, trace) = rig.record(&builtin("unmap"), config, &[]);
     assert!(trace.completed.last() > Some(&1000), "the interpreter counts");
     let mut other = Trace::default();
     trace.replay(&mut other);
@@ -56,10 +56,10 @@ fn a_trace_is_given_on_with_its_instruction_counts() {
 
 #[test]
 fn every_trace_begins_with_the_tables_and_numbers_its_events() {
-    for bench in benches() {
+    for rig in rigs() {
         for fill in [Fill::WorstCase, Fill::OnDemand, Fill::LazyA, Fill::Seeded] {
             let config = RunConfig { fill, ..config("nopcid", Policy::Split, true) };
-            let (result, trace) = bench.record(&builtin("unmap"), config, &[]);
+            let (result, trace) = rig.record(&builtin("unmap"), config, &[]);
             let begun = trace.events.iter().position(|event| {
                 !matches!(
                     event.happened(),
@@ -72,7 +72,7 @@ fn every_trace_begins_with_the_tables_and_numbers_its_events() {
             assert!((0..).zip(&trace.events).all(|(seq, event)| event.seq == seq));
             // The kernel reads the page that is unmapped: whoever fills on demand holds it, too.
             if fill != Fill::Seeded {
-                assert!(!result.obligations.is_empty(), "{fill:?} on {}", bench.backend.name());
+                assert!(!result.obligations.is_empty(), "{fill:?} on {}", rig.backend.name());
             }
         }
     }
@@ -80,12 +80,12 @@ fn every_trace_begins_with_the_tables_and_numbers_its_events() {
 
 #[test]
 fn seeded_choices_are_replayed_and_repeated() {
-    for bench in benches() {
+    for rig in rigs() {
         for seed in 0..20 {
             let config =
                 RunConfig { fill: Fill::Seeded, seed, ..config("pcid", Policy::Split, true) };
-            let (live, trace) = bench.record(&builtin("remap"), config, &["drop mark"]);
-            let (_, again) = bench.record(&builtin("remap"), config, &["drop mark"]);
+            let (live, trace) = rig.record(&builtin("remap"), config, &["drop mark"]);
+            let (_, again) = rig.record(&builtin("remap"), config, &["drop mark"]);
             assert_eq!(trace.events, again.events);
             let mut oracle = Oracle::default();
             trace.replay(&mut oracle);
@@ -96,11 +96,11 @@ fn seeded_choices_are_replayed_and_repeated() {
 
 #[test]
 fn two_runs_give_the_same_trace_and_its_counts_are_pinned() {
-    for bench in benches() {
+    for rig in rigs() {
         let scenario = builtin("user-flush-on-next-return");
         let config = config("pcid", Policy::Split, true);
-        let (first, trace) = bench.record(&scenario, config, &[]);
-        let (_, again) = bench.record(&scenario, config, &[]);
+        let (first, trace) = rig.record(&scenario, config, &[]);
+        let (_, again) = rig.record(&scenario, config, &[]);
         assert_eq!(trace.events, again.events);
         let counts = first.counts;
         assert_eq!((counts.cr3_loads, counts.invlpg, counts.invpcid), (4, 1, 0));
@@ -126,8 +126,8 @@ fn violations() -> Vec<(Scenario, Run)> {
 
 #[test]
 fn a_recording_of_any_violation_shows_it_again_on_every_executor() {
-    let benches = benches();
-    let recorder = &benches[0];
+    let rigs = rigs();
+    let recorder = &rigs[0];
     let mut shown = 0;
     for (scenario, run) in violations() {
         let (result, trace) = recorder.with_trace(&scenario, &run);
@@ -145,15 +145,15 @@ fn a_recording_of_any_violation_shows_it_again_on_every_executor() {
         let text = serde_json::to_string(&recording).expect("plain data");
         let read = Recording::read(&text).expect("what was written");
         let (scenario, run) = read.run().expect("the scenario and its faults");
-        for bench in &benches {
-            let (again, events) = bench.with_trace(&scenario, &run);
+        for rig in &rigs {
+            let (again, events) = rig.with_trace(&scenario, &run);
             assert_eq!(events.header.as_ref(), Some(&read.header), "{}", run.config);
             assert_eq!(events.events, read.events, "{} on {}", scenario.name, run.config);
             assert_eq!(again.rules(), result.rules());
             shown += usize::from(!again.rules().is_empty());
         }
     }
-    assert!(shown > 60 * benches.len(), "{shown} violations");
+    assert!(shown > 60 * rigs.len(), "{shown} violations");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Bench, backends, benches, builtin, config, scenario};
+use common::{Rig, backends, builtin, config, rigs, scenario};
 use stalemate::arch::addr::CpuId;
 use stalemate::arch::happened::Happened;
 use stalemate::event::{Announcement, Event, TaskId, Trace};
@@ -21,8 +21,8 @@ fn with_many_cpus() -> Vec<Scenario> {
 
 #[test]
 fn correct_policies_are_clean_however_cpus_come_in_between_each_other() {
-    let bench = Bench::new(Backend::interp());
-    let mut runner = bench.runner();
+    let rig = Rig::new(Backend::interp());
+    let mut runner = rig.runner();
     let mut stale = 0;
     let scenarios = with_many_cpus();
     assert!(scenarios.len() >= 8);
@@ -52,21 +52,21 @@ fn correct_policies_are_clean_however_cpus_come_in_between_each_other() {
     assert!(stale > 1000, "{stale}");
 }
 
-fn of_seed(bench: &Bench, schedule: Schedule) -> Vec<Event> {
+fn of_seed(rig: &Rig, schedule: Schedule) -> Vec<Event> {
     let config = RunConfig { schedule, cpus: 2, ..config("pcid", Policy::Split, true) };
-    bench.record(&builtin("two-shooters"), config, &[]).1.events
+    rig.record(&builtin("two-shooters"), config, &[]).1.events
 }
 
 #[test]
 fn a_seed_gives_the_same_events_on_every_executor_and_another_seed_others() {
-    let benches = benches();
+    let rigs = rigs();
     for schedule in [Schedule::Events(0), Schedule::Instructions(0)] {
         let mut seen = BTreeSet::new();
         for seed in 0..5 {
             let schedule = schedule.from_seed(seed);
-            let events = of_seed(&benches[0], schedule);
-            for bench in &benches {
-                assert_eq!(of_seed(bench, schedule), events, "{schedule:?}");
+            let events = of_seed(&rigs[0], schedule);
+            for rig in &rigs {
+                assert_eq!(of_seed(rig, schedule), events, "{schedule:?}");
             }
             let cpus: Vec<u8> = events.iter().map(|event| event.cpu.0).collect();
             seen.insert(cpus);
@@ -76,14 +76,14 @@ fn a_seed_gives_the_same_events_on_every_executor_and_another_seed_others() {
 }
 
 /// The last event of CPU 0 before the step of CPU 1 that is done while it is held.
-fn held_at(bench: &Bench, cpu: &str, before: &str, step: &str, point: &str) -> Event {
+fn held_at(rig: &Rig, cpu: &str, before: &str, step: &str, point: &str) -> Event {
     let steps = format!(
         "A map u0 red\nB map u1 red\nA user read u0 -> red\ncpu1 A user read u0 -> red\n{before}\n\
          cpu0 {step} until {point}\ncpu1 user nop\ncpu0 resume"
     );
     let scenario = scenario(&steps);
     let config = RunConfig { cpus: 2, ..config(cpu, Policy::Split, true) };
-    let (result, Trace { events, .. }) = bench.record(&scenario, config, &[]);
+    let (result, Trace { events, .. }) = rig.record(&scenario, config, &[]);
     assert!(result.mismatches.is_empty(), "{point}: {:?}", result.mismatches);
     let index = scenario.steps.len() - 2;
     let begins = |event: &&Event| {
@@ -139,7 +139,7 @@ fn a_cpu_is_held_right_after_its_event() {
         happened(point, event) || event.announcements().iter().any(|one| said(point, one))
     };
     for backend in backends() {
-        let bench = Bench::new(backend);
+        let rig = Rig::new(backend);
         for (point, cpu, before, step) in [
             ("start", "pcid", "", flush),
             ("primitive", "pcid", "", flush),
@@ -160,7 +160,7 @@ fn a_cpu_is_held_right_after_its_event() {
             ("user", "pcid", "", "A user nop"),
         ] {
             assert!(HOLD_POINTS.iter().any(|(name, ..)| *name == point));
-            let event = held_at(&bench, cpu, before, step, point);
+            let event = held_at(&rig, cpu, before, step, point);
             assert!(is(point, &event), "{point}: held at {:?}", event.kind);
         }
     }

@@ -26,14 +26,14 @@ fn main() -> std::process::ExitCode {
 }
 
 fn check(scenario: &scenario::Scenario, backend: Backend) -> Result<(), Failed> {
-    let bench = common::Bench::new(backend);
+    let rig = common::Rig::new(backend);
     let cpus: Vec<_> = CPUS.into_iter().filter(|cpu| cpu.default).collect();
     let selection = Selection::of(&cpus);
     let mut wrong = Vec::new();
     for run in scenario.runs(0, &selection) {
         let faults: Vec<String> = run.faults.iter().map(ToString::to_string).collect();
         let faults: Vec<&str> = faults.iter().map(String::as_str).collect();
-        let result = bench.judge(scenario, &run);
+        let result = rig.judge(scenario, &run);
         if !result.as_expected {
             wrong.push(format!("{} {faults:?}: {}", run.config, result.outcome));
         }

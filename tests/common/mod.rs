@@ -105,19 +105,19 @@ pub fn backends() -> impl Iterator<Item = Backend> {
     [Ok(Backend::interp()), kvm].into_iter().flatten()
 }
 
-/// One bench for each executor that this host has.
-pub fn benches() -> Vec<Bench> {
-    backends().map(Bench::new).collect()
+/// One rig for each executor that this host has.
+pub fn rigs() -> Vec<Rig> {
+    backends().map(Rig::new).collect()
 }
 
 /// Runs scenarios on one executor.
-pub struct Bench {
+pub struct Rig {
     pub backend: Backend,
     image: Image<'static>,
     symbols: Symbols,
 }
 
-impl Bench {
+impl Rig {
     pub fn new(backend: Backend) -> Self {
         Self::of(backend, guest_image())
     }

@@ -22,7 +22,7 @@ const STORE: &[u8] = &[0x88, 0x07, 0xcc];
 const LOAD_GS: &[u8] = &[0x65, 0x8a, 0x04, 0x25, 0, 0, 0, 0, 0xcc];
 
 /// An executor with a page of code and a page of data in [`KERNEL`].
-struct Bench {
+struct Rig {
     name: &'static str,
     memory: GuestMemory,
     executor: Box<dyn Executor>,
@@ -30,7 +30,7 @@ struct Bench {
 }
 
 /// One for each executor that this host has.
-fn benches() -> impl Iterator<Item = Bench> {
+fn rigs() -> impl Iterator<Item = Rig> {
     common::backends().map(|backend| {
         let memory = GuestMemory::new(0x1_0000).expect("memory");
         let mut executor = backend.make(&memory).expect("an executor");
@@ -39,11 +39,11 @@ fn benches() -> impl Iterator<Item = Bench> {
         }
         let mut vcpu = Vcpu::long_mode(CpuId(0), CpuFeatures::default(), CODE.0, 0);
         vcpu.gpr[gpr::RDI] = DATA.0;
-        Bench { name: backend.name(), memory, executor, vcpu }
+        Rig { name: backend.name(), memory, executor, vcpu }
     })
 }
 
-impl Bench {
+impl Rig {
     /// Runs `code`: AL at its INT3, or the address and error code of its page fault.
     fn run(&mut self, code: &[u8]) -> Result<u8, (u64, u32)> {
         let mut there = vec![0; code.len()];
@@ -74,32 +74,32 @@ impl Bench {
 
 #[test]
 fn a_revoked_leaf_is_used_no_more() {
-    for mut bench in benches() {
+    for mut rig in rigs() {
         for alone in [true, false] {
-            assert!(bench.run(STORE).is_ok() && bench.run(LOAD).is_ok(), "{}", bench.name);
-            bench.narrow(DATA, None, alone);
+            assert!(rig.run(STORE).is_ok() && rig.run(LOAD).is_ok(), "{}", rig.name);
+            rig.narrow(DATA, None, alone);
             // The bits of user mode and of a store; P joins them where the leaf grants less.
-            assert_eq!(bench.run(LOAD), Err((DATA.0, 4)), "{} {alone}", bench.name);
-            assert_eq!(bench.run(STORE), Err((DATA.0, 6)), "{} {alone}", bench.name);
-            bench.executor.map(KERNEL, DATA, DATA_LEAF).expect("room for tables");
-            assert!(bench.run(STORE).is_ok() && bench.run(LOAD).is_ok(), "{}", bench.name);
-            bench.narrow(DATA, Some(Leaf { writable: false, ..DATA_LEAF }), alone);
-            assert!(bench.run(LOAD).is_ok(), "{} {alone}", bench.name);
-            assert_eq!(bench.run(STORE), Err((DATA.0, 7)), "{} {alone}", bench.name);
-            bench.executor.map(KERNEL, DATA, DATA_LEAF).expect("room for tables");
+            assert_eq!(rig.run(LOAD), Err((DATA.0, 4)), "{} {alone}", rig.name);
+            assert_eq!(rig.run(STORE), Err((DATA.0, 6)), "{} {alone}", rig.name);
+            rig.executor.map(KERNEL, DATA, DATA_LEAF).expect("room for tables");
+            assert!(rig.run(STORE).is_ok() && rig.run(LOAD).is_ok(), "{}", rig.name);
+            rig.narrow(DATA, Some(Leaf { writable: false, ..DATA_LEAF }), alone);
+            assert!(rig.run(LOAD).is_ok(), "{} {alone}", rig.name);
+            assert_eq!(rig.run(STORE), Err((DATA.0, 7)), "{} {alone}", rig.name);
+            rig.executor.map(KERNEL, DATA, DATA_LEAF).expect("room for tables");
         }
     }
 }
 
 #[test]
 fn code_that_was_run_is_not_run_when_its_leaf_is_revoked() {
-    for mut bench in benches() {
+    for mut rig in rigs() {
         for (kept, error) in [(None, 0x14), (Some(Leaf { executable: false, ..CODE_LEAF }), 0x15)] {
             for alone in [true, false] {
-                assert!(bench.run(LOAD).is_ok(), "{}", bench.name);
-                bench.narrow(CODE, kept, alone);
-                assert_eq!(bench.run(LOAD), Err((CODE.0, error)), "{} {alone}", bench.name);
-                bench.executor.map(KERNEL, CODE, CODE_LEAF).expect("room for tables");
+                assert!(rig.run(LOAD).is_ok(), "{}", rig.name);
+                rig.narrow(CODE, kept, alone);
+                assert_eq!(rig.run(LOAD), Err((CODE.0, error)), "{} {alone}", rig.name);
+                rig.executor.map(KERNEL, CODE, CODE_LEAF).expect("room for tables");
             }
         }
     }
@@ -108,22 +108,22 @@ fn code_that_was_run_is_not_run_when_its_leaf_is_revoked() {
 #[test]
 fn each_space_has_leaves_of_its_own() {
     let spaces = [(0, false), (0, true), (1, false), (1, true), (2, true)];
-    for mut bench in benches() {
-        bench.vcpu.cr4 |= cr4::PCIDE;
+    for mut rig in rigs() {
+        rig.vcpu.cr4 |= cr4::PCIDE;
         for (number, (pcid, user)) in (2..).zip(spaces) {
             let space = Space { cpu: CpuId(0), pcid: Pcid::new(pcid), user };
             let frame = Gpa(number << 12);
-            bench.memory.write(frame, &[number as u8]);
-            bench.executor.map(space, CODE, CODE_LEAF).expect("room for tables");
+            rig.memory.write(frame, &[number as u8]);
+            rig.executor.map(space, CODE, CODE_LEAF).expect("room for tables");
             if space != KERNEL {
-                bench.executor.map(space, DATA, Leaf { frame, ..DATA_LEAF }).expect("room");
+                rig.executor.map(space, DATA, Leaf { frame, ..DATA_LEAF }).expect("room");
             }
         }
         for _ in 0..2 {
             for (number, (pcid, user)) in (2..).zip(spaces) {
-                bench.vcpu.cr3 = pcid.into();
-                bench.vcpu.cpl = if user { 3 } else { 0 };
-                assert_eq!(bench.run(LOAD), Ok(number), "{} {pcid} {user}", bench.name);
+                rig.vcpu.cr3 = pcid.into();
+                rig.vcpu.cpl = if user { 3 } else { 0 };
+                assert_eq!(rig.run(LOAD), Ok(number), "{} {pcid} {user}", rig.name);
             }
         }
     }
@@ -131,25 +131,25 @@ fn each_space_has_leaves_of_its_own() {
 
 #[test]
 fn a_gs_base_that_changes_alone_is_used() {
-    for mut bench in benches() {
-        bench.memory.write(DATA_LEAF.frame, &[1, 2, 3]);
+    for mut rig in rigs() {
+        rig.memory.write(DATA_LEAF.frame, &[1, 2, 3]);
         for offset in [0, 2, 1] {
-            bench.vcpu.gs_base = DATA.0 + offset;
-            assert_eq!(bench.run(LOAD_GS), Ok(offset as u8 + 1), "{}", bench.name);
+            rig.vcpu.gs_base = DATA.0 + offset;
+            assert_eq!(rig.run(LOAD_GS), Ok(offset as u8 + 1), "{}", rig.name);
         }
     }
 }
 
 #[test]
 fn code_is_what_memory_holds_now() {
-    for mut bench in benches() {
-        bench.executor.map(KERNEL, CODE, Leaf { writable: true, ..CODE_LEAF }).expect("room");
+    for mut rig in rigs() {
+        rig.executor.map(KERNEL, CODE, Leaf { writable: true, ..CODE_LEAF }).expect("room");
         for al in [1, 2] {
             // MOV AL, al; INT3, written by the VMM.
-            assert_eq!(bench.run(&[0xb0, al, 0xcc]), Ok(al), "{}", bench.name);
+            assert_eq!(rig.run(&[0xb0, al, 0xcc]), Ok(al), "{}", rig.name);
         }
         // MOV BYTE [RDI], 7; two bytes that it changes; INT3.
-        bench.vcpu.gpr[gpr::RDI] = CODE.0 + 4;
-        assert_eq!(bench.run(&[0xc6, 0x07, 7, 0xb0, 0, 0xcc]), Ok(7), "{}", bench.name);
+        rig.vcpu.gpr[gpr::RDI] = CODE.0 + 4;
+        assert_eq!(rig.run(&[0xc6, 0x07, 7, 0xb0, 0, 0xcc]), Ok(7), "{}", rig.name);
     }
 }

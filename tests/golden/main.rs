@@ -29,7 +29,7 @@ fn lines(runs: &[(&Scenario, Run)]) -> Vec<String> {
     order.sort_by_key(|&index| (runs[index].1.config, index));
     let halves = order.split_at(order.len() / 2);
     let half = |indices: &[usize]| -> Vec<(usize, String)> {
-        let rig = common::Bench::new(Backend::interp());
+        let rig = common::Rig::new(Backend::interp());
         let mut runner = rig.runner();
         let judge = |&index: &usize| {
             let (scenario, run) = &runs[index];

@@ -2,6 +2,7 @@
 //! changes are applied, and its commands run on the program that comes of it.
 
 use super::{console, root};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -52,7 +53,7 @@ fn write(path: &Path, contents: &[u8]) {
 fn checkout(blocks: &[(String, Vec<String>)]) -> PathBuf {
     let to = Path::new(env!("CARGO_TARGET_TMPDIR")).join("policy");
     std::fs::create_dir_all(&to).expect("a directory");
-    let mut changed_files = std::collections::BTreeMap::new();
+    let mut changed_files = BTreeMap::new();
     for (fence, body) in blocks {
         if fence.starts_with("rust") {
             let code = body.join("\n") + "\n";
@@ -80,8 +81,10 @@ fn checkout(blocks: &[(String, Vec<String>)]) -> PathBuf {
                 .replace("default-run = \"stalemate\"", "autobenches = false")
         }),
     ]);
+    let mut written: BTreeSet<PathBuf> = changed_files.keys().map(|name| to.join(name)).collect();
     for name in ["Cargo.toml", "Cargo.lock", "guest", "shared", "vmm", "scenarios", "docs"] {
         for_each_file(&root().join(name), &to.join(name), &mut |from, to| {
+            written.insert(to.to_owned());
             let name = from.strip_prefix(root()).expect("a path of the checkout");
             match changed_files.remove(&*name.to_string_lossy()) {
                 Some(text) => write(to, text.as_bytes()),
@@ -92,6 +95,12 @@ fn checkout(blocks: &[(String, Vec<String>)]) -> PathBuf {
     for (name, text) in changed_files {
         write(&to.join(name), text.as_bytes());
     }
+    // A file that has since been renamed would be there twice.
+    for_each_file(&to, &to, &mut |file, _| {
+        if !written.contains(file) {
+            std::fs::remove_file(file).expect("an old file");
+        }
+    });
     to
 }
 

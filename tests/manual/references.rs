@@ -6,10 +6,12 @@ use serde_json::Value;
 use stalemate::arch::tlb::FILLS;
 use stalemate::boot::{Image, Symbols, guest_image};
 use stalemate::cli::Cli;
+use stalemate::compare;
 use stalemate::executor::Backend;
+use stalemate::fuzz;
 use stalemate::inject::forms::{DELAY, FORMS, POINTS, SITES};
 use stalemate::oracle::{RuleId, Violation, rules};
-use stalemate::report::picture;
+use stalemate::report::{self, picture};
 use stalemate::runner::Runner;
 use stalemate::scenario::{self, CPUS, POLICIES, Selection, VERBS};
 use stalemate::schedule::HOLD_POINTS;
@@ -214,17 +216,21 @@ fn action() -> String {
     out
 }
 
+/// The schemas, by the names of their files.
+fn all_schemas() -> [(&'static str, Value); 6] {
+    [
+        ("compare.schema.json", compare::schema()),
+        ("faults.schema.json", report::score_schema()),
+        ("fuzz-zoo.schema.json", fuzz::zoo::schema()),
+        ("fuzz.schema.json", fuzz::schema()),
+        ("report.schema.json", report::schema()),
+        ("scenario.schema.json", scenario::schema()),
+    ]
+}
+
 fn schemas() -> String {
     let mut out = String::new();
-    let mut names: Vec<String> = std::fs::read_dir(root().join("docs"))
-        .expect("the manual")
-        .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
-        .filter(|name| name.ends_with(".schema.json"))
-        .collect();
-    names.sort();
-    for name in names {
-        let text = std::fs::read_to_string(root().join("docs").join(&name)).expect("a schema");
-        let schema: Value = serde_json::from_str(&text).expect("JSON");
+    for (name, schema) in all_schemas() {
         let title = schema["title"].as_str().expect("a title");
         let what = schema["description"].as_str().expect("a description").replace('\n', " ");
         let _ = writeln!(out, "## {title}\n\n[`{name}`]({name}). {what}\n");
@@ -289,7 +295,8 @@ fn kind(schema: &Value, of: &Value) -> String {
     if let Some(values) = of["enum"].as_array() {
         return or(values.iter().map(|value| format!("`{value}`")).collect());
     }
-    if let Some(choices) = of["anyOf"].as_array().or(of["allOf"].as_array()) {
+    let choices = ["anyOf", "oneOf"].iter().find_map(|which| of[which].as_array());
+    if let Some(choices) = choices {
         return or(choices.iter().map(|choice| kind(schema, choice)).collect());
     }
     match &of["type"] {
@@ -360,9 +367,15 @@ fn every_rule_has_its_page_and_its_picture() {
 }
 
 #[test]
-fn the_schema_of_scenario_files_is_that_of_the_types() {
-    let text = serde_json::to_string_pretty(&scenario::schema()).expect("JSON") + "\n";
-    check(&root().join("docs/scenario.schema.json"), &text);
+fn the_schemas_are_those_of_the_types() {
+    for (name, schema) in all_schemas() {
+        let text = serde_json::to_string_pretty(&schema).expect("JSON") + "\n";
+        check(&root().join("docs").join(name), &text);
+    }
+}
+
+#[test]
+fn the_schema_of_scenario_files_holds() {
     let validator = jsonschema::validator_for(&scenario::schema()).expect("a valid schema");
     let mut all = scenario::builtin().expect("scenarios");
     all.extend(scenario::zoo().expect("the zoo"));

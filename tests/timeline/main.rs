@@ -13,18 +13,18 @@ use stalemate::report::{Recorded, Timeline, USER, timeline};
 use stalemate::scenario::{Policy, Scenario};
 
 fn drawn(scenario: &Scenario, cpu: &str, faults: &[&str]) -> Timeline {
-    let bench = common::Bench::new(Backend::interp());
+    let rig = common::Rig::new(Backend::interp());
     let config = stalemate::scenario::RunConfig {
         cpus: scenario.cpus(),
         ..common::config(cpu, Policy::Split, true)
     };
-    let (result, trace) = bench.record(scenario, config, faults);
+    let (result, trace) = rig.record(scenario, config, faults);
     timeline(&Recorded {
         scenario,
         result: &result,
         trace: &trace,
         executor: "interp",
-        symbols: bench.symbols(),
+        symbols: rig.symbols(),
         command: "stalemate run it",
     })
 }

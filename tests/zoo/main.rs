@@ -21,12 +21,12 @@ fn runs(scenario: &Scenario) -> Vec<Run> {
 
 #[test]
 fn each_bug_breaks_its_rule_where_it_is_made_and_nothing_where_it_is_mended() {
-    for bench in common::benches() {
+    for rig in common::rigs() {
         for scenario in zoo() {
             let zoo = scenario.zoo.clone().expect("a historical bug");
             let (mut caught, mut clean) = (0, 0);
             for run in runs(&scenario) {
-                let result = bench.judge(&scenario, &run);
+                let result = rig.judge(&scenario, &run);
                 let what = format!("{} on {}", scenario.name, run.config);
                 assert!(result.as_expected, "{what}: {}", result.outcome);
                 match run.config.variant {

@@ -28,7 +28,7 @@ fn search(count: u64) -> Found {
         variant: None,
         cpus: &CPUS,
         executor: &executor,
-        beside: None,
+        cross_check: None,
         threads: 2,
     };
     let discoveries = discover(&campaign, &mut |_| ()).expect("the host works");

@@ -1,10 +1,29 @@
 //! `stalemate compare`.
 
-use super::{CompareArgs, EXIT_OK, EXIT_UNEXPECTED, Failure, Format, Terminal, names};
+use super::failure::{EXIT_OK, EXIT_UNEXPECTED, Failure};
+use super::names;
+use super::terminal::{Format, Terminal};
 use crate::boot;
 use crate::compare::{self, Comparison};
 use crate::scenario::Policy;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+/// Arguments of `compare`.
+#[derive(Debug, clap::Args)]
+pub struct CompareArgs {
+    /// Processors, separated by commas, or `all` [default: with PCID, with and without INVPCID and
+    /// PGE; and nopcid]
+    #[arg(long, value_name = "LIST", value_parser = names::cpus(), value_delimiter = ',',
+          hide_possible_values = true)]
+    cpu: Vec<names::Cpus>,
+    /// How to print; the schema of `json` is docs/compare.schema.json
+    #[arg(long, value_enum, default_value_t = Format::Text, hide_possible_values = true,
+          value_name = "text|json")]
+    format: Format,
+    /// Write a chart to this file too
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+}
 
 /// Compares the policies.
 pub fn run(args: &CompareArgs, terminal: &mut Terminal<'_>) -> Result<u8, Failure> {

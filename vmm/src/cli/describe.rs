@@ -1,6 +1,7 @@
 //! `stalemate list` and `stalemate explain`.
 
-use super::{Failure, ListWhat, input};
+use super::failure::Failure;
+use super::input;
 use crate::arch::tlb::FILLS;
 use crate::inject::forms::{DELAY, FORMS, POINTS, SITES, form_of};
 use crate::oracle::rules;
@@ -8,8 +9,42 @@ use crate::scenario::{self, CPUS, POLICIES};
 use stalemate_shared::variant::VARIANTS;
 use std::fmt::Write;
 
+/// Arguments of `list`.
+#[derive(Debug, clap::Args)]
+pub struct ListArgs {
+    /// What to list
+    #[arg(value_enum, default_value_t = ListWhat::Scenarios)]
+    what: ListWhat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum ListWhat {
+    /// The built-in scenarios
+    Scenarios,
+    /// The rules
+    Rules,
+    /// The faults that can be injected
+    Faults,
+    /// The flush policies
+    Policies,
+    /// The named processors
+    Cpus,
+    /// The variants of the kernel: historical mistakes
+    Variants,
+    /// The historical bugs that are rebuilt, and those that are not
+    Zoo,
+}
+
+/// Arguments of `explain`.
+#[derive(Debug, clap::Args)]
+pub struct ExplainArgs {
+    /// Its name, as `list` prints it
+    name: String,
+}
+
 /// What `list` prints.
-pub fn list(what: ListWhat) -> Result<String, Failure> {
+pub fn list(args: &ListArgs) -> Result<String, Failure> {
+    let what = args.what;
     let rows: Vec<(String, String)> = match what {
         ListWhat::Scenarios => scenario::builtin()
             .map_err(|error| Failure::usage(error.to_string()))?
@@ -83,7 +118,8 @@ fn zoo() -> Result<String, Failure> {
 }
 
 /// What `explain` prints.
-pub fn explain(name: &str) -> Result<String, Failure> {
+pub fn explain(args: &ExplainArgs) -> Result<String, Failure> {
+    let name = &args.name[..];
     if let Some(rule) = rules::abouts().find(|rule| rule.name == name) {
         return Ok(format!(
             "{}\n\n{}\n\nsource: {}\nviolated by: stalemate run {}\ncomes close: stalemate run {}\n\

@@ -24,7 +24,7 @@ fn host(out: &mut String, device: &Path) {
     let host = match Host::open(device) {
         Ok(host) => host,
         Err(error) => {
-            let _ = writeln!(out, "  cannot be used: {}", super::chain(&error));
+            let _ = writeln!(out, "  cannot be used: {}", super::failure::chain(&error));
             let _ = writeln!(out, "executor: interp; with --executor kvm, exit code 3");
             return;
         }

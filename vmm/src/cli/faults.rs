@@ -1,15 +1,47 @@
 //! `stalemate faults`: the detection score.
 
-use super::{
-    EXIT_OK, EXIT_UNEXPECTED, ExecutorKind, Failure, FaultsArgs, Format, Terminal, input, names,
-};
+use super::executors::ExecutorKind;
+use super::failure::{EXIT_OK, EXIT_UNEXPECTED, Failure};
+use super::terminal::{Format, Terminal};
+use super::{input, names};
 use crate::boot::{self, Image, Symbols};
 use crate::executor::Backend;
+use crate::oracle::RuleId;
 use crate::report::{score_json, score_text};
 use crate::runner::Runner;
-use crate::scenario::CPUS;
+use crate::scenario::{CPUS, Policy};
 use crate::score::{Class, Wanted, cases, score};
 use std::path::Path;
+
+/// Arguments of `faults`.
+#[derive(Debug, clap::Args)]
+pub struct FaultsArgs {
+    /// Scenarios by name or path; none means the built-in suite
+    #[arg(value_name = "PATH|NAME")]
+    scenarios: Vec<String>,
+    /// What runs unprivileged instructions
+    #[arg(long, value_enum, default_value_t = ExecutorKind::Interp)]
+    executor: ExecutorKind,
+    /// Score this flush policy alone instead of all
+    #[arg(long, value_name = "POLICY", value_parser = names::policy(), hide_possible_values = true)]
+    policy: Option<Policy>,
+    /// Processors, separated by commas, or `all`
+    #[arg(long, value_name = "LIST", value_parser = names::cpus(), value_delimiter = ',',
+          hide_possible_values = true)]
+    cpu: Vec<names::Cpus>,
+    /// Inject this fault alone instead of all; may be given again
+    #[arg(long, value_name = "FAULT")]
+    inject: Vec<String>,
+    /// Of the instruction boundaries of nmi@each and irq@each, try one in so many
+    #[arg(long, value_name = "N", default_value_t = 499)]
+    stride: usize,
+    /// Leave this rule out: what would escape without it?
+    #[arg(long, value_name = "RULE", value_parser = names::rule(), hide_possible_values = true)]
+    without: Option<RuleId>,
+    /// How to report; the JSON's schema is docs/faults.schema.json
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+}
 
 /// Scores what `args` select.
 pub fn run(args: &FaultsArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result<u8, Failure> {
@@ -28,9 +60,7 @@ pub fn run(args: &FaultsArgs, device: &Path, terminal: &mut Terminal<'_>) -> Res
     }
     let possible = crate::score::cases(&scenarios, &Wanted { cpus: CPUS.to_vec(), ..wanted }).len();
     let bytes = boot::guest_image();
-    let image: &'static Image<'static> = Box::leak(Box::new(
-        Image::parse(bytes).map_err(|error| Failure::usage(error.to_string()))?,
-    ));
+    let image = Image::parse(bytes).map_err(|error| Failure::usage(error.to_string()))?;
     let backend = match args.executor {
         ExecutorKind::Interp => Backend::interp(),
         ExecutorKind::Kvm => Backend::kvm(device).map_err(|error| Failure::host(&error))?,
@@ -39,11 +69,9 @@ pub fn run(args: &FaultsArgs, device: &Path, terminal: &mut Terminal<'_>) -> Res
             return Err(Failure::usage(message));
         }
     };
-    // What there is one of lives as long as the process.
-    let backend: &'static Backend = Box::leak(Box::new(backend));
     let stride = args.stride;
-    let runner = move || {
-        let mut runner = Runner::new(image, &Symbols::new(bytes), backend);
+    let runner = || {
+        let mut runner = Runner::new(&image, &Symbols::new(bytes), &backend);
         runner.disable_rule(without);
         runner.stride(stride);
         runner

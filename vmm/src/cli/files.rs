@@ -1,6 +1,7 @@
 //! What is written of one run, beside the report.
 
-use super::{Failure, Terminal};
+use super::failure::Failure;
+use super::terminal::Terminal;
 use crate::boot::Symbols;
 use crate::event::Trace;
 use crate::kernel::steps::BootError;
@@ -34,7 +35,7 @@ pub struct Pictures {
 }
 
 impl Files {
-    /// Writes those that are asked for. `again` does the run, and keeps its events.
+    /// Writes those that are requested. `again` does the run, and keeps its events.
     pub fn write<'a>(
         &self,
         terminal: &Terminal<'_>,
@@ -62,7 +63,7 @@ impl Files {
 }
 
 impl Pictures {
-    /// Writes those that are asked for.
+    /// Writes those that are requested.
     pub fn write(&self, recorded: &Recorded<'_>) -> Result<(), Failure> {
         if self.html.is_none() && self.perfetto.is_none() {
             return Ok(());
@@ -78,9 +79,9 @@ impl Pictures {
     }
 }
 
-/// The run that says most: the first that was not as expected or on which the executors differ, else
+/// The run to write: the first that was not as expected or on which the executors differ, else
 /// the first violation, else the first.
-pub fn telling<'a>(results: &Results<'a>) -> Option<&'a Run> {
+pub fn run_to_show<'a>(results: &Results<'a>) -> Option<&'a Run> {
     let all = results.results;
     let good = |result: &RunResult| result.as_expected && results.difference_of(result).is_none();
     let unexpected = all.iter().find(|result| !good(result));

@@ -1,14 +1,17 @@
 //! `stalemate fuzz`.
 
-use super::{EXIT_OK, EXIT_UNEXPECTED, ExecutorKind, Failure, Format, Terminal, names};
+use super::executors::ExecutorKind;
+use super::failure::{EXIT_OK, EXIT_UNEXPECTED, Failure};
+use super::names;
+use super::terminal::{Format, Terminal};
 use crate::executor::{Backend, REQUIRE_KVM, kvm_is_required};
-use crate::fuzz::report::{About, Report, json, text};
-use crate::fuzz::{Beside, Campaign, correct_policies, run, zoo};
+use crate::fuzz::report::{About, Report, text};
+use crate::fuzz::{self, Campaign, CrossCheck, correct_policies, zoo};
 use crate::scenario::{CPUS, Policy};
 use stalemate_shared::variant::VARIANTS;
 use std::path::{Path, PathBuf};
 
-/// Programs that KVM runs too, where nothing else is asked for: one in so many.
+/// Programs that KVM runs too, where no executor is named: one in so many.
 const COMPARED: u64 = 100;
 
 /// Arguments of `fuzz`.
@@ -48,11 +51,11 @@ pub struct FuzzArgs {
     format: Format,
 }
 
-/// The executor of every run, and the one beside it or why there is none.
+/// The executor of every run, and the one to cross-check with or why there is none.
 type Executors = (Backend, Result<(Backend, u64), String>);
 
 /// Runs programs as `args` say.
-pub fn fuzz(args: &FuzzArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result<u8, Failure> {
+pub fn run(args: &FuzzArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result<u8, Failure> {
     let policies = match args.policy {
         Some(policy) => vec![policy],
         None if args.zoo => vec![Policy::Split],
@@ -67,7 +70,7 @@ pub fn fuzz(args: &FuzzArgs, device: &Path, terminal: &mut Terminal<'_>) -> Resu
         let error = |error| Failure::usage(format!("{}: {error}", directory.display()));
         std::fs::create_dir_all(directory).map_err(error)?;
     }
-    let beside = second.as_ref().ok();
+    let cross_check = second.as_ref().ok();
     let campaign = Campaign {
         seed: args.seed,
         first: args.first,
@@ -76,14 +79,14 @@ pub fn fuzz(args: &FuzzArgs, device: &Path, terminal: &mut Terminal<'_>) -> Resu
         variant: args.variant.and_then(|mistake| mistake.0),
         cpus: &cpus,
         executor: &executor,
-        beside: beside.map(|(executor, one_in)| Beside { executor, one_in: *one_in }),
+        cross_check: cross_check.map(|(executor, one_in)| CrossCheck { executor, one_in: *one_in }),
         threads: std::thread::available_parallelism().map_or(1, usize::from).min(2),
     };
     if args.zoo {
         return discover(&campaign, args.format, terminal);
     }
     let bar = terminal.progress(args.count.saturating_mul(policies.len() as u64), "runs");
-    let report = run(&campaign, &|runs| bar.inc(runs));
+    let report = fuzz::run(&campaign, &|runs| bar.inc(runs));
     bar.finish_and_clear();
     let mut report = report.map_err(|error| Failure::host(&error))?;
     if let Some(directory) = &args.out {
@@ -98,21 +101,21 @@ pub fn fuzz(args: &FuzzArgs, device: &Path, terminal: &mut Terminal<'_>) -> Resu
     };
     let failed = !report.failing.is_empty();
     match args.format {
-        Format::Json => terminal.json(&json(&about, &report))?,
+        Format::Json => terminal.json(&fuzz::json(&about, &report))?,
         Format::Text if terminal.quiet && !failed => {}
         Format::Text => terminal.report(&text(&about, &report), &[executor.name()])?,
     }
     Ok(if failed { EXIT_UNEXPECTED } else { EXIT_OK })
 }
 
-/// Counts the programs that each historical bug takes. No executor runs beside: it is about time to
-/// a finding, which the other would not change.
+/// Counts the programs that each historical bug takes. Nothing is cross-checked: it is about time
+/// to a finding, which a second executor would not change.
 fn discover(
     campaign: &Campaign<'_>,
     format: Format,
     terminal: &mut Terminal<'_>,
 ) -> Result<u8, Failure> {
-    let alone = Campaign { beside: None, ..*campaign };
+    let alone = Campaign { cross_check: None, ..*campaign };
     let bar = terminal.progress(VARIANTS.len() as u64, "bugs");
     let found =
         zoo::discover(&alone, &mut |_| bar.inc(1)).map_err(|error| Failure::host(&error))?;
@@ -124,7 +127,7 @@ fn discover(
     Ok(EXIT_OK)
 }
 
-/// The executors that are asked for. Without KVM, the comparison that nobody asked for is skipped.
+/// The requested executors. Without KVM, a comparison that was not requested is skipped.
 fn executors(kind: Option<ExecutorKind>, device: &Path) -> Result<Executors, Failure> {
     let kvm = || Backend::kvm(device).map_err(|error| Failure::host(&error));
     let alone = || Err("nothing else was asked for".to_owned());

@@ -1,6 +1,6 @@
-//! From what the command line names to scenarios and faults.
+//! From what the command line names to scenarios, faults and kernels.
 
-use super::Failure;
+use super::failure::Failure;
 use crate::inject::Fault;
 use crate::scenario::{self, BUILTIN, Scenario, ZOO, nearest};
 use std::collections::{BTreeMap, BTreeSet};
@@ -102,4 +102,12 @@ pub fn faults(texts: &[String]) -> Result<Vec<Fault>, Failure> {
         text.parse().map_err(|error: crate::inject::FaultError| Failure::usage(error.to_string()))
     };
     texts.iter().map(parse).collect()
+}
+
+/// The kernel of `--guest`, which lives as long as the process: its symbols point into it, and
+/// there is one.
+pub fn own_guest(path: &Path) -> Result<&'static [u8], Failure> {
+    let bytes = std::fs::read(path)
+        .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
+    Ok(bytes.leak())
 }

@@ -1,7 +1,10 @@
 //! `stalemate replay`: what `--record` wrote, judged and run again.
 
+use super::executors::{ExecutorKind, backends};
+use super::failure::{EXIT_OK, EXIT_UNEXPECTED, Failure};
 use super::files::Pictures;
-use super::{EXIT_OK, EXIT_UNEXPECTED, ExecutorKind, Failure, Terminal, run};
+use super::input;
+use super::terminal::Terminal;
 use crate::boot::{self, Image, Symbols};
 use crate::event::Trace;
 use crate::executor::Backend;
@@ -36,7 +39,7 @@ pub fn run(args: &ReplayArgs, device: &Path, terminal: &mut Terminal<'_>) -> Res
     let recording = Recording::read(&text).map_err(|error| named(&error))?;
     let (scenario, wanted) = recording.run().map_err(|error| named(&error))?;
     let bytes = match &args.guest {
-        Some(path) => run::own_guest(path)?,
+        Some(path) => input::own_guest(path)?,
         None => boot::guest_image(),
     };
     let image = Image::parse(bytes).map_err(|error| Failure::usage(error.to_string()))?;
@@ -56,7 +59,7 @@ pub fn run(args: &ReplayArgs, device: &Path, terminal: &mut Terminal<'_>) -> Res
         let rules = judged(&recording.trace());
         same &= said(&mut text, "the recorded events", &recording, &rules);
     }
-    let backends = run::backends(args.executor, device, terminal)?;
+    let backends = backends(args.executor, device, terminal)?;
     let mut shown = None;
     for backend in &backends {
         let mut runner = Runner::new(&image, &symbols, backend);

@@ -1,22 +1,96 @@
 //! `stalemate` and `stalemate run`.
 
-use super::files::telling;
+use super::executors::{ExecutorKind, backends};
+use super::failure::{EXIT_OK, EXIT_UNEXPECTED, Failure};
+use super::files::{Files, run_to_show};
 use super::left_out::left_out;
-use super::{
-    EXIT_OK, EXIT_UNEXPECTED, ExecutorKind, Failure, RunArgs, RunFormat, Switch, Terminal, input,
-    names,
-};
+use super::terminal::Terminal;
+use super::{input, names};
 use crate::arch::tlb::Fill;
 use crate::boot::{self, Image, Symbols};
-use crate::executor::{Backend, REQUIRE_KVM, kvm_is_required};
+use crate::executor::Backend;
 use crate::kernel::steps::BootError;
 use crate::report::{Results, details, difference, json, junit, sarif, summary, tap};
 use crate::runner::{Runner, compare_all};
-use crate::scenario::{CPUS, Run, Scenario, Selection};
-use std::path::Path;
+use crate::scenario::{CPUS, Policy, Run, Scenario, Selection};
+use std::path::{Path, PathBuf};
 
 /// Above this many runs only the table is printed, and what is not as expected.
 const DETAILED_RUNS: usize = 12;
+
+/// Arguments of `run`.
+#[derive(Debug, Default, clap::Args)]
+pub struct RunArgs {
+    /// Scenarios by name or path; none means the built-in suite, `zoo` the historical bugs
+    #[arg(value_name = "PATH|NAME")]
+    scenarios: Vec<String>,
+    /// What runs unprivileged instructions [default: kvm where it works, else interp]
+    #[arg(long, value_enum)]
+    executor: Option<ExecutorKind>,
+    /// Use this flush policy instead of those that the scenarios name
+    #[arg(long, value_name = "POLICY", value_parser = names::policy(), hide_possible_values = true)]
+    policy: Option<Policy>,
+    /// Let the kernel make this historical mistake, or `none`, instead of those that the scenarios
+    /// name
+    #[arg(long, value_name = "VARIANT", value_parser = names::variant(), hide_possible_values = true)]
+    variant: Option<names::Mistake>,
+    /// Processors, separated by commas, or `all`
+    #[arg(long, value_name = "LIST", value_parser = names::cpus(), value_delimiter = ',',
+          hide_possible_values = true)]
+    cpu: Vec<names::Cpus>,
+    /// With page-table isolation or without, instead of as the scenarios say
+    #[arg(long, value_enum, hide_possible_values = true, value_name = "on|off")]
+    pti: Option<Switch>,
+    /// Inject this fault instead of those that the scenarios name; may be given again. What comes of
+    /// it no file says: a violation exits with 1
+    #[arg(long, value_name = "FAULT")]
+    inject: Vec<String>,
+    /// Of the faults that the scenario names, inject the Nth alone; 0 is the run without
+    #[arg(long, value_name = "N", conflicts_with = "inject")]
+    case: Option<usize>,
+    /// Fill the TLB so, instead of as the scenarios say: worst-case, lazy-a, on-demand, seeded
+    #[arg(long, value_name = "FILL", value_parser = names::fill(), hide_possible_values = true)]
+    fill: Option<Fill>,
+    /// Let CPUs come in between each other so, instead of as the scenarios say: in-order, events,
+    /// instructions
+    #[arg(long, value_name = "SCHEDULE", value_parser = names::schedule(),
+          hide_possible_values = true)]
+    schedule: Option<names::Seeded>,
+    /// Draw seeded fills and schedules from this seed
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    #[command(flatten)]
+    files: Files,
+    /// How to report
+    #[arg(long, value_enum, default_value_t = RunFormat::Text)]
+    format: RunFormat,
+    /// Run this kernel (ELF) instead of the built-in guest
+    #[arg(long, value_name = "FILE")]
+    guest: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Switch {
+    /// With
+    On,
+    /// Without
+    Off,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum RunFormat {
+    /// For people
+    #[default]
+    Text,
+    /// For programs; docs/report.schema.json
+    Json,
+    /// For CI systems: JUnit XML
+    Junit,
+    /// For CI systems: Test Anything Protocol, version 14
+    Tap,
+    /// For code hosts, which show it beside the lines: SARIF 2.1.0
+    Sarif,
+}
 
 /// Runs what `args` select.
 pub fn run(args: &RunArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result<u8, Failure> {
@@ -46,7 +120,7 @@ pub fn run(args: &RunArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result
         return Err(Failure::usage(message));
     }
     let own = match &args.guest {
-        Some(path) => Some(own_guest(path)?),
+        Some(path) => Some(input::own_guest(path)?),
         None => None,
     };
     let bytes = own.unwrap_or_else(boot::guest_image);
@@ -94,7 +168,7 @@ pub fn run(args: &RunArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result
         }
     }
     // After the report: what cannot be written must not lose it.
-    if let Some(run) = telling(&results) {
+    if let Some(run) = run_to_show(&results) {
         let command = results.command(run);
         args.files.write(terminal, &symbols, &command, |trace| {
             let mut runner = Runner::new(&image, &symbols, &backends[0]);
@@ -129,13 +203,6 @@ fn expand(scenarios: &[Scenario], selection: &Selection) -> Vec<Run> {
     each.flat_map(|(index, scenario)| scenario.runs(index, selection)).collect()
 }
 
-/// The symbols of a kernel live as long as the process: there is one.
-pub fn own_guest(path: &Path) -> Result<&'static [u8], Failure> {
-    let bytes = std::fs::read(path)
-        .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
-    Ok(bytes.leak())
-}
-
 fn image_failure(args: &RunArgs, error: &boot::ImageError) -> Failure {
     let name = args.guest.as_deref().map_or("the built-in guest".into(), Path::to_string_lossy);
     Failure::usage(format!("{name}: {error}"))
@@ -156,29 +223,4 @@ fn text(results: &Results<'_>, named: bool, terminal: &Terminal<'_>) -> String {
         parts.push(summary(results, ink));
     }
     parts.join("\n")
-}
-
-/// The executors that are asked for: one, or two to compare.
-pub fn backends(
-    kind: Option<ExecutorKind>,
-    device: &Path,
-    terminal: &Terminal<'_>,
-) -> Result<Vec<Backend>, Failure> {
-    let kvm = || Backend::kvm(device).map_err(|error| Failure::host(&error));
-    Ok(match kind {
-        Some(ExecutorKind::Kvm) => vec![kvm()?],
-        Some(ExecutorKind::Interp) => vec![Backend::interp()],
-        Some(ExecutorKind::Both) => vec![kvm()?, Backend::interp()],
-        None if kvm_is_required() => {
-            let remark = format!("; {REQUIRE_KVM}=1 forbids the interpreter instead");
-            vec![kvm().map_err(|failure| failure.and(&remark))?]
-        }
-        None => match kvm() {
-            Ok(backend) => vec![backend],
-            Err(failure) => {
-                terminal.warn(&format!("{failure}; running on the interpreter"));
-                vec![Backend::interp()]
-            }
-        },
-    })
 }

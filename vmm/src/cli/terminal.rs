@@ -1,6 +1,6 @@
 //! Where results, notes and progress go, and how they look there.
 
-use super::{EXIT_HOST, Failure};
+use super::failure::{EXIT_HOST, Failure};
 use crate::ink::{Ink, Tone};
 use crate::report::what_is_real;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -31,6 +31,16 @@ impl Colour {
         };
         if choice == anstream::ColorChoice::Never { Ink::Plain } else { Ink::Coloured }
     }
+}
+
+/// How a report is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// For people
+    #[default]
+    Text,
+    /// For programs; docs/report.schema.json
+    Json,
 }
 
 /// Results go to `out`; progress and warnings to standard error.
@@ -73,7 +83,7 @@ impl Terminal<'_> {
     }
 
     /// A bar on standard error for so many of something; in a pipe, for little work, or where quiet
-    /// is asked for, there is none.
+    /// is requested, there is none.
     pub fn progress(&self, total: u64, unit: &'static str) -> ProgressBar {
         if self.quiet || total < WORTH_A_BAR {
             return ProgressBar::hidden();

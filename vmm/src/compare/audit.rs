@@ -6,13 +6,14 @@ use crate::arch::happened::Happened;
 use crate::event::{Announcement, Event, Flush, FlushKind, Trace};
 use crate::oracle::{Obligation, OpenFlush, Replica, State};
 use crate::symbols::Symbols;
+use schemars::JsonSchema;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
 /// The caller of a primitive.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 pub struct Site {
-    /// The primitive.
+    /// The primitive's name.
     pub primitive: &'static str,
     /// The calling function.
     pub caller: String,
@@ -21,7 +22,8 @@ pub struct Site {
 }
 
 /// What the calls from one site came to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(rename = "calls")]
 pub struct Calls {
     /// How many.
     pub calls: u64,

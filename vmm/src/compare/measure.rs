@@ -8,12 +8,14 @@ use crate::arch::walk::Translation;
 use crate::event::{Announcement, Event, Kind, Owner, Trace, Word};
 use crate::oracle::Oracle;
 use crate::symbols::Symbols;
+use schemars::JsonSchema;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-/// What one policy did in one workload on one processor. Instructions are those that completed,
-/// and one for each that trapped.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+/// What one policy did in one workload on one processor, with fills on demand. Instructions are
+/// those that completed, and one for each that trapped.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(rename = "costs")]
 pub struct Costs {
     /// INVLPG.
     pub invlpg: u64,
@@ -25,9 +27,9 @@ pub struct Costs {
     pub cr3_kept: u64,
     /// Writes that change CR4.PGE; a toggle is two.
     pub cr4_toggles: u64,
-    /// Marks made.
+    /// Marks made: stores that set a bit of the mask.
     pub marks_made: u64,
-    /// Marks consumed.
+    /// Marks consumed: stores that clear one.
     pub marks_consumed: u64,
     /// Live entries lost that no caller asked to flush.
     pub live_lost: u64,
@@ -37,13 +39,13 @@ pub struct Costs {
     pub primitives: u64,
     /// Instructions between their announcements.
     pub primitive_instructions: u64,
-    /// Returns to user mode.
+    /// Returns to user mode, with PTI.
     pub returns: u64,
     /// Instructions of the return path, from the read of CR3 to SYSRETQ.
     pub return_instructions: u64,
-    /// The shortest return.
+    /// The shortest return, in instructions.
     pub shortest_return: u64,
-    /// The longest return.
+    /// The longest return, in instructions.
     pub longest_return: u64,
     /// Instructions of the whole workload.
     pub instructions: u64,

@@ -11,7 +11,7 @@ mod text;
 mod workload;
 
 pub use audit::{Audit, Calls, Site};
-pub use json::{SCHEMA_VERSION, json};
+pub use json::{SCHEMA_VERSION, json, schema};
 pub use measure::Costs;
 pub use needs::{Disassembly, Mark, Needs};
 pub use svg::svg;

@@ -1,6 +1,5 @@
 //! The steps of random programs, and how a scenario writes them.
 
-use super::model::Outcome;
 use crate::scenario::Page;
 use crate::schedule::{HOLD_POINTS, Hold};
 use stalemate_shared::layout::{COLOURS, colour_word};
@@ -41,7 +40,7 @@ pub enum Verb {
     Split(Page),
     /// And back; flushed.
     Merge(Page),
-    /// `move`: what the first page maps, which the second does not yet, goes there; flushed.
+    /// `move`: what the first page maps is moved to the second, which maps nothing; flushed.
     Move(Page, Page),
     /// `migrate`: a page gets another frame, of this colour, and its own is freed; flushed.
     Migrate(Page, usize),
@@ -51,7 +50,7 @@ pub enum Verb {
     MakeClean(Page),
     /// `unmap_range`: what is mapped of these pages is mapped no more, and freed; flushed.
     UnmapRange(Page, Page),
-    /// The page table of v0..v3 goes, with what it maps; flushed.
+    /// The page table of v0..v3 is freed, with what it maps; flushed.
     FreeTable(Page),
     /// The CPU runs a kernel thread, lazily.
     Lazy,
@@ -112,6 +111,17 @@ pub struct Action {
     pub verb: Verb,
     /// Until where the CPU comes with it, before it is held back.
     pub hold: Option<Hold>,
+}
+
+/// What a step must come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Done, and no value matters.
+    Done,
+    /// This value is read.
+    Value(u64),
+    /// A page fault.
+    Fault,
 }
 
 impl Action {

@@ -2,7 +2,7 @@
 
 use super::action::{Action, Frame, Verb};
 use super::model::World;
-use crate::arch::tlb::Fill;
+use crate::arch::tlb::{Fill, split_mix};
 use crate::inject::Fault;
 use crate::scenario::Page;
 use crate::schedule::{Hold, HoldPoint, Schedule};
@@ -14,18 +14,13 @@ use stalemate_shared::layout::{
 /// Steps of a program, at least and at most.
 pub const LENGTH: std::ops::RangeInclusive<usize> = 4..=40;
 
-/// A stream of choices (SplitMix64: Steele, Lea, Flood, "Fast splittable pseudorandom number
-/// generators", 2014).
+/// A stream of choices.
 #[derive(Clone, Debug)]
 struct Draw(u64);
 
 impl Draw {
     fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
+        split_mix(&mut self.0)
     }
 
     fn below(&mut self, count: u64) -> u64 {
@@ -53,9 +48,9 @@ impl Draw {
     }
 }
 
-/// What a program runs on; the policy is the caller's.
+/// Where a program runs, but for the policy, which is the caller's.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ground {
+pub struct Setup {
     /// A number to choose a processor by.
     pub cpu: u64,
     /// Page-table isolation.
@@ -64,7 +59,7 @@ pub struct Ground {
     pub cpus: u8,
     /// The fill choice.
     pub fill: Fill,
-    /// How CPUs come in between each other.
+    /// How CPUs preempt each other.
     pub schedule: Schedule,
     /// Where a seeded fill begins.
     pub seed: u64,
@@ -201,17 +196,17 @@ const PAYMENTS: [(u64, Payment); 4] =
 
 /// Where program `number` of `seed` runs.
 #[must_use]
-pub fn ground(seed: u64, number: u64) -> Ground {
+pub fn setup(seed: u64, number: u64) -> Setup {
     let mut draw = stream(seed, number, 0);
     let (cpus, fill, schedule) = draw.weighted(&MODELS);
     let (cpu, pti) = (draw.bits() >> 1, draw.one_in(2));
-    Ground { cpu, pti, cpus, fill, schedule, seed: if fill == Fill::Seeded { SEED } else { 0 } }
+    Setup { cpu, pti, cpus, fill, schedule, seed: if fill == Fill::Seeded { SEED } else { 0 } }
 }
 
 /// Program `number` of `seed`.
 #[must_use]
 pub fn program(seed: u64, number: u64) -> Program {
-    let mut author = Author::new(stream(seed, number, 1), ground(seed, number).cpus);
+    let mut author = Author::new(stream(seed, number, 1), setup(seed, number).cpus);
     author.write();
     let faults = author.interrupts();
     Program { actions: author.actions, faults }

@@ -7,6 +7,7 @@
 
 pub mod action;
 pub mod generate;
+mod json;
 pub mod model;
 pub mod report;
 pub mod run;
@@ -15,14 +16,14 @@ pub mod shrink;
 pub mod zoo;
 
 use crate::executor::Backend;
-use crate::kernel::steps::BootError;
 use crate::report::command;
-use crate::scenario::{CpuModel, Diagnostic, Policy, RunConfig, Scenario};
+use crate::scenario::{Policy, RunConfig, Scenario};
 use generate::Program;
-use report::{Failing, Found, Report};
-use run::{Bench, Trouble, with_bench};
+pub use json::{SCHEMA_VERSION, json, schema};
+use report::{Failing, Found, Report, Trouble};
+pub use run::{Campaign, CrossCheck, FuzzError};
+use run::{Rig, image};
 use script::Base;
-use stalemate_shared::variant::Variant;
 
 /// Policies that are there to be caught; every other one must be clean.
 pub const BROKEN: [Policy; 1] = [Policy::Unsplit];
@@ -33,76 +34,22 @@ pub fn correct_policies() -> Vec<Policy> {
     Policy::all().into_iter().filter(|policy| !BROKEN.contains(policy)).collect()
 }
 
-/// A second executor, and how many of the programs it runs too.
-#[derive(Clone, Copy, Debug)]
-pub struct Beside<'a> {
-    /// The executor.
-    pub executor: &'a Backend,
-    /// One in so many programs, each under one policy; 1 means every run.
-    pub one_in: u64,
-}
-
-impl Beside<'_> {
-    fn takes(&self, number: u64, policy: usize, policies: usize) -> bool {
-        let turn = number / self.one_in % policies.max(1) as u64;
-        self.one_in == 1 || number.is_multiple_of(self.one_in) && turn == policy as u64
-    }
-}
-
-/// What to run.
-#[derive(Clone, Copy, Debug)]
-pub struct Campaign<'a> {
-    /// The seed.
-    pub seed: u64,
-    /// The first program's number.
-    pub first: u64,
-    /// Programs.
-    pub count: u64,
-    /// Each program runs under each of them.
-    pub policies: &'a [Policy],
-    /// The historical mistake that the kernel makes.
-    pub variant: Option<Variant>,
-    /// Each program runs on one of them.
-    pub cpus: &'a [CpuModel],
-    /// What runs them.
-    pub executor: &'a Backend,
-    /// What some of them are compared with.
-    pub beside: Option<Beside<'a>>,
-    /// Threads, each with guests of its own.
-    pub threads: usize,
-}
-
-/// Why there is no report.
-#[derive(Debug, thiserror::Error)]
-pub enum FuzzError {
-    /// The host, or the image.
-    #[error(transparent)]
-    Boot(#[from] BootError),
-    /// The base of every program is no scenario.
-    #[error(transparent)]
-    Base(#[from] Diagnostic),
-    /// The generator made a program that breaks its own rules.
-    #[error("the generator made an illegal program: {0:?}")]
-    Illegal(model::Illegal),
-}
-
-/// Runs programs, and makes the first that fails under each policy small. `done` is told the
-/// runs made, by and by.
+/// Runs programs, and makes the first that fails under each policy small. `done` is
+/// called with the number of runs that were made since.
 ///
 /// # Errors
 /// When the host fails.
 pub fn run(campaign: &Campaign<'_>, done: &(dyn Fn(u64) + Sync)) -> Result<Report, FuzzError> {
     let base = Base::new()?;
-    let mut report = run::campaign(campaign, &base, done)?;
+    let image = image()?;
+    let mut report = run::campaign(campaign, &base, &image, done)?;
     for failing in report.firsts() {
         let mut backends = vec![campaign.executor];
         if failing.trouble == Trouble::Difference {
-            backends.extend(campaign.beside.iter().map(|beside| beside.executor));
+            backends.extend(campaign.cross_check.iter().map(|check| check.executor));
         }
-        let found = with_bench(backends, |bench| {
-            small(bench, &base, campaign.seed, failing).map(|(found, _)| found)
-        })?;
-        report.found.push(found);
+        let mut rig = Rig::new(&image, backends);
+        report.found.push(small(&mut rig, &base, campaign.seed, failing)?.0);
     }
     Ok(report)
 }
@@ -119,17 +66,16 @@ pub fn first_failure(
     limit: u64,
 ) -> Result<Option<(u64, Scenario)>, FuzzError> {
     let base = Base::new()?;
-    with_bench(vec![executor], |bench| {
-        for first in (0..limit).step_by(WINDOW) {
-            let failing =
-                window(bench, &base, config, seed, first..limit.min(first + WINDOW as u64))?;
-            let Some(failing) = failing else { continue };
-            let number = failing.number;
-            let (_, scenario) = small(bench, &base, seed, failing)?;
-            return Ok(Some((number, scenario)));
-        }
-        Ok(None)
-    })
+    let image = image()?;
+    let mut rig = Rig::new(&image, vec![executor]);
+    for first in (0..limit).step_by(WINDOW) {
+        let numbers = first..limit.min(first + WINDOW as u64);
+        let Some(failing) = window(&mut rig, &base, config, seed, numbers)? else { continue };
+        let number = failing.number;
+        let (_, scenario) = small(&mut rig, &base, seed, failing)?;
+        return Ok(Some((number, scenario)));
+    }
+    Ok(None)
 }
 
 /// Programs that [`first_failure`] takes together, those with as many CPUs after each other.
@@ -137,20 +83,20 @@ const WINDOW: usize = 64;
 
 /// The first of these programs that fails on `config`.
 fn window(
-    bench: &mut Bench<'_>,
+    rig: &mut Rig<'_>,
     base: &Base,
     config: &RunConfig,
     seed: u64,
     numbers: std::ops::Range<u64>,
 ) -> Result<Option<Failing>, FuzzError> {
     let mut numbers: Vec<u64> = numbers.collect();
-    numbers.sort_by_key(|&number| generate::ground(seed, number).cpus);
+    numbers.sort_by_key(|&number| generate::setup(seed, number).cpus);
     let mut first: Option<Failing> = None;
     for number in numbers {
         let program = generate::program(seed, number);
         let scenario = base.scenario("fuzz", &program).map_err(FuzzError::Illegal)?;
         let run = script::run(&scenario, *config, &program.faults);
-        let (Some(trouble), _) = bench.run(&scenario, &run)? else { continue };
+        let (Some(trouble), _) = rig.run(&scenario, &run)? else { continue };
         if first.as_ref().is_none_or(|first| number < first.number) {
             first = Some(Failing { number, config: run.config, trouble });
         }
@@ -160,7 +106,7 @@ fn window(
 
 /// Makes a failing program small.
 fn small(
-    bench: &mut Bench<'_>,
+    rig: &mut Rig<'_>,
     base: &Base,
     seed: u64,
     failing: Failing,
@@ -170,7 +116,7 @@ fn small(
     let mut fails = |candidate: &Program| -> Result<bool, FuzzError> {
         let scenario = base.scenario("fuzz", candidate).map_err(FuzzError::Illegal)?;
         let run = script::run(&scenario, *config, &candidate.faults);
-        let (found, result) = bench.run(&scenario, &run)?;
+        let (found, result) = rig.run(&scenario, &run)?;
         Ok(same(trouble, found.as_ref(), result.as_ref()))
     };
     let smallest = shrink::shrink(&program, &mut fails)?;

@@ -2,21 +2,10 @@
 //! is in the frames, and which flushes are owed. It knows no TLB: it is what every correct kernel
 //! shows, whatever its processor caches.
 
-use super::action::{Action, Frame, Named, Verb, line};
+use super::action::{Action, Frame, Named, Outcome, Verb, line};
 use crate::scenario::Page;
 use stalemate_shared::layout::{COLOURS, LARGE_COLOURS, POOL_FRAME_COUNT, colour_word};
 use std::collections::{BTreeMap, BTreeSet};
-
-/// What a step must come to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Done, and no value matters.
-    Done,
-    /// This value is read.
-    Value(u64),
-    /// A page fault.
-    Fault,
-}
 
 /// Why a step cannot stand where it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +69,7 @@ impl World {
         self.pages.get(&place(mm, page)).copied()
     }
 
-    /// The pages that are mapped; kernel pages are told of address space 0.
+    /// The pages that are mapped; kernel pages are reported of address space 0.
     pub fn mapped(&self) -> impl Iterator<Item = Place> + '_ {
         self.pages.keys().copied()
     }

@@ -1,26 +1,26 @@
 //! What a campaign came to: sums by policy and processor, and what failed.
 
-use super::run::Trouble;
-use crate::oracle::Discharger;
+use crate::oracle::{Discharger, RuleId};
 use crate::runner::{Outcome, RunResult};
 use crate::scenario::{CpuModel, Policy, RunConfig, Scenario};
-use serde_json::{Value, json as value};
+use crate::schema::by_outcome;
+use schemars::JsonSchema;
+use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-/// Version of the JSON report's schema. Rises when a field changes its meaning or goes.
-pub const SCHEMA_VERSION: u32 = 1;
-
 /// Sums over runs.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Tally {
     /// Runs.
     pub runs: u64,
     /// Their steps.
     pub steps: u64,
     /// Obligations, by what discharged them.
+    #[schemars(with = "BTreeMap<String, u64>")]
     pub discharged: BTreeMap<Discharger, u64>,
     /// Runs by outcome.
+    #[schemars(with = "BTreeMap<String, u64>", transform = by_outcome)]
     pub outcomes: BTreeMap<Outcome, u64>,
     /// Runs in which something went wrong.
     pub failing: u64,
@@ -58,6 +58,46 @@ impl std::ops::AddAssign for Tally {
         }
         for (outcome, count) in other.outcomes {
             *self.outcomes.entry(outcome).or_default() += count;
+        }
+    }
+}
+
+/// What went wrong in a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// An outcome that no correct kernel has; the first rule, if rules spoke.
+    Outcome(Outcome, Option<RuleId>),
+    /// The VMM panicked.
+    Panic,
+    /// Two executors differ.
+    Difference,
+}
+
+impl std::fmt::Display for Trouble {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Outcome(_, Some(rule)) => rule.fmt(f),
+            Self::Outcome(outcome, None) => outcome.fmt(f),
+            Self::Panic => f.write_str("panic of the VMM"),
+            Self::Difference => f.write_str("difference between executors"),
+        }
+    }
+}
+
+impl Trouble {
+    /// What is wrong with the result of a run, if anything.
+    pub(super) fn of(result: &RunResult) -> Option<Self> {
+        let rule = result.violations.first().map(|violation| violation.rule);
+        let rule = rule.or_else(|| result.rules().first().copied());
+        match result.outcome {
+            // A program does not know whether the policy marks or the processor has PCIDs.
+            Outcome::Clean | Outcome::Vacuous | Outcome::NotApplied
+                if result.mismatches.is_empty() && rule.is_none() =>
+            {
+                None
+            }
+            Outcome::NotApplied => Some(Self::Outcome(Outcome::Mismatch, rule)),
+            outcome => Some(Self::Outcome(outcome, rule)),
         }
     }
 }
@@ -132,7 +172,7 @@ impl Report {
 pub struct About<'a> {
     /// The seed.
     pub seed: u64,
-    /// Programs that were asked for.
+    /// Programs that were requested.
     pub count: u64,
     /// The executor of every run.
     pub executor: &'a str,
@@ -216,54 +256,4 @@ fn row(out: &mut String, policy: &str, cpu: &str, tally: &Tally) {
         of(Outcome::NotApplied),
         tally.failing
     );
-}
-
-/// The report for programs; docs/fuzz.schema.json.
-#[must_use]
-pub fn json(about: &About<'_>, report: &Report) -> Value {
-    let tallies = report.tallies.iter().map(|((policy, cpu), tally)| {
-        let discharged: BTreeMap<&str, u64> =
-            tally.discharged.iter().map(|(by, count)| (by.name(), *count)).collect();
-        let outcomes: BTreeMap<String, u64> =
-            tally.outcomes.iter().map(|(outcome, count)| (outcome.to_string(), *count)).collect();
-        value!({
-            "policy": policy,
-            "cpu": cpu.name,
-            "runs": tally.runs,
-            "steps": tally.steps,
-            "discharged": discharged,
-            "outcomes": outcomes,
-            "failing": tally.failing,
-        })
-    });
-    let failing = |failing: &Failing| {
-        value!({
-            "program": failing.number,
-            "config": failing.config.to_string(),
-            "trouble": failing.trouble.to_string(),
-        })
-    };
-    value!({
-        "schema": SCHEMA_VERSION,
-        "stalemate": env!("CARGO_PKG_VERSION"),
-        "seed": about.seed,
-        "asked": about.count,
-        "programs": report.programs,
-        "executor": about.executor,
-        "beside": about.beside.ok(),
-        "skipped": about.beside.err(),
-        "compared": report.compared,
-        "tallies": tallies.collect::<Vec<_>>(),
-        "failing": report.failing.iter().map(failing).collect::<Vec<_>>(),
-        "found": report.found.iter().map(|found| value!({
-            "program": found.failing.number,
-            "config": found.failing.config.to_string(),
-            "trouble": found.failing.trouble.to_string(),
-            "steps_before": found.steps_before,
-            "steps": found.steps,
-            "file": found.file,
-            "scenario": found.text,
-            "command": found.command,
-        })).collect::<Vec<_>>(),
-    })
 }

@@ -1,80 +1,93 @@
 //! Programs on guests: which runs a campaign makes, in which order, and what they came to.
 //!
-//! Two threads, each with guests of its own, take one configuration after another, so that a
-//! booted guest serves many programs. A run depends on nothing but its program and its
+//! Threads, each with guests of its own, take one configuration after another, so that a booted
+//! guest serves many programs. A run depends on nothing but its program and its
 //! configuration, and sums know no order: two campaigns of one seed report the same.
 
 use super::generate::{self, Program};
-use super::report::{Failing, Report, Tally};
+use super::model::Illegal;
+use super::report::{Failing, Report, Tally, Trouble};
 use super::script::{self, Base};
-use super::{Campaign, FuzzError};
 use crate::boot::{Image, Symbols, guest_image};
 use crate::executor::Backend;
 use crate::kernel::steps::BootError;
-use crate::runner::{Outcome, RunResult, Runner, compare};
-use crate::scenario::{Run, RunConfig, Scenario};
+use crate::parallel::parallel;
+use crate::runner::{RunResult, Runner, compare};
+use crate::scenario::{CpuModel, Diagnostic, Policy, Run, RunConfig, Scenario};
+use stalemate_shared::variant::Variant;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Programs of the first batch: what is broken shows soon.
 const FIRST_BATCH: u64 = 256;
 /// Programs of every later batch.
 const BATCH: u64 = 65_536;
 
-/// What went wrong in a run.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Trouble {
-    /// An outcome that no correct kernel has; the first rule, if rules spoke.
-    Outcome(Outcome, Option<crate::oracle::RuleId>),
-    /// The VMM panicked.
-    Panic,
-    /// Two executors differ.
-    Difference,
+/// A second executor that runs some of the programs too; the events of both are compared.
+#[derive(Clone, Copy, Debug)]
+pub struct CrossCheck<'a> {
+    /// The executor.
+    pub executor: &'a Backend,
+    /// One in so many programs, each under one policy; 1 means every run.
+    pub one_in: u64,
 }
 
-impl std::fmt::Display for Trouble {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Outcome(_, Some(rule)) => rule.fmt(f),
-            Self::Outcome(outcome, None) => outcome.fmt(f),
-            Self::Panic => f.write_str("panic of the VMM"),
-            Self::Difference => f.write_str("difference between executors"),
-        }
+impl CrossCheck<'_> {
+    fn takes(&self, number: u64, policy: usize, policies: usize) -> bool {
+        let turn = number / self.one_in % policies.max(1) as u64;
+        self.one_in == 1 || number.is_multiple_of(self.one_in) && turn == policy as u64
     }
 }
 
-impl Trouble {
-    fn of(result: &RunResult) -> Option<Self> {
-        let rule = result.violations.first().map(|violation| violation.rule);
-        let rule = rule.or_else(|| result.rules().first().copied());
-        match result.outcome {
-            // A program does not know whether the policy marks or the processor has PCIDs.
-            Outcome::Clean | Outcome::Vacuous | Outcome::NotApplied
-                if result.mismatches.is_empty() && rule.is_none() =>
-            {
-                None
-            }
-            Outcome::NotApplied => Some(Self::Outcome(Outcome::Mismatch, rule)),
-            outcome => Some(Self::Outcome(outcome, rule)),
-        }
-    }
+/// What to run.
+#[derive(Clone, Copy, Debug)]
+pub struct Campaign<'a> {
+    /// The seed.
+    pub seed: u64,
+    /// The first program's number.
+    pub first: u64,
+    /// Programs.
+    pub count: u64,
+    /// Each program runs under each of them.
+    pub policies: &'a [Policy],
+    /// The historical mistake that the kernel makes.
+    pub variant: Option<Variant>,
+    /// Each program runs on one of them.
+    pub cpus: &'a [CpuModel],
+    /// What runs them.
+    pub executor: &'a Backend,
+    /// A second executor that some of the runs are compared with.
+    pub cross_check: Option<CrossCheck<'a>>,
+    /// Threads, each with guests of its own.
+    pub threads: usize,
 }
 
-/// An executor, or two to compare, and the guests on them.
-pub struct Bench<'a> {
+/// Why there is no report.
+#[derive(Debug, thiserror::Error)]
+pub enum FuzzError {
+    /// The host, or the image.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// The base of every program is no scenario.
+    #[error(transparent)]
+    Base(#[from] Diagnostic),
+    /// The generator made a program that breaks its own rules.
+    #[error("the generator made an illegal program: {0:?}")]
+    Illegal(Illegal),
+}
+
+/// An executor, or two to compare, and the built-in guests on them.
+pub struct Rig<'a> {
     image: &'a Image<'a>,
-    symbols: &'a Symbols,
     backends: Vec<&'a Backend>,
     runners: Vec<Runner<'a>>,
 }
 
-impl<'a> Bench<'a> {
-    /// A bench of guests of `image`.
+impl<'a> Rig<'a> {
+    /// A rig of guests of `image`, which is the built-in one.
     #[must_use]
-    pub fn new(image: &'a Image<'a>, symbols: &'a Symbols, backends: Vec<&'a Backend>) -> Self {
-        Self { image, symbols, backends, runners: Vec::new() }
+    pub fn new(image: &'a Image<'a>, backends: Vec<&'a Backend>) -> Self {
+        Self { image, backends, runners: Vec::new() }
     }
 
     /// Does one run; what went wrong, and its result where there is one.
@@ -87,7 +100,8 @@ impl<'a> Bench<'a> {
         run: &Run,
     ) -> Result<(Option<Trouble>, Option<RunResult>), BootError> {
         if self.runners.is_empty() {
-            let runner = |backend: &&'a Backend| Runner::new(self.image, self.symbols, backend);
+            let symbols = Symbols::new(guest_image());
+            let runner = |backend: &&'a Backend| Runner::new(self.image, &symbols, backend);
             self.runners = self.backends.iter().map(runner).collect();
         }
         let runners = &mut self.runners;
@@ -112,18 +126,12 @@ impl<'a> Bench<'a> {
     }
 }
 
-/// Work on guests of the built-in image.
+/// The built-in image.
 ///
 /// # Errors
-/// When the image cannot be loaded, or what `work` returns.
-pub fn with_bench<T>(
-    backends: Vec<&Backend>,
-    work: impl FnOnce(&mut Bench<'_>) -> Result<T, FuzzError>,
-) -> Result<T, FuzzError> {
-    let bytes = guest_image();
-    let image = Image::parse(bytes).map_err(BootError::from)?;
-    let symbols = Symbols::new(bytes);
-    work(&mut Bench::new(&image, &symbols, backends))
+/// When it cannot be loaded.
+pub fn image() -> Result<Image<'static>, BootError> {
+    Ok(Image::parse(guest_image())?)
 }
 
 /// The programs of one configuration but for its policy.
@@ -133,24 +141,15 @@ struct Group {
     numbers: Vec<u64>,
 }
 
-/// Everything that the threads share.
-struct Shared<'a> {
-    campaign: &'a Campaign<'a>,
-    base: &'a Base,
-    groups: Vec<Group>,
-    next: AtomicUsize,
-    failed: AtomicBool,
-    report: Mutex<Report>,
-    done: &'a (dyn Fn(u64) + Sync),
-}
-
-/// Runs a campaign until something fails, or to its end. `done` is told the runs made, by and by.
+/// Runs a campaign until something fails, or to its end. `done` is called with the number
+/// of runs that were made since.
 ///
 /// # Errors
 /// When the host fails.
 pub fn campaign(
     campaign: &Campaign<'_>,
     base: &Base,
+    image: &Image<'_>,
     done: &(dyn Fn(u64) + Sync),
 ) -> Result<Report, FuzzError> {
     let mut report = Report::default();
@@ -158,7 +157,8 @@ pub fn campaign(
     while from < end && report.failing.is_empty() {
         let size = if from == campaign.first { FIRST_BATCH } else { BATCH };
         let to = end.min(from.saturating_add(size));
-        batch(campaign, base, groups(campaign, base, from..to), &mut report, done)?;
+        let groups = groups(campaign, base, from..to);
+        batch(campaign, base, image, &groups, done)?.into_iter().for_each(|of| report.add(of));
         report.programs = to - campaign.first;
         from = to;
     }
@@ -174,74 +174,41 @@ fn groups(campaign: &Campaign<'_>, base: &Base, numbers: std::ops::Range<u64>) -
         let configs: Vec<RunConfig> = campaign.policies.iter().filter_map(config).collect();
         groups.entry(configs).or_default().push(number);
     }
-    groups.into_iter().map(|(configs, numbers)| Group { configs, numbers }).collect()
+    let groups = groups.into_iter().map(|(configs, numbers)| Group { configs, numbers });
+    let mut groups: Vec<Group> = groups.collect();
+    // The longest first, so that the threads end together.
+    groups.sort_by_key(|group| std::cmp::Reverse(group.numbers.len()));
+    groups
 }
 
 fn batch(
     campaign: &Campaign<'_>,
     base: &Base,
-    mut groups: Vec<Group>,
-    report: &mut Report,
+    image: &Image<'_>,
+    groups: &[Group],
     done: &(dyn Fn(u64) + Sync),
-) -> Result<(), FuzzError> {
-    // The longest first, so that the threads end together.
-    groups.sort_by_key(|group| std::cmp::Reverse(group.numbers.len()));
-    let shared = Shared {
-        campaign,
-        base,
-        groups,
-        next: AtomicUsize::new(0),
-        failed: AtomicBool::new(false),
-        report: Mutex::new(std::mem::take(report)),
-        done,
-    };
-    let results = std::thread::scope(|scope| {
-        let threads: Vec<_> =
-            (0..campaign.threads).map(|_| scope.spawn(|| work(&shared))).collect();
-        threads.into_iter().map(std::thread::ScopedJoinHandle::join).collect::<Vec<_>>()
-    });
-    *report = shared.report.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    for result in results {
-        result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-    }
-    Ok(())
-}
-
-/// One thread: takes groups until there are none.
-fn work(shared: &Shared<'_>) -> Result<(), FuzzError> {
-    let campaign = shared.campaign;
-    let result = with_bench(vec![campaign.executor], |one| {
-        let two = campaign.beside.iter().flat_map(|beside| [campaign.executor, beside.executor]);
-        with_bench(two.collect(), |two| {
-            while !shared.failed.load(Ordering::Relaxed) {
-                let taken = shared.next.fetch_add(1, Ordering::Relaxed);
-                let Some(group) = shared.groups.get(taken) else { break };
-                let found = one_group(shared, group, one, two)?;
-                let mut report =
-                    shared.report.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                report.add(found);
-            }
-            Ok(())
-        })
-    });
-    if result.is_err() {
-        shared.failed.store(true, Ordering::Relaxed);
-    }
-    result
+) -> Result<Vec<Report>, FuzzError> {
+    let both = campaign.cross_check.iter().flat_map(|check| [campaign.executor, check.executor]);
+    let both: Vec<&Backend> = both.collect();
+    let rigs = || (Rig::new(image, vec![campaign.executor]), Rig::new(image, both.clone()));
+    parallel(groups, campaign.threads, rigs, |(one, two), group| {
+        one_group(campaign, base, group, one, two, done)
+    })
 }
 
 fn one_group(
-    shared: &Shared<'_>,
+    campaign: &Campaign<'_>,
+    base: &Base,
     group: &Group,
-    one: &mut Bench<'_>,
-    two: &mut Bench<'_>,
+    one: &mut Rig<'_>,
+    two: &mut Rig<'_>,
+    done: &(dyn Fn(u64) + Sync),
 ) -> Result<Report, FuzzError> {
-    let campaign = shared.campaign;
     let mut report = Report::default();
     let mut scenarios: Vec<(u64, Program, Scenario)> = Vec::new();
     for &number in &group.numbers {
         let program = generate::program(campaign.seed, number);
-        let scenario = shared.base.scenario("fuzz", &program).map_err(FuzzError::Illegal)?;
+        let scenario = base.scenario("fuzz", &program).map_err(FuzzError::Illegal)?;
         scenarios.push((number, program, scenario));
     }
     for (index, config) in group.configs.iter().enumerate() {
@@ -252,10 +219,9 @@ fn one_group(
             *tally += Tally::of(scenario, result.as_ref(), trouble.is_some());
             let mut found = trouble;
             // Under one policy after another, and none of the runs that one executor has failed.
-            let beside = campaign.beside.as_ref().filter(|beside| {
-                beside.takes(*number, index, group.configs.len()) && found.is_none()
-            });
-            if beside.is_some() {
+            let check = campaign.cross_check.as_ref();
+            let check = check.filter(|check| check.takes(*number, index, group.configs.len()));
+            if check.is_some() && found.is_none() {
                 report.compared += 1;
                 found = two.run(scenario, &run)?.0;
             }
@@ -263,7 +229,7 @@ fn one_group(
                 report.failing.push(Failing { number: *number, config: *config, trouble });
             }
         }
-        (shared.done)(scenarios.len() as u64);
+        done(scenarios.len() as u64);
     }
     Ok(report)
 }

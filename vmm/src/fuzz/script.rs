@@ -42,12 +42,12 @@ impl Base {
         policy: Policy,
         variant: Option<Variant>,
     ) -> Option<RunConfig> {
-        let ground = generate::ground(seed, number);
-        let cpu = cpus.get((ground.cpu % (cpus.len().max(1) as u64)) as usize)?;
+        let setup = generate::setup(seed, number);
+        let cpu = cpus.get((setup.cpu % (cpus.len().max(1) as u64)) as usize)?;
         let selection =
             Selection { policy: Some(policy), variant: Some(variant), ..Selection::of(&[*cpu]) };
         let config = self.scenario.configs(&selection).into_iter().next()?;
-        let generate::Ground { pti, cpus, fill, schedule, seed, .. } = ground;
+        let generate::Setup { pti, cpus, fill, schedule, seed, .. } = setup;
         Some(RunConfig { pti, cpus, fill, schedule, seed, ..config })
     }
 

@@ -1,8 +1,8 @@
 //! From a program that fails to a smaller one that fails in the same way: delta debugging over
 //! steps (Zeller, Hildebrandt: "Simplifying and isolating failure-inducing input", 2002).
 //!
-//! A candidate is always a legal program: what the removal of a step makes impossible goes with
-//! it, what must come of the remaining steps is derived anew, and a candidate that owes a flush
+//! A candidate is always a legal program: what the removal of a step makes impossible is removed
+//! too, what must come of the remaining steps is derived anew, and a candidate that owes a flush
 //! is none.
 
 use super::action::{Action, Frame, Verb};

@@ -1,26 +1,28 @@
 //! Reports: what a person reads, and what a program reads.
 
-mod again;
 mod diagnosis;
 mod json;
 mod junit;
 mod picture;
 mod recording;
+mod repro;
 mod sarif;
 mod score;
+mod score_json;
 mod tap;
 mod text;
 mod timeline;
 mod unexplained;
 
-pub use again::{command, named, quoted};
 pub use diagnosis::{Fact, Remark, diagnosis, facts, remarks};
-pub use json::{SCHEMA_VERSION, json};
+pub use json::{SCHEMA_VERSION, json, schema};
 pub use junit::junit;
 pub use picture::picture;
 pub use recording::{RECORDING_VERSION, Recording, RecordingError};
+pub use repro::{command, named, quoted};
 pub use sarif::sarif;
-pub use score::{SCORE_SCHEMA_VERSION, Score, score_json, score_text};
+pub use score::{Score, score_text};
+pub use score_json::{SCORE_SCHEMA_VERSION, score_json, score_schema};
 pub use tap::tap;
 pub(crate) use text::counted;
 pub use text::{details, difference, summary, what_is_real};

@@ -115,7 +115,7 @@ impl Recording {
         Ok((scenario, run))
     }
 
-    /// The trace, as an observer is told it.
+    /// The trace, as an observer records it.
     #[must_use]
     pub fn trace(&self) -> Trace {
         Trace::opened(self.header.clone(), self.events.clone())

@@ -1,17 +1,13 @@
-//! The detection score as a person and as a program reads it; the latter's schema is
-//! docs/faults.schema.json.
+//! The detection score as a person reads it.
 
 use super::{counted, named, quoted};
 use crate::inject::forms::{FORMS, form_of};
 use crate::oracle::RuleId;
 use crate::scenario::Scenario;
 use crate::score::{ClassName, Scored};
-use serde_json::{Value, json as value};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-/// Version of the schema. Rises when a field changes its meaning or goes.
-pub const SCORE_SCHEMA_VERSION: u32 = 1;
 /// Escapes that the text names one by one; the JSON names all.
 const ESCAPES_SHOWN: usize = 20;
 
@@ -33,13 +29,13 @@ pub struct Score<'a> {
 
 /// Faults by class, and who caught or covered them.
 #[derive(Clone, Debug, Default)]
-struct Tally {
+pub(super) struct Tally {
     classes: BTreeMap<ClassName, usize>,
-    by: BTreeMap<(ClassName, String), usize>,
+    pub(super) by: BTreeMap<(ClassName, String), usize>,
 }
 
 impl Tally {
-    fn of<'s>(scored: impl IntoIterator<Item = &'s Scored>) -> Self {
+    pub(super) fn of<'s>(scored: impl IntoIterator<Item = &'s Scored>) -> Self {
         let mut tally = Self::default();
         for one in scored {
             *tally.classes.entry(one.class.name()).or_default() += 1;
@@ -50,20 +46,8 @@ impl Tally {
         tally
     }
 
-    fn count(&self, class: ClassName) -> usize {
+    pub(super) fn count(&self, class: ClassName) -> usize {
         self.classes.get(&class).copied().unwrap_or(0)
-    }
-
-    fn json(&self) -> Value {
-        let mut by: BTreeMap<ClassName, BTreeMap<&str, usize>> = BTreeMap::new();
-        for ((class, name), count) in &self.by {
-            by.entry(*class).or_default().insert(name, *count);
-        }
-        let named = |class: ClassName| name_of(class);
-        let classes: BTreeMap<&str, usize> =
-            ClassName::ALL.iter().map(|&(class, name)| (name, self.count(class))).collect();
-        let by: BTreeMap<&str, _> = by.into_iter().map(|(class, by)| (named(class), by)).collect();
-        value!({ "classes": classes, "by": by })
     }
 
     fn by(&self) -> String {
@@ -75,12 +59,8 @@ impl Tally {
     }
 }
 
-fn name_of(class: ClassName) -> &'static str {
-    ClassName::ALL.iter().find(|(known, _)| *known == class).map_or("?", |row| row.1)
-}
-
 impl Score<'_> {
-    fn form(&self, form: &str) -> Vec<&Scored> {
+    pub(super) fn form(&self, form: &str) -> Vec<&Scored> {
         let fits =
             |one: &&Scored| form_of(&one.fault.to_string()).is_some_and(|(known, _)| known == form);
         self.scored.iter().filter(fits).collect()
@@ -91,7 +71,7 @@ impl Score<'_> {
     }
 
     /// The one command that reproduces a fault's class.
-    fn command(&self, one: &Scored) -> String {
+    pub(super) fn command(&self, one: &Scored) -> String {
         let scenario = &self.scenarios[one.scenario];
         let without = self.without.map(|rule| format!(" --without {rule}")).unwrap_or_default();
         format!(
@@ -170,56 +150,4 @@ pub fn score_text(score: &Score<'_>) -> String {
     let runs = counted(runs, "run", "runs");
     let _ = writeln!(out, "\n{faults} in {runs}, {} escaped", escapes.len());
     out
-}
-
-/// The score as JSON.
-#[must_use]
-pub fn score_json(score: &Score<'_>) -> Value {
-    let forms: Vec<Value> = FORMS
-        .iter()
-        .map(|(form, help)| {
-            value!({ "form": form, "help": help, "score": Tally::of(score.form(form)).json() })
-        })
-        .collect();
-    let mut cells: BTreeMap<(usize, String), Vec<&Scored>> = BTreeMap::new();
-    for one in score.scored {
-        cells.entry((one.scenario, one.config.policy.to_string())).or_default().push(one);
-    }
-    let cells: Vec<Value> = cells
-        .into_iter()
-        .map(|((scenario, policy), scored)| {
-            value!({
-                "scenario": score.scenarios[scenario].name,
-                "policy": policy,
-                "score": Tally::of(scored).json(),
-            })
-        })
-        .collect();
-    let cases: Vec<Value> = score
-        .scored
-        .iter()
-        .map(|one| {
-            value!({
-                "scenario": score.scenarios[one.scenario].name,
-                "configuration": one.config.to_string(),
-                "fault": one.fault.to_string(),
-                "class": one.class.name(),
-                "by": one.class.by(),
-                "runs": one.runs,
-                "command": score.command(one),
-            })
-        })
-        .collect();
-    value!({
-        "schema": SCORE_SCHEMA_VERSION,
-        "stalemate": env!("CARGO_PKG_VERSION"),
-        "executor": score.executor,
-        "possible_faults": score.possible,
-        "without": score.without,
-        "stride": score.stride,
-        "score": Tally::of(score.scored).json(),
-        "forms": forms,
-        "cells": cells,
-        "faults": cases,
-    })
 }

@@ -3,6 +3,7 @@
 use crate::oracle::rules::{big_hammer, needless_flush};
 use crate::oracle::{Discharger, Obligation, RuleId, State};
 use crate::runner::{Examined, Mismatch, Outcome};
+use schemars::JsonSchema;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,8 +26,9 @@ pub enum Class {
 }
 
 /// The classes without what is said of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
 #[allow(missing_docs)]
 pub enum ClassName {
     Caught,

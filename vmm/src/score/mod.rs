@@ -9,16 +9,14 @@ pub use class::{Class, ClassName, classify};
 use crate::arch::addr::CpuId;
 use crate::inject::fault::{Occurrence, Point, Target};
 use crate::inject::{Fault, Sweep};
-use crate::kernel::steps::StepClass;
-use crate::kernel::steps::{BootError, StepInput};
+use crate::kernel::steps::{BootError, StepClass, StepInput};
+use crate::parallel::parallel;
 use crate::runner::{Examined, Runner};
 use crate::scenario::{Expected, Run, RunConfig, Scenario};
 use stalemate_shared::layout::MM_COUNT;
 use stalemate_shared::pcid::ASID_SLOTS;
 use stalemate_shared::step::op;
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::collections::BTreeSet;
 
 /// One fault in one scenario on one configuration, and its class.
 #[derive(Clone, Debug)]
@@ -58,12 +56,12 @@ pub fn epilogue(scenario: &Scenario, config: &RunConfig) -> Vec<StepInput> {
 }
 
 /// Scores `cases`, which are in the order of their configurations, on `threads` threads with a
-/// runner of its own each; `progress` is told of cases that are done.
+/// runner of its own each; `progress` is called with the number of cases that were done since.
 ///
 /// # Errors
 /// When the host fails, or a guest does not boot.
-pub fn score(
-    runner: &(dyn Fn() -> Runner<'static> + Sync),
+pub fn score<'a>(
+    runner: &(dyn Fn() -> Runner<'a> + Sync),
     threads: usize,
     scenarios: &[Scenario],
     cases: &[Case],
@@ -72,29 +70,12 @@ pub fn score(
     let groups: Vec<&[Case]> = cases
         .chunk_by(|one, other| (one.scenario, one.config) == (other.scenario, other.config))
         .collect();
-    let next = AtomicUsize::new(0);
-    let done: Mutex<BTreeMap<usize, Result<Vec<Scored>, BootError>>> = Mutex::default();
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                let mut runner = runner();
-                loop {
-                    let number = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(group) = groups.get(number) else { return };
-                    let scored = score_group(&mut runner, scenarios, group);
-                    progress(group.len());
-                    let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
-                    done.insert(number, scored);
-                }
-            });
-        }
-    });
-    let done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let mut scored = Vec::with_capacity(cases.len());
-    for group in done.into_values() {
-        scored.extend(group?);
-    }
-    Ok(scored)
+    let scored = parallel(&groups, threads, runner, |runner, group| {
+        let scored = score_group(runner, scenarios, group);
+        progress(group.len());
+        scored
+    })?;
+    Ok(scored.into_iter().flatten().collect())
 }
 
 /// Scores the cases of one scenario on one configuration.

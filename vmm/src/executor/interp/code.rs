@@ -2,8 +2,7 @@
 //! page is written.
 
 use super::decode::{self, Decoded, MAX_INSTRUCTION};
-use super::engine::FetchFault;
-use super::memory::{DataMemory, is_canonical};
+use super::memory::{DataMemory, FetchFault};
 use super::uop::Uop;
 use crate::arch::addr::Gpa;
 use std::collections::HashMap;
@@ -72,13 +71,7 @@ impl CodeCache {
 
     #[cold]
     fn find(&mut self, memory: &mut DataMemory, rip: u64) -> Result<&Block, FetchFault> {
-        if !is_canonical(rip) {
-            return Err(FetchFault::NotCanonical);
-        }
-        let fetch = |address| {
-            memory.fetch(address).map_err(|present| FetchFault::Page { address, present })
-        };
-        let frame = fetch(rip)?;
+        let frame = memory.fetch(rip)?;
         let offset = (rip & (PAGE as u64 - 1)) as usize;
         let known = self.pages.get(&frame).and_then(|page| page.get(&(offset as u16))).copied();
         if let Some(block) = known {
@@ -110,11 +103,7 @@ impl CodeCache {
         }
         // The first instruction goes on in the next page.
         let next = rip.wrapping_add(bytes.len() as u64);
-        if !is_canonical(next) {
-            return Err(FetchFault::NotCanonical);
-        }
-        let next_frame =
-            memory.fetch(next).map_err(|present| FetchFault::Page { address: next, present })?;
+        let next_frame = memory.fetch(next)?;
         let mut both = [0; MAX_INSTRUCTION];
         let (first, second) = both.split_at_mut(bytes.len());
         first.copy_from_slice(bytes);

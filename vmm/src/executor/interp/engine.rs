@@ -1,9 +1,10 @@
-//! The virtual processor's registers as the interpreter keeps them, and its loop.
+//! The virtual processor's registers as the interpreter keeps them, and how an instruction ends in
+//! a trap.
 
-use super::code::{Block, CodeCache};
 use super::memory::DataMemory;
-use super::uop::{ADDRESS_32, STACK, Uop, reg};
+use super::uop::{ADDRESS_32, Uop, reg};
 use super::xmm::Fpu;
+use crate::arch::fault::vector;
 use crate::arch::flags::Flags;
 use crate::arch::vcpu::{Vcpu, flags, gpr};
 use crate::executor::Trap;
@@ -12,12 +13,10 @@ use crate::executor::Trap;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Trapped;
 
-/// #GP's and #SS's vectors.
+/// #SS's vector.
 const STACK_FAULT: u8 = 12;
-const GENERAL_PROTECTION: u8 = 13;
-/// A page-fault error code's bits.
-const ERROR_USER: u32 = 1 << 2;
-const ERROR_FETCH: u32 = 1 << 4;
+/// A page-fault error code's bit: the access was user mode's.
+pub const ERROR_USER: u32 = 1 << 2;
 
 /// The registers, and what is in front of memory.
 #[derive(Debug)]
@@ -83,69 +82,6 @@ impl Engine {
         self.regs[usize::from(reg::RIP)] = rip;
     }
 
-    /// Runs until a trap, or until `limit` instructions completed. None for the latter.
-    pub fn run(&mut self, code: &mut CodeCache, limit: u64) -> Option<Trap> {
-        while self.retired < limit {
-            let rip = self.rip();
-            let block = match code.block(&mut self.memory, rip) {
-                Ok(block) => block,
-                Err(address) => return Some(self.fetch_fault(address)),
-            };
-            let ended = self.run_block(block, limit);
-            if self.memory.code_written() {
-                code.drop_written(&mut self.memory);
-            }
-            if ended.is_err() {
-                return Some(self.trap);
-            }
-        }
-        None
-    }
-
-    /// Runs `block`'s instructions while fewer than `limit` have completed.
-    #[inline(always)]
-    fn run_block(&mut self, block: &Block, limit: u64) -> Result<(), Trapped> {
-        let start = self.rip();
-        loop {
-            let left = usize::try_from(limit - self.retired).unwrap_or(usize::MAX);
-            let most = left.min(block.uops.len());
-            for (index, uop) in block.uops[..most].iter().enumerate() {
-                let rip = self.rip();
-                self.set_rip(rip.wrapping_add(u64::from(uop.len)));
-                if (uop.run)(self, uop).is_err() {
-                    if !self.trap_after {
-                        self.set_rip(rip);
-                    }
-                    self.trap_after = false;
-                    self.retired += index as u64;
-                    return Err(Trapped);
-                }
-                if self.memory.code_written() {
-                    self.retired += index as u64 + 1;
-                    return Ok(());
-                }
-            }
-            self.retired += most as u64;
-            // A loop of one block needs no look-up.
-            if self.rip() != start || self.retired >= limit {
-                return Ok(());
-            }
-        }
-    }
-
-    fn fetch_fault(&mut self, address: FetchFault) -> Trap {
-        match address {
-            FetchFault::NotCanonical => {
-                Trap::Exception { vector: GENERAL_PROTECTION, error: 0, address: 0 }
-            }
-            FetchFault::Page { address, present } => Trap::Exception {
-                vector: crate::arch::fault::vector::PAGE_FAULT,
-                error: ERROR_USER | ERROR_FETCH | u32::from(present),
-                address,
-            },
-        }
-    }
-
     /// Ends the instruction with an exception, RIP at it.
     #[cold]
     pub fn raise<T>(&mut self, vector: u8, error: u32) -> Result<T, Trapped> {
@@ -156,7 +92,7 @@ impl Engine {
     /// #GP(0).
     #[cold]
     pub fn general_protection<T>(&mut self) -> Result<T, Trapped> {
-        self.raise(GENERAL_PROTECTION, 0)
+        self.raise(vector::GENERAL_PROTECTION, 0)
     }
 
     /// #PF for data at `address`.
@@ -168,7 +104,7 @@ impl Engine {
         present: bool,
     ) -> Result<T, Trapped> {
         self.trap = Trap::Exception {
-            vector: crate::arch::fault::vector::PAGE_FAULT,
+            vector: vector::PAGE_FAULT,
             error: ERROR_USER | u32::from(write) << 1 | u32::from(present),
             address,
         };
@@ -178,7 +114,7 @@ impl Engine {
     /// #GP(0) or #SS(0): an address that is not canonical.
     #[cold]
     pub fn not_canonical<T>(&mut self, stack: bool) -> Result<T, Trapped> {
-        self.raise(if stack { STACK_FAULT } else { GENERAL_PROTECTION }, 0)
+        self.raise(if stack { STACK_FAULT } else { vector::GENERAL_PROTECTION }, 0)
     }
 
     /// The linear address of the memory operand.
@@ -227,32 +163,11 @@ impl Engine {
         }
     }
 
-    /// Loads the memory operand.
-    #[inline(always)]
-    pub fn load_operand<const BITS: u32>(&mut self, uop: &Uop) -> Result<u64, Trapped> {
-        let address = self.address(uop);
-        self.load_at::<BITS>(address, uop.bits & STACK != 0)
-    }
-
-    /// Stores to the memory operand.
-    #[inline(always)]
-    pub fn store_operand<const BITS: u32>(&mut self, uop: &Uop, value: u64) -> Result<(), Trapped> {
-        let address = self.address(uop);
-        self.store_at::<BITS>(address, uop.bits & STACK != 0, value)
-    }
-
     /// RSP.
     #[inline(always)]
     pub fn rsp(&self) -> u64 {
         self.regs[gpr::RSP]
     }
-}
-
-/// Why no instruction could be fetched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FetchFault {
-    NotCanonical,
-    Page { address: u64, present: bool },
 }
 
 /// The low `BITS` bits.

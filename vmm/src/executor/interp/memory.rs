@@ -1,7 +1,6 @@
 //! The guest's data as the interpreter reaches it: the projections' leaves, and in front of them
 //! a small direct-mapped cache, so that a hit costs a few instructions.
 
-use super::engine::{Engine, Trapped};
 use crate::arch::addr::{Gpa, Gva};
 use crate::boot::{CodePages, GuestMemory};
 use crate::executor::{ExecutorError, Leaf, Space};
@@ -24,6 +23,13 @@ struct Line {
 }
 
 const EMPTY: Line = Line { tag: u64::MAX, frame: 0 };
+
+/// Why no instruction could be fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FetchFault {
+    NotCanonical,
+    Page { address: u64, present: bool },
+}
 
 /// What may be done with each page, and guest memory.
 #[derive(Debug)]
@@ -169,12 +175,14 @@ impl DataMemory {
         leaves.get(&Gva(page)).copied()
     }
 
-    /// Where instructions of the page of `address` are fetched from, or whether it is there at
-    /// all.
-    pub fn fetch(&self, address: u64) -> Result<Gpa, bool> {
+    /// Where instructions of the page of `address` are fetched from.
+    pub fn fetch(&self, address: u64) -> Result<Gpa, FetchFault> {
+        if !is_canonical(address) {
+            return Err(FetchFault::NotCanonical);
+        }
         match self.current_leaf(address & !(PAGE - 1)) {
             Some(leaf) if leaf.executable => Ok(leaf.frame),
-            found => Err(found.is_some()),
+            found => Err(FetchFault::Page { address, present: found.is_some() }),
         }
     }
 
@@ -203,18 +211,18 @@ impl DataMemory {
 
     /// `size` bytes at `address` to read, all in one page.
     #[inline(always)]
-    fn readable(&self, address: u64, size: u64) -> Option<*mut u8> {
+    pub fn readable(&self, address: u64, size: u64) -> Option<*mut u8> {
         self.hit(&self.read, address, size)
     }
 
     /// `size` bytes at `address` to write, all in one page without decoded code.
     #[inline(always)]
-    fn writable(&self, address: u64, size: u64) -> Option<*mut u8> {
+    pub fn writable(&self, address: u64, size: u64) -> Option<*mut u8> {
         self.hit(&self.write, address, size)
     }
 
     /// The parts of memory that `size` bytes at `address` are, one or two.
-    fn parts(&mut self, address: u64, size: usize, write: bool) -> Result<Parts, Missing> {
+    pub fn parts(&mut self, address: u64, size: usize, write: bool) -> Result<Parts, Missing> {
         let last = address.wrapping_add(size as u64 - 1);
         if !is_canonical(address) || !is_canonical(last) {
             return Err(Missing::NotCanonical);
@@ -248,7 +256,7 @@ impl DataMemory {
         Ok(Gpa(leaf.frame.0 + (address & (PAGE - 1))))
     }
 
-    fn copy_out(&self, parts: &Parts, bytes: &mut [u8]) {
+    pub fn copy_out(&self, parts: &Parts, bytes: &mut [u8]) {
         let (first, second) = bytes.split_at_mut(parts.first_size);
         for (at, bytes) in [(parts.first, first), (parts.second, second)] {
             let (frame, offset) = (at.page(), (at.0 & (PAGE - 1)) as usize);
@@ -258,7 +266,7 @@ impl DataMemory {
         }
     }
 
-    fn copy_in(&mut self, parts: &Parts, bytes: &[u8]) {
+    pub fn copy_in(&mut self, parts: &Parts, bytes: &[u8]) {
         let (first, second) = bytes.split_at(parts.first_size);
         for (at, bytes) in [(parts.first, first), (parts.second, second)] {
             if bytes.is_empty() {
@@ -277,7 +285,7 @@ impl DataMemory {
 
 /// Where an access goes that may cross from one page into the next.
 #[derive(Clone, Copy, Debug)]
-struct Parts {
+pub struct Parts {
     first: Gpa,
     first_size: usize,
     second: Gpa,
@@ -285,7 +293,7 @@ struct Parts {
 
 /// Why an access cannot be made.
 #[derive(Clone, Copy, Debug)]
-enum Missing {
+pub enum Missing {
     NotCanonical,
     Page { address: u64, present: bool },
 }
@@ -298,152 +306,4 @@ fn line_of(address: u64, space: u64) -> usize {
 /// Bits 63 to 47 are alike.
 pub fn is_canonical(address: u64) -> bool {
     ((address << 16) as i64 >> 16) as u64 == address
-}
-
-impl Engine {
-    #[cold]
-    fn missing<T>(&mut self, missing: Missing, write: bool, stack: bool) -> Result<T, Trapped> {
-        match missing {
-            Missing::NotCanonical => self.not_canonical(stack),
-            Missing::Page { address, present } => self.page_fault(address, write, present),
-        }
-    }
-
-    /// Loads `BITS` bits at `address`.
-    #[inline(always)]
-    pub fn load_at<const BITS: u32>(&mut self, address: u64, stack: bool) -> Result<u64, Trapped> {
-        let Some(at) = self.memory.readable(address, u64::from(BITS / 8)) else {
-            let mut bytes = [0; 8];
-            self.load_slow(address, &mut bytes[..BITS as usize / 8], stack)?;
-            return Ok(u64::from_le_bytes(bytes));
-        };
-        // SAFETY: `readable` gave BITS / 8 bytes of guest memory.
-        Ok(unsafe {
-            match BITS {
-                8 => u64::from(at.read()),
-                16 => u64::from(at.cast::<u16>().read_unaligned()),
-                32 => u64::from(at.cast::<u32>().read_unaligned()),
-                _ => at.cast::<u64>().read_unaligned(),
-            }
-        })
-    }
-
-    #[cold]
-    fn load_slow(&mut self, address: u64, bytes: &mut [u8], stack: bool) -> Result<(), Trapped> {
-        match self.memory.parts(address, bytes.len(), false) {
-            Ok(parts) => {
-                self.memory.copy_out(&parts, bytes);
-                Ok(())
-            }
-            Err(missing) => self.missing(missing, false, stack),
-        }
-    }
-
-    /// Stores the low `BITS` bits of `value` at `address`.
-    #[inline(always)]
-    pub fn store_at<const BITS: u32>(
-        &mut self,
-        address: u64,
-        stack: bool,
-        value: u64,
-    ) -> Result<(), Trapped> {
-        let Some(at) = self.memory.writable(address, u64::from(BITS / 8)) else {
-            return self.store_slow(address, &value.to_le_bytes()[..BITS as usize / 8], stack);
-        };
-        // SAFETY: `writable` gave BITS / 8 bytes of guest memory.
-        unsafe {
-            match BITS {
-                8 => at.write(value as u8),
-                16 => at.cast::<u16>().write_unaligned(value as u16),
-                32 => at.cast::<u32>().write_unaligned(value as u32),
-                _ => at.cast::<u64>().write_unaligned(value),
-            }
-        }
-        Ok(())
-    }
-
-    #[cold]
-    fn store_slow(&mut self, address: u64, bytes: &[u8], stack: bool) -> Result<(), Trapped> {
-        match self.memory.parts(address, bytes.len(), true) {
-            Ok(parts) => {
-                self.memory.copy_in(&parts, bytes);
-                Ok(())
-            }
-            Err(missing) => self.missing(missing, true, stack),
-        }
-    }
-
-    /// Reads and replaces the memory operand at `address` by `change`, which also gives what
-    /// `modify_at` returns. Any fault is a write's.
-    #[inline(always)]
-    pub fn modify_at<const BITS: u32, T>(
-        &mut self,
-        address: u64,
-        stack: bool,
-        change: impl FnOnce(&mut Self, u64) -> (u64, T),
-    ) -> Result<T, Trapped> {
-        if let Some(at) = self.memory.writable(address, u64::from(BITS / 8)) {
-            // SAFETY: `writable` gave BITS / 8 bytes of guest memory, and what can be written
-            // can be read.
-            let old = unsafe {
-                match BITS {
-                    8 => u64::from(at.read()),
-                    16 => u64::from(at.cast::<u16>().read_unaligned()),
-                    32 => u64::from(at.cast::<u32>().read_unaligned()),
-                    _ => at.cast::<u64>().read_unaligned(),
-                }
-            };
-            let (new, result) = change(self, old);
-            self.store_at::<BITS>(address, stack, new)?;
-            return Ok(result);
-        }
-        let size = BITS as usize / 8;
-        let parts = match self.memory.parts(address, size, true) {
-            Ok(parts) => parts,
-            Err(missing) => return self.missing(missing, true, stack),
-        };
-        let mut bytes = [0; 8];
-        self.memory.copy_out(&parts, &mut bytes[..size]);
-        let (new, result) = change(self, u64::from_le_bytes(bytes));
-        self.memory.copy_in(&parts, &new.to_le_bytes()[..size]);
-        Ok(result)
-    }
-
-    /// Loads 128 bits.
-    #[inline(always)]
-    pub fn load_wide(&mut self, address: u64, stack: bool) -> Result<u128, Trapped> {
-        let Some(at) = self.memory.readable(address, 16) else {
-            let mut bytes = [0; 16];
-            self.load_slow(address, &mut bytes, stack)?;
-            return Ok(u128::from_le_bytes(bytes));
-        };
-        // SAFETY: `readable` gave 16 bytes of guest memory.
-        Ok(unsafe { at.cast::<u128>().read_unaligned() })
-    }
-
-    /// Stores 128 bits.
-    #[inline(always)]
-    pub fn store_wide(&mut self, address: u64, stack: bool, value: u128) -> Result<(), Trapped> {
-        let Some(at) = self.memory.writable(address, 16) else {
-            return self.store_slow(address, &value.to_le_bytes(), stack);
-        };
-        // SAFETY: `writable` gave 16 bytes of guest memory.
-        unsafe { at.cast::<u128>().write_unaligned(value) };
-        Ok(())
-    }
-
-    /// Loads bytes of any number up to a page's.
-    pub fn load_bytes(
-        &mut self,
-        address: u64,
-        bytes: &mut [u8],
-        stack: bool,
-    ) -> Result<(), Trapped> {
-        self.load_slow(address, bytes, stack)
-    }
-
-    /// Stores bytes of any number up to a page's.
-    pub fn store_bytes(&mut self, address: u64, bytes: &[u8], stack: bool) -> Result<(), Trapped> {
-        self.store_slow(address, bytes, stack)
-    }
 }

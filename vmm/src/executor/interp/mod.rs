@@ -1,11 +1,13 @@
 //! The `interp` executor: unprivileged x86-64 code, interpreted. The same traps at the same
 //! instructions as on a processor, with no KVM at all.
 
+mod access;
 mod code;
 mod decode;
 mod engine;
 mod memory;
 mod ops;
+mod run;
 mod supported;
 mod uop;
 mod xmm;
@@ -84,7 +86,7 @@ impl InterpExecutor {
             self.code.drop_written(&mut self.engine.memory);
         }
         let start = Instant::now();
-        let trap = self.engine.run(&mut self.code, limit);
+        let trap = run::run(&mut self.engine, &mut self.code, limit);
         self.time += start.elapsed();
         self.engine.store(vcpu);
         self.instructions += self.engine.retired;

@@ -190,7 +190,7 @@ fn names(timeline: &Timeline, numbers: &BTreeMap<Track<'_>, usize>) -> Vec<Value
 
 /// Each violation as an instant on the track of what was owed, else on that of the operations.
 fn violations(timeline: &Timeline, numbers: &BTreeMap<Track<'_>, usize>) -> Vec<Value> {
-    let told = |violation: &super::Shown| {
+    let instant = |violation: &super::Shown| {
         let owed = timeline
             .obligations
             .iter()
@@ -210,7 +210,7 @@ fn violations(timeline: &Timeline, numbers: &BTreeMap<Track<'_>, usize>) -> Vec<
             "args": { "message": violation.message, "witness": violation.witness, "try": violation.hint },
         })
     };
-    timeline.violations.iter().map(told).collect()
+    timeline.violations.iter().map(instant).collect()
 }
 
 /// The arrow of an obligation: store, what ended it, next entry to user mode.

@@ -1,9 +1,7 @@
 //! Accesses: `user read`, `kernel write` and their like.
 
 use super::super::diagnostic::nearest;
-use super::verbs::Parsed;
-use super::words::{Words, parse_value};
-use super::{Change, Expect, StepError};
+use super::words::{Change, Expect, Parsed, StepError, Words, parse_value};
 use crate::kernel::steps::StepClass;
 use stalemate_shared::layout::{COLOURS, colour_word};
 use stalemate_shared::step::op;

@@ -11,6 +11,7 @@ mod words;
 
 pub use page::Page;
 pub use verbs::{VERBS, Verb};
+pub use words::{Change, Expect, StepError};
 
 use super::diagnostic::suggest;
 use crate::arch::addr::CpuId;
@@ -19,40 +20,6 @@ use crate::schedule::{HOLD_POINTS, Hold};
 use stalemate_shared::layout::MAX_CPUS;
 use stalemate_shared::step::op;
 use words::{Words, parse_mm};
-
-/// What a step's report must be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Expect {
-    /// Done; no value matters.
-    Done,
-    /// Done, with this value read.
-    Value(u64),
-    /// A page fault.
-    Fault,
-    /// The run does not get that far.
-    Stop,
-}
-
-/// What a step changes of the page tables, for checking the order of steps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// None.
-    None,
-    /// A page is mapped that must not be.
-    Map(Page),
-    /// A mapped page is changed.
-    Edit(Page),
-    /// A mapped page is unmapped.
-    Unmap(Page),
-    /// Another address space gets what this one maps.
-    Fork(usize),
-    /// Every page that shares the page table of this one is unmapped.
-    FreeTable(Page),
-    /// These pages are unmapped, as far as they are mapped.
-    UnmapRange(Page, Page),
-    /// What the first maps the second maps from now on.
-    Move(Page, Page),
-}
 
 /// One step.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,9 +37,6 @@ pub struct Step {
     /// What it changes.
     pub change: Change,
 }
-
-/// An error in a step line: the word's number, what is wrong, what would be right.
-pub type StepError = (usize, String, String);
 
 fn parse_cpu(word: &str) -> Option<Result<CpuId, ()>> {
     let number = word.strip_prefix("cpu")?;

@@ -2,13 +2,10 @@
 
 use super::super::diagnostic::suggest;
 use super::access::access;
-use super::words::Words;
-use super::{Change, Expect, Page, StepError};
+use super::page::Page;
+use super::words::{Change, Expect, Parsed, StepError, Words};
 use crate::kernel::steps::StepClass;
 use stalemate_shared::step::{flags, misbehaviour, op};
-
-/// What a verb becomes: the guest's operation, its arguments, and what is checked of it.
-pub type Parsed = (u64, [u64; 3], StepClass, Expect, Change);
 
 type Read = Result<Parsed, StepError>;
 

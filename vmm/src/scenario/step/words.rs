@@ -1,11 +1,52 @@
-//! The words of a step line, and what they stand for.
+//! The words of a step line, and what a line stands for.
 
 use super::super::diagnostic::suggest;
-use super::{Page, StepError};
+use super::page::Page;
+use crate::kernel::steps::StepClass;
 use stalemate_shared::layout::{
     COLOUR_FRAMES, COLOURS, KERNEL_PAGE_COUNT, LARGE_COLOUR_FRAMES, LARGE_COLOURS, LARGE_PAGE_SIZE,
     MM_COUNT, PAGE_SIZE, USER_LARGE_PAGE_COUNT, USER_PAGE_COUNT, USER_TABLE_PAGE_COUNT,
 };
+
+/// What a step's report must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expect {
+    /// Done; no value matters.
+    Done,
+    /// Done, with this value read.
+    Value(u64),
+    /// A page fault.
+    Fault,
+    /// The run does not get that far.
+    Stop,
+}
+
+/// What a step changes of the page tables, for checking the order of steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// None.
+    None,
+    /// A page is mapped that must not be.
+    Map(Page),
+    /// A mapped page is changed.
+    Edit(Page),
+    /// A mapped page is unmapped.
+    Unmap(Page),
+    /// Another address space gets what this one maps.
+    Fork(usize),
+    /// Every page that shares the page table of this one is unmapped.
+    FreeTable(Page),
+    /// These pages are unmapped, as far as they are mapped.
+    UnmapRange(Page, Page),
+    /// What the first maps the second maps from now on.
+    Move(Page, Page),
+}
+
+/// What a verb becomes: the guest's operation, its arguments, and what is checked of it.
+pub type Parsed = (u64, [u64; 3], StepClass, Expect, Change);
+
+/// An error in a step line: the word's number, what is wrong, what would be right.
+pub type StepError = (usize, String, String);
 
 /// The words of a line, and which is next.
 pub struct Words<'t> {

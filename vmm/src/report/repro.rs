@@ -1,11 +1,11 @@
-//! Every failure names the one command that makes it again.
+//! The command line that reproduces a run.
 
 use crate::arch::tlb::Fill;
 use crate::scenario::{BUILTIN, Run, RunConfig, Scenario, ZOO};
 use std::path::Path;
 
-/// The one command that does a run again: with this kernel where it is not the built-in guest, and
-/// on both executors where that was asked for.
+/// The one command that reproduces a run: with this kernel where it is not the built-in guest, and
+/// on both executors where they were compared.
 #[must_use]
 pub fn command(scenario: &Scenario, run: &Run, guest: Option<&Path>, both: bool) -> String {
     let config = &run.config;
