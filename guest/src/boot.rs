@@ -1,7 +1,8 @@
 //! From the first Rust instruction to the step loop.
 
 use crate::arch::{self, apic, cpu, hypercall, memory, percpu, segments};
-use crate::{flush, mm, paging, steps, variant};
+use crate::config::{self, Config, config};
+use crate::{mm, paging, steps, variant};
 use core::mem::{offset_of, size_of};
 use stalemate_shared::boot::{BootBlock, MAGIC, Policy, features, options};
 use stalemate_shared::layout::BOOT_BLOCK;
@@ -12,31 +13,6 @@ use stalemate_shared::{VERSION, layout};
 const CR4_PGE: u64 = 1 << 7;
 const CR4_PCIDE: u64 = 1 << 17;
 const CR4_SMEP: u64 = 1 << 20;
-
-/// What this kernel is, decided at boot and never changed.
-#[derive(Clone, Copy, Debug)]
-pub struct Config {
-    /// A kernel and a user root per address space.
-    pub pti: bool,
-    /// PCIDs are in use.
-    pub pcid: bool,
-    /// INVPCID exists.
-    pub invpcid: bool,
-    /// Global pages are in use.
-    pub pge: bool,
-    /// The kernel executes no user page.
-    pub smep: bool,
-    /// Kernel pages outside the trampoline are global.
-    pub kernel_global: bool,
-    /// The flush policy.
-    pub policy: Policy,
-    /// The NMI handler flushes.
-    pub nmi_flush: bool,
-    /// How many CPUs there are.
-    pub cpus: u64,
-    /// The historical mistake that this kernel makes.
-    pub variant: Option<Variant>,
-}
 
 fn read(offset: usize) -> u64 {
     memory::read_physical(BOOT_BLOCK + (offset as u64 & !7))
@@ -74,7 +50,7 @@ pub extern "C" fn kernel_main(block: u64) -> ! {
             None => panic!("unknown policy {}", policy_and_options as u32),
         },
     };
-    flush::install(config);
+    config::install(config);
     percpu::init();
     arch::configure(config.pti, config.pcid, option(options::PARANOID_REWRITE));
     arch::patch(config.variant);
@@ -96,7 +72,7 @@ pub extern "C" fn ap_main(cpu: u64) -> ! {
 fn start_cpu(cpu: u64, number: usize) {
     segments::init(cpu);
     apic::init();
-    load_first_mm(flush::config(), number);
+    load_first_mm(config(), number);
     mm::adopt_first(number);
 }
 

@@ -14,6 +14,8 @@ pub mod arch;
 #[cfg(feature = "image")]
 pub mod boot;
 #[cfg(feature = "image")]
+pub mod config;
+#[cfg(feature = "image")]
 pub mod flush;
 #[cfg(feature = "image")]
 pub mod mm;

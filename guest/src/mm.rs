@@ -3,7 +3,8 @@
 use crate::arch::memory::Word;
 use crate::arch::{cpu, percpu};
 use crate::asid;
-use crate::flush::{config, policy};
+use crate::config::config;
+use crate::flush::policy;
 use crate::variant;
 use stalemate_shared::layout::{MAX_CPUS, MM_COUNT};
 use stalemate_shared::pcid::{ASID_SLOTS, NOFLUSH, kernel_pcid};

@@ -5,7 +5,8 @@
 
 use crate::arch::memory::Word;
 use crate::arch::{apic, hypercall, percpu};
-use crate::flush::{config, policy};
+use crate::config::config;
+use crate::flush::policy;
 use crate::mm::{self, INIT};
 use crate::variant;
 use stalemate_shared::layout::{MAX_CPUS, MM_COUNT, PAGE_SIZE};

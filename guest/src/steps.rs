@@ -1,6 +1,7 @@
 //! The step loop: one step at a time from the VMM, and what it came to.
 
 use crate::arch::{self, UserContext, UserExit, cpu::broken, hypercall, memory, percpu};
+use crate::config::config;
 use crate::paging::{self, Downgrade, Refused, edits, pool, tables};
 use crate::{entry, flush, mm};
 use stalemate_shared::layout::{
@@ -44,7 +45,7 @@ pub fn run() -> ! {
     let mut pending = Pending([const { None }; MAX_PENDING]);
     let mut report = [status::NONE, 0, 0];
     loop {
-        let (opcode, args) = hypercall::next_step(report, flush::config().cpus > 1);
+        let (opcode, args) = hypercall::next_step(report, config().cpus > 1);
         report = step(&mut pending, opcode, args).unwrap_or([status::REFUSED, 0, 0]);
     }
 }

@@ -4,8 +4,9 @@
 //! A hop goes to the user PCID of the *loaded* address space and nowhere else: under another
 //! PCID the processor would cache translations of the wrong root.
 
-use super::{Policy, config};
+use super::Policy;
 use crate::arch::{cpu, hop, percpu};
+use crate::config::config;
 use crate::paging::is_trampoline;
 use stalemate_shared::pcid::user_pcid;
 

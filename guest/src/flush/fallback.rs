@@ -2,7 +2,8 @@
 //! does not reach every ASID (Lutomirski, 1 Nov 2017: let `__flush_tlb_one_kernel` do
 //! `__flush_tlb_all` under KAISER). The report says how often that was.
 
-use super::{Policy, config, split};
+use super::{Policy, split};
+use crate::config::config;
 
 /// The policy.
 pub struct Fallback;

@@ -4,9 +4,10 @@
 //! That patch used PCIDs only where the CPU has INVPCID. Without INVPCID no single instruction
 //! reaches a page in both PCIDs: here the pair is then flushed whole, by two CR3 loads.
 
+use super::Policy;
 use super::eager::{self, has_user_pcid, loaded_user_pcid};
-use super::{Policy, config};
 use crate::arch::{cpu, hop, percpu};
+use crate::config::config;
 
 /// The policy.
 pub struct Joined;

@@ -1,8 +1,9 @@
 //! `split` with one of the historical mistakes that concern a policy. Beside the real one, so that
 //! this stays as it is.
 
-use super::{Policy, config, split};
+use super::{Policy, split};
 use crate::arch::{cpu, percpu};
+use crate::config::config;
 use stalemate_shared::pcid::{NOFLUSH, kernel_pcid};
 use stalemate_shared::variant::Variant;
 

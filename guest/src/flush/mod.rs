@@ -12,7 +12,7 @@ mod unsplit;
 
 use crate::arch::memory::Word;
 use crate::arch::{cpu, hypercall, percpu};
-use crate::boot::Config;
+use crate::config::config;
 use crate::paging::Downgrade;
 use crate::shootdown::{EVERY_CPU, Request, What, flush_on};
 use crate::{entry, paging, variant};
@@ -38,19 +38,6 @@ pub trait Policy: Sync {
     /// Loads `cr3`, a kernel CR3 of slot `asid`, so that nothing older is used under either PCID
     /// of the slot. Only with PCIDs.
     fn switch_mm_flush(&self, cr3: u64, asid: u16);
-}
-
-static CONFIG: crate::arch::percpu::Once<Config> = crate::arch::percpu::Once::new();
-
-/// Chooses the policy, once, at boot.
-pub fn install(config: Config) {
-    CONFIG.set(config);
-}
-
-/// What this kernel is.
-#[must_use]
-pub fn config() -> &'static Config {
-    CONFIG.get()
 }
 
 /// The policy that this kernel was booted with.

@@ -2,8 +2,9 @@
 //! tables are next loaded, or one address of it at once where the CPU has INVPCID. A kernel page
 //! makes the other ASIDs flush at their next switch.
 
-use super::{Policy, config};
+use super::Policy;
 use crate::arch::{cpu, percpu};
+use crate::config::config;
 use crate::paging::is_trampoline;
 use stalemate_shared::pcid::{ASID_SLOTS, user_pcid};
 

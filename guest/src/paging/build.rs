@@ -2,7 +2,7 @@
 
 use crate::arch::memory::{self, write_physical};
 use crate::arch::percpu;
-use crate::boot::Config;
+use crate::config::{Config, config};
 use crate::entry::{self, Protection};
 use crate::mm::{self, INIT};
 use core::ops::Range;
@@ -149,7 +149,7 @@ fn in_trampoline(va: u64, config: &Config) -> bool {
 /// Whether a kernel address is mapped in user roots too.
 #[must_use]
 pub fn is_trampoline(va: u64) -> bool {
-    in_trampoline(va, crate::flush::config())
+    in_trampoline(va, config())
 }
 
 fn protection(va: u64) -> Protection {

@@ -9,6 +9,7 @@ pub mod tables;
 pub use build::{init, is_trampoline, trampoline_ranges};
 
 use crate::arch::{memory, percpu};
+use crate::config::config;
 use crate::entry;
 use stalemate_shared::layout::{
     KERNEL_PAGE_COUNT, KERNEL_PAGES, LARGE_PAGE_SIZE, MM_COUNT, PAGE_SIZE, USER_END,
@@ -100,7 +101,7 @@ impl Leaf {
         if large != self.large || !frame.is_multiple_of(size) {
             return Err(Refused);
         }
-        let global = crate::flush::config().kernel_global;
+        let global = config().kernel_global;
         Ok(entry::test_page(frame, step_flags, self.user, global))
     }
 
