@@ -1,6 +1,6 @@
 //! From the first Rust instruction to the step loop.
 
-use crate::arch::{self, apic, cpu, hypercall, memory, percpu, segments};
+use crate::arch::{self, apic, cpu, hypercall, memory, percpu, segments, trampoline};
 use crate::config::{self, Config, config};
 use crate::{mm, paging, steps, variant};
 use core::mem::{offset_of, size_of};
@@ -105,7 +105,7 @@ fn complete_boot_block(config: &Config) {
     write(offset_of!(BootBlock, mm_states), percpu::mm_states_physical());
     write(offset_of!(BootBlock, ap_entry), arch::ap_entry());
     write(offset_of!(BootBlock, kernel_global), u64::from(config.kernel_global));
-    let ranges = paging::trampoline_ranges(config);
+    let ranges = trampoline::ranges(config.cpus);
     write(offset_of!(BootBlock, trampoline_count), ranges.len() as u64);
     let mut at = offset_of!(BootBlock, trampoline);
     for range in ranges {

@@ -22,6 +22,8 @@ pub mod mm;
 #[cfg(feature = "image")]
 pub mod paging;
 #[cfg(feature = "image")]
+pub mod policy;
+#[cfg(feature = "image")]
 pub mod shootdown;
 #[cfg(feature = "image")]
 pub mod steps;

@@ -4,7 +4,7 @@ use crate::arch::memory::Word;
 use crate::arch::{cpu, percpu};
 use crate::asid;
 use crate::config::config;
-use crate::flush::policy;
+use crate::policy::policy;
 use crate::variant;
 use stalemate_shared::layout::{MAX_CPUS, MM_COUNT};
 use stalemate_shared::pcid::{ASID_SLOTS, NOFLUSH, kernel_pcid};

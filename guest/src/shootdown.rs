@@ -6,8 +6,8 @@
 use crate::arch::memory::Word;
 use crate::arch::{apic, hypercall, percpu};
 use crate::config::config;
-use crate::flush::policy;
 use crate::mm::{self, INIT};
+use crate::policy::policy;
 use crate::variant;
 use stalemate_shared::layout::{MAX_CPUS, MM_COUNT, PAGE_SIZE};
 use stalemate_shared::tlb_state::{SWITCHING, Slot};

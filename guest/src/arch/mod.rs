@@ -8,15 +8,17 @@ pub mod apic;
 pub mod cpu;
 mod entry;
 mod handlers;
+pub mod hop;
 pub mod hypercall;
 pub mod memory;
 pub mod percpu;
 mod probe;
 pub mod segments;
 mod start;
+pub mod trampoline;
 mod user;
 
-pub use entry::{configure, hop, patch};
+pub use entry::{configure, patch};
 pub use probe::{probe_read, probe_write};
 pub use start::ap_entry;
 pub use user::{UserContext, UserExit, enter_user};

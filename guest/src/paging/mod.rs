@@ -6,7 +6,7 @@ pub mod edits;
 pub mod pool;
 pub mod tables;
 
-pub use build::{init, is_trampoline, trampoline_ranges};
+pub use build::init;
 
 use crate::arch::{memory, percpu};
 use crate::config::config;

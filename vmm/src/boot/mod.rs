@@ -6,7 +6,7 @@ mod symbols;
 
 pub use image::{Image, ImageError};
 pub use memory::{CodePages, Delta, GuestMemory};
-pub use symbols::{Location, Symbols};
+pub use symbols::{Location, Symbols, demangled};
 
 use crate::arch::addr::Gpa;
 use crate::arch::core::{Memory, Watched};

@@ -2,14 +2,6 @@
 //! caller's range, keeps generations, and leaves the work to the policy. No policy announces.
 //! They are inlined, so that the place of an announcement tells its caller.
 
-mod eager;
-mod fallback;
-mod full;
-mod joined;
-mod mistaken;
-mod split;
-mod unsplit;
-
 use crate::arch::memory::Word;
 use crate::arch::{cpu, hypercall, percpu};
 use crate::config::config;
@@ -24,37 +16,6 @@ use stalemate_shared::layout::{
 };
 use stalemate_shared::pcid::{PCID_MASK, ROOT_MASK, kernel_pcid};
 use stalemate_shared::variant::Variant;
-
-/// One complete design of the flush primitives. Each works on the loaded address space.
-pub trait Policy: Sync {
-    /// Flushes one user page.
-    fn flush_tlb_one_user(&self, va: u64);
-    /// Flushes one kernel page, in every address space of this CPU.
-    fn flush_tlb_one_kernel(&self, va: u64);
-    /// Flushes the user half.
-    fn flush_tlb_mm(&self);
-    /// Flushes everything.
-    fn flush_tlb_all(&self);
-    /// Loads `cr3`, a kernel CR3 of slot `asid`, so that nothing older is used under either PCID
-    /// of the slot. Only with PCIDs.
-    fn switch_mm_flush(&self, cr3: u64, asid: u16);
-}
-
-/// The policy that this kernel was booted with.
-#[must_use]
-pub fn policy() -> &'static dyn Policy {
-    match config().policy {
-        PolicyName::Split if config().variant.is_some_and(mistaken::concerns) => {
-            &mistaken::Mistaken
-        }
-        PolicyName::Split => &split::Split,
-        PolicyName::Unsplit => &unsplit::Unsplit,
-        PolicyName::Full => &full::Full,
-        PolicyName::Eager => &eager::Eager,
-        PolicyName::Fallback => &fallback::Fallback,
-        PolicyName::Joined => &joined::Joined,
-    }
-}
 
 /// One user page of address space `number`.
 #[inline(always)]
