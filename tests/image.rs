@@ -427,6 +427,20 @@ fn the_trampoline_and_tlb_state_have_pages_of_their_own() {
 }
 
 #[test]
+fn all_policies_lie_on_one_page_and_nothing_else_does() {
+    let guest = Guest::new();
+    let page = guest.range("__text_start").start..guest.range("__text_start").start + PAGE_SIZE;
+    let mut policies = 0;
+    for (name, range) in guest.symbols.iter().filter(|(_, range)| !range.is_empty()) {
+        let is_policy = name.starts_with("stalemate_guest::policy::");
+        assert_eq!(is_policy, page.contains(&range.start), "{name}");
+        assert!(!is_policy || range.end <= page.end, "{name}");
+        policies += usize::from(is_policy);
+    }
+    assert!(policies > 20, "{policies} functions");
+}
+
+#[test]
 fn the_image_is_small_and_no_segment_is_writable_code() {
     let guest = Guest::new();
     let mut end = KERNEL_BASE + IMAGE;
