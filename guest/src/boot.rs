@@ -1,6 +1,6 @@
 //! From the first Rust instruction to the step loop.
 
-use crate::arch::{self, apic, cpu, hypercall, memory, percpu, segments, trampoline};
+use crate::arch::{apic, cpu, entry, hypercall, memory, percpu, segments, trampoline};
 use crate::config::{self, Config, config};
 use crate::{mm, paging, steps, variant};
 use core::mem::{offset_of, size_of};
@@ -22,8 +22,9 @@ fn write(offset: usize, value: u64) {
     memory::write_physical(BOOT_BLOCK + offset as u64, value);
 }
 
-/// The kernel's main function; `block` is the boot block's address in the direct map.
-pub extern "C" fn kernel_main(block: u64) -> ! {
+/// The kernel's main function; `block` is the boot block's address in the direct map, `ap_entry`
+/// where the CPUs but the first begin.
+pub extern "C" fn kernel_main(block: u64, ap_entry: u64) -> ! {
     assert!(block == layout::KERNEL_BASE + BOOT_BLOCK);
     let version_and_size = read(offset_of!(BootBlock, version));
     assert!(read(offset_of!(BootBlock, magic)) == MAGIC, "no boot block");
@@ -52,12 +53,12 @@ pub extern "C" fn kernel_main(block: u64) -> ! {
     };
     config::install(config);
     percpu::init();
-    arch::configure(config.pti, config.pcid, option(options::PARANOID_REWRITE));
-    arch::patch(config.variant);
+    entry::configure(config.pti, config.pcid, option(options::PARANOID_REWRITE));
+    entry::patch(config.variant);
     segments::build();
     paging::init(&config);
     start_cpu(0, 0);
-    complete_boot_block(&config);
+    complete_boot_block(&config, ap_entry);
     hypercall::ready();
     steps::run()
 }
@@ -100,10 +101,10 @@ fn load_first_mm(config: &Config, number: usize) {
     }
 }
 
-fn complete_boot_block(config: &Config) {
+fn complete_boot_block(config: &Config, ap_entry: u64) {
     write(offset_of!(BootBlock, tlb_state), percpu::tlb_states_physical());
     write(offset_of!(BootBlock, mm_states), percpu::mm_states_physical());
-    write(offset_of!(BootBlock, ap_entry), arch::ap_entry());
+    write(offset_of!(BootBlock, ap_entry), ap_entry);
     write(offset_of!(BootBlock, kernel_global), u64::from(config.kernel_global));
     let ranges = trampoline::ranges(config.cpus);
     write(offset_of!(BootBlock, trampoline_count), ranges.len() as u64);

@@ -3,18 +3,14 @@
 //! They are inlined, so that the place of an announcement tells its caller.
 
 use crate::arch::memory::Word;
-use crate::arch::{cpu, hypercall, percpu};
-use crate::config::config;
+use crate::arch::{hypercall, percpu};
 use crate::paging::Downgrade;
 use crate::shootdown::{EVERY_CPU, Request, What, flush_on};
-use crate::{entry, paging, variant};
-use stalemate_shared::boot::Policy as PolicyName;
+use crate::variant;
 use stalemate_shared::hypercall::primitive;
 use stalemate_shared::layout::{
-    LARGE_PAGE_SIZE, MAX_CPUS, MM_COUNT, PAGE_SIZE, USER_END, USER_LARGE_PAGES, USER_PAGES,
-    USER_TABLE_PAGES,
+    LARGE_PAGE_SIZE, MAX_CPUS, PAGE_SIZE, USER_END, USER_LARGE_PAGES, USER_TABLE_PAGES,
 };
-use stalemate_shared::pcid::{PCID_MASK, ROOT_MASK, kernel_pcid};
 use stalemate_shared::variant::Variant;
 
 /// One user page of address space `number`.
@@ -169,27 +165,6 @@ pub fn flush_tlb_batched() {
     flush_on(batch.get() & !BATCHED, &request);
     batch.set(0);
     hypercall::end(primitive::BATCHED);
-}
-
-/// What an NMI handler must not do: it changes the first user test page, where it can, and flushes
-/// it by INVLPG and a mark. The address space is told by CR3, since `TlbState` may be halfway.
-pub fn flush_in_nmi() {
-    let split = matches!(config().policy, PolicyName::Split);
-    if !(split && config().pti && config().pcid) {
-        return;
-    }
-    let cr3 = cpu::read_cr3();
-    let asid = (cr3 & PCID_MASK) as u16 - kernel_pcid(0);
-    let number =
-        (0..MM_COUNT).find(|&number| percpu::mm_state(number).kernel_root == cr3 & ROOT_MASK);
-    let Some(number) = number else { return };
-    let protect = |bits| entry::protected(bits, 0);
-    if let Ok(token) = paging::change(number, USER_PAGES, protect) {
-        cpu::invlpg(USER_PAGES);
-        percpu::mark(asid);
-        // The address space is loaded, so that INVLPG and the mark are all that is owed.
-        let _ = token.discharge(Some(number), USER_PAGES, USER_PAGES + PAGE_SIZE);
-    }
 }
 
 /// Bytes of the page at `va`.

@@ -20,6 +20,10 @@ pub mod flush;
 #[cfg(feature = "image")]
 pub mod mm;
 #[cfg(feature = "image")]
+pub mod nmi;
+#[cfg(feature = "image")]
+pub mod operations;
+#[cfg(feature = "image")]
 pub mod paging;
 #[cfg(feature = "image")]
 pub mod policy;

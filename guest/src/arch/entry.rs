@@ -192,8 +192,8 @@ global_asm!(
     "iret_fault_exit:",
     "iretq",
     ".size entry_fault, . - entry_fault",
-    // Interrupts: what they interrupt goes on. They come with IF set only, and so never between entry
-    // or exit code's SWAPGS and CR3 load.
+    // Interrupts: what they interrupt goes on. They come with IF set only, and so never between
+    // entry or exit code's SWAPGS and CR3 load.
     ".section .trampoline.text, \"ax\"",
     ".global entry_irq",
     ".type entry_irq, @function",

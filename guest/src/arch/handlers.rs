@@ -32,7 +32,7 @@ pub(super) extern "C" fn paranoid(frame: &mut Frame) {
         hypercall::panicked("double fault", frame.vector as u32);
     }
     if crate::config::config().nmi_flush {
-        crate::flush::flush_in_nmi();
+        crate::nmi::flush();
     }
 }
 
