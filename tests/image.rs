@@ -9,7 +9,7 @@ use iced_x86::{
     Decoder, DecoderOptions, EncodingKind, Instruction, Mnemonic, OpKind, Register as R,
 };
 use object::{Object, ObjectSection, ObjectSegment, ObjectSymbol, SectionKind, SegmentFlags, elf};
-use stalemate::boot::guest_image;
+use stalemate::boot::{demangled, guest_image};
 use stalemate_shared::layout::{IMAGE, IMAGE_END, KERNEL_BASE, MAX_CPUS, PAGE_SIZE};
 use std::ops::Range;
 
@@ -94,29 +94,38 @@ impl Wanted {
 /// Functions and what each must contain: no primitive is a stand-in.
 const CONTAINS: &[(&str, &[Wanted])] = &[
     (
-        "stalemate_guest::flush::split::flush_tlb_one_user",
+        "stalemate_guest::policy::split::Split::flush_tlb_one_user",
         &[Is(Mnemonic::Invlpg), Is(Mnemonic::Invpcid), Is(Mnemonic::Bts)],
     ),
     (
-        "stalemate_guest::flush::split::flush_tlb_one_kernel",
+        "stalemate_guest::policy::split::Split::flush_tlb_one_kernel",
         &[Is(Mnemonic::Invlpg), Is(Mnemonic::Bts)],
     ),
-    ("stalemate_guest::flush::split::flush_tlb_mm", &[Is(Mnemonic::Bts), Loads(R::CR3)]),
+    ("stalemate_guest::policy::split::Split::flush_tlb_mm", &[Is(Mnemonic::Bts), Loads(R::CR3)]),
     (
-        "stalemate_guest::flush::split::flush_tlb_all",
+        "stalemate_guest::policy::split::Split::flush_tlb_all",
         &[Is(Mnemonic::Invpcid), Loads(R::CR4), Is(Mnemonic::Bts), Loads(R::CR3)],
     ),
     ("stalemate_guest::mm::switch_mm", &[Loads(R::CR3)]),
-    ("stalemate_guest::flush::split::switch_mm_flush", &[Is(Mnemonic::Bts), Loads(R::CR3)]),
+    ("stalemate_guest::policy::split::Split::switch_mm_flush", &[Is(Mnemonic::Bts), Loads(R::CR3)]),
     (
-        "stalemate_guest::flush::eager::flush_tlb_one_user",
+        "stalemate_guest::policy::eager::Eager::flush_tlb_one_user",
         &[Is(Mnemonic::Invlpg), Is(Mnemonic::Invpcid)],
     ),
-    ("stalemate_guest::flush::eager::flush_tlb_mm", &[Is(Mnemonic::Invpcid), Loads(R::CR3)]),
-    ("stalemate_guest::flush::eager::flush_tlb_all", &[Is(Mnemonic::Invpcid), Loads(R::CR4)]),
-    ("stalemate_guest::flush::eager::switch_mm_flush", &[Is(Mnemonic::Invpcid), Loads(R::CR3)]),
     (
-        "stalemate_guest::flush::joined::flush_tlb_one_kernel",
+        "stalemate_guest::policy::eager::Eager::flush_tlb_mm",
+        &[Is(Mnemonic::Invpcid), Loads(R::CR3)],
+    ),
+    (
+        "stalemate_guest::policy::eager::Eager::flush_tlb_all",
+        &[Is(Mnemonic::Invpcid), Loads(R::CR4)],
+    ),
+    (
+        "stalemate_guest::policy::eager::Eager::switch_mm_flush",
+        &[Is(Mnemonic::Invpcid), Loads(R::CR3)],
+    ),
+    (
+        "stalemate_guest::policy::joined::Joined::flush_tlb_one_kernel",
         &[Is(Mnemonic::Invlpg), Is(Mnemonic::Invpcid)],
     ),
     ("hop_flush_user", &[Loads(R::CR3)]),
@@ -179,9 +188,9 @@ impl Guest {
             .symbols()
             .filter(|symbol| symbol.address() >= KERNEL_BASE)
             .map(|symbol| {
-                let name = rustc_demangle::demangle(symbol.name().expect("a name"));
+                let name = demangled(symbol.name().expect("a name"));
                 let range = symbol.address()..symbol.address() + symbol.size();
-                (format!("{name:#}"), range)
+                (name, range)
             })
             .collect();
         let code: Vec<Instruction> = file
@@ -415,6 +424,20 @@ fn the_trampoline_and_tlb_state_have_pages_of_their_own() {
     let end = guest.range("__trampoline_data_end").start;
     assert!(data <= blocks.start && blocks.end <= end, "the entry path needs the per-CPU blocks");
     assert_eq!(blocks.end - blocks.start, MAX_CPUS as u64 * PER_CPU_SIZE);
+}
+
+#[test]
+fn all_policies_lie_on_one_page_and_nothing_else_does() {
+    let guest = Guest::new();
+    let page = guest.range("__text_start").start..guest.range("__text_start").start + PAGE_SIZE;
+    let mut policies = 0;
+    for (name, range) in guest.symbols.iter().filter(|(_, range)| !range.is_empty()) {
+        let is_policy = name.starts_with("stalemate_guest::policy::");
+        assert_eq!(is_policy, page.contains(&range.start), "{name}");
+        assert!(!is_policy || range.end <= page.end, "{name}");
+        policies += usize::from(is_policy);
+    }
+    assert!(policies > 20, "{policies} functions");
 }
 
 #[test]

@@ -40,6 +40,51 @@ fn arch_oracle_and_event_know_neither_machine_nor_executor() {
     }
 }
 
+/// The modules of the guest kernel, from the ground up: each imports only those before it.
+const GUEST: [&str; 14] = [
+    "arch",
+    "config",
+    "policy",
+    "variant",
+    "asid",
+    "entry",
+    "mm",
+    "shootdown",
+    "paging",
+    "flush",
+    "operations",
+    "nmi",
+    "steps",
+    "boot",
+];
+
+/// What in `arch/` calls upwards, and is imported by nothing that it calls.
+const UPWARDS: [&str; 2] = ["guest/src/arch/handlers.rs", "guest/src/arch/start.rs"];
+
+#[test]
+fn the_guest_kernel_is_layers_and_a_policy_stands_near_the_ground() {
+    let import = regex::Regex::new(r"\bcrate::(?:(\w+)|\{([^}]*)\})").expect("a pattern");
+    let floor = |module: &str| GUEST.iter().position(|one| *one == module);
+    let mut imports = 0;
+    for (path, text) in all("guest/src") {
+        let shown = path.display().to_string();
+        let (_, place) = shown.split_once("guest/src/").expect("a file of the guest");
+        let own = floor(place.trim_end_matches(".rs").split('/').next().expect("a module"));
+        if own.is_none() || UPWARDS.iter().any(|upwards| shown.ends_with(upwards)) {
+            continue;
+        }
+        for found in import.captures_iter(&text) {
+            let names = found.get(1).or(found.get(2)).expect("a name or several").as_str();
+            for name in names.split(',').map(str::trim) {
+                let of = floor(name);
+                assert!(of.is_some() && of <= own, "{place} imports {name}");
+                imports += 1;
+            }
+        }
+    }
+    assert!(imports > 50, "{imports} imports");
+}
+
 /// The only places with unsafe code; the bench loads a library of the host.
 const UNSAFE_ROOMS: [&str; 3] =
     ["vmm/src/executor/", "guest/src/arch/", "vmm/benches/interp/unicorn.rs"];

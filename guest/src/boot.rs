@@ -1,7 +1,8 @@
 //! From the first Rust instruction to the step loop.
 
-use crate::arch::{self, apic, cpu, hypercall, memory, percpu, segments};
-use crate::{flush, mm, paging, steps, variant};
+use crate::arch::{apic, cpu, entry, hypercall, memory, percpu, segments, trampoline};
+use crate::config::{self, Config, config};
+use crate::{mm, paging, steps, variant};
 use core::mem::{offset_of, size_of};
 use stalemate_shared::boot::{BootBlock, MAGIC, Policy, features, options};
 use stalemate_shared::layout::BOOT_BLOCK;
@@ -13,31 +14,6 @@ const CR4_PGE: u64 = 1 << 7;
 const CR4_PCIDE: u64 = 1 << 17;
 const CR4_SMEP: u64 = 1 << 20;
 
-/// What this kernel is, decided at boot and never changed.
-#[derive(Clone, Copy, Debug)]
-pub struct Config {
-    /// A kernel and a user root per address space.
-    pub pti: bool,
-    /// PCIDs are in use.
-    pub pcid: bool,
-    /// INVPCID exists.
-    pub invpcid: bool,
-    /// Global pages are in use.
-    pub pge: bool,
-    /// The kernel executes no user page.
-    pub smep: bool,
-    /// Kernel pages outside the trampoline are global.
-    pub kernel_global: bool,
-    /// The flush policy.
-    pub policy: Policy,
-    /// The NMI handler flushes.
-    pub nmi_flush: bool,
-    /// How many CPUs there are.
-    pub cpus: u64,
-    /// The historical mistake that this kernel makes.
-    pub variant: Option<Variant>,
-}
-
 fn read(offset: usize) -> u64 {
     memory::read_physical(BOOT_BLOCK + (offset as u64 & !7))
 }
@@ -46,8 +22,9 @@ fn write(offset: usize, value: u64) {
     memory::write_physical(BOOT_BLOCK + offset as u64, value);
 }
 
-/// The kernel's main function; `block` is the boot block's address in the direct map.
-pub extern "C" fn kernel_main(block: u64) -> ! {
+/// The kernel's main function; `block` is the boot block's address in the direct map, `ap_entry`
+/// where the CPUs but the first begin.
+pub extern "C" fn kernel_main(block: u64, ap_entry: u64) -> ! {
     assert!(block == layout::KERNEL_BASE + BOOT_BLOCK);
     let version_and_size = read(offset_of!(BootBlock, version));
     assert!(read(offset_of!(BootBlock, magic)) == MAGIC, "no boot block");
@@ -74,14 +51,14 @@ pub extern "C" fn kernel_main(block: u64) -> ! {
             None => panic!("unknown policy {}", policy_and_options as u32),
         },
     };
-    flush::install(config);
+    config::install(config);
     percpu::init();
-    arch::configure(config.pti, config.pcid, option(options::PARANOID_REWRITE));
-    arch::patch(config.variant);
+    entry::configure(config.pti, config.pcid, option(options::PARANOID_REWRITE));
+    entry::patch(config.variant);
     segments::build();
     paging::init(&config);
     start_cpu(0, 0);
-    complete_boot_block(&config);
+    complete_boot_block(&config, ap_entry);
     hypercall::ready();
     steps::run()
 }
@@ -96,7 +73,7 @@ pub extern "C" fn ap_main(cpu: u64) -> ! {
 fn start_cpu(cpu: u64, number: usize) {
     segments::init(cpu);
     apic::init();
-    load_first_mm(flush::config(), number);
+    load_first_mm(config(), number);
     mm::adopt_first(number);
 }
 
@@ -124,13 +101,13 @@ fn load_first_mm(config: &Config, number: usize) {
     }
 }
 
-fn complete_boot_block(config: &Config) {
+fn complete_boot_block(config: &Config, ap_entry: u64) {
     write(offset_of!(BootBlock, tlb_state), percpu::tlb_states_physical());
     write(offset_of!(BootBlock, mm_states), percpu::mm_states_physical());
-    write(offset_of!(BootBlock, ap_entry), arch::ap_entry());
+    write(offset_of!(BootBlock, ap_entry), ap_entry);
     write(offset_of!(BootBlock, kernel_global), u64::from(config.kernel_global));
     write(offset_of!(BootBlock, isolated), u64::from(config.pti));
-    let ranges = paging::trampoline_ranges(config);
+    let ranges = trampoline::ranges(config.cpus);
     write(offset_of!(BootBlock, trampoline_count), ranges.len() as u64);
     let mut at = offset_of!(BootBlock, trampoline);
     for range in ranges {

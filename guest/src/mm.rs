@@ -3,7 +3,8 @@
 use crate::arch::memory::Word;
 use crate::arch::{cpu, percpu};
 use crate::asid;
-use crate::flush::{config, policy};
+use crate::config::config;
+use crate::policy::policy;
 use crate::variant;
 use stalemate_shared::layout::{MAX_CPUS, MM_COUNT};
 use stalemate_shared::pcid::{ASID_SLOTS, NOFLUSH, kernel_pcid};
@@ -43,6 +44,11 @@ pub fn enter_lazy_tlb() {
 
 /// Loads address space `number`, if it is not loaded: in the slot that it has, flushed where its
 /// generation lags; else in the next slot, flushed.
+///
+/// Promises: it is loaded, this CPU is not lazy, and its kernel PCID holds nothing stale that an
+/// earlier flush of the address space was for.
+///
+/// Does not promise yet: the same of its user PCID, until user mode is next entered.
 #[inline(never)]
 pub fn switch_mm(number: usize) {
     let was_lazy = percpu::is_lazy() != 0;
@@ -139,6 +145,8 @@ fn load(number: usize, next: &MmState) {
 }
 
 /// Flushes the loaded address space, where its slot lags behind it.
+///
+/// Promises, and does not promise yet: as [`switch_mm`].
 pub fn catch_up(number: usize) {
     let mm = percpu::mm_state(number);
     let asid = percpu::loaded_mm_asid() as u16;

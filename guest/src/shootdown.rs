@@ -5,8 +5,9 @@
 
 use crate::arch::memory::Word;
 use crate::arch::{apic, hypercall, percpu};
-use crate::flush::{config, policy};
+use crate::config::config;
 use crate::mm::{self, INIT};
+use crate::policy::policy;
 use crate::variant;
 use stalemate_shared::layout::{MAX_CPUS, MM_COUNT, PAGE_SIZE};
 use stalemate_shared::tlb_state::{SWITCHING, Slot};
@@ -93,6 +94,12 @@ impl Request {
 }
 
 /// Flushes here, and on all CPUs of `cpus` that must.
+///
+/// Promises: this CPU and each of those has done what [`flush_here`] does, and has said so.
+///
+/// Does not promise yet: anything of a CPU that is lazy, where no tables are freed, or has the
+/// address space in a slot only: it looks at the generation before it goes on with it. The caller
+/// has raised that first.
 pub fn flush_on(cpus: u64, request: &Request) {
     if !variant::is(Variant::AllButSelf) {
         flush_here(request);
@@ -157,6 +164,11 @@ pub fn answer() {
 }
 
 /// Flushes on this CPU, where it has what is flushed.
+///
+/// Promises: the kernel PCID that is loaded holds nothing stale of it, and the slot says so. A CPU
+/// that was lazy has left the address space whose user pages these are.
+///
+/// Does not promise yet: what the policy's methods do not promise yet.
 #[inline(never)]
 pub fn flush_here(request: &Request) {
     match request.what {

@@ -1,8 +1,9 @@
 //! The step loop: one step at a time from the VMM, and what it came to.
 
 use crate::arch::{self, UserContext, UserExit, cpu::broken, hypercall, memory, percpu};
-use crate::paging::{self, Downgrade, Refused, edits, pool, tables};
-use crate::{entry, flush, mm};
+use crate::config::config;
+use crate::paging::{self, Downgrade, Refused, pool};
+use crate::{entry, flush, mm, operations};
 use stalemate_shared::layout::{
     KERNEL_PAGE_COUNT, KERNEL_PAGES, MEMORY_SIZE, MM_COUNT, PAGE_SIZE, USER_CODE, USER_END,
     USER_LARGE_PAGE_COUNT, USER_PAGE_COUNT, USER_TABLE_PAGE_COUNT,
@@ -44,7 +45,7 @@ pub fn run() -> ! {
     let mut pending = Pending([const { None }; MAX_PENDING]);
     let mut report = [status::NONE, 0, 0];
     loop {
-        let (opcode, args) = hypercall::next_step(report, flush::config().cpus > 1);
+        let (opcode, args) = hypercall::next_step(report, config().cpus > 1);
         report = step(&mut pending, opcode, args).unwrap_or([status::REFUSED, 0, 0]);
     }
 }
@@ -97,16 +98,16 @@ fn step(pending: &mut Pending, opcode: u64, args: [u64; 4]) -> Result<Report, Re
         }
         op::FLUSH_BATCHED => flush::flush_tlb_batched(),
         op::UNMAP_BATCHED => flush::defer(number, paging::unmap(number, va)?),
-        op::FORK if va < MM_COUNT as u64 => tables::fork(number, va as usize)?,
-        op::SPLIT_LARGE => tables::split(number, va)?,
-        op::MERGE_LARGE => tables::merge(number, va)?,
-        op::FREE_TABLE => tables::free_table(number, va)?,
+        op::FORK if va < MM_COUNT as u64 => operations::fork(number, va as usize)?,
+        op::SPLIT_LARGE => operations::split(number, va)?,
+        op::MERGE_LARGE => operations::merge(number, va)?,
+        op::FREE_TABLE => operations::free_table(number, va)?,
         op::FREE_FRAME => pool::give_back(args[0]),
-        op::UNMAP_RANGE => edits::unmap_range(number, va, third)?,
-        op::MOVE_PAGE => edits::move_page(number, va, third)?,
-        op::MIGRATE => edits::migrate(number, va, third)?,
-        op::MAKE_CLEAN => edits::make_clean(number, va)?,
-        op::WRITE_PROTECT => edits::write_protect(number, va)?,
+        op::UNMAP_RANGE => operations::unmap_range(number, va, third)?,
+        op::MOVE_PAGE => operations::move_page(number, va, third)?,
+        op::MIGRATE => operations::migrate(number, va, third)?,
+        op::MAKE_CLEAN => operations::make_clean(number, va)?,
+        op::WRITE_PROTECT => operations::write_protect(number, va)?,
         op::SWITCH_MM => mm::switch_mm(number),
         op::LAZY => mm::enter_lazy_tlb(),
         op::LEAVE_MM => mm::switch_mm(mm::INIT),
@@ -152,7 +153,7 @@ fn user(number: usize, address: u64, operation: u64, value: u64) -> Report {
             UserExit::Syscall(value) => return [status::DONE, value, 0],
             // A store to a page that is shared: once it is copied, the store is tried again.
             UserExit::Fault { error, address, .. }
-                if error == STORE_TO_PRESENT && tables::copy(number, address).is_ok() => {}
+                if error == STORE_TO_PRESENT && operations::copy(number, address).is_ok() => {}
             UserExit::Fault { error, address, .. } => return [status::FAULT, error, address],
         }
     }

@@ -1,6 +1,6 @@
 //! Which historical mistake this kernel makes, if any: see `stalemate_shared::variant`.
 
-use crate::flush::config;
+use crate::config::config;
 use stalemate_shared::variant::Variant;
 
 /// Whether it makes this one.

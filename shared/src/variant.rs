@@ -53,13 +53,13 @@ variants! {
         "One mark serves the whole CPU, not each ASID.";
     FlushedWhileLoaded = 8, "flushed-while-loaded", "mm::load",
         "A slot's PCID is flushed under the old root, and loaded with NOFLUSH for the new one.";
-    KernelFlushIsLocal = 9, "kernel-flush-is-local", "flush::announced",
+    KernelFlushIsLocal = 9, "kernel-flush-is-local", "flush::flush_everywhere",
         "A kernel page is flushed on the CPU that asks, and on no other.";
     GenerationOffByOne = 10, "generation-off-by-one", "shootdown::user",
         "A CPU whose generation is one behind is taken for up to date.";
     AllButSelf = 11, "all-but-self", "shootdown::flush_on",
         "The CPU that asks is not among those that flush.";
-    GenerationAfterIpi = 12, "generation-after-ipi", "flush::announced_user",
+    GenerationAfterIpi = 12, "generation-after-ipi", "flush::flush_user",
         "The generation is raised after the CPUs were asked, not before.";
     SwitchWithInterrupts = 13, "switch-with-interrupts", "mm::switch_mm",
         "Interrupts come between the CR3 load and loaded_mm, and find the old one.";
@@ -71,23 +71,23 @@ variants! {
         "A CPU comes up with another PCID in CR3 than its state says.";
     KernelFlushNeedsSameMm = 17, "kernel-flush-needs-same-mm", "shootdown::kernel",
         "A flush of kernel pages does nothing where another address space is loaded.";
-    SlotNotFlushed = 18, "slot-not-flushed", "asid::choose",
+    SlotNotFlushed = 18, "slot-not-flushed", "mm::load",
         "A slot that changes hands is not flushed.";
-    MoveUnlocksFirst = 19, "move-unlocks-first", "tables::move_page",
+    MoveUnlocksFirst = 19, "move-unlocks-first", "operations::move_page",
         "A page that was moved is flushed after the page-table lock was dropped.";
-    BatchForgotten = 20, "batch-forgotten", "tables::unmap_range",
+    BatchForgotten = 20, "batch-forgotten", "operations::unmap_range",
         "An unmap of what a batch has unmapped already asks for no flush.";
-    SecondMappingForgotten = 21, "second-mapping-forgotten", "tables::unmap_range",
+    SecondMappingForgotten = 21, "second-mapping-forgotten", "operations::unmap_range",
         "An unmap of two mappings flushes the first.";
-    TableNotFlushed = 22, "table-not-flushed", "tables::free_table",
+    TableNotFlushed = 22, "table-not-flushed", "operations::free_table",
         "A page table is given back, and nobody flushes.";
-    TableFreedFirst = 23, "table-freed-first", "tables::free_table",
+    TableFreedFirst = 23, "table-freed-first", "operations::free_table",
         "A page table is given back before the shootdown.";
     LazyKeepsTables = 24, "lazy-keeps-tables", "shootdown::must_flush",
         "A lazy CPU is not asked, although page tables are freed.";
-    MigrationUnlocksFirst = 25, "migration-unlocks-first", "tables::migrate",
+    MigrationUnlocksFirst = 25, "migration-unlocks-first", "operations::migrate",
         "The old frame's entry is cleared, and the flush comes after the lock was dropped.";
-    CleanIsLocal = 26, "clean-is-local", "tables::make_clean",
+    CleanIsLocal = 26, "clean-is-local", "operations::make_clean",
         "A page is made clean, and CPUs that may write it without setting D are not told.";
     StrideOfToday = 27, "stride-of-today", "flush::flush_tlb_freeing",
         "The stride of a flush is the size of the page as it will be, not as it was.";
@@ -95,19 +95,19 @@ variants! {
         "Where user mode has not run since the address space was loaded nothing is flushed.";
     AcknowledgesFirst = 29, "acknowledges-first", "shootdown::answer",
         "A CPU acknowledges before it has flushed.";
-    UserFlushIsLocal = 30, "user-flush-is-local", "flush::announced_user",
+    UserFlushIsLocal = 30, "user-flush-is-local", "flush::flush_user",
         "A user page is flushed on the CPU that asks, and on no other.";
     NobodyWaits = 31, "nobody-waits", "shootdown::ask",
         "The CPU that asks goes on before the others have acknowledged.";
     FlushKeeps = 32, "flush-keeps", "flush_tlb_mm",
         "CR3 is written back with NOFLUSH set.";
-    SlotByNumber = 33, "slot-by-number", "asid::choose",
+    SlotByNumber = 33, "slot-by-number", "mm::load",
         "The slot goes by the address space's number, and nobody asks who had it.";
-    EmptyTableNotFlushed = 34, "empty-table-not-flushed", "tables::free_table",
+    EmptyTableNotFlushed = 34, "empty-table-not-flushed", "operations::free_table",
         "A page table that maps nothing is given back without a flush.";
-    FlushBeforeStore = 35, "flush-before-store", "tables::write_protect",
+    FlushBeforeStore = 35, "flush-before-store", "operations::write_protect",
         "A page is flushed first, and write-protected afterwards.";
-    MergeNotFlushed = 36, "merge-not-flushed", "tables::merge",
+    MergeNotFlushed = 36, "merge-not-flushed", "operations::merge",
         "4 KiB pages become a large one in one store, and nobody flushes.";
     MarkIgnored = 37, "mark-ignored", "USER_CR3",
         "The way back to user mode does not look at the marks.";

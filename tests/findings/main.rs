@@ -164,8 +164,7 @@ fn the_audit_names_callers_in_the_step_loop() {
         // A step of the scenario, or what flushes for itself.
         let place = match site.caller.as_str() {
             "step" => "guest/src/steps.rs:",
-            "fork" | "copy" => "guest/src/paging/tables.rs:",
-            _ => "guest/src/paging/edits.rs:",
+            _ => "guest/src/operations.rs:",
         };
         assert!(site.line.contains(place), "{site:?}");
         sites += 1;

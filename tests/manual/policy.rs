@@ -57,7 +57,7 @@ fn checkout(blocks: &[(String, Vec<String>)]) -> PathBuf {
     for (fence, body) in blocks {
         if fence.starts_with("rust") {
             let code = body.join("\n") + "\n";
-            changed_files.insert("guest/src/flush/lazymark.rs".to_owned(), code);
+            changed_files.insert("guest/src/policy/lazymark.rs".to_owned(), code);
         } else if let Some(path) = fence.strip_prefix("diff ") {
             let read = || std::fs::read_to_string(root().join(path)).expect("a source");
             let text = changed_files.entry(path.to_owned()).or_insert_with(read);

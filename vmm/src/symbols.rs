@@ -30,6 +30,18 @@ impl fmt::Display for Location {
     }
 }
 
+/// The name of a symbol as people write it: demangled, without a hash, and a method by its type, not
+/// by its trait: `a::Type::method` for `<a::Type as b::Trait>::method`.
+#[must_use]
+pub fn demangled(symbol: &str) -> String {
+    let name = format!("{:#}", rustc_demangle::demangle(symbol));
+    let by_type = name.strip_prefix('<').and_then(|rest| {
+        let (of, rest) = rest.split_once(" as ")?;
+        Some(format!("{of}::{}", rest.split_once(">::")?.1))
+    });
+    by_type.unwrap_or(name)
+}
+
 type Reader = addr2line::gimli::EndianSlice<'static, addr2line::gimli::RunTimeEndian>;
 
 /// The symbols of one image.
@@ -57,7 +69,7 @@ impl Symbols {
             if name.is_empty() || symbol.is_undefined() {
                 continue;
             }
-            let name = format!("{:#}", rustc_demangle::demangle(name));
+            let name = demangled(name);
             symbols.by_name.insert(name.clone(), symbol.address());
             if symbol.kind() == object::SymbolKind::Text {
                 let entry = symbols.by_address.entry(symbol.address());

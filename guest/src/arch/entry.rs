@@ -192,8 +192,8 @@ global_asm!(
     "iret_fault_exit:",
     "iretq",
     ".size entry_fault, . - entry_fault",
-    // Interrupts: what they interrupt goes on. They come with IF set only, and so never between entry
-    // or exit code's SWAPGS and CR3 load.
+    // Interrupts: what they interrupt goes on. They come with IF set only, and so never between
+    // entry or exit code's SWAPGS and CR3 load.
     ".section .trampoline.text, \"ax\"",
     ".global entry_irq",
     ".type entry_irq, @function",
@@ -303,47 +303,6 @@ global_asm!(
     "btr qword ptr [r10 + {mask}], rax",
     "jmp 5b",
     ".size entry_paranoid, . - entry_paranoid",
-    // The CR3 hop: one user page flushed at once, without INVPCID. Both loads are NOFLUSH.
-    ".section .trampoline.text, \"ax\"",
-    ".global hop_invlpg_user",
-    ".type hop_invlpg_user, @function",
-    "hop_invlpg_user:",
-    "mov rcx, cr3",
-    "bts rcx, 63",
-    "mov rax, rcx",
-    "or rax, 0x1800",
-    ".global cr3_hop_out",
-    "cr3_hop_out:",
-    "mov cr3, rax",
-    "invlpg [rdi]",
-    ".global cr3_hop_back",
-    "cr3_hop_back:",
-    "mov cr3, rcx",
-    "ret",
-    ".size hop_invlpg_user, . - hop_invlpg_user",
-    // The whole user PCID: the load on the way out is not NOFLUSH.
-    ".global hop_flush_user",
-    ".type hop_flush_user, @function",
-    "hop_flush_user:",
-    "mov rcx, cr3",
-    "mov rax, rcx",
-    "or rax, 0x1800",
-    "bts rcx, 63",
-    "mov cr3, rax",
-    "mov cr3, rcx",
-    "ret",
-    ".size hop_flush_user, . - hop_flush_user",
-    // The user and the kernel PCID: neither load is.
-    ".global hop_flush_pair",
-    ".type hop_flush_pair, @function",
-    "hop_flush_pair:",
-    "mov rcx, cr3",
-    "mov rax, rcx",
-    "or rax, 0x1800",
-    "mov cr3, rax",
-    "mov cr3, rcx",
-    "ret",
-    ".size hop_flush_pair, . - hop_flush_pair",
     pcid = const PCID,
     mask = const USER_PCID_FLUSH_MASK,
     pti = const PTI,
@@ -352,35 +311,6 @@ global_asm!(
     rewrite = const PARANOID_REWRITE,
     paranoid = sym super::handlers::paranoid,
 );
-
-/// Hops to the user CR3 of the loaded address space and back, by code that both roots map. Only
-/// with PTI and PCIDs.
-pub mod hop {
-    unsafe extern "C" {
-        fn hop_invlpg_user(va: u64);
-        fn hop_flush_user();
-        fn hop_flush_pair();
-    }
-
-    /// INVLPG in the user PCID.
-    pub fn invlpg_user(va: u64) {
-        // SAFETY: the assembly is in the trampoline, uses no stack on the user CR3, and comes back
-        // to the CR3 it found; only cached translations go.
-        unsafe { hop_invlpg_user(va) };
-    }
-
-    /// Flushes the user PCID.
-    pub fn flush_user() {
-        // SAFETY: as in `invlpg_user`.
-        unsafe { hop_flush_user() };
-    }
-
-    /// Flushes the user PCID, and the kernel PCID on the way back.
-    pub fn flush_pair() {
-        // SAFETY: as in `invlpg_user`.
-        unsafe { hop_flush_pair() };
-    }
-}
 
 /// Tells the entry code what kind of kernel this is.
 pub fn configure(pti: bool, pcid: bool, paranoid_rewrite: bool) {

@@ -31,8 +31,8 @@ pub(super) extern "C" fn paranoid(frame: &mut Frame) {
     if frame.vector != 2 {
         hypercall::panicked("double fault", frame.vector as u32);
     }
-    if crate::flush::config().nmi_flush {
-        crate::flush::flush_in_nmi();
+    if crate::config::config().nmi_flush {
+        crate::nmi::flush();
     }
 }
 

@@ -1,6 +1,5 @@
 //! The first instruction.
 
-use super::memory::symbol;
 use core::arch::global_asm;
 use stalemate_shared::layout::{KERNEL_BASE, KERNEL_STACK_PAGES, KERNEL_STACKS, PAGE_SIZE};
 
@@ -12,6 +11,7 @@ global_asm!(
     "_start:",
     "mov rsp, {stacks} + {size}",
     "xor ebp, ebp",
+    "lea rsi, [rip + ap_start]",
     "call {main}",
     "ud2",
     "ap_start:",
@@ -27,9 +27,3 @@ global_asm!(
     main = sym crate::boot::kernel_main,
     ap_main = sym crate::boot::ap_main,
 );
-
-/// Where the CPUs but the first begin.
-#[must_use]
-pub fn ap_entry() -> u64 {
-    symbol!(ap_start)
-}

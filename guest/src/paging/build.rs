@@ -1,15 +1,13 @@
 //! The tables as they are at boot.
 
 use crate::arch::memory::{self, write_physical};
-use crate::arch::percpu;
-use crate::boot::Config;
+use crate::arch::{percpu, trampoline};
+use crate::config::Config;
 use crate::entry::{self, Protection};
 use crate::mm::{self, INIT};
-use core::ops::Range;
 use stalemate_shared::layout::{
-    BOOT_BLOCK, ENTRY_STACKS, KERNEL_BASE, KERNEL_PAGES, KERNEL_STACK_PAGES, KERNEL_STACKS,
-    MM_STATES, PAGE_SIZE, POOL_FRAME_COUNT, POOL_FRAMES, STACKS, TABLE_FRAMES, TABLE_FRAMES_END,
-    USER_CODE,
+    BOOT_BLOCK, KERNEL_BASE, KERNEL_PAGES, KERNEL_STACK_PAGES, KERNEL_STACKS, MM_STATES, PAGE_SIZE,
+    POOL_FRAME_COUNT, POOL_FRAMES, TABLE_FRAMES, TABLE_FRAMES_END, USER_CODE,
 };
 use stalemate_shared::pcid::USER_ROOT_BIT;
 use stalemate_shared::tlb_state::MmState;
@@ -49,7 +47,7 @@ fn slot(table: u64, va: u64, level: u32) -> u64 {
 pub fn init(config: &Config) {
     let mut frames = Frames { next: TABLE_FRAMES };
     let (kernel, direct) = kernel_half(&mut frames);
-    let trampoline = trampoline(&mut frames, config);
+    let trampoline = user_kernel_half(&mut frames, config);
     for number in 0..MM_STATES {
         let root = frames.take_pair();
         if number != INIT {
@@ -84,13 +82,17 @@ fn direct_map(direct: u64, tables_end: u64, config: &Config) {
     let stacks = KERNEL_STACKS..KERNEL_STACKS + config.cpus * KERNEL_STACK_PAGES * PAGE_SIZE;
     let image = memory::image();
     let image = image.start - KERNEL_BASE..image.end - KERNEL_BASE;
-    let entry_stacks = entry_stacks(config);
+    let entry_stacks = trampoline::stacks(config.cpus);
     let ranges = [boot_block, pool, entry_stacks, stacks, image, TABLE_FRAMES..tables_end];
     for range in ranges {
         let mut at = range.start;
         while at < range.end {
             let va = KERNEL_BASE + at;
-            let global = if in_trampoline(va, config) { config.pge } else { config.kernel_global };
+            let global = if trampoline::contains(va, config.cpus) {
+                config.pge
+            } else {
+                config.kernel_global
+            };
             write_physical(slot(direct, va, 1), entry::direct(at, protection(va), global));
             at += PAGE_SIZE;
         }
@@ -98,11 +100,11 @@ fn direct_map(direct: u64, tables_end: u64, config: &Config) {
 }
 
 /// The PDPT of the user roots' kernel half: the trampoline and nothing else.
-fn trampoline(frames: &mut Frames, config: &Config) -> u64 {
+fn user_kernel_half(frames: &mut Frames, config: &Config) -> u64 {
     let [pdpt, pd, pt] = core::array::from_fn(|_| frames.take());
     write_physical(slot(pdpt, KERNEL_BASE, 3), entry::kernel_table(pd));
     write_physical(slot(pd, KERNEL_BASE, 2), entry::kernel_table(pt));
-    for range in trampoline_ranges(config) {
+    for range in trampoline::ranges(config.cpus) {
         let mut va = range.start;
         while va < range.end {
             let bits = entry::direct(va - KERNEL_BASE, protection(va), config.pge);
@@ -127,29 +129,6 @@ fn user_half(frames: &mut Frames, config: &Config, root: u64) {
     } else {
         write_physical(slot(root, USER_CODE, 4), top);
     }
-}
-
-/// Guest-physical addresses of the stacks that the processors switch to.
-fn entry_stacks(config: &Config) -> Range<u64> {
-    STACKS..STACKS + config.cpus * ENTRY_STACKS * PAGE_SIZE
-}
-
-/// What user roots map of the kernel half.
-#[must_use]
-pub fn trampoline_ranges(config: &Config) -> [Range<u64>; 3] {
-    let stacks = entry_stacks(config);
-    let stacks = stacks.start + KERNEL_BASE..stacks.end + KERNEL_BASE;
-    [memory::trampoline_text(), memory::trampoline_data(), stacks]
-}
-
-fn in_trampoline(va: u64, config: &Config) -> bool {
-    trampoline_ranges(config).iter().any(|range| range.contains(&va))
-}
-
-/// Whether a kernel address is mapped in user roots too.
-#[must_use]
-pub fn is_trampoline(va: u64) -> bool {
-    in_trampoline(va, crate::flush::config())
 }
 
 fn protection(va: u64) -> Protection {

@@ -1,45 +1,21 @@
 //! Page tables: built at boot, edited by steps. An edit that takes something away returns a
-//! token that only a flush consumes.
+//! token that only a flush consumes. Nothing here flushes.
 
 mod build;
-pub mod edits;
 pub mod pool;
 pub mod tables;
+mod token;
 
-pub use build::{init, is_trampoline, trampoline_ranges};
+pub use build::init;
+pub use token::{Downgrade, Refused};
 
-use crate::arch::{memory, percpu};
+use crate::arch::memory;
+use crate::config::config;
 use crate::entry;
 use stalemate_shared::layout::{
     KERNEL_PAGE_COUNT, KERNEL_PAGES, LARGE_PAGE_SIZE, MM_COUNT, PAGE_SIZE, USER_END,
-    USER_LARGE_PAGE_COUNT, USER_LARGE_PAGES,
 };
 use stalemate_shared::step::flags;
-
-/// A cached translation may now grant what a walk does not: owed a flush of `page`.
-#[must_use = "a downgrade is owed a flush"]
-#[derive(Debug, PartialEq, Eq)]
-pub struct Downgrade {
-    /// The page's address.
-    pub page: u64,
-    /// The address space; none for a kernel page, which is in all.
-    pub mm: Option<usize>,
-}
-
-impl Downgrade {
-    /// Consumes the token: a flush of `[start, end)` of `mm` (none: of everything) covers it.
-    ///
-    /// # Errors
-    /// Gives the token back where the flush does not cover it.
-    pub fn discharge(self, mm: Option<usize>, start: u64, end: u64) -> Result<(), Self> {
-        let same = mm.is_none() || self.mm.is_none() || mm == self.mm;
-        if same && start <= self.page && self.page < end { Ok(()) } else { Err(self) }
-    }
-}
-
-/// A step asked for what cannot be done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Refused;
 
 /// The leaf slot of a test page.
 #[derive(Debug)]
@@ -50,36 +26,17 @@ struct Leaf {
     token: Downgrade,
 }
 
-/// The slot of level `level` on the way to `va`.
-fn slot_at(mm: usize, va: u64, level: u32) -> Result<u64, Refused> {
-    let mut table = percpu::mm_state(mm).kernel_root;
-    let mut at = 4u32;
-    loop {
-        let slot = table + (va >> (12 + 9 * (at - 1)) & 0x1ff) * 8;
-        if at == level {
-            return Ok(slot);
-        }
-        let bits = memory::read_physical(slot);
-        if !entry::is_present(bits) || entry::is_large(bits) {
-            return Err(Refused);
-        }
-        table = entry::frame(bits);
-        at -= 1;
-    }
-}
-
 fn leaf(mm: usize, va: u64) -> Result<Leaf, Refused> {
     if mm >= MM_COUNT {
         return Err(Refused);
     }
     let kernel_end = KERNEL_PAGES + KERNEL_PAGE_COUNT * PAGE_SIZE;
-    let large_end = USER_LARGE_PAGES + USER_LARGE_PAGE_COUNT * LARGE_PAGE_SIZE;
     let user = va < USER_END;
     if !user && !(KERNEL_PAGES..kernel_end).contains(&va) {
         return Err(Refused);
     }
-    let large = (USER_LARGE_PAGES..large_end).contains(&va);
-    let slot = slot_at(mm, va, if large { 2 } else { 1 })?;
+    let large = tables::large_pages().contains(&va);
+    let slot = tables::slot_at(mm, va, if large { 2 } else { 1 })?;
     let token = Downgrade { page: va, mm: user.then_some(mm) };
     Ok(Leaf { slot, user, large, token })
 }
@@ -100,7 +57,7 @@ impl Leaf {
         if large != self.large || !frame.is_multiple_of(size) {
             return Err(Refused);
         }
-        let global = crate::flush::config().kernel_global;
+        let global = config().kernel_global;
         Ok(entry::test_page(frame, step_flags, self.user, global))
     }
 

@@ -23,9 +23,8 @@ pub fn take_zeroed() -> Option<u64> {
 /// Gives a frame back, and says so: from now on it may serve anybody.
 pub fn give_back(frame: u64) {
     crate::arch::hypercall::frame_freed(frame);
-    if let Some(number) = frame.checked_sub(POOL_FRAMES).map(|offset| offset / PAGE_SIZE) {
-        if number < POOL_FRAME_COUNT {
-            TAKEN.clear_bit(number);
-        }
+    let number = frame.checked_sub(POOL_FRAMES).map(|offset| offset / PAGE_SIZE);
+    if let Some(number) = number.filter(|&number| number < POOL_FRAME_COUNT) {
+        TAKEN.clear_bit(number);
     }
 }

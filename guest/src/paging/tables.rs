@@ -1,23 +1,49 @@
-//! Edits of whole page tables: made and freed, large pages split and merged, address spaces copied.
+//! The way to an entry, and page tables as wholes.
 
-use super::{Downgrade, Refused, change, get, leaf, pool, put, slot_at};
+use super::pool;
+use super::token::{Downgrade, Refused};
 use crate::arch::memory::{read_physical, write_physical};
-use crate::variant;
-use crate::{entry, flush};
+use crate::arch::percpu;
+use crate::entry;
 use core::ops::Range;
 use stalemate_shared::layout::{
-    LARGE_PAGE_SIZE, PAGE_SIZE, USER_LARGE_PAGE_COUNT, USER_LARGE_PAGES, USER_PAGE_COUNT,
-    USER_PAGES, USER_TABLE_PAGE_COUNT, USER_TABLE_PAGES,
+    LARGE_PAGE_SIZE, PAGE_SIZE, USER_LARGE_PAGE_COUNT, USER_LARGE_PAGES, USER_TABLE_PAGE_COUNT,
+    USER_TABLE_PAGES,
 };
-use stalemate_shared::variant::Variant;
 
 /// Level of the entries that reference page tables.
 const PDE: u32 = 2;
 /// Entries of a table.
 const ENTRIES: u64 = 512;
 
-fn table_pages() -> Range<u64> {
+/// The user pages whose page table comes and goes.
+#[must_use]
+pub fn table_pages() -> Range<u64> {
     USER_TABLE_PAGES..USER_TABLE_PAGES + USER_TABLE_PAGE_COUNT * PAGE_SIZE
+}
+
+/// The user pages of 2 MiB, or what they were split into.
+#[must_use]
+pub fn large_pages() -> Range<u64> {
+    USER_LARGE_PAGES..USER_LARGE_PAGES + USER_LARGE_PAGE_COUNT * LARGE_PAGE_SIZE
+}
+
+/// The slot of level `level` on the way to `va`.
+pub(super) fn slot_at(mm: usize, va: u64, level: u32) -> Result<u64, Refused> {
+    let mut table = percpu::mm_state(mm).kernel_root;
+    let mut at = 4u32;
+    loop {
+        let slot = table + (va >> (12 + 9 * (at - 1)) & 0x1ff) * 8;
+        if at == level {
+            return Ok(slot);
+        }
+        let bits = read_physical(slot);
+        if !entry::is_present(bits) || entry::is_large(bits) {
+            return Err(Refused);
+        }
+        table = entry::frame(bits);
+        at -= 1;
+    }
 }
 
 /// Makes the page table for `va`, where that is a page whose table comes and goes and there is
@@ -37,147 +63,59 @@ pub(super) fn provide(mm: usize, va: u64) -> Result<(), Refused> {
     Ok(())
 }
 
-/// Takes away the page table that maps `va`, with what it maps, and frees it once no CPU can walk
-/// it any more.
-///
-/// # Errors
-/// Where there is none, or `va` is no page whose table comes and goes.
-pub fn free_table(mm: usize, va: u64) -> Result<(), Refused> {
-    if !table_pages().contains(&va) {
-        return Err(Refused);
-    }
+/// The slot that references the page table for `va`, and that table.
+fn referenced(mm: usize, va: u64) -> Result<(u64, u64), Refused> {
     let slot = slot_at(mm, va, PDE)?;
     let bits = read_physical(slot);
-    if !entry::is_present(bits) {
-        return Err(Refused);
-    }
-    write_physical(slot, 0);
-    let table = entry::frame(bits);
-    let maps_nothing = (0..ENTRIES).all(|index| read_physical(table + index * 8) == 0);
-    let forgets = variant::is(Variant::TableNotFlushed)
-        || variant::is(Variant::EmptyTableNotFlushed) && maps_nothing;
-    let early = variant::is(Variant::TableFreedFirst);
-    if forgets || early {
-        pool::give_back(table);
-    }
-    if forgets {
-        return Ok(());
-    }
-    // One address in reach of the table would do for paging-structure caches (SDM vol. 3,
-    // 4.10.4.1, INVLPG); the pages that it mapped are flushed one by one.
-    let Range { start, end } = table_pages();
-    flush::flush_tlb_freeing(mm, start, end);
-    if !early {
-        pool::give_back(table);
-    }
-    Ok(())
+    let is_table = entry::is_present(bits) && !entry::is_large(bits);
+    if is_table { Ok((slot, entry::frame(bits))) } else { Err(Refused) }
 }
 
-fn large_slot(mm: usize, va: u64) -> Result<u64, Refused> {
-    let end = USER_LARGE_PAGES + USER_LARGE_PAGE_COUNT * LARGE_PAGE_SIZE;
-    if !(USER_LARGE_PAGES..end).contains(&va) {
-        return Err(Refused);
-    }
-    slot_at(mm, va, PDE)
-}
-
-/// Replaces the 2 MiB page at `va` by 4 KiB pages of the same frames. Not in one store: for a while
-/// the processor could hold both sizes (SDM vol. 3, 4.10.2.3).
+/// The frame of the page table for `va`.
 ///
 /// # Errors
-/// Where there is none, or no frame for the table.
-pub fn split(mm: usize, va: u64) -> Result<(), Refused> {
-    let slot = large_slot(mm, va)?;
-    let bits = read_physical(slot);
-    if !entry::is_present(bits) || !entry::is_large(bits) {
-        return Err(Refused);
-    }
+/// Where there is none.
+pub fn get(mm: usize, va: u64) -> Result<u64, Refused> {
+    referenced(mm, va).map(|(_, table)| table)
+}
+
+/// The entries of the page table in frame `table`.
+pub fn entries(table: u64) -> impl Iterator<Item = u64> {
+    (0..ENTRIES).map(move |index| read_physical(table + index * 8))
+}
+
+/// A page table, which nothing references yet, of the 4 KiB parts of the large page `bits`.
+///
+/// # Errors
+/// Where no frame is left.
+pub fn of_parts(bits: u64) -> Result<u64, Refused> {
     let table = pool::take().ok_or(Refused)?;
     (0..ENTRIES).for_each(|index| write_physical(table + index * 8, entry::part(bits, index)));
-    write_physical(slot, 0);
-    flush::flush_tlb_range(mm, va, va + LARGE_PAGE_SIZE);
+    Ok(table)
+}
+
+/// References the page table in frame `table` for `va`, where nothing is present. Nothing can be
+/// cached of it: negative results are not.
+///
+/// # Errors
+/// Where something is.
+pub fn put(mm: usize, va: u64, table: u64) -> Result<(), Refused> {
+    let slot = slot_at(mm, va, PDE)?;
+    if entry::is_present(read_physical(slot)) {
+        return Err(Refused);
+    }
     write_physical(slot, entry::table(table));
     Ok(())
 }
 
-/// Replaces the 4 KiB pages at `va` by the 2 MiB page that they are parts of, and frees their
-/// table.
+/// Puts `bits` in the place of the page table for `va`: 0, or a large page. Walks do not reach the
+/// table any more; what is cached of it, and of the pages that it maps, still does. The caller
+/// frees it.
 ///
 /// # Errors
-/// Where they are no such parts.
-pub fn merge(mm: usize, va: u64) -> Result<(), Refused> {
-    let slot = large_slot(mm, va)?;
-    let bits = read_physical(slot);
-    if !entry::is_present(bits) || entry::is_large(bits) {
-        return Err(Refused);
-    }
-    let table = entry::frame(bits);
-    let first = read_physical(table);
-    let same = |index: u64| {
-        let plain = |bits: u64| entry::clean(entry::aged(bits));
-        plain(read_physical(table + index * 8)) == plain(entry::part(first, index))
-    };
-    if !(0..ENTRIES).all(same) {
-        return Err(Refused);
-    }
-    // A and D of all parts count for the whole.
-    let joined = (0..ENTRIES).fold(entry::joined(first), |joined, index| {
-        joined | read_physical(table + index * 8) & (entry::ACCESSED | entry::DIRTY)
-    });
-    if variant::is(Variant::MergeNotFlushed) {
-        write_physical(slot, joined);
-        pool::give_back(table);
-        return Ok(());
-    }
-    write_physical(slot, 0);
-    flush::flush_tlb_freeing(mm, va, va + LARGE_PAGE_SIZE);
-    write_physical(slot, joined);
-    pool::give_back(table);
-    Ok(())
-}
-
-/// Gives address space `child` the 4 KiB user test pages of `mm`, both to copy at the first store.
-///
-/// # Errors
-/// Where the child has one of them already.
-pub fn fork(mm: usize, child: usize) -> Result<(), Refused> {
-    let pages = || (0..USER_PAGE_COUNT).map(|number| USER_PAGES + number * PAGE_SIZE);
-    if mm == child || pages().any(|va| get(child, va).is_ok()) {
-        return Err(Refused);
-    }
-    for va in pages() {
-        let Ok(bits) = get(mm, va) else { continue };
-        let shared = entry::shared(bits);
-        put(child, va, shared)?;
-        if shared != bits {
-            let token = change(mm, va, |_| shared)?;
-            // The flush of the whole address space follows.
-            let _ = token.discharge(Some(mm), va, va + 1);
-        }
-    }
-    flush::flush_tlb_mm(mm);
-    Ok(())
-}
-
-/// Copies a shared page for `mm`, which is loaded, after a store to it has faulted.
-///
-/// # Errors
-/// Where the page is not shared, or no frame is left.
-pub fn copy(mm: usize, va: u64) -> Result<(), Refused> {
-    let page = va & !(PAGE_SIZE - 1);
-    let (page_leaf, bits) = leaf(mm, page)?.present()?;
-    if !entry::is_shared(bits) {
-        return Err(Refused);
-    }
-    let frame = pool::take().ok_or(Refused)?;
-    for word in (0..PAGE_SIZE).step_by(8) {
-        // The old frame is read as user mode would, through the page itself.
-        let value = crate::arch::probe_read(page + word).map_err(|_| Refused)?;
-        write_physical(frame + word, value);
-    }
-    page_leaf.set(entry::copied(bits, frame));
-    flush::flush_tlb_one_user(mm, page);
-    let token: Downgrade = page_leaf.token;
-    let _ = token.discharge(Some(mm), page, page + 1);
-    Ok(())
+/// Where there is none.
+pub fn replace(mm: usize, va: u64, bits: u64) -> Result<Downgrade, Refused> {
+    let (slot, _) = referenced(mm, va)?;
+    write_physical(slot, bits);
+    Ok(Downgrade { page: va, mm: Some(mm) })
 }

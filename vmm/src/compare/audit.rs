@@ -60,7 +60,7 @@ pub type Audit = BTreeMap<Site, Calls>;
 
 /// Where the wrappers are that announce, in the guest's sources; the first function around them
 /// is the caller.
-const WRAPPERS: [&str; 2] = ["/src/flush/", "/src/arch/hypercall.rs"];
+const WRAPPERS: [&str; 2] = ["/src/flush.rs", "/src/arch/hypercall.rs"];
 
 fn site(symbols: &Symbols, event: &Event, flush: &Flush) -> Site {
     let frames = symbols.inlined(event.rip);

@@ -127,10 +127,7 @@ impl<'a> Disassembly<'a> {
         let module = policy.to_string();
         let name: String = module[..1].to_uppercase() + &module[1..];
         let roots = METHODS.iter().filter_map(|method| {
-            let of = format!(
-                "<stalemate_guest::flush::{module}::{name} as stalemate_guest::flush::Policy>"
-            );
-            self.symbols.address(&format!("{of}::{method}"))
+            self.symbols.address(&format!("stalemate_guest::policy::{module}::{name}::{method}"))
         });
         let functions = self.reached(roots);
         let code: Vec<Instruction> =

@@ -18,7 +18,8 @@ const LABELS: [(&str, Site); 8] = [
 ];
 
 /// The functions whose every CR3 load belongs to a site, by a part of their path.
-const FUNCTIONS: [(&str, Site); 2] = [("switch_mm", Site::Switch), ("::flush", Site::Flush)];
+const FUNCTIONS: [(&str, Site); 3] =
+    [("switch_mm", Site::Switch), ("::policy::", Site::Flush), ("::flush", Site::Flush)];
 
 /// The IRETQ that ends the paranoid path.
 const PARANOID_IRET: &str = "iret_paranoid_exit";

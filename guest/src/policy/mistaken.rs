@@ -1,8 +1,10 @@
 //! `split` with one of the historical mistakes that concern a policy. Beside the real one, so that
 //! this stays as it is.
 
-use super::{Policy, config, split};
+use super::contract::Policy;
+use super::split::Split;
 use crate::arch::{cpu, percpu};
+use crate::config::config;
 use stalemate_shared::pcid::{NOFLUSH, kernel_pcid};
 use stalemate_shared::variant::Variant;
 
@@ -55,12 +57,12 @@ impl Policy for Mistaken {
                 cpu::invlpg(va);
                 mark_loaded();
             }
-            _ => split::flush_tlb_one_user(va),
+            _ => Split.flush_tlb_one_user(va),
         }
     }
 
     fn flush_tlb_one_kernel(&self, va: u64) {
-        split::flush_tlb_one_kernel(va);
+        Split.flush_tlb_one_kernel(va);
     }
 
     fn flush_tlb_mm(&self) {
@@ -71,7 +73,7 @@ impl Policy for Mistaken {
     }
 
     fn flush_tlb_all(&self) {
-        split::flush_tlb_all();
+        Split.flush_tlb_all();
     }
 
     fn switch_mm_flush(&self, cr3: u64, asid: u16) {

@@ -1,87 +1,47 @@
-//! The flush primitives. What callers use is here: it announces begin and return with the
-//! caller's range, keeps generations, and leaves the work to the policy. No policy announces.
+//! The flush primitives that callers use: each announces begin and return with the caller's range,
+//! raises generations, and leaves the work to the policy, here and on every CPU that must.
 //! They are inlined, so that the place of an announcement tells its caller.
-
-mod eager;
-mod fallback;
-mod full;
-mod joined;
-mod mistaken;
-mod split;
-mod unsplit;
+//!
+//! *Stale* is what it is in [`Policy`](crate::policy::contract::Policy). An address space is
+//! *active* on a CPU that has it loaded and is not lazy. Where it is not active, a CPU may go on to
+//! hold what is stale until the address space is active there again: its slot lags behind the
+//! generation then, and is flushed first.
 
 use crate::arch::memory::Word;
-use crate::arch::{cpu, hypercall, percpu};
-use crate::boot::Config;
+use crate::arch::{hypercall, percpu};
 use crate::paging::Downgrade;
 use crate::shootdown::{EVERY_CPU, Request, What, flush_on};
-use crate::{entry, paging, variant};
-use stalemate_shared::boot::Policy as PolicyName;
+use crate::variant;
 use stalemate_shared::hypercall::primitive;
 use stalemate_shared::layout::{
-    LARGE_PAGE_SIZE, MAX_CPUS, MM_COUNT, PAGE_SIZE, USER_END, USER_LARGE_PAGES, USER_PAGES,
-    USER_TABLE_PAGES,
+    LARGE_PAGE_SIZE, MAX_CPUS, PAGE_SIZE, USER_END, USER_LARGE_PAGES, USER_TABLE_PAGES,
 };
-use stalemate_shared::pcid::{PCID_MASK, ROOT_MASK, kernel_pcid};
 use stalemate_shared::variant::Variant;
 
-/// One complete design of the flush primitives. Each works on the loaded address space.
-pub trait Policy: Sync {
-    /// Flushes one user page.
-    fn flush_tlb_one_user(&self, va: u64);
-    /// Flushes one kernel page, in every address space of this CPU.
-    fn flush_tlb_one_kernel(&self, va: u64);
-    /// Flushes the user half.
-    fn flush_tlb_mm(&self);
-    /// Flushes everything.
-    fn flush_tlb_all(&self);
-    /// Loads `cr3`, a kernel CR3 of slot `asid`, so that nothing older is used under either PCID
-    /// of the slot. Only with PCIDs.
-    fn switch_mm_flush(&self, cr3: u64, asid: u16);
-}
-
-static CONFIG: crate::arch::percpu::Once<Config> = crate::arch::percpu::Once::new();
-
-/// Chooses the policy, once, at boot.
-pub fn install(config: Config) {
-    CONFIG.set(config);
-}
-
-/// What this kernel is.
-#[must_use]
-pub fn config() -> &'static Config {
-    CONFIG.get()
-}
-
-/// The policy that this kernel was booted with.
-#[must_use]
-pub fn policy() -> &'static dyn Policy {
-    match config().policy {
-        PolicyName::Split if config().variant.is_some_and(mistaken::concerns) => {
-            &mistaken::Mistaken
-        }
-        PolicyName::Split => &split::Split,
-        PolicyName::Unsplit => &unsplit::Unsplit,
-        PolicyName::Full => &full::Full,
-        PolicyName::Eager => &eager::Eager,
-        PolicyName::Fallback => &fallback::Fallback,
-        PolicyName::Joined => &joined::Joined,
-    }
-}
-
-/// One user page of address space `number`.
+/// Flushes the user page at `va` of address space `number`.
+///
+/// Promises: no CPU on which it is active holds anything stale of the page under its kernel PCID.
+///
+/// Does not promise yet: that no user PCID holds anything stale of it. Each may until its CPU next
+/// enters user mode.
 #[inline(always)]
 pub fn flush_tlb_one_user(number: usize, va: u64) {
     user(number, primitive::ONE_USER, va, va + page_size(va));
 }
 
-/// User pages of address space `number`, end exclusive.
+/// Flushes the user pages in `[start, end)` of address space `number`, all of the size of the
+/// first.
+///
+/// Promises, and does not promise yet: of each page as [`flush_tlb_one_user`].
 #[inline(always)]
 pub fn flush_tlb_range(number: usize, start: u64, end: u64) {
     user(number, primitive::RANGE, start, end);
 }
 
-/// As [`flush_tlb_range`], asked for `[start, end)` and flushing `[start, flushed_end)`.
+/// Announces a flush of `[start, end)` and flushes `[start, flushed_end)`, which is less in a
+/// historical mistake.
+///
+/// Promises, and does not promise yet: as [`flush_tlb_range`], of what it flushes only.
 #[inline(always)]
 pub fn flush_tlb_range_announcing(number: usize, start: u64, end: u64, flushed_end: u64) {
     hypercall::begin(primitive::RANGE, percpu::mm_state(number).kernel_root, start, end);
@@ -92,7 +52,13 @@ pub fn flush_tlb_range_announcing(number: usize, start: u64, end: u64, flushed_e
     hypercall::end(primitive::RANGE);
 }
 
-/// One user page, on this CPU and no other.
+/// Flushes a user page on this CPU and no other, which is a historical mistake.
+///
+/// Promises: this CPU, if the address space is active on it, holds nothing stale of the page under
+/// its kernel PCID.
+///
+/// Does not promise yet: the same of its user PCID, until user mode is next entered. Of other CPUs
+/// it promises nothing: only the generation has risen.
 #[inline(always)]
 pub fn flush_tlb_here(number: usize, token: Downgrade) {
     let va = token.page;
@@ -105,13 +71,21 @@ pub fn flush_tlb_here(number: usize, token: Downgrade) {
     let _ = token.discharge(Some(number), va, end);
 }
 
-/// The user half of address space `number`.
+/// Flushes the user half of address space `number`.
+///
+/// Promises, and does not promise yet: of every user page as [`flush_tlb_one_user`].
 #[inline(always)]
 pub fn flush_tlb_mm(number: usize) {
     user(number, primitive::MM, 0, USER_END);
 }
 
-/// User pages whose page tables are about to be freed.
+/// Flushes the user pages in `[start, end)` of address space `number` whose page table is about to
+/// be freed: no walk reaches it any more.
+///
+/// Promises: as [`flush_tlb_range`], and no lazy CPU has the address space loaded. So no CPU walks
+/// the table by what it has cached under the kernel PCID that is loaded.
+///
+/// Does not promise yet: the same of user PCIDs, until their CPU next enters user mode.
 #[inline(always)]
 pub fn flush_tlb_freeing(number: usize, start: u64, end: u64) {
     // The pages of a page table are small, whatever takes their place.
@@ -119,19 +93,33 @@ pub fn flush_tlb_freeing(number: usize, start: u64, end: u64) {
     announced_user(number, primitive::FREE_TABLES, start, end, stride, true);
 }
 
-/// One kernel page, on every CPU.
+/// Flushes the kernel page at `va`, on every CPU.
+///
+/// Promises: no CPU, lazy or not, holds anything stale of the page under the kernel PCID that it
+/// has loaded, or in a global entry.
+///
+/// Does not promise yet: the same of user PCIDs, for a page of the trampoline, until their CPU next
+/// enters user mode; nor of a CPU's other slots, until it next loads them.
 #[inline(always)]
 pub fn flush_tlb_one_kernel(va: u64) {
     announced(primitive::ONE_KERNEL, What::Kernel, va, va + PAGE_SIZE);
 }
 
-/// Kernel pages, on every CPU, end exclusive.
+/// Flushes the kernel pages in `[start, end)`, on every CPU.
+///
+/// Promises, and does not promise yet: of each page as [`flush_tlb_one_kernel`].
 #[inline(always)]
 pub fn flush_tlb_kernel_range(start: u64, end: u64) {
     announced(primitive::KERNEL_RANGE, What::Kernel, start, end);
 }
 
-/// Everything, on every CPU.
+/// Flushes everything, on every CPU.
+///
+/// Promises: no CPU, lazy or not, holds anything stale under the kernel PCID that it has loaded, or
+/// in a global entry.
+///
+/// Does not promise yet: the same of user PCIDs, until their CPU next enters user mode; nor of a
+/// CPU's other slots, until it next loads them.
 #[inline(always)]
 pub fn flush_tlb_all() {
     announced(primitive::ALL, What::Everything, 0, u64::MAX);
@@ -187,7 +175,12 @@ static BATCHES: [Word; MAX_CPUS] = [const { Word::new(0) }; MAX_CPUS];
 
 const BATCHED: u64 = 1 << 63;
 
-/// Leaves the flush of a page that was unmapped to the next batched one.
+/// Leaves the flush of a user page that was unmapped to this CPU's next [`flush_tlb_batched`].
+///
+/// Promises: the generation has risen, so that the address space becomes active nowhere without a
+/// flush.
+///
+/// Does not promise yet: anything of a CPU on which it is active.
 pub fn defer(number: usize, page: Downgrade) {
     let mm = percpu::mm_state(number);
     let va = page.page;
@@ -205,7 +198,10 @@ pub fn has_batch() -> bool {
     BATCHES[percpu::number() as usize].get() != 0
 }
 
-/// A flush of a user range for which there is nothing to do, announced all the same.
+/// Announces a flush of the user pages in `[start, end)`, none of which was mapped, and does no
+/// more.
+///
+/// Promises nothing of its own: what is stale there has been flushed before.
 #[inline(always)]
 pub fn nothing_to_flush(number: usize, start: u64, end: u64) {
     hypercall::begin(primitive::RANGE, percpu::mm_state(number).kernel_root, start, end);
@@ -213,6 +209,11 @@ pub fn nothing_to_flush(number: usize, start: u64, end: u64) {
 }
 
 /// Flushes what this CPU has deferred.
+///
+/// Promises: no CPU on which an address space is active holds anything under its kernel PCID that
+/// this CPU had deferred for it.
+///
+/// Does not promise yet: the same of user PCIDs, until their CPU next enters user mode.
 #[inline(always)]
 pub fn flush_tlb_batched() {
     hypercall::begin(primitive::BATCHED, 0, 0, USER_END);
@@ -221,27 +222,6 @@ pub fn flush_tlb_batched() {
     flush_on(batch.get() & !BATCHED, &request);
     batch.set(0);
     hypercall::end(primitive::BATCHED);
-}
-
-/// What an NMI handler must not do: it changes the first user test page, where it can, and flushes
-/// it by INVLPG and a mark. The address space is told by CR3, since `TlbState` may be halfway.
-pub fn flush_in_nmi() {
-    let split = matches!(config().policy, PolicyName::Split);
-    if !(split && config().pti && config().pcid) {
-        return;
-    }
-    let cr3 = cpu::read_cr3();
-    let asid = (cr3 & PCID_MASK) as u16 - kernel_pcid(0);
-    let number =
-        (0..MM_COUNT).find(|&number| percpu::mm_state(number).kernel_root == cr3 & ROOT_MASK);
-    let Some(number) = number else { return };
-    let protect = |bits| entry::protected(bits, 0);
-    if let Ok(token) = paging::change(number, USER_PAGES, protect) {
-        cpu::invlpg(USER_PAGES);
-        percpu::mark(asid);
-        // The address space is loaded, so that INVLPG and the mark are all that is owed.
-        let _ = token.discharge(Some(number), USER_PAGES, USER_PAGES + PAGE_SIZE);
-    }
 }
 
 /// Bytes of the page at `va`.

@@ -2,29 +2,30 @@
 //! before the split (Linux before 1299ef1d8870). `invalidate_other` is never set: other ASIDs
 //! keep what they hold of a kernel page that is not global.
 
-use super::{Policy, split};
+use super::contract::Policy;
+use super::split::Split;
 
 /// The policy.
 pub struct Unsplit;
 
 impl Policy for Unsplit {
     fn flush_tlb_one_user(&self, va: u64) {
-        split::flush_tlb_one_user(va);
+        Split.flush_tlb_one_user(va);
     }
 
     fn flush_tlb_one_kernel(&self, va: u64) {
-        split::flush_tlb_one_user(va);
+        Split.flush_tlb_one_user(va);
     }
 
     fn flush_tlb_mm(&self) {
-        split::flush_tlb_mm();
+        Split.flush_tlb_mm();
     }
 
     fn flush_tlb_all(&self) {
-        split::flush_tlb_all();
+        Split.flush_tlb_all();
     }
 
     fn switch_mm_flush(&self, cr3: u64, asid: u16) {
-        split::switch_mm_flush(cr3, asid);
+        Split.switch_mm_flush(cr3, asid);
     }
 }
