@@ -31,7 +31,7 @@ fuzz count="1000000" seed="1":
 # The policies side by side, and docs/findings.md written anew
 compare:
     cargo run --release -- compare --cpu all --svg target/compare.svg
-    STALEMATE_BLESS=1 cargo test -p stalemate --test findings
+    STALEMATE_BLESS=1 cargo test -p stalemate --test it findings
 
 # The manual, as a book in target/book (needs `cargo install mdbook`), and the library's
 docs:
@@ -55,7 +55,7 @@ zoo:
 
 # After how many random programs each is found: docs/zoo.md written anew
 zoo-page:
-    STALEMATE_BLESS=1 cargo test --release -p stalemate --test zoo the_page
+    STALEMATE_BLESS=1 cargo test --release -p stalemate --test it the_page
 
 # An NMI and an interrupt before every instruction of the NMI scenario
 interrupts:
@@ -77,4 +77,4 @@ fuzz-interp count="5000000" seed="1":
 
 # Property tests on cases that nobody has drawn yet
 properties cases="50000":
-    PROPTEST_RNG_SEED= PROPTEST_CASES={{cases}} cargo test --release -p stalemate --test tlb_naive
+    PROPTEST_RNG_SEED= PROPTEST_CASES={{cases}} cargo test --release -p stalemate-model --test model tlb_naive

@@ -12,7 +12,7 @@ use crate::arch::{hypercall, percpu};
 use crate::paging::Downgrade;
 use crate::shootdown::{EVERY_CPU, Request, What, flush_on};
 use crate::variant;
-use stalemate_shared::hypercall::primitive;
+use stalemate_shared::hypercall::Primitive;
 use stalemate_shared::layout::{
     LARGE_PAGE_SIZE, MAX_CPUS, PAGE_SIZE, USER_END, USER_LARGE_PAGES, USER_TABLE_PAGES,
 };
@@ -26,7 +26,7 @@ use stalemate_shared::variant::Variant;
 /// enters user mode.
 #[inline(always)]
 pub fn flush_tlb_one_user(number: usize, va: u64) {
-    user(number, primitive::ONE_USER, va, va + page_size(va));
+    user(number, Primitive::OneUser, va, va + page_size(va));
 }
 
 /// Flushes the user pages in `[start, end)` of address space `number`, all of the size of the
@@ -35,7 +35,7 @@ pub fn flush_tlb_one_user(number: usize, va: u64) {
 /// Promises, and does not promise yet: of each page as [`flush_tlb_one_user`].
 #[inline(always)]
 pub fn flush_tlb_range(number: usize, start: u64, end: u64) {
-    user(number, primitive::RANGE, start, end);
+    user(number, Primitive::Range, start, end);
 }
 
 /// Announces a flush of `[start, end)` and flushes `[start, flushed_end)`, which is less in a
@@ -44,12 +44,13 @@ pub fn flush_tlb_range(number: usize, start: u64, end: u64) {
 /// Promises, and does not promise yet: as [`flush_tlb_range`], of what it flushes only.
 #[inline(always)]
 pub fn flush_tlb_range_announcing(number: usize, start: u64, end: u64, flushed_end: u64) {
-    hypercall::begin(primitive::RANGE, percpu::mm_state(number).kernel_root, start, end);
+    let flush =
+        hypercall::begin(Primitive::Range, percpu::mm_state(number).kernel_root, start, end);
     let tlb_gen = percpu::raise_tlb_gen(number);
     let what = What::User { number, tlb_gen, frees_tables: false };
     let cpus = percpu::mm_state(number).cpumask;
     flush_on(cpus, &Request::new(what, start, flushed_end, PAGE_SIZE));
-    hypercall::end(primitive::RANGE);
+    hypercall::end(flush);
 }
 
 /// Flushes a user page on this CPU and no other, which is a historical mistake.
@@ -63,11 +64,11 @@ pub fn flush_tlb_range_announcing(number: usize, start: u64, end: u64, flushed_e
 pub fn flush_tlb_here(number: usize, token: Downgrade) {
     let va = token.page;
     let end = va + page_size(va);
-    hypercall::begin(primitive::ONE_USER, percpu::mm_state(number).kernel_root, va, end);
+    let flush = hypercall::begin(Primitive::OneUser, percpu::mm_state(number).kernel_root, va, end);
     let tlb_gen = percpu::raise_tlb_gen(number);
     let what = What::User { number, tlb_gen, frees_tables: false };
     flush_on(0, &Request::new(what, va, end, page_size(va)));
-    hypercall::end(primitive::ONE_USER);
+    hypercall::end(flush);
     let _ = token.discharge(Some(number), va, end);
 }
 
@@ -76,7 +77,7 @@ pub fn flush_tlb_here(number: usize, token: Downgrade) {
 /// Promises, and does not promise yet: of every user page as [`flush_tlb_one_user`].
 #[inline(always)]
 pub fn flush_tlb_mm(number: usize) {
-    user(number, primitive::MM, 0, USER_END);
+    user(number, Primitive::Mm, 0, USER_END);
 }
 
 /// Flushes the user pages in `[start, end)` of address space `number` whose page table is about to
@@ -90,7 +91,7 @@ pub fn flush_tlb_mm(number: usize) {
 pub fn flush_tlb_freeing(number: usize, start: u64, end: u64) {
     // The pages of a page table are small, whatever takes their place.
     let stride = if variant::is(Variant::StrideOfToday) { page_size(start) } else { PAGE_SIZE };
-    announced_user(number, primitive::FREE_TABLES, start, end, stride, true);
+    announced_user(number, Primitive::FreeTables, start, end, stride, true);
 }
 
 /// Flushes the kernel page at `va`, on every CPU.
@@ -102,7 +103,7 @@ pub fn flush_tlb_freeing(number: usize, start: u64, end: u64) {
 /// enters user mode; nor of a CPU's other slots, until it next loads them.
 #[inline(always)]
 pub fn flush_tlb_one_kernel(va: u64) {
-    announced(primitive::ONE_KERNEL, What::Kernel, va, va + PAGE_SIZE);
+    announced(Primitive::OneKernel, What::Kernel, va, va + PAGE_SIZE);
 }
 
 /// Flushes the kernel pages in `[start, end)`, on every CPU.
@@ -110,7 +111,7 @@ pub fn flush_tlb_one_kernel(va: u64) {
 /// Promises, and does not promise yet: of each page as [`flush_tlb_one_kernel`].
 #[inline(always)]
 pub fn flush_tlb_kernel_range(start: u64, end: u64) {
-    announced(primitive::KERNEL_RANGE, What::Kernel, start, end);
+    announced(Primitive::KernelRange, What::Kernel, start, end);
 }
 
 /// Flushes everything, on every CPU.
@@ -122,14 +123,14 @@ pub fn flush_tlb_kernel_range(start: u64, end: u64) {
 /// CPU's other slots, until it next loads them.
 #[inline(always)]
 pub fn flush_tlb_all() {
-    announced(primitive::ALL, What::Everything, 0, u64::MAX);
+    announced(Primitive::All, What::Everything, 0, u64::MAX);
 }
 
 #[inline(always)]
-fn announced(id: u64, what: What, start: u64, end: u64) {
-    hypercall::begin(id, 0, start, end);
+fn announced(primitive: Primitive, what: What, start: u64, end: u64) {
+    let flush = hypercall::begin(primitive, 0, start, end);
     flush_everywhere(what, start, end);
-    hypercall::end(id);
+    hypercall::end(flush);
 }
 
 #[inline(never)]
@@ -139,15 +140,22 @@ fn flush_everywhere(what: What, start: u64, end: u64) {
 }
 
 #[inline(always)]
-fn user(number: usize, id: u64, start: u64, end: u64) {
-    announced_user(number, id, start, end, page_size(start), false);
+fn user(number: usize, primitive: Primitive, start: u64, end: u64) {
+    announced_user(number, primitive, start, end, page_size(start), false);
 }
 
 #[inline(always)]
-fn announced_user(number: usize, id: u64, start: u64, end: u64, stride: u64, frees_tables: bool) {
-    hypercall::begin(id, percpu::mm_state(number).kernel_root, start, end);
+fn announced_user(
+    number: usize,
+    primitive: Primitive,
+    start: u64,
+    end: u64,
+    stride: u64,
+    frees_tables: bool,
+) {
+    let flush = hypercall::begin(primitive, percpu::mm_state(number).kernel_root, start, end);
     flush_user(number, start, end, stride, frees_tables);
-    hypercall::end(id);
+    hypercall::end(flush);
 }
 
 /// A flush of an address space: its generation rises; CPUs that have it loaded work now, the
@@ -204,8 +212,9 @@ pub fn has_batch() -> bool {
 /// Promises nothing of its own: what is stale there has been flushed before.
 #[inline(always)]
 pub fn nothing_to_flush(number: usize, start: u64, end: u64) {
-    hypercall::begin(primitive::RANGE, percpu::mm_state(number).kernel_root, start, end);
-    hypercall::end(primitive::RANGE);
+    let flush =
+        hypercall::begin(Primitive::Range, percpu::mm_state(number).kernel_root, start, end);
+    hypercall::end(flush);
 }
 
 /// Flushes what this CPU has deferred.
@@ -216,12 +225,12 @@ pub fn nothing_to_flush(number: usize, start: u64, end: u64) {
 /// Does not promise yet: the same of user PCIDs, until their CPU next enters user mode.
 #[inline(always)]
 pub fn flush_tlb_batched() {
-    hypercall::begin(primitive::BATCHED, 0, 0, USER_END);
+    let flush = hypercall::begin(Primitive::Batched, 0, 0, USER_END);
     let batch = &BATCHES[percpu::number() as usize];
     let request = Request::new(What::Loaded, 0, USER_END, PAGE_SIZE);
     flush_on(batch.get() & !BATCHED, &request);
     batch.set(0);
-    hypercall::end(primitive::BATCHED);
+    hypercall::end(flush);
 }
 
 /// Bytes of the page at `va`.

@@ -5,13 +5,40 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+/// An enum whose numbers are part of the interface.
+macro_rules! numbered {
+    ($(#[$meta:meta])* pub enum $name:ident {
+        $($(#[$about:meta])* $variant:ident = $number:literal,)+
+    }) => {
+        $(#[$meta])*
+        #[repr(u64)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum $name {
+            $($(#[$about])* $variant = $number,)+
+        }
+
+        impl TryFrom<u64> for $name {
+            /// The number, which stands for nothing.
+            type Error = u64;
+
+            fn try_from(number: u64) -> Result<Self, u64> {
+                match number {
+                    $($number => Ok(Self::$variant),)+
+                    other => Err(other),
+                }
+            }
+        }
+    };
+}
+
 pub mod boot;
 pub mod hypercall;
 pub mod layout;
+pub mod page;
 pub mod pcid;
 pub mod step;
 pub mod tlb_state;
 pub mod variant;
 
 /// Version of everything in this crate.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;

@@ -94,3 +94,6 @@ pub struct MmState {
     /// Bit `n`: CPU `n` may have it loaded.
     pub cpumask: u64,
 }
+
+/// Offset of the pointer to a CPU's [`TlbState`] in the block that GS points to.
+pub const POINTER_IN_GS: u64 = 32;

@@ -1,12 +1,13 @@
 //! What the integration tests share.
 #![allow(dead_code, missing_docs)]
 
-use stalemate::boot::{Image, Symbols, guest_image};
 use stalemate::event::Trace;
 use stalemate::executor::{Backend, REQUIRE_KVM, kvm_is_required};
+use stalemate::kernel::steps::Guest;
 use stalemate::runner::{RunResult, Runner};
 use stalemate::scenario::{self, CPUS, Expected, Policy, Run, RunConfig, Scenario};
 use std::process::{Command, Output};
+use std::sync::Arc;
 
 /// The host's KVM, or why the test is skipped. With STALEMATE_REQUIRE_KVM=1 that is a failure.
 pub fn kvm() -> Result<Backend, String> {
@@ -33,13 +34,13 @@ pub fn say(reason: &str) {
 }
 
 /// Skips the calling test where there is no KVM.
-#[macro_export]
+#[allow(unused_macros)]
 macro_rules! kvm_or_skip {
     () => {
-        match common::kvm() {
+        match $crate::common::kvm() {
             Ok(backend) => backend,
             Err(reason) => {
-                common::say(&reason);
+                $crate::common::say(&reason);
                 return;
             }
         }
@@ -69,6 +70,11 @@ pub fn fails(arguments: &[&str], code: i32) -> String {
     text(&output.stderr)
 }
 
+/// The built-in guest's file.
+pub fn guest_image() -> Vec<u8> {
+    Guest::builtin().image().bytes().to_vec()
+}
+
 /// A point of the matrix, by the CPU's name.
 pub fn config(cpu: &str, policy: Policy, pti: bool) -> RunConfig {
     RunConfig {
@@ -88,14 +94,14 @@ pub fn config(cpu: &str, policy: Policy, pti: bool) -> RunConfig {
 }
 
 /// A scenario that a test writes itself.
-pub fn scenario(steps: &str) -> Scenario {
+pub fn scenario(steps: &str) -> Arc<Scenario> {
     let text = format!("summary = \"a test\"\nsteps = \"\"\"\n{steps}\n\"\"\"\n");
     scenario::parse("test", "test.toml", &text).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// A built-in scenario.
-pub fn builtin(name: &str) -> Scenario {
-    let all = scenario::builtin().unwrap_or_else(|error| panic!("{error}"));
+pub fn builtin(name: &str) -> Arc<Scenario> {
+    let all = scenario::suite().unwrap_or_else(|error| panic!("{error}"));
     all.into_iter().find(|scenario| scenario.name == name).expect("a built-in scenario")
 }
 
@@ -113,57 +119,48 @@ pub fn rigs() -> Vec<Rig> {
 /// Runs scenarios on one executor.
 pub struct Rig {
     pub backend: Backend,
-    image: Image<'static>,
-    symbols: Symbols,
+    pub guest: Guest,
 }
 
 impl Rig {
     pub fn new(backend: Backend) -> Self {
-        Self::of(backend, guest_image())
+        Self::of(backend, Guest::builtin())
     }
 
     /// Runs scenarios on a kernel of the test's own.
-    pub fn of(backend: Backend, kernel: &'static [u8]) -> Self {
-        let image = Image::parse(kernel).expect("a kernel");
-        let symbols = Symbols::new(kernel);
-        Self { backend, image, symbols }
+    pub fn of(backend: Backend, guest: Guest) -> Self {
+        Self { backend, guest }
     }
 
-    /// A runner of the built-in guest.
-    pub fn runner(&self) -> Runner<'_> {
-        Runner::new(&self.image, &self.symbols, &self.backend)
+    pub fn runner(&self) -> Runner {
+        Runner::new(&self.guest, &self.backend)
     }
 
-    pub fn run(&self, scenario: &Scenario, config: RunConfig, faults: &[&str]) -> RunResult {
+    pub fn run(&self, scenario: &Arc<Scenario>, config: RunConfig, faults: &[&str]) -> RunResult {
         self.record(scenario, config, faults).0
     }
 
     /// Does a run that a scenario's matrix gave.
-    pub fn judge(&self, scenario: &Scenario, run: &Run) -> RunResult {
-        self.with_trace(scenario, run).0
+    pub fn judge(&self, run: &Run) -> RunResult {
+        self.with_trace(run).0
     }
 
     pub fn record(
         &self,
-        scenario: &Scenario,
+        scenario: &Arc<Scenario>,
         config: RunConfig,
         faults: &[&str],
     ) -> (RunResult, Trace) {
-        let faults = faults.iter().map(|fault| fault.parse().expect("a fault")).collect();
-        let run = Run { scenario: 0, config, faults, expected: Expected::Clean, cost: false };
-        self.with_trace(scenario, &run)
-    }
-
-    /// The guest's symbols.
-    pub fn symbols(&self) -> &Symbols {
-        &self.symbols
+        let faults: Vec<_> = faults.iter().map(|fault| fault.parse().expect("a fault")).collect();
+        let run = scenario.run(config, &faults);
+        self.with_trace(&Run { expected: Expected::Clean, ..run })
     }
 
     /// A run with its events.
-    pub fn with_trace(&self, scenario: &Scenario, run: &Run) -> (RunResult, Trace) {
+    pub fn with_trace(&self, run: &Run) -> (RunResult, Trace) {
         let mut runner = self.runner();
         let mut trace = Trace::default();
-        let result = runner.run(scenario, run, Some(&mut trace)).expect("the host works");
+        let result = runner.run(run, Some(&mut trace)).expect("the host works");
         (result, trace)
     }
 }

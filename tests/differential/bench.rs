@@ -5,8 +5,8 @@ use stalemate::arch::addr::{CpuId, Gpa, Gva};
 use stalemate::arch::core::Memory;
 use stalemate::arch::features::CpuFeatures;
 use stalemate::arch::vcpu::{Vcpu, gpr};
-use stalemate::boot::GuestMemory;
 use stalemate::executor::{Backend, Executor, Leaf, Space, Trap};
+use stalemate::memory::GuestMemory;
 
 pub const PAGE: u64 = 4096;
 

@@ -5,8 +5,8 @@ use stalemate::arch::addr::{CpuId, Gpa, Gva, Pcid};
 use stalemate::arch::core::Memory;
 use stalemate::arch::features::CpuFeatures;
 use stalemate::arch::vcpu::{Vcpu, cr4, gpr};
-use stalemate::boot::GuestMemory;
 use stalemate::executor::{Executor, Leaf, Space, Trap};
+use stalemate::memory::GuestMemory;
 
 const CODE: Gva = Gva(0x40_0000);
 const DATA: Gva = Gva(0x50_0000);

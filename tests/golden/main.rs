@@ -17,24 +17,24 @@ use stalemate::fuzz::script::{self, Base};
 use stalemate::scenario::{self, CPUS, Policy, Run, Scenario, Selection};
 use stalemate_shared::variant::VARIANTS;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Programs of `fuzz`, and their seed.
 const PROGRAMS: u64 = 20_000;
 const SEED: u64 = 1;
 
 /// The lines of these runs, two threads at a time, in the order of the runs.
-fn lines(runs: &[(&Scenario, Run)]) -> Vec<String> {
+fn lines(runs: &[Run]) -> Vec<String> {
     // Those of one configuration together, since one guest is alive at a time.
     let mut order: Vec<usize> = (0..runs.len()).collect();
-    order.sort_by_key(|&index| (runs[index].1.config, index));
+    order.sort_by_key(|&index| (runs[index].config, index));
     let halves = order.split_at(order.len() / 2);
     let half = |indices: &[usize]| -> Vec<(usize, String)> {
         let rig = common::Rig::new(Backend::interp());
         let mut runner = rig.runner();
         let judge = |&index: &usize| {
-            let (scenario, run) = &runs[index];
-            let result = runner.run(scenario, run, None).expect("the host works");
-            (index, line::of(scenario, &result))
+            let result = runner.run(&runs[index], None).expect("the host works");
+            (index, line::of(&result.run.scenario, &result))
         };
         indices.iter().map(judge).collect()
     };
@@ -59,7 +59,7 @@ fn hash(line: &str) -> String {
     format!("{:08x}", folded as u32)
 }
 
-fn check(name: &str, runs: &[(&Scenario, Run)]) {
+fn check(name: &str, runs: &[Run]) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
     let texts = lines(runs);
     let written = root.join("target/golden");
@@ -88,23 +88,16 @@ fn check(name: &str, runs: &[(&Scenario, Run)]) {
     );
 }
 
-fn all_of(scenarios: &[Scenario], selection: &Selection) -> Vec<(usize, Run)> {
-    let runs = |(index, scenario): (usize, &Scenario)| {
-        scenario.runs(index, selection).into_iter().map(move |run| (index, run)).collect::<Vec<_>>()
-    };
-    scenarios.iter().enumerate().flat_map(runs).collect()
-}
-
-fn with_scenarios(scenarios: &[Scenario], runs: Vec<(usize, Run)>) -> Vec<(&Scenario, Run)> {
-    runs.into_iter().map(|(index, run)| (&scenarios[index], run)).collect()
+fn all_of(scenarios: &[Arc<Scenario>], selection: &Selection) -> Vec<Run> {
+    scenarios.iter().flat_map(|scenario| scenario.runs(selection)).collect()
 }
 
 #[test]
 fn the_suite_and_the_zoo() {
-    for (name, scenarios) in [("suite.txt", scenario::builtin()), ("zoo.txt", scenario::zoo())] {
+    for (name, scenarios) in [("suite.txt", scenario::suite()), ("zoo.txt", scenario::zoo())] {
         let scenarios = scenarios.unwrap_or_else(|error| panic!("{error}"));
         let runs = all_of(&scenarios, &Selection::of(&CPUS));
-        check(name, &with_scenarios(&scenarios, runs));
+        check(name, &runs);
     }
 }
 
@@ -115,7 +108,7 @@ fn the_workloads_of_compare() {
         let selection = Selection { policy: Some(policy), ..Selection::of(&default_cpus()) };
         all_of(&scenarios, &selection)
     });
-    check("compare.txt", &with_scenarios(&scenarios, runs.collect()));
+    check("compare.txt", &runs.collect::<Vec<_>>());
 }
 
 /// Each under another policy, and every second one on a kernel with another historical mistake, so
@@ -133,10 +126,8 @@ fn programs_of_fuzz() {
             let config = base.config(SEED, number, &cpus, policy, variant).expect("a CPU");
             let program = generate::program(SEED, number);
             let scenario = base.scenario("fuzz", &program).expect("a legal program");
-            let run = script::run(&scenario, config, &program.faults);
-            (scenario, run)
+            script::run(&scenario, config, &program.faults)
         })
         .collect();
-    let runs: Vec<_> = programs.iter().map(|(scenario, run)| (scenario, run.clone())).collect();
-    check("fuzz.txt", &runs);
+    check("fuzz.txt", &programs);
 }

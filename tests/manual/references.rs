@@ -4,12 +4,12 @@ use super::{check, common, root};
 use clap::CommandFactory;
 use serde_json::Value;
 use stalemate::arch::tlb::FILLS;
-use stalemate::boot::{Image, Symbols, guest_image};
 use stalemate::cli::Cli;
 use stalemate::compare;
 use stalemate::executor::Backend;
 use stalemate::fuzz;
 use stalemate::inject::forms::{DELAY, FORMS, POINTS, SITES};
+use stalemate::kernel::steps::Guest;
 use stalemate::oracle::{RuleId, Violation, rules};
 use stalemate::report::{self, picture};
 use stalemate::runner::Runner;
@@ -327,13 +327,13 @@ pub fn with_references(text: &str) -> (String, usize) {
 }
 
 /// The first violation of this rule in the run that the rule names.
-fn violation(runner: &mut Runner<'_>, rule: RuleId) -> Violation {
+fn violation(runner: &mut Runner, rule: RuleId) -> Violation {
     let words = common::words(rule.about().violated_by);
     let value = |name: &str| {
         let pairs = words.windows(2).filter(|pair| pair[0] == name);
         pairs.map(|pair| pair[1].as_str()).collect::<Vec<_>>()
     };
-    let mut all = scenario::builtin().expect("scenarios");
+    let mut all = scenario::suite().expect("scenarios");
     all.extend(scenario::zoo().expect("the zoo"));
     let scenario = all.iter().find(|scenario| scenario.name == words[0]).expect("a scenario");
     let cpu = CPUS.iter().find(|cpu| Some(&cpu.name) == value("--cpu").first()).expect("a CPU");
@@ -342,25 +342,22 @@ fn violation(runner: &mut Runner<'_>, rule: RuleId) -> Violation {
         .map(|name| POLICIES.iter().find(|(_, known, _)| known == name).expect("a policy").0);
     let inject = value("--inject").iter().map(|fault| fault.parse().expect("a fault")).collect();
     let selection = Selection { policy, inject, ..Selection::of(&[*cpu]) };
-    let runs = scenario.runs(0, &selection);
-    let mut found = runs
-        .iter()
-        .flat_map(|run| runner.run(scenario, run, None).expect("the host works").violations);
+    let runs = scenario.runs(&selection);
+    let mut found =
+        runs.iter().flat_map(|run| runner.run(run, None).expect("the host works").violations);
     found.find(|violation| violation.rule == rule).expect("a violation")
 }
 
 #[test]
 fn every_rule_has_its_page_and_its_picture() {
-    let backend = Backend::interp();
-    let image = Image::parse(guest_image()).expect("a kernel");
-    let symbols = Symbols::new(guest_image());
-    let mut runner = Runner::new(&image, &symbols, &backend);
+    let guest = Guest::builtin();
+    let mut runner = Runner::new(&guest, &Backend::interp());
     for rule in rules::abouts() {
         let page = root().join(format!("docs/rules/{}.md", rule.name));
         let text = std::fs::read_to_string(&page).expect("a page");
         assert!(text.contains(&format!("{BEGIN}rule {} -->", rule.name)), "{}", rule.name);
         if !rule.is_cost {
-            let svg = picture(&violation(&mut runner, RuleId(rule)), &symbols);
+            let svg = picture(&violation(&mut runner, RuleId(rule)), guest.symbols());
             check(&page.with_extension("svg"), &svg);
         }
     }
@@ -377,7 +374,7 @@ fn the_schemas_are_those_of_the_types() {
 #[test]
 fn the_schema_of_scenario_files_holds() {
     let validator = jsonschema::validator_for(&scenario::schema()).expect("a valid schema");
-    let mut all = scenario::builtin().expect("scenarios");
+    let mut all = scenario::suite().expect("scenarios");
     all.extend(scenario::zoo().expect("the zoo"));
     for scenario in all {
         let mut value: Value = toml::from_str(&scenario.source).expect("TOML");

@@ -5,16 +5,17 @@
 
 mod common;
 
-use common::{Effort, Figures, Guests, NullObserver, cpu_time, inputs, ratio, steps, timed};
+use common::{Effort, Figures, Guests, cpu_time, inputs, ratio, steps, timed};
 use stalemate::arch::addr::{CpuId, Gpa, Gva, Pcid};
 use stalemate::arch::core::Memory;
 use stalemate::arch::features::CpuFeatures;
 use stalemate::arch::vcpu::Vcpu;
-use stalemate::boot::{GuestMemory, Image, guest_image};
+use stalemate::event::NullObserver;
 use stalemate::executor::kvm::{Host, KvmExecutor};
 use stalemate::executor::{Executor, ExecutorError, Leaf, Space, Trap, WATCHDOG};
 use stalemate::inject::Injector;
-use stalemate::kernel::steps::{Session, StepInput};
+use stalemate::kernel::steps::{Guest, Session, StepInput};
+use stalemate::memory::GuestMemory;
 use stalemate::oracle::Oracle;
 use std::time::Duration;
 
@@ -60,11 +61,11 @@ fn main() {
     let mut bare = BareTrap::new(&host);
     let micros = bare.measure().as_secs_f64() * 1e6;
     figures.print("bare trap (#BP, stub, IRETQ)", &format!("{micros:.1} us"), "");
-    let image = Image::parse(guest_image()).expect("the built-in guest");
+    let guest = Guest::builtin();
     let make = |memory: &GuestMemory| -> Result<Box<dyn Executor>, ExecutorError> {
         Ok(Box::new(KvmExecutor::new(&host, memory, WATCHDOG)?))
     };
-    let mut guests = Guests::new(&image, make);
+    let mut guests = Guests::new(&guest, make);
     let (boot, _) = timed(|| guests.with_cpus(1).boot_traps);
 
     println!("\nby kind of trap, the full model on, in bare traps");
@@ -88,7 +89,7 @@ fn main() {
     let share = shares / f64::from(count) * 100.0;
     figures.print("share of KVM_RUN in a scenario, mean", &format!("{share:.0} %"), "");
     figures.print("boot to first step", &format!("{:.1} ms", boot.as_secs_f64() * 1e3), "");
-    let kib = image.loaded_size() as f64 / 1024.0;
+    let kib = guest.image().loaded_size() as f64 / 1024.0;
     figures.print("guest image, loaded", &format!("{kib:.1} KiB"), "< 256");
     figures.finish();
 }

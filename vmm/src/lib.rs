@@ -1,17 +1,16 @@
 //! Stalemate proves, on the machine code that ran, that a guest kernel's TLB flushes are
 //! sufficient.
 //!
-//! The program `stalemate` is a thin layer upon this library. [`scenario`] says what to do and what
-//! must come of it; a [`runner::Runner`] boots a guest on an [`executor::Backend`] and does it; what
-//! happened is [`event`]s; the [`oracle`] judges them; [`report`] shows the result.
+//! The program `stalemate` is a thin layer upon this library. Begin with the [`prelude`]: a
+//! [`Guest`](kernel::steps::Guest) is the kernel under test, a [`Scenario`](scenario::Scenario) says
+//! what it is to do and what must come of that, and a [`Runner`](runner::Runner) does it on a
+//! [`Backend`](executor::Backend). What happened is [`event`]s; the [`oracle`] judges them; [`report`]
+//! shows the result.
 //!
 //! # Run a scenario
 //!
 //! ```
-//! use stalemate::boot::{Image, Symbols, guest_image};
-//! use stalemate::executor::Backend;
-//! use stalemate::runner::{Outcome, Runner};
-//! use stalemate::scenario::{self, Selection};
+//! use stalemate::prelude::*;
 //!
 //! let text = r#"
 //! summary = "A remap without its flush"
@@ -23,15 +22,11 @@
 //! user read u0 -> blue
 //! """
 //! "#;
-//! let scenario = scenario::parse("forgotten", "forgotten.toml", text)?;
+//! let scenario = parse("forgotten", "forgotten.toml", text)?;
+//! let runs = scenario.runs(&Selection::of(&["pcid".parse()?]));
 //!
-//! let image = Image::parse(guest_image())?;
-//! let symbols = Symbols::new(guest_image());
-//! let backend = Backend::interp();
-//! let mut runner = Runner::new(&image, &symbols, &backend);
-//!
-//! let runs = scenario.runs(0, &Selection::of(&["pcid".parse()?]));
-//! let result = runner.run(&scenario, &runs[0], None)?;
+//! let mut runner = Runner::new(&Guest::builtin(), &Backend::interp());
+//! let result = runner.run(&runs[0], None)?;
 //! assert_eq!(result.outcome, Outcome::Violation);
 //! assert_eq!(result.violations[0].rule.to_string(), "never-flushed");
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -39,18 +34,12 @@
 //!
 //! # Watch it
 //!
-//! Whoever implements [`event::Observer`] is told of a run's events as they happen. A
+//! Whoever implements [`event::Observer`] is notified of a run's events as they happen. A
 //! [`event::Trace`] is one that keeps them, and gives them to another later: one that counts, a
 //! picture, or the oracle once more, which needs nothing else.
 //!
 //! ```
-//! use stalemate::boot::{Image, Symbols, guest_image};
-//! use stalemate::arch::happened::Happened;
-//! use stalemate::event::{Event, Kind, Observer, Trace, TraceHeader};
-//! use stalemate::executor::Backend;
-//! use stalemate::oracle::Oracle;
-//! use stalemate::runner::Runner;
-//! use stalemate::scenario::{self, Selection};
+//! use stalemate::prelude::*;
 //!
 //! /// Counts the CR3 loads that keep what is tagged with the PCID.
 //! #[derive(Default)]
@@ -65,20 +54,14 @@
 //!     }
 //! }
 //!
-//! let scenarios = scenario::builtin()?;
-//! let scenario = scenarios.iter().find(|one| one.name == "unmap").expect("a scenario");
-//! let image = Image::parse(guest_image())?;
-//! let symbols = Symbols::new(guest_image());
-//! let backend = Backend::interp();
-//! let mut runner = Runner::new(&image, &symbols, &backend);
-//! let runs = scenario.runs(0, &Selection::of(&["pcid".parse()?]));
-//!
+//! let runs = builtin("unmap").expect("built in").runs(&Selection::of(&["pcid".parse()?]));
+//! let mut runner = Runner::new(&Guest::builtin(), &Backend::interp());
 //! let mut kept = Kept::default();
-//! runner.run(scenario, &runs[0], Some(&mut kept))?;
+//! runner.run(&runs[0], Some(&mut kept))?;
 //! assert!(kept.0 > 0);
 //!
 //! let mut trace = Trace::default();
-//! let result = runner.run(scenario, &runs[0], Some(&mut trace))?;
+//! let result = runner.run(&runs[0], Some(&mut trace))?;
 //! let mut oracle = Oracle::default();
 //! trace.replay(&mut oracle);
 //! assert_eq!(oracle.violations(), result.violations);
@@ -92,30 +75,22 @@
 //! run with its events.
 //!
 //! ```
-//! use stalemate::boot::{Image, Symbols, guest_image};
-//! use stalemate::executor::Backend;
+//! use stalemate::prelude::*;
 //! use stalemate::report::{Recorded, html, perfetto, timeline};
-//! use stalemate::event::Trace;
-//! use stalemate::runner::Runner;
-//! use stalemate::scenario::{self, Selection};
 //!
-//! let scenarios = scenario::builtin()?;
-//! let scenario = scenarios.iter().find(|one| one.name == "unmap").expect("a scenario");
-//! let image = Image::parse(guest_image())?;
-//! let symbols = Symbols::new(guest_image());
-//! let backend = Backend::interp();
-//! let mut runner = Runner::new(&image, &symbols, &backend);
 //! let inject = vec!["drop mark#1".parse()?];
-//! let runs = scenario.runs(0, &Selection { inject, ..Selection::of(&["pcid".parse()?]) });
+//! let selection = Selection { inject, ..Selection::of(&["pcid".parse()?]) };
+//! let runs = builtin("unmap").expect("built in").runs(&selection);
 //!
+//! let guest = Guest::builtin();
+//! let mut runner = Runner::new(&guest, &Backend::interp());
 //! let mut trace = Trace::default();
-//! let result = runner.run(scenario, &runs[0], Some(&mut trace))?;
+//! let result = runner.run(&runs[0], Some(&mut trace))?;
 //! let timeline = timeline(&Recorded {
-//!     scenario,
 //!     result: &result,
 //!     trace: &trace,
 //!     executor: runner.executor(),
-//!     symbols: &symbols,
+//!     symbols: guest.symbols(),
 //!     command: "my-program unmap",
 //! });
 //! let page = html(&timeline);
@@ -130,21 +105,14 @@
 //! of it are violations like any other, in every report.
 //!
 //! ```
-//! use stalemate::boot::{Image, Symbols, guest_image};
-//! use stalemate::arch::happened::Happened;
-//! use stalemate::event::Kind;
-//! use stalemate::executor::Backend;
-//! use stalemate::oracle::About;
-//! use stalemate::oracle::rule::{Context, Finding, Rule};
-//! use stalemate::runner::{Outcome, Runner};
-//! use stalemate::scenario::{self, Selection};
+//! use stalemate::prelude::*;
 //!
 //! static ABOUT: About = About {
 //!     name: "load-in-flush",
 //!     statement: "No CR3 load in the middle of the flush of one user page.",
 //!     source: "a reviewer's wish",
-//!     violated_by: "unmap --cpu pcid --policy full",
-//!     near_miss: "unmap --cpu pcid --policy split",
+//!     violated_by: "unmap --cpu pcid-nopge --policy full",
+//!     near_miss: "unmap --cpu pcid-nopge --policy split",
 //!     hint: "use INVLPG",
 //!     is_cost: false,
 //! };
@@ -169,79 +137,76 @@
 //!     }
 //! }
 //!
-//! let scenarios = scenario::builtin()?;
-//! let scenario = scenarios.iter().find(|one| one.name == "unmap").expect("a scenario");
-//! let image = Image::parse(guest_image())?;
-//! let symbols = Symbols::new(guest_image());
-//! let backend = Backend::interp();
-//! let mut runner = Runner::new(&image, &symbols, &backend);
+//! let mut runner = Runner::new(&Guest::builtin(), &Backend::interp());
 //! runner.add_rule(Box::new(LoadInFlush));
-//!
 //! // A processor without PGE has nothing but CR3 for the big hammer.
 //! let nopge = "pcid-nopge".parse()?;
 //! for (policy, outcome) in [("split", Outcome::Clean), ("full", Outcome::Violation)] {
 //!     let policy = Some(policy.parse()?);
-//!     let runs = scenario.runs(0, &Selection { policy, ..Selection::of(&[nopge]) });
-//!     let result = runner.run(scenario, &runs[0], None)?;
-//!     assert_eq!(result.outcome, outcome);
+//!     let runs = builtin("unmap").expect("built in").runs(&Selection { policy, ..Selection::of(&[nopge]) });
+//!     assert_eq!(runner.run(&runs[0], None)?.outcome, outcome);
 //! }
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
 //! # Build a machine
 //!
-//! Below the runner stands a [`kernel::steps::Session`]: a guest of your choice, booted once on a processor
-//! of your choice, and put back for each list of steps.
+//! Below the runner stands a [`Session`](kernel::steps::Session): a guest of your choice, booted once
+//! on a processor of your choice, and put back for each list of steps.
 //!
 //! ```
-//! use stalemate::boot::{Image, Symbols, guest_image};
-//! use stalemate::executor::Backend;
-//! use stalemate::inject::{Injector, Sites};
-//! use stalemate::kernel::steps::{Session, SessionConfig, StepInput};
-//! use stalemate::oracle::Oracle;
-//! use stalemate::scenario::{self, Selection};
+//! use stalemate::inject::Injector;
+//! use stalemate::kernel::steps::{Session, SessionConfig};
+//! use stalemate::prelude::*;
 //!
-//! let text = "summary = \"Two reads\"\nsteps = \"\"\"\nmap u0 red\nuser read u0 -> red\n\"\"\"";
-//! let scenario = scenario::parse("two-reads", "two-reads.toml", text)?;
-//! let run = scenario.runs(0, &Selection::of(&scenario::CPUS)).remove(0);
-//!
+//! let run = builtin("unmap").expect("built in").runs(&Selection::of(&["pcid".parse()?])).remove(0);
 //! // Like that run's, but on a processor with SMEP.
 //! let mut config = SessionConfig::from(&run.config);
 //! config.features.smep = true;
-//! let image = Image::parse(guest_image())?;
-//! let backend = Backend::interp();
-//! let mut session = Session::boot(config, &image, |memory| backend.make(memory))?;
+//! let mut session = Session::boot(config, &Guest::builtin(), &Backend::interp())?;
 //!
-//! let steps: Vec<StepInput> = scenario.steps.iter().map(|step| step.input).collect();
-//! let sites = Sites::new(&Symbols::new(guest_image()));
 //! let mut oracle = Oracle::default();
-//! let end = session.run(&steps, Injector::new(&[], sites), &mut oracle)?;
+//! let end = session.run(&run.steps(), Injector::default(), &mut oracle)?;
 //! assert!(end.stop.is_none() && oracle.violations().is_empty());
-//! let read = end.reports[1].expect("the second step is done");
-//! println!("read {:#x}; {} traps", read.value, end.traps);
+//! println!("{} traps", end.traps);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 #![deny(unsafe_code)]
 
-pub mod arch;
-pub mod boot;
+pub use stalemate_model::{arch, event, oracle};
+
+#[doc(hidden)]
 pub mod cli;
+#[doc(hidden)]
 pub mod compare;
-pub mod event;
 #[allow(unsafe_code)]
 pub mod executor;
+#[doc(hidden)]
 pub mod fuzz;
 pub mod inject;
 pub mod ink;
 pub mod kernel;
 pub mod machine;
 pub mod memory;
-pub mod oracle;
 mod parallel;
 pub mod report;
 pub mod runner;
 pub mod scenario;
 pub mod schedule;
 mod schema;
+#[doc(hidden)]
 pub mod score;
+mod suggest;
 pub mod symbols;
+
+/// What most users need.
+pub mod prelude {
+    pub use crate::arch::happened::Happened;
+    pub use crate::event::{Announcement, Event, Kind, Observer, Trace, TraceHeader};
+    pub use crate::executor::Backend;
+    pub use crate::kernel::steps::Guest;
+    pub use crate::oracle::rule::{Context, Finding, Rule};
+    pub use crate::oracle::{About, Oracle, RuleId, Violation};
+    pub use crate::runner::{Outcome, RunResult, Runner};
+    pub use crate::scenario::{Run, Scenario, Selection, builtin, parse};
+}

@@ -1,8 +1,8 @@
 //! Schemas of JSON reports, made from the types that are written: what is said of a type and of its
 //! fields is what its schema, and by it the manual, says of them.
 
+use crate::arch::tlb::FILLS;
 use crate::oracle::rules;
-use crate::runner::Outcome;
 use schemars::generate::SchemaSettings;
 use schemars::transform::Transform;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -35,25 +35,28 @@ impl JsonSchema for RuleName {
     }
 }
 
-/// Names the outcomes.
-#[derive(Serialize, JsonSchema)]
-#[serde(remote = "Outcome", rename_all = "kebab-case")]
-#[schemars(inline)]
-pub enum OutcomeName {
-    Clean,
-    Violation,
-    Mismatch,
-    Vacuous,
-    NotApplied,
-    Unsupported,
-    Crash,
-    Hang,
+/// Names the fill choices.
+pub struct FillName;
+
+impl JsonSchema for FillName {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "fill".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let fill = |(_, name, about)| json!({ "const": name, "description": about });
+        json_schema!({ "oneOf": FILLS.map(fill) })
+    }
 }
 
-/// The keys of a map are outcomes.
-pub fn by_outcome(schema: &mut Schema) {
-    let names = OutcomeName::json_schema(&mut SchemaGenerator::default());
-    schema.insert("propertyNames".to_owned(), json!({ "enum": names.get("enum") }));
+/// The keys of a map are the names of a `T`.
+pub fn by<T: JsonSchema>(schema: &mut Schema) {
+    let name = T::json_schema(&mut SchemaGenerator::default());
+    schema.insert("propertyNames".to_owned(), name.to_value());
 }
 
 /// Fields that reports of the same version did not have from the beginning: they are always

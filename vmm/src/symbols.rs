@@ -2,9 +2,11 @@
 
 use crate::arch::addr::Gva;
 use addr2line::Context;
-use object::{Object, ObjectSymbol};
+use gimli::{Dwarf, EndianArcSlice, RunTimeEndian, SectionId};
+use object::{Object, ObjectSection, ObjectSymbol};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A guest address as a person reads it.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -42,13 +44,14 @@ pub fn demangled(symbol: &str) -> String {
     by_type.unwrap_or(name)
 }
 
-type Reader = addr2line::gimli::EndianSlice<'static, addr2line::gimli::RunTimeEndian>;
+type Reader = EndianArcSlice<RunTimeEndian>;
 
 /// The symbols of one image.
 pub struct Symbols {
     by_address: BTreeMap<u64, (String, u64)>,
     by_name: BTreeMap<String, u64>,
-    lines: Option<Context<Reader>>,
+    /// The line table, which is read as far as it is needed.
+    lines: Option<Mutex<Context<Reader>>>,
 }
 
 impl fmt::Debug for Symbols {
@@ -60,7 +63,7 @@ impl fmt::Debug for Symbols {
 impl Symbols {
     /// Reads an image's symbols and line table; what cannot be read is left out.
     #[must_use]
-    pub fn new(image: &'static [u8]) -> Self {
+    pub fn new(image: &[u8]) -> Self {
         let mut symbols =
             Self { by_address: BTreeMap::new(), by_name: BTreeMap::new(), lines: None };
         let Ok(file) = object::File::parse(image) else { return symbols };
@@ -80,18 +83,21 @@ impl Symbols {
                 }
             }
         }
-        symbols.lines = Self::context(&file);
+        symbols.lines = Self::context(&file).map(Mutex::new);
         symbols
     }
 
-    fn context(file: &object::File<'static>) -> Option<Context<Reader>> {
-        use addr2line::gimli::{Dwarf, EndianSlice, RunTimeEndian, SectionId};
-        use object::ObjectSection;
-        let load = |id: SectionId| -> Result<Reader, addr2line::gimli::Error> {
+    fn context(file: &object::File<'_>) -> Option<Context<Reader>> {
+        let load = |id: SectionId| -> Result<Reader, gimli::Error> {
             let data = file.section_by_name(id.name()).and_then(|section| section.data().ok());
-            Ok(EndianSlice::new(data.unwrap_or_default(), RunTimeEndian::Little))
+            Ok(EndianArcSlice::new(data.unwrap_or_default().into(), RunTimeEndian::Little))
         };
         Context::from_dwarf(Dwarf::load(load).ok()?).ok()
+    }
+
+    fn lines(&self) -> Option<MutexGuard<'_, Context<Reader>>> {
+        // Whoever panicked has changed nothing in it but what it remembers.
+        Some(self.lines.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The address of the symbol named `name`.
@@ -119,7 +125,7 @@ impl Symbols {
     /// inlined into, each with its file and line.
     #[must_use]
     pub fn inlined(&self, address: Gva) -> Vec<(String, String)> {
-        let found = self.lines.as_ref().and_then(|lines| {
+        let found = self.lines().and_then(|lines| {
             let mut frames = lines.find_frames(address.0).skip_all_loads().ok()?;
             let mut all = Vec::new();
             while let Ok(Some(frame)) = frames.next() {
@@ -142,7 +148,7 @@ impl Symbols {
                 0 => name.clone(),
                 offset => format!("{name}+{offset:#x}"),
             });
-        let line = self.lines.as_ref().and_then(|lines| {
+        let line = self.lines().and_then(|lines| {
             // Of what was inlined here the outermost is the symbol's own line.
             let mut frames = lines.find_frames(at).skip_all_loads().ok()?;
             let mut outermost = None;

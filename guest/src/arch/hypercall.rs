@@ -1,7 +1,8 @@
 //! Hypercalls: `out PORT, al` with arguments in registers.
 
 use core::arch::asm;
-use stalemate_shared::hypercall::{self as call, PORT, primitive};
+use stalemate_shared::hypercall::{self as call, PORT, Primitive};
+use stalemate_shared::step::Status;
 
 /// Makes hypercall `number`; RAX, RDI, RSI, RDX and RCX come back.
 #[inline(always)]
@@ -25,33 +26,38 @@ pub fn ready() {
 /// Reports (status, value, second value); returns the next step's opcode and arguments. While it
 /// waits for that, and if there are other CPUs, the CPU takes interrupts.
 #[must_use]
-pub fn next_step(report: [u64; 3], interruptible: bool) -> (u64, [u64; 4]) {
-    let [status, value, second] = report;
+pub fn next_step(report: (Status, u64, u64), interruptible: bool) -> (u64, [u64; 4]) {
+    let (status, value, second) = report;
     if interruptible {
         super::cpu::enable_interrupts();
     }
-    let [op, a, b, c, d] = hypercall(call::NEXT_STEP, [status, value, second, 0]);
+    let [op, a, b, c, d] = hypercall(call::NEXT_STEP, [status as u64, value, second, 0]);
     if interruptible {
         super::cpu::disable_interrupts();
     }
     (op, [a, b, c, d])
 }
 
+/// A flush that has begun.
+#[must_use]
+pub struct Flush(u64);
+
 /// A flush primitive begins, over the caller's range.
 #[inline(always)]
-pub fn begin(primitive: u64, root: u64, start: u64, end: u64) {
-    hypercall(call::BEGIN, [primitive, root, start, end]);
+pub fn begin(primitive: Primitive, root: u64, start: u64, end: u64) -> Flush {
+    let [number, ..] = hypercall(call::BEGIN, [primitive as u64, root, start, end]);
+    Flush(number)
 }
 
 /// It returns.
 #[inline(always)]
-pub fn end(primitive: u64) {
-    hypercall(call::END, [primitive, 0, 0, 0]);
+pub fn end(flush: Flush) {
+    hypercall(call::END, [flush.0, 0, 0, 0]);
 }
 
 /// The flush of this range of an address space is left to the next batched one.
 pub fn defer(root: u64, start: u64, end: u64) {
-    hypercall(call::DEFER, [primitive::BATCHED, root, start, end]);
+    hypercall(call::DEFER, [Primitive::Batched as u64, root, start, end]);
 }
 
 /// A frame is given back.

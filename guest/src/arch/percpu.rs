@@ -7,7 +7,7 @@ use core::cell::UnsafeCell;
 use core::mem::offset_of;
 use stalemate_shared::layout::{KERNEL_BASE, MAX_CPUS, MM_STATES, PAGE_SIZE};
 use stalemate_shared::pcid::ASID_SLOTS;
-use stalemate_shared::tlb_state::{MmState, Slot, TlbState};
+use stalemate_shared::tlb_state::{MmState, POINTER_IN_GS, Slot, TlbState};
 
 /// A static whose words are read and written one at a time, through its address.
 #[repr(transparent)]
@@ -48,6 +48,8 @@ pub struct PerCpu {
     /// 48: this CPU's number.
     pub number: u64,
 }
+
+const _: () = assert!(offset_of!(PerCpu, tlb_state) as u64 == POINTER_IN_GS);
 
 const EMPTY: PerCpu = PerCpu {
     kernel_rsp: 0,
@@ -109,9 +111,10 @@ pub fn block() -> u64 {
 #[inline(always)]
 fn tlb_state() -> u64 {
     let address;
-    // SAFETY: as in `number`; offset 32 is the address.
+    // SAFETY: as in `number`; there is the address.
     unsafe {
-        asm!("mov {}, gs:[32]", out(reg) address, options(nostack, preserves_flags, readonly));
+        asm!("mov {}, gs:[{offset}]", out(reg) address, offset = const POINTER_IN_GS,
+             options(nostack, preserves_flags, readonly));
     };
     address
 }

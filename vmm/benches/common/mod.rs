@@ -9,23 +9,15 @@
 use rustix::time::{ClockId, clock_gettime};
 use stalemate::arch::features::CpuFeatures;
 use stalemate::arch::tlb::{Fill, TlbModel};
-use stalemate::boot::{GuestMemory, Image, KernelOptions};
-use stalemate::event::{Event, Observer, TraceHeader};
 use stalemate::executor::{Executor, ExecutorError};
-use stalemate::kernel::steps::{Session, SessionConfig, StepInput};
-use stalemate::scenario::{Scenario, builtin, parse};
+use stalemate::kernel::steps::{Guest, KernelOptions, Session, SessionConfig, StepInput};
+use stalemate::memory::GuestMemory;
+use stalemate::scenario::{Scenario, parse, suite};
 use stalemate::schedule::Schedule;
 use stalemate_shared::boot::{Policy, options};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
-
-/// Discards events.
-pub struct NullObserver;
-
-impl Observer for NullObserver {
-    fn begin(&mut self, _: &TraceHeader) {}
-    fn event(&mut self, _: &Event) {}
-}
 
 /// CPU time that this thread has used.
 pub fn cpu_time() -> Duration {
@@ -123,32 +115,32 @@ pub fn config(cpus: u8) -> SessionConfig {
 }
 
 /// Booted guests, by how many CPUs they have.
-pub struct Guests<'i, M> {
-    image: &'i Image<'i>,
+pub struct Guests<M> {
+    guest: Guest,
     make: M,
     booted: BTreeMap<u8, Session>,
 }
 
-impl<'i, M> Guests<'i, M>
+impl<M> Guests<M>
 where
     M: Fn(&GuestMemory) -> Result<Box<dyn Executor>, ExecutorError>,
 {
     /// None is booted yet.
-    pub fn new(image: &'i Image<'i>, make: M) -> Self {
-        Self { image, make, booted: BTreeMap::new() }
+    pub fn new(guest: &Guest, make: M) -> Self {
+        Self { guest: guest.clone(), make, booted: BTreeMap::new() }
     }
 
     /// The guest with so many CPUs.
     pub fn with_cpus(&mut self, cpus: u8) -> &mut Session {
         self.booted.entry(cpus).or_insert_with(|| {
-            Session::boot(config(cpus), self.image, &self.make).expect("the guest boots")
+            Session::boot_on(config(cpus), &self.guest, &self.make).expect("the guest boots")
         })
     }
 }
 
 /// The built-in scenarios that fit [`config`].
-pub fn scenarios() -> Vec<Scenario> {
-    let mut all = builtin().expect("the built-in scenarios");
+pub fn scenarios() -> Vec<Arc<Scenario>> {
+    let mut all = suite().expect("the built-in scenarios");
     all.retain(|scenario| scenario.pcid != [false] && scenario.global != Some(true));
     all
 }

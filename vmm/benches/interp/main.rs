@@ -6,17 +6,18 @@
 mod common;
 mod unicorn;
 
-use common::{Effort, Figures, Guests, NullObserver, inputs, median, ratio, steps, timed};
+use common::{Effort, Figures, Guests, inputs, median, ratio, steps, timed};
 use object::{Object, ObjectSection, ObjectSymbol};
 use stalemate::arch::addr::{CpuId, Gpa, Gva, Pcid};
 use stalemate::arch::core::Memory;
 use stalemate::arch::features::CpuFeatures;
 use stalemate::arch::vcpu::{Vcpu, gpr};
-use stalemate::boot::{GuestMemory, Image, guest_image};
+use stalemate::event::NullObserver;
 use stalemate::executor::interp::InterpExecutor;
 use stalemate::executor::{Backend, Executor, Leaf, Space, Trap};
 use stalemate::inject::Injector;
-use stalemate::kernel::steps::Session;
+use stalemate::kernel::steps::{Guest, Session};
+use stalemate::memory::GuestMemory;
 use stalemate::oracle::Oracle;
 use std::time::Duration;
 
@@ -35,9 +36,9 @@ fn main() {
         "scenario, reset to outcome, mean",
         "restore, 12 pages stored to",
     ]);
-    let image = Image::parse(guest_image()).expect("the built-in guest");
+    let guest = Guest::builtin();
     let backend = Backend::interp();
-    let mut guests = Guests::new(&image, |memory: &GuestMemory| backend.make(memory));
+    let mut guests = Guests::new(&guest, |memory: &GuestMemory| backend.make(memory));
     let session = guests.with_cpus(1);
     let speeds = (0..effort.rounds(ROUNDS)).map(|_| instructions(session));
     let speed = median(speeds.collect());
@@ -94,7 +95,8 @@ fn compare_with_unicorn(effort: Effort, figures: &mut Figures) {
 
 /// The loop from the guest image: from the label behind the program's dispatch to its SYSCALL.
 fn spin_loop() -> Vec<u8> {
-    let file = object::File::parse(guest_image()).expect("an ELF file");
+    let guest = Guest::builtin();
+    let file = object::File::parse(guest.image().bytes()).expect("an ELF file");
     let section = file.section_by_name(".user_code").expect("user code");
     let text = section.data().expect("its bytes");
     let address = |name: &str| {

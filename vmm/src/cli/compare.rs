@@ -3,8 +3,8 @@
 use super::failure::{EXIT_OK, EXIT_UNEXPECTED, Failure};
 use super::names;
 use super::terminal::{Format, Terminal};
-use crate::boot;
 use crate::compare::{self, Comparison};
+use crate::kernel::steps::Guest;
 use crate::scenario::Policy;
 use std::path::{Path, PathBuf};
 
@@ -34,7 +34,7 @@ pub fn run(args: &CompareArgs, terminal: &mut Terminal<'_>) -> Result<u8, Failur
     let workloads = compare::workloads()?;
     let rows = workloads.len() * cpus.len() * Policy::all().len();
     let bar = terminal.progress(rows as u64, "rows");
-    let found = compare::compare(boot::guest_image(), &workloads, &cpus, &mut |done| {
+    let found = compare::compare(&Guest::builtin(), &workloads, &cpus, &mut |done| {
         bar.set_position(done as u64);
     })
     .map_err(|error| Failure::host(&error))?;

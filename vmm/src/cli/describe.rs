@@ -1,7 +1,6 @@
 //! `stalemate list` and `stalemate explain`.
 
 use super::failure::Failure;
-use super::input;
 use crate::arch::tlb::FILLS;
 use crate::inject::forms::{DELAY, FORMS, POINTS, SITES, form_of};
 use crate::oracle::rules;
@@ -46,10 +45,10 @@ pub struct ExplainArgs {
 pub fn list(args: &ListArgs) -> Result<String, Failure> {
     let what = args.what;
     let rows: Vec<(String, String)> = match what {
-        ListWhat::Scenarios => scenario::builtin()
+        ListWhat::Scenarios => scenario::suite()
             .map_err(|error| Failure::usage(error.to_string()))?
             .into_iter()
-            .map(|scenario| (scenario.name, scenario.summary))
+            .map(|scenario| (scenario.name.clone(), scenario.summary.clone()))
             .collect(),
         ListWhat::Rules => {
             rules::abouts().map(|rule| (rule.name.to_owned(), rule.statement.to_owned())).collect()
@@ -143,7 +142,7 @@ pub fn explain(args: &ExplainArgs) -> Result<String, Failure> {
     if let Some(cpu) = CPUS.iter().find(|cpu| cpu.name == name) {
         return Ok(format!("{name}\n\nof PCID, INVPCID, PGE and SMEP: {}\n", cpu.has()));
     }
-    if let Some((file, text)) = input::built_in(name) {
+    if let Some((file, text)) = scenario::builtin_file(name) {
         return Ok(format!("{name}\n\n{file}:\n\n{text}"));
     }
     Err(Failure::usage(format!(

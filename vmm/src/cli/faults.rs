@@ -4,8 +4,8 @@ use super::executors::ExecutorKind;
 use super::failure::{EXIT_OK, EXIT_UNEXPECTED, Failure};
 use super::terminal::{Format, Terminal};
 use super::{input, names};
-use crate::boot::{self, Image, Symbols};
 use crate::executor::Backend;
+use crate::kernel::steps::Guest;
 use crate::oracle::RuleId;
 use crate::report::{score_json, score_text};
 use crate::runner::Runner;
@@ -59,8 +59,7 @@ pub fn run(args: &FaultsArgs, device: &Path, terminal: &mut Terminal<'_>) -> Res
         return Err(Failure::usage(message));
     }
     let possible = crate::score::cases(&scenarios, &Wanted { cpus: CPUS.to_vec(), ..wanted }).len();
-    let bytes = boot::guest_image();
-    let image = Image::parse(bytes).map_err(|error| Failure::usage(error.to_string()))?;
+    let guest = Guest::builtin();
     let backend = match args.executor {
         ExecutorKind::Interp => Backend::interp(),
         ExecutorKind::Kvm => Backend::kvm(device).map_err(|error| Failure::host(&error))?,
@@ -71,14 +70,14 @@ pub fn run(args: &FaultsArgs, device: &Path, terminal: &mut Terminal<'_>) -> Res
     };
     let stride = args.stride;
     let runner = || {
-        let mut runner = Runner::new(&image, &Symbols::new(bytes), &backend);
+        let mut runner = Runner::new(&guest, &backend);
         runner.disable_rule(without);
         runner.stride(stride);
         runner
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(2);
     let bar = terminal.progress(cases.len() as u64, "faults");
-    let scored = score(&runner, threads, &scenarios, &cases, &|more| bar.inc(more as u64))
+    let scored = score(&runner, threads, &cases, &|more| bar.inc(more as u64))
         .map_err(|error| Failure::host(&error))?;
     bar.finish_and_clear();
     let report = crate::report::Score {

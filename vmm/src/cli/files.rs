@@ -2,12 +2,12 @@
 
 use super::failure::Failure;
 use super::terminal::Terminal;
-use crate::boot::Symbols;
 use crate::event::Trace;
-use crate::kernel::steps::BootError;
+use crate::kernel::steps::RunError;
 use crate::report::{Recorded, Recording, Results, html, perfetto, timeline};
 use crate::runner::{Outcome, RunResult};
-use crate::scenario::{Run, Scenario};
+use crate::scenario::Run;
+use crate::symbols::Symbols;
 use std::path::{Path, PathBuf};
 
 /// The files. Each is of one run: the first that was not as expected, else the first violation,
@@ -36,20 +36,18 @@ pub struct Pictures {
 
 impl Files {
     /// Writes those that are requested. `again` does the run, and keeps its events.
-    pub fn write<'a>(
+    pub fn write(
         &self,
         terminal: &Terminal<'_>,
         symbols: &Symbols,
         command: &str,
-        again: impl FnOnce(&mut Trace) -> Result<(&'a Scenario, RunResult, &'static str), BootError>,
+        again: impl FnOnce(&mut Trace) -> Result<(RunResult, &'static str), RunError>,
     ) -> Result<(), Failure> {
         let all = [&self.record, &self.pictures.html, &self.pictures.perfetto];
         let Some(any) = all.into_iter().flatten().next() else { return Ok(()) };
         let mut trace = Trace::default();
-        let (scenario, result, executor) =
-            again(&mut trace).map_err(|error| Failure::host(&error))?;
-        let recorded =
-            Recorded { scenario, result: &result, trace: &trace, executor, symbols, command };
+        let (result, executor) = again(&mut trace).map_err(|error| Failure::host(&error))?;
+        let recorded = Recorded { result: &result, trace: &trace, executor, symbols, command };
         let Some(recording) = Recording::new(&recorded) else {
             let any = any.display();
             terminal.warn(&format!("the guest did not boot: no events to write to {any}"));

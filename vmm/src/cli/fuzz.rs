@@ -7,6 +7,7 @@ use super::terminal::{Format, Terminal};
 use crate::executor::{Backend, REQUIRE_KVM, kvm_is_required};
 use crate::fuzz::report::{About, Report, text};
 use crate::fuzz::{self, Campaign, CrossCheck, correct_policies, zoo};
+use crate::kernel::steps::Guest;
 use crate::scenario::{CPUS, Policy};
 use stalemate_shared::variant::VARIANTS;
 use std::path::{Path, PathBuf};
@@ -71,7 +72,9 @@ pub fn run(args: &FuzzArgs, device: &Path, terminal: &mut Terminal<'_>) -> Resul
         std::fs::create_dir_all(directory).map_err(error)?;
     }
     let cross_check = second.as_ref().ok();
+    let guest = Guest::builtin();
     let campaign = Campaign {
+        guest: &guest,
         seed: args.seed,
         first: args.first,
         count: args.count,

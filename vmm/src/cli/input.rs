@@ -2,14 +2,17 @@
 
 use super::failure::Failure;
 use crate::inject::Fault;
-use crate::scenario::{self, BUILTIN, Scenario, ZOO, nearest};
+use crate::kernel::steps::Guest;
+use crate::scenario::{self, BUILTIN, Scenario, ZOO};
+use crate::suggest::nearest;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
 
 /// The scenarios that `names` mean; the built-in ones if there is none.
-pub fn scenarios(names: &[String]) -> Result<Vec<Scenario>, Failure> {
+pub fn scenarios(names: &[String]) -> Result<Vec<Arc<Scenario>>, Failure> {
     if names.is_empty() {
-        return Ok(scenario::builtin()?);
+        return Ok(scenario::suite()?);
     }
     let mut found = Vec::new();
     for name in names {
@@ -17,7 +20,7 @@ pub fn scenarios(names: &[String]) -> Result<Vec<Scenario>, Failure> {
             found.extend(scenario::zoo()?);
             continue;
         }
-        if let Some((file, text)) = built_in(name) {
+        if let Some((file, text)) = scenario::builtin_file(name) {
             found.push(scenario::parse(name, &file, text)?);
             continue;
         }
@@ -48,26 +51,19 @@ pub fn scenarios(names: &[String]) -> Result<Vec<Scenario>, Failure> {
 }
 
 /// Calls files by their path where one name means several, or a built-in scenario too.
-fn tell_apart(scenarios: &mut [Scenario]) {
+fn tell_apart(scenarios: &mut [Arc<Scenario>]) {
     let mut files = BTreeMap::<String, BTreeSet<String>>::new();
     for scenario in &*scenarios {
         files.entry(scenario.name.clone()).or_default().insert(scenario.file.clone());
     }
     for scenario in scenarios {
-        let is_built_in = built_in(&scenario.name).is_some_and(|(_, text)| text == scenario.source);
+        let is_built_in =
+            scenario::builtin_file(&scenario.name).is_some_and(|(_, text)| text == scenario.source);
         if files[&scenario.name].len() > 1 && !is_built_in {
+            let scenario = Arc::make_mut(scenario);
             scenario.name.clone_from(&scenario.file);
         }
     }
-}
-
-/// A scenario that is built in, by its name: its file's, and what that says.
-pub fn built_in(name: &str) -> Option<(String, &'static str)> {
-    let of = |directory: &str, files: &[(&str, &'static str)]| {
-        let (_, text) = files.iter().find(|(known, _)| *known == name)?;
-        Some((format!("{directory}/{name}.toml"), *text))
-    };
-    of("scenarios", &BUILTIN).or_else(|| of("scenarios/zoo", &ZOO))
 }
 
 fn toml_files(directory: &Path) -> Result<Vec<std::path::PathBuf>, Failure> {
@@ -83,7 +79,7 @@ fn toml_files(directory: &Path) -> Result<Vec<std::path::PathBuf>, Failure> {
     Ok(paths)
 }
 
-fn file(path: &Path) -> Result<Scenario, Failure> {
+fn file(path: &Path) -> Result<Arc<Scenario>, Failure> {
     let shown = path.display().to_string();
     // Names go into reports of every format, and to terminals.
     if shown.chars().any(char::is_control) {
@@ -104,10 +100,8 @@ pub fn faults(texts: &[String]) -> Result<Vec<Fault>, Failure> {
     texts.iter().map(parse).collect()
 }
 
-/// The kernel of `--guest`, which lives as long as the process: its symbols point into it, and
-/// there is one.
-pub fn own_guest(path: &Path) -> Result<&'static [u8], Failure> {
-    let bytes = std::fs::read(path)
-        .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
-    Ok(bytes.leak())
+/// The kernel of `--guest`, or the built-in one.
+pub fn guest(path: Option<&Path>) -> Result<Guest, Failure> {
+    let Some(path) = path else { return Ok(Guest::builtin()) };
+    Guest::read(path).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
 }

@@ -3,16 +3,16 @@
 use crate::report::counted;
 use crate::scenario::{CPUS, Run, Scenario, Selection};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// A line each: scenarios that no selected processor fits, and faults that no run is of, whatever the
 /// processor.
-pub fn left_out(scenarios: &[Scenario], selection: &Selection, runs: &[Run]) -> Vec<String> {
+pub fn left_out(scenarios: &[Arc<Scenario>], selection: &Selection, runs: &[Run]) -> Vec<String> {
     let mut lines = Vec::new();
     let unfit: Vec<&str> = scenarios
         .iter()
-        .enumerate()
-        .filter(|(index, _)| !runs.iter().any(|run| run.scenario == *index))
-        .map(|(_, scenario)| scenario.name.as_str())
+        .filter(|scenario| !runs.iter().any(|run| Arc::ptr_eq(&run.scenario, scenario)))
+        .map(|scenario| scenario.name.as_str())
         .collect();
     if !unfit.is_empty() {
         lines.push(format!("left out, since no selected CPU fits: {}", unfit.join(", ")));
@@ -24,12 +24,12 @@ pub fn left_out(scenarios: &[Scenario], selection: &Selection, runs: &[Run]) -> 
 }
 
 /// Faults that are the files' but of no run, since the files say nothing of them under this policy.
-fn faults(scenarios: &[Scenario], selection: &Selection) -> Vec<String> {
+fn faults(scenarios: &[Arc<Scenario>], selection: &Selection) -> Vec<String> {
     let all = Selection { cpus: CPUS.to_vec(), ..selection.clone() };
     let mut lines = Vec::new();
     let mut count = 0;
     for scenario in scenarios {
-        let runs = scenario.runs(0, &all);
+        let runs = scenario.runs(&all);
         let of: BTreeSet<usize> = runs.iter().filter_map(|run| scenario.case(run)).collect();
         for (fault, case) in scenario.faults.iter().zip(1..) {
             if of.contains(&case) {

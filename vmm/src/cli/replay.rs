@@ -5,7 +5,6 @@ use super::failure::{EXIT_OK, EXIT_UNEXPECTED, Failure};
 use super::files::Pictures;
 use super::input;
 use super::terminal::Terminal;
-use crate::boot::{self, Image, Symbols};
 use crate::event::Trace;
 use crate::executor::Backend;
 use crate::oracle::Oracle;
@@ -37,13 +36,8 @@ pub fn run(args: &ReplayArgs, device: &Path, terminal: &mut Terminal<'_>) -> Res
         |error: &dyn std::fmt::Display| Failure::usage(format!("{}: {error}", args.file.display()));
     let text = std::fs::read_to_string(&args.file).map_err(|error| named(&error))?;
     let recording = Recording::read(&text).map_err(|error| named(&error))?;
-    let (scenario, wanted) = recording.run().map_err(|error| named(&error))?;
-    let bytes = match &args.guest {
-        Some(path) => input::own_guest(path)?,
-        None => boot::guest_image(),
-    };
-    let image = Image::parse(bytes).map_err(|error| Failure::usage(error.to_string()))?;
-    let symbols = Symbols::new(bytes);
+    let wanted = recording.run().map_err(|error| named(&error))?;
+    let guest = input::guest(args.guest.as_deref())?;
     let faults: String = wanted.faults.iter().map(|fault| format!(", {fault}")).collect();
     let mut text = format!(
         "{} on {}{faults}: {} events recorded on {}\n",
@@ -62,19 +56,18 @@ pub fn run(args: &ReplayArgs, device: &Path, terminal: &mut Terminal<'_>) -> Res
     let backends = backends(args.executor, device, terminal)?;
     let mut shown = None;
     for backend in &backends {
-        let mut runner = Runner::new(&image, &symbols, backend);
+        let mut runner = Runner::new(&guest, backend);
         let mut trace = Trace::default();
-        let result = runner
-            .run(&scenario, &wanted, Some(&mut trace))
-            .map_err(|error| Failure::host(&error))?;
+        let result =
+            runner.run(&wanted, Some(&mut trace)).map_err(|error| Failure::host(&error))?;
         same &= compared(&mut text, &recording, &result, &trace, backend.name());
         let results = Results {
-            scenarios: std::slice::from_ref(&scenario),
+            scenarios: std::slice::from_ref(&wanted.scenario),
             results: std::slice::from_ref(&result),
             differences: &[],
             possible: 1,
             executors: &[backend.name()],
-            symbols: &symbols,
+            symbols: guest.symbols(),
             guest: args.guest.as_deref(),
             left_out: &[],
         };
@@ -89,9 +82,9 @@ pub fn run(args: &ReplayArgs, device: &Path, terminal: &mut Terminal<'_>) -> Res
         terminal.report(&text, &names)?;
     }
     if let Some((result, trace, executor)) = &shown {
-        let (guest, scenario, symbols) = (args.guest.as_deref(), &scenario, &symbols);
-        let command = &command(scenario, &wanted, guest, false);
-        args.pictures.write(&Recorded { scenario, result, trace, executor, symbols, command })?;
+        let command = &command(&wanted, args.guest.as_deref(), false);
+        let symbols = guest.symbols();
+        args.pictures.write(&Recorded { result, trace, executor, symbols, command })?;
     }
     Ok(if same { EXIT_OK } else { EXIT_UNEXPECTED })
 }

@@ -7,13 +7,13 @@ use super::left_out::left_out;
 use super::terminal::Terminal;
 use super::{input, names};
 use crate::arch::tlb::Fill;
-use crate::boot::{self, Image, Symbols};
 use crate::executor::Backend;
-use crate::kernel::steps::BootError;
+use crate::kernel::steps::{BootError, RunError};
 use crate::report::{Results, details, difference, json, junit, sarif, summary, tap};
 use crate::runner::{Runner, compare_all};
 use crate::scenario::{CPUS, Policy, Run, Scenario, Selection};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Above this many runs only the table is printed, and what is not as expected.
 const DETAILED_RUNS: usize = 12;
@@ -119,29 +119,21 @@ pub fn run(args: &RunArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result
                        `--schedule` of `events` or `instructions`";
         return Err(Failure::usage(message));
     }
-    let own = match &args.guest {
-        Some(path) => Some(input::own_guest(path)?),
-        None => None,
-    };
-    let bytes = own.unwrap_or_else(boot::guest_image);
-    let image = Image::parse(bytes).map_err(|error| image_failure(args, &error))?;
-    let symbols = Symbols::new(bytes);
+    let guest = input::guest(args.guest.as_deref())?;
     let backends = backends(args.executor, device, terminal)?;
-    let mut runners = backends.iter().map(|backend| Runner::new(&image, &symbols, backend));
+    let mut runners = backends.iter().map(|backend| Runner::new(&guest, backend));
     let bar = terminal.progress(runs.len() as u64, "runs");
     let mut progress = |done| bar.set_position(done as u64);
     let done = match (runners.next(), runners.next()) {
-        (Some(one), Some(other)) => {
-            compare_all(&mut [one, other], &scenarios, &runs, &mut progress)
-        }
+        (Some(one), Some(other)) => compare_all(&mut [one, other], &runs, &mut progress),
         (Some(mut one), None) => {
-            one.run_all(&scenarios, &runs, &mut progress).map(|results| (results, Vec::new()))
+            one.run_all(&runs, &mut progress).map(|results| (results, Vec::new()))
         }
         _ => Ok((Vec::new(), Vec::new())),
     };
     bar.finish_and_clear();
     let (results, differences) = done.map_err(|error| match &error {
-        BootError::Image(error) => Failure::usage(error.to_string()),
+        RunError::Boot(BootError::Image(error)) => Failure::usage(error.to_string()),
         error => Failure::host(error),
     })?;
     let names: Vec<&str> = backends.iter().map(Backend::name).collect();
@@ -151,7 +143,7 @@ pub fn run(args: &RunArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result
         differences: &differences,
         possible,
         executors: &names,
-        symbols: &symbols,
+        symbols: guest.symbols(),
         guest: args.guest.as_deref(),
         left_out: &left_out(&scenarios, &selection, &runs),
     };
@@ -170,18 +162,17 @@ pub fn run(args: &RunArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result
     // After the report: what cannot be written must not lose it.
     if let Some(run) = run_to_show(&results) {
         let command = results.command(run);
-        args.files.write(terminal, &symbols, &command, |trace| {
-            let mut runner = Runner::new(&image, &symbols, &backends[0]);
-            let scenario = &scenarios[run.scenario];
-            let result = runner.run(scenario, run, Some(trace))?;
-            Ok((scenario, result, runner.executor()))
+        args.files.write(terminal, guest.symbols(), &command, |trace| {
+            let mut runner = Runner::new(&guest, &backends[0]);
+            let result = runner.run(run, Some(trace))?;
+            Ok((result, runner.executor()))
         })?;
     }
     Ok(if results.all_as_expected() { EXIT_OK } else { EXIT_UNEXPECTED })
 }
 
 /// Why nothing is left to run.
-fn no_runs(scenarios: &[Scenario], case: Option<usize>) -> String {
+fn no_runs(scenarios: &[Arc<Scenario>], case: Option<usize>) -> String {
     let most = scenarios.iter().map(|scenario| scenario.faults.len()).max().unwrap_or(0);
     match case {
         Some(case) if case > most => format!(
@@ -198,14 +189,8 @@ fn no_runs(scenarios: &[Scenario], case: Option<usize>) -> String {
     }
 }
 
-fn expand(scenarios: &[Scenario], selection: &Selection) -> Vec<Run> {
-    let each = scenarios.iter().enumerate();
-    each.flat_map(|(index, scenario)| scenario.runs(index, selection)).collect()
-}
-
-fn image_failure(args: &RunArgs, error: &boot::ImageError) -> Failure {
-    let name = args.guest.as_deref().map_or("the built-in guest".into(), Path::to_string_lossy);
-    Failure::usage(format!("{name}: {error}"))
+fn expand(scenarios: &[Arc<Scenario>], selection: &Selection) -> Vec<Run> {
+    scenarios.iter().flat_map(|scenario| scenario.runs(selection)).collect()
 }
 
 fn text(results: &Results<'_>, named: bool, terminal: &Terminal<'_>) -> String {

@@ -4,7 +4,7 @@ use super::{Calls, Comparison, Costs, Site};
 use crate::oracle::RuleId;
 use crate::runner::Outcome;
 use crate::scenario::{CpuModel, Policy};
-use crate::schema::{self, OutcomeName};
+use crate::schema;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
@@ -83,7 +83,6 @@ struct Row<'a> {
     /// The policy.
     policy: Policy,
     /// Of the run with worst-case fills.
-    #[serde(with = "OutcomeName")]
     outcome: Outcome,
     /// The rules that it violated.
     #[schemars(with = "Vec<String>")]

@@ -21,12 +21,13 @@ pub use workload::{WORKLOADS, workloads};
 use crate::arch::tlb::Fill;
 use crate::event::Trace;
 use crate::executor::Backend;
-use crate::kernel::steps::{BootError, Image};
+use crate::kernel::steps::{Guest, RunError};
 use crate::oracle::RuleId;
 use crate::runner::{Outcome, RunResult, Runner};
-use crate::scenario::{CPUS, CpuModel, Expected, Policy, Run, RunConfig, Scenario, Selection};
+use crate::scenario::{CPUS, CpuModel, Policy, RunConfig, Scenario, Selection};
 use crate::symbols::Symbols;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// The processors that are compared where the command line names none.
 pub const DEFAULT_CPUS: [&str; 5] =
@@ -123,28 +124,26 @@ pub fn default_cpus() -> Vec<CpuModel> {
     DEFAULT_CPUS.iter().filter_map(named).collect()
 }
 
-/// Compares the policies on `cpus`, in `workloads`, on kernel `bytes`; `progress` is told how many
+/// Compares the policies on `cpus`, in `workloads`, on kernel `guest`; `progress` is told how many
 /// rows are done: there is one for each workload, processor and policy.
 ///
 /// # Errors
 /// When the image cannot be loaded.
 pub fn compare(
-    bytes: &'static [u8],
-    workloads: &[Scenario],
+    guest: &Guest,
+    workloads: &[Arc<Scenario>],
     cpus: &[CpuModel],
     progress: &mut dyn FnMut(usize),
-) -> Result<Comparison, BootError> {
-    let image = Image::parse(bytes)?;
-    let symbols = Symbols::new(bytes);
-    let code = Disassembly::new(bytes, &symbols);
-    let backend = Backend::interp();
-    let mut runner = Runner::new(&image, &symbols, &backend);
+) -> Result<Comparison, RunError> {
+    let symbols = guest.symbols();
+    let code = Disassembly::new(guest);
+    let mut runner = Runner::new(guest, &Backend::interp());
     let mut rows = Vec::new();
     // One guest is alive at a time: what it can be used for comes together.
     for cpu in cpus {
         for policy in Policy::all() {
-            let mut of_policy = verdicts(&mut runner, workloads, *cpu, policy, &symbols)?;
-            costs(&mut runner, workloads, &mut of_policy, &symbols)?;
+            let mut of_policy = verdicts(&mut runner, workloads, *cpu, policy, symbols)?;
+            costs(&mut runner, workloads, &mut of_policy, symbols)?;
             rows.extend(of_policy.into_iter().map(|(number, row, _)| (number, row)));
             progress(rows.len());
         }
@@ -166,18 +165,18 @@ pub fn compare(
 type Pending = (usize, Row, RunConfig);
 
 fn verdicts(
-    runner: &mut Runner<'_>,
-    workloads: &[Scenario],
+    runner: &mut Runner,
+    workloads: &[Arc<Scenario>],
     cpu: CpuModel,
     policy: Policy,
     symbols: &Symbols,
-) -> Result<Vec<Pending>, BootError> {
+) -> Result<Vec<Pending>, RunError> {
     let selection = Selection { policy: Some(policy), ..Selection::of(&[cpu]) };
     let mut rows = Vec::new();
     for (number, workload) in workloads.iter().enumerate() {
-        for run in workload.runs(number, &selection).into_iter().filter(|run| !run.cost) {
+        for run in workload.runs(&selection).into_iter().filter(|run| !run.cost) {
             let mut trace = Trace::default();
-            let result = runner.run(workload, &run, Some(&mut trace))?;
+            let result = runner.run(&run, Some(&mut trace))?;
             rows.push((
                 number,
                 Row {
@@ -203,21 +202,15 @@ fn is_as_expected(workload: &Scenario, result: &RunResult) -> bool {
 }
 
 fn costs(
-    runner: &mut Runner<'_>,
-    workloads: &[Scenario],
+    runner: &mut Runner,
+    workloads: &[Arc<Scenario>],
     rows: &mut [Pending],
     symbols: &Symbols,
-) -> Result<(), BootError> {
+) -> Result<(), RunError> {
     for (number, row, config) in rows {
-        let run = Run {
-            scenario: *number,
-            config: RunConfig { fill: Fill::OnDemand, ..*config },
-            faults: Vec::new(),
-            expected: Expected::Clean,
-            cost: true,
-        };
+        let config = RunConfig { fill: Fill::OnDemand, ..*config };
         let mut trace = Trace::default();
-        runner.run(&workloads[*number], &run, Some(&mut trace))?;
+        runner.run(&workloads[*number].run(config, &[]), Some(&mut trace))?;
         row.costs = measure::measure(&trace, symbols);
     }
     Ok(())

@@ -2,7 +2,7 @@
 //! what the mark adds to the return path.
 
 use crate::arch::addr::Gva;
-use crate::kernel::steps::tlb_state_field;
+use crate::kernel::steps::{Guest, tlb_state_field};
 use crate::scenario::Policy;
 use crate::symbols::Symbols;
 use iced_x86::{
@@ -10,10 +10,8 @@ use iced_x86::{
     OpKind, Register,
 };
 use object::{Object, ObjectSection};
+use stalemate_shared::tlb_state::POINTER_IN_GS;
 use std::collections::{BTreeMap, BTreeSet};
-
-/// Where a CPU's own block, which GS points to, has the address of its `TlbState`.
-const TLB_STATE_POINTER: u64 = 32;
 
 /// The methods of a policy.
 const METHODS: [&str; 5] = [
@@ -54,17 +52,17 @@ pub struct Disassembly<'a> {
 }
 
 impl<'a> Disassembly<'a> {
-    /// The code of `image`, whose symbols are `symbols`. What cannot be read is left out.
+    /// The code of a guest. What cannot be read is left out.
     #[must_use]
-    pub fn new(image: &'a [u8], symbols: &'a Symbols) -> Self {
-        let sections = object::File::parse(image).map_or_else(
+    pub fn new(guest: &'a Guest) -> Self {
+        let sections = object::File::parse(guest.image().bytes()).map_or_else(
             |_| Vec::new(),
             |file| {
                 let sections = file.sections();
                 sections.filter_map(|one| Some((one.address(), one.data().ok()?))).collect()
             },
         );
-        Self { sections, symbols }
+        Self { sections, symbols: guest.symbols() }
     }
 
     fn instructions(&self, start: Gva, end: Gva) -> Vec<Instruction> {
@@ -188,7 +186,7 @@ fn state_words(code: &[Instruction]) -> Vec<(u64, &'static str)> {
         let pointer = match instruction.mnemonic() {
             Mnemonic::Mov if instruction.op1_kind() == OpKind::Memory => {
                 let own = instruction.memory_segment() == Register::GS
-                    && instruction.memory_displacement64() == TLB_STATE_POINTER;
+                    && instruction.memory_displacement64() == POINTER_IN_GS;
                 own.then_some(0)
             }
             Mnemonic::Mov => from,

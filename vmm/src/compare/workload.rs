@@ -1,6 +1,7 @@
 //! What the policies are compared on: the files under scenarios/compare/, embedded.
 
 use crate::scenario::{self, Change, Diagnostic, Scenario};
+use std::sync::Arc;
 
 /// Name and text of each, in the order of the table.
 pub const WORKLOADS: [(&str, &str); 8] = [
@@ -18,7 +19,7 @@ pub const WORKLOADS: [(&str, &str); 8] = [
 ///
 /// # Errors
 /// The first error in one of them; a test says that there is none.
-pub fn workloads() -> Result<Vec<Scenario>, Diagnostic> {
+pub fn workloads() -> Result<Vec<Arc<Scenario>>, Diagnostic> {
     let parse = |&(name, text): &(&str, &str)| {
         scenario::parse(name, &format!("scenarios/compare/{name}.toml"), text)
     };

@@ -2,8 +2,10 @@
 
 use super::interp::InterpExecutor;
 use super::{Executor, ExecutorError};
-use crate::boot::GuestMemory;
+use crate::memory::GuestMemory;
 use std::path::Path;
+#[cfg(feature = "kvm")]
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a guest may run on a processor without a trap.
@@ -26,13 +28,13 @@ pub fn kvm_is_required() -> bool {
 }
 
 /// An executor that this host can make.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Backend {
     /// Natively, on this KVM; a guest may run `limit` without a trap.
     #[cfg(feature = "kvm")]
     Kvm {
         /// The host.
-        host: super::kvm::Host,
+        host: Arc<super::kvm::Host>,
         /// The watchdog's time.
         limit: Duration,
     },
@@ -59,7 +61,7 @@ impl Backend {
     /// When it cannot be used, or was not compiled in.
     #[cfg(feature = "kvm")]
     pub fn kvm(device: &Path) -> Result<Self, NoKvm> {
-        let host = super::kvm::Host::open(device)?;
+        let host = Arc::new(super::kvm::Host::open(device)?);
         Ok(Self::Kvm { host, limit: WATCHDOG })
     }
 

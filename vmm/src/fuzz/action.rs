@@ -1,8 +1,8 @@
 //! The steps of random programs, and how a scenario writes them.
 
-use crate::scenario::Page;
 use crate::schedule::{HOLD_POINTS, Hold};
 use stalemate_shared::layout::{COLOURS, colour_word};
+use stalemate_shared::page::Page;
 use std::fmt::{self, Write};
 
 /// What one step does; its address space is beside it, in [`Action`].

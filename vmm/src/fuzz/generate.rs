@@ -4,12 +4,12 @@ use super::action::{Action, Frame, Verb};
 use super::model::World;
 use crate::arch::tlb::{Fill, split_mix};
 use crate::inject::Fault;
-use crate::scenario::Page;
 use crate::schedule::{Hold, HoldPoint, Schedule};
 use stalemate_shared::layout::{
     COLOURS, KERNEL_PAGE_COUNT, LARGE_COLOURS, MAX_CPUS, MM_COUNT, USER_LARGE_PAGE_COUNT,
     USER_PAGE_COUNT, USER_TABLE_PAGE_COUNT,
 };
+use stalemate_shared::page::Page;
 
 /// Steps of a program, at least and at most.
 pub const LENGTH: std::ops::RangeInclusive<usize> = 4..=40;

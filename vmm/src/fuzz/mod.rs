@@ -16,14 +16,16 @@ pub mod shrink;
 pub mod zoo;
 
 use crate::executor::Backend;
+use crate::kernel::steps::Guest;
 use crate::report::command;
 use crate::scenario::{Policy, RunConfig, Scenario};
 use generate::Program;
 pub use json::{SCHEMA_VERSION, json, schema};
 use report::{Failing, Found, Report, Trouble};
+use run::Rig;
 pub use run::{Campaign, CrossCheck, FuzzError};
-use run::{Rig, image};
 use script::Base;
+use std::sync::Arc;
 
 /// Policies that are there to be caught; every other one must be clean.
 pub const BROKEN: [Policy; 1] = [Policy::Unsplit];
@@ -41,14 +43,13 @@ pub fn correct_policies() -> Vec<Policy> {
 /// When the host fails.
 pub fn run(campaign: &Campaign<'_>, done: &(dyn Fn(u64) + Sync)) -> Result<Report, FuzzError> {
     let base = Base::new()?;
-    let image = image()?;
-    let mut report = run::campaign(campaign, &base, &image, done)?;
+    let mut report = run::campaign(campaign, &base, done)?;
     for failing in report.firsts() {
         let mut backends = vec![campaign.executor];
         if failing.trouble == Trouble::Difference {
             backends.extend(campaign.cross_check.iter().map(|check| check.executor));
         }
-        let mut rig = Rig::new(&image, backends);
+        let mut rig = Rig::new(campaign.guest, backends);
         report.found.push(small(&mut rig, &base, campaign.seed, failing)?.0);
     }
     Ok(report)
@@ -60,14 +61,14 @@ pub fn run(campaign: &Campaign<'_>, done: &(dyn Fn(u64) + Sync)) -> Result<Repor
 /// # Errors
 /// When the host fails.
 pub fn first_failure(
+    guest: &Guest,
     executor: &Backend,
     config: &RunConfig,
     seed: u64,
     limit: u64,
-) -> Result<Option<(u64, Scenario)>, FuzzError> {
+) -> Result<Option<(u64, Arc<Scenario>)>, FuzzError> {
     let base = Base::new()?;
-    let image = image()?;
-    let mut rig = Rig::new(&image, vec![executor]);
+    let mut rig = Rig::new(guest, vec![executor]);
     for first in (0..limit).step_by(WINDOW) {
         let numbers = first..limit.min(first + WINDOW as u64);
         let Some(failing) = window(&mut rig, &base, config, seed, numbers)? else { continue };
@@ -96,7 +97,7 @@ fn window(
         let program = generate::program(seed, number);
         let scenario = base.scenario("fuzz", &program).map_err(FuzzError::Illegal)?;
         let run = script::run(&scenario, *config, &program.faults);
-        let (Some(trouble), _) = rig.run(&scenario, &run)? else { continue };
+        let (Some(trouble), _) = rig.run(&run)? else { continue };
         if first.as_ref().is_none_or(|first| number < first.number) {
             first = Some(Failing { number, config: run.config, trouble });
         }
@@ -110,13 +111,13 @@ fn small(
     base: &Base,
     seed: u64,
     failing: Failing,
-) -> Result<(Found, Scenario), FuzzError> {
+) -> Result<(Found, Arc<Scenario>), FuzzError> {
     let Failing { number, config, trouble } = &failing;
     let program = generate::program(seed, *number);
     let mut fails = |candidate: &Program| -> Result<bool, FuzzError> {
         let scenario = base.scenario("fuzz", candidate).map_err(FuzzError::Illegal)?;
         let run = script::run(&scenario, *config, &candidate.faults);
-        let (found, result) = rig.run(&scenario, &run)?;
+        let (found, result) = rig.run(&run)?;
         Ok(same(trouble, found.as_ref(), result.as_ref()))
     };
     let smallest = shrink::shrink(&program, &mut fails)?;
@@ -125,7 +126,7 @@ fn small(
     let text = script::text(&smallest, config, &why).map_err(FuzzError::Illegal)?;
     let scenario = crate::scenario::parse(&name, &format!("{name}.toml"), &text)?;
     let run = script::run(&scenario, *config, &smallest.faults);
-    let command = command(&scenario, &run, None, false);
+    let command = command(&run, None, false);
     let found = Found {
         steps_before: program.actions.len(),
         steps: smallest.actions.len(),

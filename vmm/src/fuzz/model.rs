@@ -3,8 +3,8 @@
 //! shows, whatever its processor caches.
 
 use super::action::{Action, Frame, Named, Outcome, Verb, line};
-use crate::scenario::Page;
 use stalemate_shared::layout::{COLOURS, LARGE_COLOURS, POOL_FRAME_COUNT, colour_word};
+use stalemate_shared::page::Page;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Why a step cannot stand where it does.

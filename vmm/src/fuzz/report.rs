@@ -3,7 +3,7 @@
 use crate::oracle::{Discharger, RuleId};
 use crate::runner::{Outcome, RunResult};
 use crate::scenario::{CpuModel, Policy, RunConfig, Scenario};
-use crate::schema::by_outcome;
+use crate::schema::by;
 use schemars::JsonSchema;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -20,7 +20,7 @@ pub struct Tally {
     #[schemars(with = "BTreeMap<String, u64>")]
     pub discharged: BTreeMap<Discharger, u64>,
     /// Runs by outcome.
-    #[schemars(with = "BTreeMap<String, u64>", transform = by_outcome)]
+    #[schemars(with = "BTreeMap<String, u64>", transform = by::<Outcome>)]
     pub outcomes: BTreeMap<Outcome, u64>,
     /// Runs in which something went wrong.
     pub failing: u64,

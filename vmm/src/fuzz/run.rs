@@ -8,15 +8,15 @@ use super::generate::{self, Program};
 use super::model::Illegal;
 use super::report::{Failing, Report, Tally, Trouble};
 use super::script::{self, Base};
-use crate::boot::{Image, Symbols, guest_image};
 use crate::executor::Backend;
-use crate::kernel::steps::BootError;
+use crate::kernel::steps::{Guest, RunError};
 use crate::parallel::parallel;
 use crate::runner::{RunResult, Runner, compare};
 use crate::scenario::{CpuModel, Diagnostic, Policy, Run, RunConfig, Scenario};
 use stalemate_shared::variant::Variant;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 /// Programs of the first batch: what is broken shows soon.
 const FIRST_BATCH: u64 = 256;
@@ -54,6 +54,8 @@ pub struct Campaign<'a> {
     pub variant: Option<Variant>,
     /// Each program runs on one of them.
     pub cpus: &'a [CpuModel],
+    /// The kernel.
+    pub guest: &'a Guest,
     /// What runs them.
     pub executor: &'a Backend,
     /// A second executor that some of the runs are compared with.
@@ -67,7 +69,7 @@ pub struct Campaign<'a> {
 pub enum FuzzError {
     /// The host, or the image.
     #[error(transparent)]
-    Boot(#[from] BootError),
+    Run(#[from] RunError),
     /// The base of every program is no scenario.
     #[error(transparent)]
     Base(#[from] Diagnostic),
@@ -76,40 +78,35 @@ pub enum FuzzError {
     Illegal(Illegal),
 }
 
-/// An executor, or two to compare, and the built-in guests on them.
+/// An executor, or two to compare, and guests on them.
 pub struct Rig<'a> {
-    image: &'a Image<'a>,
+    guest: &'a Guest,
     backends: Vec<&'a Backend>,
-    runners: Vec<Runner<'a>>,
+    runners: Vec<Runner>,
 }
 
 impl<'a> Rig<'a> {
-    /// A rig of guests of `image`, which is the built-in one.
+    /// A rig of no guest yet.
     #[must_use]
-    pub fn new(image: &'a Image<'a>, backends: Vec<&'a Backend>) -> Self {
-        Self { image, backends, runners: Vec::new() }
+    pub fn new(guest: &'a Guest, backends: Vec<&'a Backend>) -> Self {
+        Self { guest, backends, runners: Vec::new() }
     }
 
     /// Does one run; what went wrong, and its result where there is one.
     ///
     /// # Errors
     /// When the host fails.
-    pub fn run(
-        &mut self,
-        scenario: &Scenario,
-        run: &Run,
-    ) -> Result<(Option<Trouble>, Option<RunResult>), BootError> {
+    pub fn run(&mut self, run: &Run) -> Result<(Option<Trouble>, Option<RunResult>), RunError> {
         if self.runners.is_empty() {
-            let symbols = Symbols::new(guest_image());
-            let runner = |backend: &&'a Backend| Runner::new(self.image, &symbols, backend);
+            let runner = |backend: &&Backend| Runner::new(self.guest, backend);
             self.runners = self.backends.iter().map(runner).collect();
         }
         let runners = &mut self.runners;
         let done = catch_unwind(AssertUnwindSafe(|| match &mut runners[..] {
-            [one] => one.run(scenario, run, None).map(|result| (result, false)),
+            [one] => one.run(run, None).map(|result| (result, false)),
             _ => {
                 let Some(two) = runners.first_chunk_mut::<2>() else { unreachable!("one or two") };
-                compare(two, scenario, run).map(|(result, found)| (result, found.is_some()))
+                compare(two, run).map(|(result, found)| (result, found.is_some()))
             }
         }));
         match done {
@@ -124,14 +121,6 @@ impl<'a> Rig<'a> {
             }
         }
     }
-}
-
-/// The built-in image.
-///
-/// # Errors
-/// When it cannot be loaded.
-pub fn image() -> Result<Image<'static>, BootError> {
-    Ok(Image::parse(guest_image())?)
 }
 
 /// The programs of one configuration but for its policy.
@@ -149,7 +138,6 @@ struct Group {
 pub fn campaign(
     campaign: &Campaign<'_>,
     base: &Base,
-    image: &Image<'_>,
     done: &(dyn Fn(u64) + Sync),
 ) -> Result<Report, FuzzError> {
     let mut report = Report::default();
@@ -158,7 +146,7 @@ pub fn campaign(
         let size = if from == campaign.first { FIRST_BATCH } else { BATCH };
         let to = end.min(from.saturating_add(size));
         let groups = groups(campaign, base, from..to);
-        batch(campaign, base, image, &groups, done)?.into_iter().for_each(|of| report.add(of));
+        batch(campaign, base, &groups, done)?.into_iter().for_each(|of| report.add(of));
         report.programs = to - campaign.first;
         from = to;
     }
@@ -184,13 +172,13 @@ fn groups(campaign: &Campaign<'_>, base: &Base, numbers: std::ops::Range<u64>) -
 fn batch(
     campaign: &Campaign<'_>,
     base: &Base,
-    image: &Image<'_>,
     groups: &[Group],
     done: &(dyn Fn(u64) + Sync),
 ) -> Result<Vec<Report>, FuzzError> {
     let both = campaign.cross_check.iter().flat_map(|check| [campaign.executor, check.executor]);
     let both: Vec<&Backend> = both.collect();
-    let rigs = || (Rig::new(image, vec![campaign.executor]), Rig::new(image, both.clone()));
+    let rig = |backends| Rig::new(campaign.guest, backends);
+    let rigs = || (rig(vec![campaign.executor]), rig(both.clone()));
     parallel(groups, campaign.threads, rigs, |(one, two), group| {
         one_group(campaign, base, group, one, two, done)
     })
@@ -205,7 +193,7 @@ fn one_group(
     done: &(dyn Fn(u64) + Sync),
 ) -> Result<Report, FuzzError> {
     let mut report = Report::default();
-    let mut scenarios: Vec<(u64, Program, Scenario)> = Vec::new();
+    let mut scenarios: Vec<(u64, Program, Arc<Scenario>)> = Vec::new();
     for &number in &group.numbers {
         let program = generate::program(campaign.seed, number);
         let scenario = base.scenario("fuzz", &program).map_err(FuzzError::Illegal)?;
@@ -214,7 +202,7 @@ fn one_group(
     for (index, config) in group.configs.iter().enumerate() {
         for (number, program, scenario) in &scenarios {
             let run = script::run(scenario, *config, &program.faults);
-            let (trouble, result) = one.run(scenario, &run)?;
+            let (trouble, result) = one.run(&run)?;
             let tally = report.tallies.entry((config.policy, config.cpu)).or_default();
             *tally += Tally::of(scenario, result.as_ref(), trouble.is_some());
             let mut found = trouble;
@@ -223,7 +211,7 @@ fn one_group(
             let check = check.filter(|check| check.takes(*number, index, group.configs.len()));
             if check.is_some() && found.is_none() {
                 report.compared += 1;
-                found = two.run(scenario, &run)?.0;
+                found = two.run(&run)?.0;
             }
             if let Some(trouble) = found {
                 report.failing.push(Failing { number: *number, config: *config, trouble });

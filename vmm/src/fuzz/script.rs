@@ -6,12 +6,12 @@ use super::model::{self, Illegal};
 use crate::arch::tlb::Fill;
 use crate::inject::Fault;
 use crate::scenario::{
-    self, CpuModel, Diagnostic, Expected, Policy, Run, RunConfig, Scenario, Selection, Step,
-    parse_step,
+    self, CpuModel, Diagnostic, Policy, Run, RunConfig, Scenario, Selection, Step, parse_step,
 };
 use crate::schedule::Schedule;
 use stalemate_shared::variant::Variant;
 use std::fmt::Write;
+use std::sync::Arc;
 
 /// Lines of a file before its steps.
 const HEADER: usize = 6;
@@ -19,7 +19,7 @@ const HEADER: usize = 6;
 /// What every program's scenario and configuration begin as.
 #[derive(Clone, Debug)]
 pub struct Base {
-    scenario: Scenario,
+    scenario: Arc<Scenario>,
 }
 
 impl Base {
@@ -55,21 +55,21 @@ impl Base {
     ///
     /// # Errors
     /// When the program is not legal.
-    pub fn scenario(&self, name: &str, program: &Program) -> Result<Scenario, Illegal> {
+    pub fn scenario(&self, name: &str, program: &Program) -> Result<Arc<Scenario>, Illegal> {
         let lines = model::lines(&program.actions)?;
         let step = |(index, line): (usize, &String)| parse_step(line, HEADER + 1 + index).ok();
         let steps: Vec<Step> = lines.iter().enumerate().filter_map(step).collect();
         debug_assert_eq!(steps.len(), lines.len(), "the grammar knows every line: {lines:?}");
-        let name = name.to_owned();
-        Ok(Scenario { file: format!("{name}.toml"), name, steps, ..self.scenario.clone() })
+        let (file, name) = (format!("{name}.toml"), name.to_owned());
+        let base = Scenario::clone(&self.scenario);
+        Ok(Arc::new(Scenario { file, name, steps, ..base }))
     }
 }
 
 /// The run of a scenario on `config`, with as many CPUs as its steps use.
 #[must_use]
-pub fn run(scenario: &Scenario, config: RunConfig, faults: &[Fault]) -> Run {
-    let config = RunConfig { cpus: scenario.cpus(), ..config };
-    Run { scenario: 0, config, faults: faults.to_vec(), expected: Expected::Unstated, cost: false }
+pub fn run(scenario: &Arc<Scenario>, config: RunConfig, faults: &[Fault]) -> Run {
+    scenario.run(RunConfig { cpus: scenario.cpus(), ..config }, faults)
 }
 
 /// The scenario file of a program that runs on `config`, about which `why` is said.

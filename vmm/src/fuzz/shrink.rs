@@ -9,7 +9,7 @@ use super::action::{Action, Frame, Verb};
 use super::generate::Program;
 use super::model::{Illegal, World};
 use crate::inject::Fault;
-use crate::scenario::Page;
+use stalemate_shared::page::Page;
 use std::collections::BTreeMap;
 
 /// Candidates that are tried at most.

@@ -5,7 +5,6 @@
 use super::report::Trouble;
 use super::run::{self, Campaign, FuzzError};
 use super::script::Base;
-use crate::boot::Image;
 use crate::schema;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -37,28 +36,22 @@ pub fn discover(
     done: &mut dyn FnMut(usize),
 ) -> Result<Vec<Discovery>, FuzzError> {
     let base = Base::new()?;
-    let image = run::image()?;
     let mut discoveries = Vec::new();
     for about in VARIANTS {
         let campaign = Campaign { variant: Some(about.variant), ..*campaign };
-        discoveries
-            .push(Discovery { variant: about.variant, found: first(&campaign, &base, &image)? });
+        discoveries.push(Discovery { variant: about.variant, found: first(&campaign, &base)? });
         done(discoveries.len());
     }
     Ok(discoveries)
 }
 
 /// How many programs of the campaign it took until one failed.
-fn first(
-    campaign: &Campaign<'_>,
-    base: &Base,
-    image: &Image<'_>,
-) -> Result<Option<(u64, Trouble)>, FuzzError> {
+fn first(campaign: &Campaign<'_>, base: &Base) -> Result<Option<(u64, Trouble)>, FuzzError> {
     let mut tried = 0;
     while tried < campaign.count {
         let count = tried.max(FIRST_WINDOW).min(campaign.count - tried);
         let window = Campaign { first: campaign.first + tried, count, ..*campaign };
-        let report = run::campaign(&window, base, image, &|_| ())?;
+        let report = run::campaign(&window, base, &|_| ())?;
         if let Some(failing) = report.failing.into_iter().min_by_key(|failing| failing.number) {
             return Ok(Some((failing.number + 1 - campaign.first, failing.trouble)));
         }

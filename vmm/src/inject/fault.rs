@@ -1,8 +1,6 @@
 //! One fault: what is done to which operation, where and how often.
 
-use super::forms::{ACTIONS, OWN_POINTS, POINTS, SITES, TARGETS, name_of};
-use crate::scenario::Page;
-use std::fmt;
+use stalemate_shared::page::Page;
 
 /// What is done to the operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -142,29 +140,4 @@ pub struct Fault {
     pub page: Option<Page>,
     /// How often.
     pub occurrence: Occurrence,
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(name_of(&ACTIONS, self.action))?;
-        if let Some(page) = self.page {
-            write!(f, " {page}")?;
-        }
-        match self.target {
-            Target::Point(point) => {
-                let known = [&POINTS[..], &OWN_POINTS].concat();
-                write!(f, "@{}", name_of(&known, point))?;
-            }
-            target => write!(f, " {}", name_of(&TARGETS, target))?,
-        }
-        if let Some(site) = self.site {
-            write!(f, "@{}", name_of(&SITES, site))?;
-        }
-        match self.occurrence {
-            Occurrence::All => Ok(()),
-            Occurrence::Nth(n) => write!(f, "#{n}"),
-            Occurrence::Steps(first, last) if first == last => write!(f, "#{first}"),
-            Occurrence::Steps(first, last) => write!(f, "#{first}..{last}"),
-        }
-    }
 }

@@ -4,7 +4,7 @@
 //! that fits it.
 
 use super::fault::{Action, Point, Site, Target};
-use crate::scenario::Page;
+use stalemate_shared::page::Page;
 
 /// Every form of a fault but for its occurrence, with one line of help. SITE, POINT and PAGE stand
 /// for one of [`SITES`], one of [`POINTS`] and a test page. What is not in this table is refused.

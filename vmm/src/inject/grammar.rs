@@ -6,7 +6,9 @@
 
 use super::fault::{Action, Fault, Occurrence, Point, Site, Target};
 use super::forms::{ACTIONS, FORMS, OWN_POINTS, POINTS, SITES, TARGETS, find, name_of, names};
-use crate::scenario::{Page, nearest};
+use crate::suggest::nearest;
+use stalemate_shared::page::Page;
+use std::fmt;
 use std::str::FromStr;
 
 /// A text that is no fault.
@@ -29,6 +31,31 @@ fn one_of(word: &str, known: &[&str]) -> String {
     let meant = nearest(word, known.iter().copied());
     let meant = meant.map(|meant| format!("; did you mean `{meant}`?")).unwrap_or_default();
     format!("use one of {}{meant}", known.join(", "))
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(name_of(&ACTIONS, self.action))?;
+        if let Some(page) = self.page {
+            write!(f, " {page}")?;
+        }
+        match self.target {
+            Target::Point(point) => {
+                let known = [&POINTS[..], &OWN_POINTS].concat();
+                write!(f, "@{}", name_of(&known, point))?;
+            }
+            target => write!(f, " {}", name_of(&TARGETS, target))?,
+        }
+        if let Some(site) = self.site {
+            write!(f, "@{}", name_of(&SITES, site))?;
+        }
+        match self.occurrence {
+            Occurrence::All => Ok(()),
+            Occurrence::Nth(n) => write!(f, "#{n}"),
+            Occurrence::Steps(first, last) if first == last => write!(f, "#{first}"),
+            Occurrence::Steps(first, last) => write!(f, "#{first}..{last}"),
+        }
+    }
 }
 
 impl FromStr for Fault {

@@ -2,13 +2,13 @@
 //! should have been flushed and was due, then the facts, then what to try.
 
 use crate::arch::addr::{CpuId, Gva};
-use crate::boot::Symbols;
 use crate::event::TaskId;
 use crate::ink::{Ink, tame};
 use crate::oracle::rule::Because;
 use crate::oracle::{Violation, rules};
 use crate::runner::{Mismatch, RunResult, WENT_THROUGH};
 use crate::scenario::Scenario;
+use crate::symbols::Symbols;
 use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Snippet};
 use serde::Serialize;
 use std::collections::BTreeMap;

@@ -10,13 +10,13 @@ use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 #[must_use]
 pub fn junit(results: &Results<'_>) -> String {
     let mut report = Report::new("stalemate");
-    for (index, scenario) in results.scenarios.iter().enumerate() {
+    for scenario in results.scenarios {
         let mut suite = TestSuite::new(scenario.name.clone());
         suite.add_property(("file", scenario.file.as_str()));
         suite.add_property(("summary", scenario.summary.as_str()));
         suite.add_property(("executor", results.executor().as_str()));
         suite.add_property(("what is real", what_is_real(results.executors).as_str()));
-        for result in results.results.iter().filter(|result| result.run.scenario == index) {
+        for result in results.of(scenario) {
             suite.add_test_case(case(results, &scenario.name, result));
         }
         if !suite.test_cases.is_empty() {

@@ -29,16 +29,17 @@ pub use text::{details, difference, summary, what_is_real};
 pub use timeline::{KERNEL, Timeline, USER, html, perfetto, timeline};
 pub use unexplained::unexplained;
 
-use crate::boot::Symbols;
 use crate::event::Trace;
 use crate::runner::{Difference, RunResult};
 use crate::scenario::{Run, Scenario};
+use crate::symbols::Symbols;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Everything that a report is made of.
 pub struct Results<'a> {
     /// The scenarios.
-    pub scenarios: &'a [Scenario],
+    pub scenarios: &'a [Arc<Scenario>],
     /// The runs' results, in the order of the runs.
     pub results: &'a [RunResult],
     /// How many runs every named CPU would make.
@@ -58,8 +59,6 @@ pub struct Results<'a> {
 /// One run with its events: what a picture of it is made of.
 #[derive(Clone, Copy)]
 pub struct Recorded<'a> {
-    /// The scenario.
-    pub scenario: &'a Scenario,
     /// What the run came to.
     pub result: &'a RunResult,
     /// Its events.
@@ -79,26 +78,21 @@ impl Results<'_> {
         self.executors.join(" and ")
     }
 
-    /// The scenario of a result.
-    #[must_use]
-    pub fn scenario(&self, result: &RunResult) -> &Scenario {
-        &self.scenarios[result.run.scenario]
+    /// The results of a scenario.
+    pub fn of<'a>(&'a self, scenario: &'a Arc<Scenario>) -> impl Iterator<Item = &'a RunResult> {
+        self.results.iter().filter(|result| Arc::ptr_eq(&result.run.scenario, scenario))
     }
 
     /// The one command that does a run again.
     #[must_use]
     pub fn command(&self, run: &Run) -> String {
-        command(&self.scenarios[run.scenario], run, self.guest, self.executors.len() > 1)
+        command(run, self.guest, self.executors.len() > 1)
     }
 
     /// Where the executors differed in the run of a result, if they did.
     #[must_use]
     pub fn difference_of(&self, result: &RunResult) -> Option<&Difference> {
-        self.differences.iter().find(|found| {
-            found.run.scenario == result.run.scenario
-                && found.run.config == result.run.config
-                && found.run.faults == result.run.faults
-        })
+        self.differences.iter().find(|found| found.run.is_same(&result.run))
     }
 
     /// Whether every outcome was as expected, and no two executors differed.

@@ -2,9 +2,9 @@
 //! made it stale, and every invalidation that might have removed it says why it did not.
 
 use crate::arch::tlb::{Entry, Tag};
-use crate::boot::Symbols;
 use crate::oracle::Violation;
 use crate::oracle::rule::Because;
+use crate::symbols::Symbols;
 use std::fmt::Write;
 
 const WIDTH: usize = 860;

@@ -5,7 +5,7 @@ use crate::event::Trace;
 use crate::event::{Event, TraceHeader};
 use crate::inject::FaultError;
 use crate::runner::Outcome;
-use crate::scenario::{Diagnostic, Expected, Run, RunConfig, Scenario, parse};
+use crate::scenario::{Diagnostic, Run, RunConfig, parse};
 use serde::{Deserialize, Serialize};
 
 /// Of the file's form.
@@ -62,7 +62,8 @@ impl Recording {
     /// Of a run that was traced; nothing where it did not begin.
     #[must_use]
     pub fn new(recorded: &Recorded<'_>) -> Option<Self> {
-        let Recorded { scenario, result, trace, executor, .. } = *recorded;
+        let Recorded { result, trace, executor, .. } = *recorded;
+        let scenario = &result.run.scenario;
         Some(Self {
             version: RECORDING_VERSION,
             executor: executor.to_owned(),
@@ -98,21 +99,14 @@ impl Recording {
         Ok(recording)
     }
 
-    /// The scenario and the run.
+    /// The run.
     ///
     /// # Errors
     /// Where its scenario or a fault is not legal.
-    pub fn run(&self) -> Result<(Scenario, Run), RecordingError> {
+    pub fn run(&self) -> Result<Run, RecordingError> {
         let scenario = parse(&self.name, &self.file, &self.source).map_err(Box::new)?;
-        let faults = self.faults.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
-        let run = Run {
-            scenario: 0,
-            config: self.config,
-            faults,
-            expected: Expected::Unstated,
-            cost: false,
-        };
-        Ok((scenario, run))
+        let faults: Result<Vec<_>, _> = self.faults.iter().map(|text| text.parse()).collect();
+        Ok(scenario.run(self.config, &faults?))
     }
 
     /// The trace, as an observer records it.

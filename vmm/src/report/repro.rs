@@ -7,8 +7,8 @@ use std::path::Path;
 /// The one command that reproduces a run: with this kernel where it is not the built-in guest, and
 /// on both executors where they were compared.
 #[must_use]
-pub fn command(scenario: &Scenario, run: &Run, guest: Option<&Path>, both: bool) -> String {
-    let config = &run.config;
+pub fn command(run: &Run, guest: Option<&Path>, both: bool) -> String {
+    let Run { scenario, config, .. } = run;
     let mut command = format!(
         "stalemate run {} --cpu {} --policy {}",
         named(scenario),

@@ -91,7 +91,7 @@ fn entry(
     violation: Option<&Violation>,
     report: String,
 ) -> Value {
-    let scenario = results.scenario(result);
+    let scenario = &result.run.scenario;
     let title = result.title();
     let remarks = violation.map(|violation| remarks(scenario, result, violation));
     let remarks = remarks.unwrap_or_default();

@@ -7,6 +7,7 @@ use crate::scenario::Scenario;
 use crate::score::{ClassName, Scored};
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::sync::Arc;
 
 /// Escapes that the text names one by one; the JSON names all.
 const ESCAPES_SHOWN: usize = 20;
@@ -14,7 +15,7 @@ const ESCAPES_SHOWN: usize = 20;
 /// Everything that a score is made of.
 pub struct Score<'a> {
     /// The scenarios.
-    pub scenarios: &'a [Scenario],
+    pub scenarios: &'a [Arc<Scenario>],
     /// Every fault's class.
     pub scored: &'a [Scored],
     /// The executor's name.
@@ -72,7 +73,7 @@ impl Score<'_> {
 
     /// The one command that reproduces a fault's class.
     pub(super) fn command(&self, one: &Scored) -> String {
-        let scenario = &self.scenarios[one.scenario];
+        let scenario = &one.scenario;
         let without = self.without.map(|rule| format!(" --without {rule}")).unwrap_or_default();
         format!(
             "stalemate faults {} --cpu {} --policy {} --executor {}{without} --inject {}",
@@ -127,7 +128,7 @@ pub fn score_text(score: &Score<'_>) -> String {
     }
     let escapes = score.escapes();
     for one in escapes.iter().take(ESCAPES_SHOWN) {
-        let scenario = &score.scenarios[one.scenario];
+        let scenario = &one.scenario;
         let _ = writeln!(
             out,
             "\nescaped: {} on {}, {}: {}\n  again: {}",

@@ -9,6 +9,7 @@ use schemars::{JsonSchema, Schema};
 use serde::Serialize;
 use serde_json::{Value, json as value};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Version of the schema. Rises when a field changes its meaning or is removed.
 pub const SCORE_SCHEMA_VERSION: u32 = 1;
@@ -120,9 +121,9 @@ struct Fault<'a> {
 }
 
 impl<'a> Fault<'a> {
-    fn new(score: &'a Score<'_>, one: &Scored) -> Self {
+    fn new(score: &Score<'_>, one: &'a Scored) -> Self {
         Self {
-            scenario: &score.scenarios[one.scenario].name,
+            scenario: &one.scenario.name,
             configuration: one.config.to_string(),
             fault: one.fault.to_string(),
             class: one.class.name(),
@@ -137,12 +138,14 @@ impl<'a> Fault<'a> {
 #[must_use]
 pub fn score_json(score: &Score<'_>) -> Value {
     let form = |&(form, help)| Form { form, help, score: Sums::of(score.form(form)) };
-    let mut cells: BTreeMap<(usize, String), Vec<&Scored>> = BTreeMap::new();
+    let index = |of| score.scenarios.iter().position(|scenario| Arc::ptr_eq(scenario, of));
+    let mut cells: BTreeMap<(Option<usize>, String), Vec<&Scored>> = BTreeMap::new();
     for one in score.scored {
-        cells.entry((one.scenario, one.config.policy.to_string())).or_default().push(one);
+        let policy = one.config.policy.to_string();
+        cells.entry((index(&one.scenario), policy)).or_default().push(one);
     }
-    let cells = cells.into_iter().map(|((scenario, policy), scored)| Cell {
-        scenario: &score.scenarios[scenario].name,
+    let cells = cells.into_iter().map(|((_, policy), scored)| Cell {
+        scenario: &scored[0].scenario.name,
         policy,
         score: Sums::of(scored),
     });

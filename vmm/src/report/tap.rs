@@ -10,7 +10,7 @@ use std::fmt::Write;
 pub fn tap(results: &Results<'_>) -> String {
     let mut out = format!("TAP version 14\n1..{}\n", results.results.len());
     for (number, result) in (1..).zip(results.results) {
-        let scenario = results.scenario(result);
+        let scenario = &result.run.scenario;
         let differs = results.difference_of(result);
         let good = result.as_expected && differs.is_none();
         let ok = if good { "ok" } else { "not ok" };

@@ -52,9 +52,8 @@ pub fn summary(results: &Results<'_>, ink: Ink) -> String {
         let _ = write!(out, " {cpu:>COLUMN$}");
     }
     let _ = writeln!(out, "  caught  lost  obligations by discharger");
-    for (index, scenario) in results.scenarios.iter().enumerate() {
-        let of: Vec<&RunResult> =
-            results.results.iter().filter(|result| result.run.scenario == index).collect();
+    for scenario in results.scenarios {
+        let of: Vec<&RunResult> = results.of(scenario).collect();
         if !of.is_empty() {
             row(&mut out, ink, scenario, &of, &cpus, width);
         }
@@ -91,7 +90,7 @@ fn real(executors: &[&str]) -> &'static str {
 /// The first event in which two executors differed, with both register files.
 #[must_use]
 pub fn difference(results: &Results<'_>, found: &Difference) -> String {
-    let scenario = &results.scenarios[found.run.scenario];
+    let scenario = &found.run.scenario;
     let mut out = String::new();
     let _ = writeln!(
         out,
@@ -122,12 +121,14 @@ pub fn difference(results: &Results<'_>, found: &Difference) -> String {
 /// The violations that the kernel itself makes, by scenario and rules: a broken policy's pattern.
 fn caught_without_fault(out: &mut String, results: &Results<'_>) {
     let mut found: BTreeMap<(usize, String), Vec<String>> = BTreeMap::new();
-    for result in results.results {
-        let rules = result.rules();
-        if result.as_expected && result.run.faults.is_empty() && !rules.is_empty() {
-            let rules: Vec<String> = rules.iter().map(ToString::to_string).collect();
-            let key = (result.run.scenario, rules.join(" and "));
-            found.entry(key).or_default().push(result.run.config.to_string());
+    for (index, scenario) in results.scenarios.iter().enumerate() {
+        for result in results.of(scenario) {
+            let rules = result.rules();
+            if result.as_expected && result.run.faults.is_empty() && !rules.is_empty() {
+                let rules: Vec<String> = rules.iter().map(ToString::to_string).collect();
+                let key = (index, rules.join(" and "));
+                found.entry(key).or_default().push(result.run.config.to_string());
+            }
         }
     }
     for ((scenario, rules), configs) in found {
@@ -187,7 +188,7 @@ fn row(
 /// One run in full: what was owed and what became of it, and for a violation its witness.
 #[must_use]
 pub fn details(results: &Results<'_>, result: &RunResult, ink: Ink) -> String {
-    let scenario = results.scenario(result);
+    let scenario = &result.run.scenario;
     let mut out = String::new();
     let tone = if result.as_expected { Tone::Good } else { Tone::Bad };
     let outcome = ink.paint(tone, &result.outcome.to_string());

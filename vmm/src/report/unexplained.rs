@@ -2,9 +2,9 @@
 
 use super::diagnosis::step_text;
 use crate::arch::vcpu::Vcpu;
-use crate::boot::Symbols;
 use crate::runner::{Outcome, RunResult, StoppedIn};
 use crate::scenario::Scenario;
+use crate::symbols::Symbols;
 
 /// Steps that came to something else, faults that never fired, why the guest could not go on, and
 /// that nothing was ever stale: a line each.

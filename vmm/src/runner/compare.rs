@@ -3,8 +3,8 @@
 use super::{RunResult, Runner};
 use crate::arch::vcpu::Vcpu;
 use crate::event::{Event, Trace};
-use crate::kernel::steps::BootError;
-use crate::scenario::{Run, Scenario};
+use crate::kernel::steps::RunError;
+use crate::scenario::Run;
 
 /// The first event in which two executors differ.
 #[derive(Clone, Debug)]
@@ -35,17 +35,16 @@ pub struct Side {
 /// # Errors
 /// When a host fails or the image cannot be loaded.
 pub fn compare(
-    runners: &mut [Runner<'_>; 2],
-    scenario: &Scenario,
+    runners: &mut [Runner; 2],
     run: &Run,
-) -> Result<(RunResult, Option<Difference>), BootError> {
+) -> Result<(RunResult, Option<Difference>), RunError> {
     // Both try the same boundaries of a sweep.
     let limit = runners.iter().map(|runner| runner.boundary_limit).min().unwrap_or(0);
     runners.iter_mut().for_each(|runner| runner.limit_boundaries(limit));
     let mut traces = [Trace::default(), Trace::default()];
     let mut results = Vec::new();
     for (runner, trace) in runners.iter_mut().zip(&mut traces) {
-        results.push(runner.run(scenario, run, Some(trace))?);
+        results.push(runner.run(run, Some(trace))?);
     }
     let [first, second] = &traces;
     let same = first.header == second.header && first.events == second.events;
@@ -55,18 +54,12 @@ pub fn compare(
     }
     let seq = first.events.iter().zip(&second.events).take_while(|(a, b)| a == b).count();
     let [one, other] = runners;
-    let sides = [side(one, scenario, run, seq, first)?, side(other, scenario, run, seq, second)?];
+    let sides = [side(one, run, seq, first)?, side(other, run, seq, second)?];
     Ok((result, Some(Difference { run: run.clone(), seq: seq as u64, sides })))
 }
 
-fn side(
-    runner: &mut Runner<'_>,
-    scenario: &Scenario,
-    run: &Run,
-    seq: usize,
-    trace: &Trace,
-) -> Result<Side, BootError> {
-    let seen = runner.probe(scenario, run, seq as u64)?;
+fn side(runner: &mut Runner, run: &Run, seq: usize, trace: &Trace) -> Result<Side, RunError> {
+    let seen = runner.probe(run, seq as u64)?;
     let (registers, instruction) = seen.map_or((None, None), |(vcpu, text)| (Some(vcpu), text));
     let event = trace.events.get(seq).cloned();
     Ok(Side { executor: runner.executor(), event, registers, instruction })
@@ -77,16 +70,15 @@ fn side(
 /// # Errors
 /// As [`compare`].
 pub fn compare_all(
-    runners: &mut [Runner<'_>; 2],
-    scenarios: &[Scenario],
+    runners: &mut [Runner; 2],
     runs: &[Run],
     progress: &mut dyn FnMut(usize),
-) -> Result<(Vec<RunResult>, Vec<Difference>), BootError> {
+) -> Result<(Vec<RunResult>, Vec<Difference>), RunError> {
     let mut differences = Vec::new();
     let results = super::in_order(
         runs,
         |run| {
-            let (result, difference) = compare(runners, &scenarios[run.scenario], run)?;
+            let (result, difference) = compare(runners, run)?;
             differences.extend(difference);
             Ok(result)
         },

@@ -5,9 +5,9 @@ use crate::arch::addr::{Gpa, Gva};
 use crate::arch::tlb::Tag;
 use crate::event::{Announcement, Event, Kind, TaskId};
 use crate::inject::{Injector, Sweep};
-use crate::kernel::steps::{BootError, FinalMemory, RunEnd, StepInput, StepReport};
+use crate::kernel::steps::{FinalMemory, RunEnd, RunError, StepInput, StepReport};
 use crate::oracle::{Deadline, Obligation, Oracle};
-use crate::scenario::{Run, Scenario};
+use crate::scenario::Run;
 use std::collections::BTreeMap;
 
 /// A kind of deadline: two runs are compared by what was stale at those of each task.
@@ -101,14 +101,14 @@ pub struct Examined {
 }
 
 impl Examined {
-    fn new(scenario: &Scenario, run: &Run, mut end: RunEnd, seen: Observers) -> Self {
+    fn new(run: &Run, mut end: RunEnd, seen: Observers) -> Self {
         Self {
             reports: end.reports.clone(),
             fired: end.fired,
             met: std::mem::take(&mut end.met),
             memory: end.memory.take().unwrap_or_default(),
             deadlines: seen.deadlines.unwrap_or_default(),
-            result: RunResult::judge(scenario, run, end, &seen.oracle, seen.counts),
+            result: RunResult::judge(run, end, &seen.oracle, seen.counts),
         }
     }
 
@@ -122,7 +122,7 @@ impl Examined {
     }
 }
 
-impl Runner<'_> {
+impl Runner {
     /// Does one run, and then `epilogue`, during which nothing is injected; with `count_only` the
     /// faults are only looked for. An interrupt at each boundary makes more than one run of it; `each`
     /// gets them all.
@@ -131,17 +131,17 @@ impl Runner<'_> {
     /// As [`Runner::run`]; and where the guest does not boot.
     pub fn examine(
         &mut self,
-        scenario: &Scenario,
         run: &Run,
         epilogue: &[StepInput],
         count_only: bool,
         each: &mut dyn FnMut(Examined),
-    ) -> Result<(), BootError> {
-        let own = scenario.steps.iter().map(|step| step.input);
-        let steps: Vec<StepInput> = own.chain(epilogue.iter().copied()).collect();
+    ) -> Result<(), RunError> {
+        let mut steps = run.steps();
+        let own = steps.len();
+        steps.extend(epilogue);
         let (sweep, faults) = Sweep::split(&run.faults);
-        let sweep = sweep.map(|sweep| sweep.within(scenario.steps.len()).every(self.stride));
-        let injector = Injector::new(&faults, self.sites.clone()).until(scenario.steps.len());
+        let sweep = sweep.map(|sweep| sweep.within(own).every(self.stride));
+        let injector = Injector::new(&faults, self.sites.clone()).until(own);
         let injector = if count_only { injector.count_only() } else { injector };
         let limit = self.boundary_limit;
         self.session(&run.config)?;
@@ -151,10 +151,10 @@ impl Runner<'_> {
         session.keeps_memory = true;
         let done = match &sweep {
             None => session.run_from_initial_state(&steps, injector, &mut observers).map(|end| {
-                each(Examined::new(scenario, run, end, observers));
+                each(Examined::new(run, end, observers));
             }),
             Some(sweep) => {
-                let mut branch = |_, end, seen| each(Examined::new(scenario, run, end, seen));
+                let mut branch = |_, end, seen| each(Examined::new(run, end, seen));
                 let swept =
                     session.sweep(&steps, injector, sweep, limit, &mut observers, &mut branch);
                 swept.map(|_| ())
@@ -164,6 +164,6 @@ impl Runner<'_> {
         if session.spent {
             self.session = None;
         }
-        Ok(done?)
+        done
     }
 }

@@ -18,13 +18,12 @@ use crate::event::{Event, NullObserver, Observer, Trace, TraceHeader};
 use crate::executor::Backend;
 use crate::inject::{Injector, Sites, Sweep};
 use crate::kernel::steps::{
-    BootError, Image, InitialState, KernelOptions, Session, SessionConfig, StepInput,
+    BootError, Guest, InitialState, KernelOptions, RunError, Session, SessionConfig,
 };
 use crate::machine::Probe;
 use crate::oracle::rule::Rule;
 use crate::oracle::{Oracle, RuleId};
-use crate::scenario::{Run, RunConfig, Scenario};
-use crate::symbols::Symbols;
+use crate::scenario::{Run, RunConfig};
 use sweep::Branches;
 
 /// What observes every run.
@@ -81,9 +80,9 @@ impl From<&RunConfig> for SessionConfig {
 /// results are in the order given.
 fn in_order(
     runs: &[Run],
-    mut each: impl FnMut(&Run) -> Result<RunResult, BootError>,
+    mut each: impl FnMut(&Run) -> Result<RunResult, RunError>,
     progress: &mut dyn FnMut(usize),
-) -> Result<Vec<RunResult>, BootError> {
+) -> Result<Vec<RunResult>, RunError> {
     let mut order: Vec<usize> = (0..runs.len()).collect();
     order.sort_by_key(|&index| (runs[index].config, index));
     let mut results: Vec<Option<RunResult>> = vec![None; runs.len()];
@@ -94,11 +93,11 @@ fn in_order(
     Ok(results.into_iter().flatten().collect())
 }
 
-/// Runs scenarios on guests of one image.
-pub struct Runner<'a> {
-    image: &'a Image<'a>,
+/// Runs scenarios on one guest kernel.
+pub struct Runner {
+    guest: Guest,
     sites: Sites,
-    backend: &'a Backend,
+    backend: Backend,
     session: Option<Session>,
     /// Observers that hold the session's initial state.
     primed: Observers,
@@ -114,14 +113,14 @@ pub struct Runner<'a> {
     pub boot_traps: u64,
 }
 
-impl<'a> Runner<'a> {
-    /// A runner of `image`, whose symbols are `symbols`, on executors of `backend`.
+impl Runner {
+    /// A runner of `guest` on executors of `backend`.
     #[must_use]
-    pub fn new(image: &'a Image<'a>, symbols: &Symbols, backend: &'a Backend) -> Self {
+    pub fn new(guest: &Guest, backend: &Backend) -> Self {
         Self {
-            image,
-            sites: Sites::new(symbols),
-            backend,
+            guest: guest.clone(),
+            sites: Sites::new(guest.symbols()),
+            backend: backend.clone(),
             session: None,
             primed: Observers::default(),
             boundary_limit: backend.boundary_limit(),
@@ -138,11 +137,10 @@ impl<'a> Runner<'a> {
     /// When the host fails or an image cannot be loaded.
     pub fn run_all(
         &mut self,
-        scenarios: &[Scenario],
         runs: &[Run],
         progress: &mut dyn FnMut(usize),
-    ) -> Result<Vec<RunResult>, BootError> {
-        in_order(runs, |run| self.run(&scenarios[run.scenario], run, None), progress)
+    ) -> Result<Vec<RunResult>, RunError> {
+        in_order(runs, |run| self.run(run, None), progress)
     }
 
     /// The executor's name.
@@ -178,20 +176,14 @@ impl<'a> Runner<'a> {
     ///
     /// # Errors
     /// As [`Runner::run`].
-    pub fn probe(
-        &mut self,
-        scenario: &Scenario,
-        run: &Run,
-        seq: u64,
-    ) -> Result<Option<Probe>, BootError> {
-        let inputs: Vec<StepInput> = scenario.steps.iter().map(|step| step.input).collect();
+    pub fn probe(&mut self, run: &Run, seq: u64) -> Result<Option<Probe>, RunError> {
         let injector = Injector::new(&run.faults, self.sites.clone());
         let session = match self.session(&run.config) {
             Err(BootError::Guest { .. }) => return Ok(None),
             session => session?,
         };
         session.probe(Some(seq));
-        let end = session.run_from_initial_state(&inputs, injector, &mut NullObserver);
+        let end = session.run_from_initial_state(&run.steps(), injector, &mut NullObserver);
         session.probe(None);
         if session.spent {
             self.session = None;
@@ -207,18 +199,17 @@ impl<'a> Runner<'a> {
     /// outcome.
     pub fn run(
         &mut self,
-        scenario: &Scenario,
         run: &Run,
         mut observer: Option<&mut dyn Observer>,
-    ) -> Result<RunResult, BootError> {
-        let inputs: Vec<StepInput> = scenario.steps.iter().map(|step| step.input).collect();
+    ) -> Result<RunResult, RunError> {
+        let inputs = run.steps();
         let (sweep, faults) = Sweep::split(&run.faults);
         let injector = Injector::new(&faults, self.sites.clone());
         let limit = self.boundary_limit;
         if let Err(error) = self.session(&run.config) {
             return match error {
                 BootError::Guest { stop, vcpu } => Ok(RunResult::did_not_boot(run, stop, vcpu)),
-                error => Err(error),
+                error => Err(error.into()),
             };
         }
         let mut observers = self.primed.clone();
@@ -231,7 +222,7 @@ impl<'a> Runner<'a> {
                 let mut both = (observers, observer);
                 let end = session.run_from_initial_state(&inputs, injector, &mut both)?;
                 let Observers { oracle, counts, .. } = both.0;
-                RunResult::judge(scenario, run, end, &oracle, counts)
+                RunResult::judge(run, end, &oracle, counts)
             }
             Some(sweep) => {
                 if observer.is_some() {
@@ -242,7 +233,7 @@ impl<'a> Runner<'a> {
                 let mut branched = Vec::new();
                 let mut each = |boundary, end, seen: Observers| {
                     let Observers { oracle, counts, trace, .. } = seen;
-                    let result = RunResult::judge(scenario, run, end, &oracle, counts);
+                    let result = RunResult::judge(run, end, &oracle, counts);
                     branches.add(boundary, result, trace.as_ref());
                     branched.extend(trace);
                 };
@@ -256,7 +247,7 @@ impl<'a> Runner<'a> {
                     }
                     whole.replay(observer);
                 }
-                let result = RunResult::judge(scenario, run, end, &oracle, counts);
+                let result = RunResult::judge(run, end, &oracle, counts);
                 branches.finish(result, trace, sweep, swept)
             }
         };
@@ -272,8 +263,7 @@ impl<'a> Runner<'a> {
         let session = match self.session.take() {
             Some(session) if *session.config() == wanted => session,
             _ => {
-                let session =
-                    Session::boot(wanted, self.image, |memory| self.backend.make(memory))?;
+                let session = Session::boot(wanted, &self.guest, &self.backend)?;
                 self.primed = Observers::default();
                 for rule in &self.rules {
                     self.primed.oracle.add_rule(rule.clone());

@@ -10,15 +10,19 @@ use crate::machine::Stop;
 use crate::oracle::rules::{big_hammer, needless_flush};
 use crate::oracle::{Discharger, Obligation, Oracle, RuleId, State, Violation};
 use crate::scenario::{Expect, Expected, Run, Scenario, Stops};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use stalemate_shared::layout::{COLOURS, colour_word};
-use stalemate_shared::step::{op, status};
+use stalemate_shared::step::{Op, Status};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// The outcomes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
 pub enum Outcome {
     /// Something was stale, everything was flushed in time, every step saw what it should.
     Clean,
@@ -119,14 +123,8 @@ pub struct RunResult {
 }
 
 impl RunResult {
-    pub(super) fn judge(
-        scenario: &Scenario,
-        run: &Run,
-        end: RunEnd,
-        oracle: &Oracle,
-        counts: EventCounts,
-    ) -> Self {
-        let mismatches = mismatches(scenario, &end.reports);
+    pub(super) fn judge(run: &Run, end: RunEnd, oracle: &Oracle, counts: EventCounts) -> Self {
+        let mismatches = mismatches(&run.scenario, &end.reports);
         let violations = oracle.violations().to_vec();
         let outcome = match &end.stop {
             _ if !violations.is_empty() => Outcome::Violation,
@@ -266,7 +264,7 @@ fn mismatches(scenario: &Scenario, reports: &[Option<StepReport>]) -> Vec<Mismat
             step: index,
             text: step.text.clone(),
             got: match step.input.op {
-                op::USER_WRITE | op::KERNEL_WRITE if report.status == status::DONE => {
+                Some(Op::UserWrite | Op::KernelWrite) if report.status == Status::Done => {
                     WENT_THROUGH.to_owned()
                 }
                 _ => describe(report),
@@ -277,9 +275,9 @@ fn mismatches(scenario: &Scenario, reports: &[Option<StepReport>]) -> Vec<Mismat
 
 fn matches_report(expect: Expect, report: &StepReport) -> bool {
     match expect {
-        Expect::Done => report.status == status::DONE,
-        Expect::Value(value) => report.status == status::DONE && report.value == value,
-        Expect::Fault => report.status == status::FAULT,
+        Expect::Done => report.status == Status::Done,
+        Expect::Value(value) => report.status == Status::Done && report.value == value,
+        Expect::Fault => report.status == Status::Fault,
         Expect::Stop => false,
     }
 }
@@ -287,14 +285,14 @@ fn matches_report(expect: Expect, report: &StepReport) -> bool {
 /// A report as a person reads it: values of coloured frames by their colour.
 fn describe(report: &StepReport) -> String {
     match report.status {
-        status::DONE => {
+        Status::Done => {
             let colour = (0..COLOURS.len()).find(|&index| colour_word(index) == report.value);
             colour.map_or_else(|| format!("{:#x}", report.value), |index| COLOURS[index].to_owned())
         }
-        status::FAULT => {
+        Status::Fault => {
             format!("page fault at {:#x}, error code {:#x}", report.second, report.value)
         }
-        status::REFUSED => "refused by the kernel".to_owned(),
-        other => format!("status {other}"),
+        Status::Refused => "refused by the kernel".to_owned(),
+        Status::None => "no step was done".to_owned(),
     }
 }

@@ -8,6 +8,7 @@ use super::source::Source;
 use super::{Expected, FaultCase, Scenario, Verdict};
 use crate::arch::tlb::Fill;
 use crate::schedule::Schedule;
+use std::sync::Arc;
 use toml::Spanned;
 
 fn or<T>(list: List<T>, default: &[T]) -> Vec<T>
@@ -21,7 +22,7 @@ where
 ///
 /// # Errors
 /// The first error in it.
-pub fn parse(name: &str, file: &str, text: &str) -> Result<Scenario, Diagnostic> {
+pub fn parse(name: &str, file: &str, text: &str) -> Result<Arc<Scenario>, Diagnostic> {
     let source = Source { file, text };
     let raw: RawScenario = toml::from_str(text).map_err(|error| {
         let span = error.span().unwrap_or(0..0);
@@ -96,7 +97,7 @@ pub fn parse(name: &str, file: &str, text: &str) -> Result<Scenario, Diagnostic>
         source.reachable(span, &when, &configs)?;
         scenario.verdicts.push(Verdict { when, expected });
     }
-    Ok(scenario)
+    Ok(Arc::new(scenario))
 }
 
 /// The schedules that the file asks for, by seed.

@@ -5,10 +5,12 @@ use super::raw::Stops;
 use super::{FaultCase, Scenario};
 use crate::arch::tlb::Fill;
 use crate::inject::Fault;
+use crate::kernel::steps::StepInput;
 use crate::oracle::RuleId;
 use crate::schedule::Schedule;
 use stalemate_shared::variant::Variant;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// What a run must come to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,8 +80,8 @@ impl Selection {
 /// One run of one scenario.
 #[derive(Clone, Debug)]
 pub struct Run {
-    /// Index of the scenario.
-    pub scenario: usize,
+    /// The scenario.
+    pub scenario: Arc<Scenario>,
     /// Where in the matrix.
     pub config: RunConfig,
     /// What is injected.
@@ -93,6 +95,22 @@ pub struct Run {
 /// Every pair.
 fn product<'a, A, B>(first: &'a [A], second: &'a [B]) -> impl Iterator<Item = (&'a A, &'a B)> {
     first.iter().flat_map(move |one| second.iter().map(move |other| (one, other)))
+}
+
+impl Run {
+    /// The steps, for the guest.
+    #[must_use]
+    pub fn steps(&self) -> Vec<StepInput> {
+        self.scenario.steps.iter().map(|step| step.input).collect()
+    }
+
+    /// Whether it is the same run of the same scenario.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.scenario, &other.scenario)
+            && self.config == other.config
+            && self.faults == other.faults
+    }
 }
 
 impl Scenario {
@@ -180,17 +198,27 @@ impl Scenario {
         }
     }
 
-    /// All runs of this scenario, the `index`th of the suite.
+    /// A run on `config` of which the file says nothing.
     #[must_use]
-    pub fn runs(&self, index: usize, selection: &Selection) -> Vec<Run> {
+    pub fn run(self: &Arc<Self>, config: RunConfig, faults: &[Fault]) -> Run {
+        Run {
+            scenario: Arc::clone(self),
+            config,
+            faults: faults.to_vec(),
+            expected: Expected::Unstated,
+            cost: false,
+        }
+    }
+
+    /// All runs of this scenario.
+    #[must_use]
+    pub fn runs(self: &Arc<Self>, selection: &Selection) -> Vec<Run> {
         let mut runs = Vec::new();
         for config in self.configs(selection) {
             let run = |faults: &[Fault], expected, config, cost| Run {
-                scenario: index,
-                config,
-                faults: faults.to_vec(),
                 expected,
                 cost,
+                ..self.run(config, faults)
             };
             if !selection.inject.is_empty() {
                 runs.push(run(&selection.inject, Expected::Unstated, config, false));
@@ -221,7 +249,7 @@ impl Scenario {
         runs
     }
 
-    /// The number of the file's fault that a run is of, 0 for none; nothing where the fault is not
+    /// The number of the file's fault that a run of it is of, 0 for none; nothing where the fault is not
     /// the file's.
     #[must_use]
     pub fn case(&self, run: &Run) -> Option<usize> {

@@ -12,12 +12,12 @@ mod step;
 
 pub use builtin::{BUILTIN, NOT_REBUILT, ZOO};
 pub use config::{CPUS, CpuModel, POLICIES, Policy, RunConfig, When};
-pub use diagnostic::{Diagnostic, nearest, suggest};
+pub use diagnostic::Diagnostic;
 pub use file::parse;
 pub use matrix::{Expected, Run, Selection};
 pub use raw::{Stops, schema};
 pub(crate) use step::parse as parse_step;
-pub use step::{Change, Expect, Page, Step, VERBS, Verb};
+pub use step::{Change, Expect, Step, VERBS, Verb};
 
 use crate::arch::tlb::Fill;
 use crate::inject::Fault;
@@ -25,6 +25,7 @@ use crate::oracle::RuleId;
 use crate::schedule::Schedule;
 use stalemate_shared::variant::Variant;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// One scenario, checked.
 #[derive(Clone, Debug)]
@@ -128,23 +129,39 @@ pub struct Verdict {
     pub expected: Expected,
 }
 
+/// The scenario that is built in under this name, of the suite or the zoo.
+#[must_use]
+pub fn builtin(name: &str) -> Option<Arc<Scenario>> {
+    let (file, text) = builtin_file(name)?;
+    parse(name, &file, text).ok()
+}
+
+/// The file of a built-in scenario, and its text.
+pub(crate) fn builtin_file(name: &str) -> Option<(String, &'static str)> {
+    let of = |directory: &str, files: &[(&str, &'static str)]| {
+        let (_, text) = files.iter().find(|(known, _)| *known == name)?;
+        Some((format!("{directory}/{name}.toml"), *text))
+    };
+    of("scenarios", &BUILTIN).or_else(|| of("scenarios/zoo", &ZOO))
+}
+
 /// The built-in scenarios, parsed.
 ///
 /// # Errors
 /// The first error in one of them; a test says that there is none.
-pub fn builtin() -> Result<Vec<Scenario>, Diagnostic> {
+pub fn suite() -> Result<Vec<Arc<Scenario>>, Diagnostic> {
     all_of(&BUILTIN, "scenarios")
 }
 
 /// The historical bugs, parsed.
 ///
 /// # Errors
-/// As [`builtin`].
-pub fn zoo() -> Result<Vec<Scenario>, Diagnostic> {
+/// As [`suite`].
+pub fn zoo() -> Result<Vec<Arc<Scenario>>, Diagnostic> {
     all_of(&ZOO, "scenarios/zoo")
 }
 
-fn all_of(files: &[(&str, &str)], directory: &str) -> Result<Vec<Scenario>, Diagnostic> {
+fn all_of(files: &[(&str, &str)], directory: &str) -> Result<Vec<Arc<Scenario>>, Diagnostic> {
     files
         .iter()
         .map(|(name, text)| parse(name, &format!("{directory}/{name}.toml"), text))

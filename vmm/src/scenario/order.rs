@@ -1,7 +1,8 @@
 //! What may follow what: the steps against the pages and the CPUs that they speak of.
 
-use super::step::{Change, Page, Step};
+use super::step::{Change, Step};
 use crate::arch::addr::CpuId;
+use stalemate_shared::page::Page;
 use std::collections::BTreeSet;
 
 /// What the steps so far have made of the pages and of the CPUs.
@@ -17,11 +18,11 @@ impl Order {
     pub(super) fn check(&mut self, step: &Step) -> Result<(), (String, String)> {
         let cpu = step.input.cpu;
         let held = self.held.remove(&cpu);
-        if step.input.resumes && !held {
+        if step.input.op.is_none() && !held {
             let message = format!("cpu{} is not held", cpu.0);
             return Err((message, "hold it in a step with `until POINT` first".to_owned()));
         }
-        if held && !step.input.resumes {
+        if held && step.input.op.is_some() {
             let message = format!("cpu{} is held in the middle of a step", cpu.0);
             return Err((message, format!("let it go on with `cpu{} resume` first", cpu.0)));
         }

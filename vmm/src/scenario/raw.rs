@@ -4,6 +4,7 @@
 use super::config::Policy;
 use crate::arch::tlb::Fill;
 use crate::oracle::rules;
+use crate::schema::FillName;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{DeserializeOwned, IntoDeserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -180,6 +181,7 @@ pub(super) struct RawZoo {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawModel {
     /// What the TLB holds; `worst-case` where nothing is said.
+    #[schemars(with = "List<FillName>")]
     pub fill: List<Fill>,
     /// After what another CPU may come in; `in-order` where nothing is said.
     pub schedule: List<Grain>,
@@ -229,6 +231,7 @@ pub(super) struct RawWhen {
     /// Kernel pages are global, or are not.
     pub global: List<bool>,
     /// The fill is one of these.
+    #[schemars(with = "List<FillName>")]
     pub fill: List<Fill>,
     /// The kernel makes one of these mistakes.
     #[schemars(schema_with = "variants")]

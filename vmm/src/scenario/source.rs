@@ -1,13 +1,14 @@
 //! The text of a scenario file, and the parts of it that say where in it they are wrong.
 
 use super::config::{RunConfig, When};
-use super::diagnostic::{Diagnostic, suggest};
+use super::diagnostic::Diagnostic;
 use super::order::Order;
 use super::raw::{List, RawWhen, RawZoo, Stops};
 use super::step::{self, Step};
 use super::{Expected, ZooRow};
 use crate::inject::Fault;
 use crate::oracle::{RuleId, rules};
+use crate::suggest::suggest;
 use stalemate_shared::variant::{VARIANTS, Variant};
 use std::collections::BTreeSet;
 use std::ops::Range;

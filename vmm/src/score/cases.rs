@@ -4,15 +4,17 @@ use crate::arch::tlb::Fill;
 use crate::inject::Fault;
 use crate::inject::fault::{Action, Occurrence, Point, Target};
 use crate::inject::forms::{FORMS, POINTS, SITES};
-use crate::scenario::{CpuModel, POLICIES, Page, Policy, RunConfig, Scenario, Selection};
+use crate::scenario::{CpuModel, POLICIES, Policy, RunConfig, Scenario, Selection};
 use crate::schedule::Schedule;
+use stalemate_shared::page::Page;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// One fault in one scenario on one configuration.
 #[derive(Clone, Debug)]
 pub struct Case {
-    /// Index of the scenario.
-    pub scenario: usize,
+    /// The scenario.
+    pub scenario: Arc<Scenario>,
     /// Where in the matrix.
     pub config: RunConfig,
     /// The fault.
@@ -32,15 +34,17 @@ pub struct Wanted {
 
 /// The cases, those of one configuration together.
 #[must_use]
-pub fn cases(scenarios: &[Scenario], wanted: &Wanted) -> Vec<Case> {
+pub fn cases(scenarios: &[Arc<Scenario>], wanted: &Wanted) -> Vec<Case> {
     let mut cases = Vec::new();
     for (config, index) in configs(scenarios, wanted) {
+        let scenario = &scenarios[index];
         let faults = match wanted.inject.is_empty() {
-            true => faults(&scenarios[index]),
+            true => faults(scenario),
             false => wanted.inject.clone(),
         };
         let of_config = faults.into_iter().filter(|fault| fits(fault, &config));
-        cases.extend(of_config.map(|fault| Case { scenario: index, config, fault }));
+        let case = |fault| Case { scenario: Arc::clone(scenario), config, fault };
+        cases.extend(of_config.map(case));
     }
     cases
 }
@@ -50,7 +54,7 @@ pub fn cases(scenarios: &[Scenario], wanted: &Wanted) -> Vec<Case> {
 /// Choices drawn from a seed, of a schedule too, are drawn anew after each event, so that a fault
 /// would change all that come after it: there is no run to compare with. Those scenarios are scored
 /// under the other fill choices, in order.
-fn configs(scenarios: &[Scenario], wanted: &Wanted) -> BTreeSet<(RunConfig, usize)> {
+fn configs(scenarios: &[Arc<Scenario>], wanted: &Wanted) -> BTreeSet<(RunConfig, usize)> {
     let policies = POLICIES.iter().map(|(policy, ..)| *policy);
     let policies: Vec<Policy> = match wanted.policy {
         Some(policy) => vec![policy],

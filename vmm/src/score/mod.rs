@@ -9,20 +9,21 @@ pub use class::{Class, ClassName, classify};
 use crate::arch::addr::CpuId;
 use crate::inject::fault::{Occurrence, Point, Target};
 use crate::inject::{Fault, Sweep};
-use crate::kernel::steps::{BootError, StepClass, StepInput};
+use crate::kernel::steps::{RunError, StepClass, StepInput};
 use crate::parallel::parallel;
 use crate::runner::{Examined, Runner};
-use crate::scenario::{Expected, Run, RunConfig, Scenario};
+use crate::scenario::{RunConfig, Scenario};
 use stalemate_shared::layout::MM_COUNT;
 use stalemate_shared::pcid::ASID_SLOTS;
-use stalemate_shared::step::op;
+use stalemate_shared::step::Op;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// One fault in one scenario on one configuration, and its class.
 #[derive(Clone, Debug)]
 pub struct Scored {
-    /// Index of the scenario.
-    pub scenario: usize,
+    /// The scenario.
+    pub scenario: Arc<Scenario>,
     /// Where in the matrix.
     pub config: RunConfig,
     /// The fault.
@@ -43,9 +44,8 @@ pub fn epilogue(scenario: &Scenario, config: &RunConfig) -> Vec<StepInput> {
     let others = (0..MM_COUNT).rev().filter(|number| !used.contains(number)).take(slots);
     let nop = |cpu: u8, number: usize| StepInput {
         cpu: CpuId(cpu),
-        resumes: false,
         hold: None,
-        op: op::USER_NOP,
+        op: Some(Op::UserNop),
         args: [number as u64, 0, 0, 0],
         class: StepClass::Other,
     };
@@ -60,18 +60,18 @@ pub fn epilogue(scenario: &Scenario, config: &RunConfig) -> Vec<StepInput> {
 ///
 /// # Errors
 /// When the host fails, or a guest does not boot.
-pub fn score<'a>(
-    runner: &(dyn Fn() -> Runner<'a> + Sync),
+pub fn score(
+    runner: &(dyn Fn() -> Runner + Sync),
     threads: usize,
-    scenarios: &[Scenario],
     cases: &[Case],
     progress: &(dyn Fn(usize) + Sync),
-) -> Result<Vec<Scored>, BootError> {
-    let groups: Vec<&[Case]> = cases
-        .chunk_by(|one, other| (one.scenario, one.config) == (other.scenario, other.config))
-        .collect();
+) -> Result<Vec<Scored>, RunError> {
+    let together = |one: &Case, other: &Case| {
+        Arc::ptr_eq(&one.scenario, &other.scenario) && one.config == other.config
+    };
+    let groups: Vec<&[Case]> = cases.chunk_by(together).collect();
     let scored = parallel(&groups, threads, runner, |runner, group| {
-        let scored = score_group(runner, scenarios, group);
+        let scored = score_group(runner, group);
         progress(group.len());
         scored
     })?;
@@ -79,14 +79,9 @@ pub fn score<'a>(
 }
 
 /// Scores the cases of one scenario on one configuration.
-fn score_group(
-    runner: &mut Runner<'_>,
-    scenarios: &[Scenario],
-    cases: &[Case],
-) -> Result<Vec<Scored>, BootError> {
+fn score_group(runner: &mut Runner, cases: &[Case]) -> Result<Vec<Scored>, RunError> {
     let Some(first) = cases.first() else { return Ok(Vec::new()) };
-    let scenario = &scenarios[first.scenario];
-    let base = base(runner, scenario, cases)?;
+    let base = base(runner, first, cases)?;
     let mut scored = Vec::with_capacity(cases.len());
     let mut previous: Option<(Fault, Class, u32)> = None;
     for (number, case) in cases.iter().enumerate() {
@@ -100,11 +95,11 @@ fn score_group(
         let (class, runs, fired) = match same {
             _ if !met => (Class::NotApplied, 0, 0),
             Some((_, class, fired)) => (class, 0, fired),
-            None => examine(runner, scenario, case, &base)?,
+            None => examine(runner, case, &base)?,
         };
         previous = Some((case.fault, class.clone(), fired));
         scored.push(Scored {
-            scenario: case.scenario,
+            scenario: Arc::clone(&case.scenario),
             config: case.config,
             fault: case.fault,
             class,
@@ -114,46 +109,30 @@ fn score_group(
     Ok(scored)
 }
 
-fn run(case: &Case, fault: Option<Fault>) -> Run {
-    let faults = fault.into_iter().collect();
-    Run {
-        scenario: case.scenario,
-        config: case.config,
-        faults,
-        expected: Expected::Unstated,
-        cost: false,
-    }
-}
-
 /// The run of a group without its faults, which are looked for.
-fn base(
-    runner: &mut Runner<'_>,
-    scenario: &Scenario,
-    cases: &[Case],
-) -> Result<Examined, BootError> {
+fn base(runner: &mut Runner, first: &Case, cases: &[Case]) -> Result<Examined, RunError> {
     let mut found = None;
     // An interrupt at each boundary is not one fault; it stands for itself in the count.
     let faults = cases.iter().map(|case| match case.fault.target {
         Target::Point(Point::Each) => Fault { target: Target::Point(Point::Step), ..case.fault },
         _ => case.fault,
     });
-    let run = Run { faults: faults.collect(), ..run(&cases[0], None) };
-    let epilogue = epilogue(scenario, &run.config);
-    runner.examine(scenario, &run, &epilogue, true, &mut |seen| found = Some(seen))?;
+    let run = first.scenario.run(first.config, &faults.collect::<Vec<_>>());
+    let epilogue = epilogue(&run.scenario, &run.config);
+    runner.examine(&run, &epilogue, true, &mut |seen| found = Some(seen))?;
     Ok(found.unwrap_or_else(|| unreachable!("a run without a sweep is examined once")))
 }
 
 fn examine(
-    runner: &mut Runner<'_>,
-    scenario: &Scenario,
+    runner: &mut Runner,
     case: &Case,
     base: &Examined,
-) -> Result<(Class, usize, u32), BootError> {
+) -> Result<(Class, usize, u32), RunError> {
     let mut worst = Class::NotApplied;
     let (mut runs, mut fired) = (0, 0);
-    let run = run(case, Some(case.fault));
+    let run = case.scenario.run(case.config, &[case.fault]);
     debug_assert!(Sweep::split(&run.faults).1.len() <= 1);
-    runner.examine(scenario, &run, &epilogue(scenario, &case.config), false, &mut |seen| {
+    runner.examine(&run, &epilogue(&run.scenario, &case.config), false, &mut |seen| {
         runs += 1;
         fired = seen.fired.max(fired);
         let class = classify(base, &seen);

@@ -1,11 +1,11 @@
 //! The virtual processor's registers as the interpreter keeps them, and how an instruction ends in
 //! a trap.
 
+use super::flags::Flags;
 use super::memory::DataMemory;
 use super::uop::{ADDRESS_32, Uop, reg};
 use super::xmm::Fpu;
 use crate::arch::fault::vector;
-use crate::arch::flags::Flags;
 use crate::arch::vcpu::{Vcpu, flags, gpr};
 use crate::executor::Trap;
 

@@ -2,8 +2,8 @@
 //! a small direct-mapped cache, so that a hit costs a few instructions.
 
 use crate::arch::addr::{Gpa, Gva};
-use crate::boot::{CodePages, GuestMemory};
 use crate::executor::{ExecutorError, Leaf, Space};
+use crate::memory::{CodePages, GuestMemory};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use vm_memory::GuestMemoryMmap;

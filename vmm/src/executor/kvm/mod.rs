@@ -16,7 +16,7 @@ use super::interp::InterpExecutor;
 use super::{Executor, ExecutorError, Leaf, Space, Trap};
 use crate::arch::addr::Gva;
 use crate::arch::vcpu::{Vcpu, cr0, cr4, efer, flags, gpr};
-use crate::boot::GuestMemory;
+use crate::memory::GuestMemory;
 use kvm_bindings::{
     Msrs, kvm_dtable, kvm_msr_entry, kvm_regs, kvm_segment, kvm_userspace_memory_region, kvm_xsave,
 };

@@ -9,12 +9,6 @@ use stalemate_shared::boot::BootBlock;
 use stalemate_shared::variant::Variant;
 use stalemate_shared::{VERSION, boot, layout};
 
-/// The guest kernel built with this VMM, as an ELF file.
-#[must_use]
-pub fn guest_image() -> &'static [u8] {
-    include_bytes!(concat!(env!("OUT_DIR"), "/guest.elf"))
-}
-
 /// Words of a [`BootBlock`] that the VMM reads and writes.
 const BOOT_BLOCK_WORDS: usize = size_of::<BootBlock>() / 8;
 

@@ -9,7 +9,7 @@ use crate::arch::choice::{Chooser, CpuState, Move, Point};
 use crate::event::{Announcement, Event, Observer, TaskId, TraceHeader};
 use crate::machine::{Halt, Interceptor, Machine, Moment, Ran, Stop};
 use crate::schedule::{Hold, Scheduler, ScriptItem};
-use stalemate_shared::step::op;
+use stalemate_shared::step::{Op, Status};
 
 /// Traps within one step, at most.
 const STEP_TRAP_BUDGET: u64 = 5_000;
@@ -30,12 +30,10 @@ pub enum StepClass {
 pub struct StepInput {
     /// The CPU that does it.
     pub cpu: CpuId,
-    /// Not a step of its own: the CPU goes on with the one that it was held in.
-    pub resumes: bool,
     /// Until where it runs, if not to its end.
     pub hold: Option<Hold>,
-    /// A `shared::step::op`.
-    pub op: u64,
+    /// What the guest does; none where the CPU only goes on with the step that it was held in.
+    pub op: Option<Op>,
     /// Its arguments.
     pub args: [u64; 4],
     /// Edit, flush or other.
@@ -52,8 +50,8 @@ impl StepInput {
 /// What the guest reported of one step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StepReport {
-    /// A `shared::step::status`.
-    pub status: u64,
+    /// What the step came to.
+    pub status: Status,
     /// What was read, or a page fault's error code.
     pub value: u64,
     /// CR2 after a page fault.
@@ -207,10 +205,7 @@ impl<'s, S: Scheduler> Driver<'s, S> {
         let number = usize::from(cpu.0);
         machine.switch_to(number)?;
         let step = &self.steps[index];
-        if step.resumes {
-            return Ok(());
-        }
-        debug_assert!(step.op != op::STOP, "a scenario has no STOP");
+        let Some(op) = step.op else { return Ok(()) };
         self.tasks[number].step = Some(index);
         let mut said = vec![Announcement::TaskBegins(TaskId(index))];
         if step.class == StepClass::Other {
@@ -220,7 +215,7 @@ impl<'s, S: Scheduler> Driver<'s, S> {
         let mut seen = Seen { scheduler: &mut self.scheduler, observer };
         machine.announce(&mut seen, rip, said);
         machine.moment(&mut seen, Moment::TaskBegins(TaskId(index)))?;
-        machine.kernel.answer(&mut machine.cpus[number].vcpu, step.op, step.args);
+        machine.kernel.answer(&mut machine.cpus[number].vcpu, op, step.args);
         Ok(())
     }
 
@@ -285,7 +280,7 @@ impl<'s, S: Scheduler> Driver<'s, S> {
         let StepReport { status, value, .. } = report;
         let rip = machine.vcpu().rip();
         let mut seen = Seen { scheduler: &mut self.scheduler, observer };
-        let said = Announcement::TaskEnds { task: TaskId(index), status, value };
+        let said = Announcement::TaskEnds { task: TaskId(index), status: status as u64, value };
         machine.announce(&mut seen, rip, vec![said]);
         self.reports[index] = Some(report);
     }

@@ -8,11 +8,15 @@ use crate::arch::vcpu::gpr::{RAX, RCX, RDI, RDX, RSI};
 use crate::event::{Announcement, Flush, FlushId, FlushKind};
 use crate::machine::{Call, Stop};
 use crate::memory::GuestMemory;
-use stalemate_shared::hypercall::{self, primitive};
+use stalemate_shared::hypercall::{self, Primitive};
 use stalemate_shared::layout;
+use stalemate_shared::step::{Op, Status};
 
 /// The longest file name of a panic that is read.
 const MAX_FILE_NAME: u64 = 256;
+
+/// Flushes that have begun and not returned, at most.
+const MAX_OPEN_FLUSHES: usize = 1024;
 
 impl Steps {
     /// Carries out the hypercall in the registers; `next` is where the guest resumes.
@@ -25,7 +29,8 @@ impl Steps {
         let [number, a, b, c, d] = [RAX, RDI, RSI, RDX, RCX].map(|number| vcpu.gpr[number]);
         if number == hypercall::NEXT_STEP {
             // It waits at the hypercall itself: an interrupt that it takes comes back there.
-            let report = StepReport { status: a, value: b, second: c };
+            let status = Status::try_from(a).map_err(|a| nothing("status", a))?;
+            let report = StepReport { status, value: b, second: c };
             self.asks.retain(|(cpu, _)| *cpu != vcpu.id);
             self.asks.push((vcpu.id, Ask { report, next }));
             return Ok(Call::Asks);
@@ -38,19 +43,21 @@ impl Steps {
             }
             hypercall::BEGIN => {
                 let flush = flush(a, b, c, d)?;
-                let id = FlushId(self.next_flush);
-                self.next_flush += 1;
-                self.flushes.push((id, vcpu.id, flush));
+                if self.flushes.len() == MAX_OPEN_FLUSHES {
+                    let what = format!("{MAX_OPEN_FLUSHES} flushes have begun and not returned");
+                    return Err(Stop::Interface(what));
+                }
+                self.last_flush += 1;
+                let id = FlushId(self.last_flush);
+                vcpu.gpr[RAX] = id.0;
+                self.flushes.insert(id, flush);
                 Ok(Call::Says(vec![Announcement::FlushBegins { id, flush }]))
             }
             hypercall::END => {
-                let begun = self.flushes.iter().rposition(|(_, cpu, flush)| {
-                    *cpu == vcpu.id && kind(a).is_ok_and(|kind| kind == flush.kind)
-                });
-                let begun = begun.ok_or_else(|| {
-                    Stop::Interface(format!("end of primitive {a}, which has not begun"))
+                let id = FlushId(a);
+                let flush = self.flushes.remove(&id).ok_or_else(|| {
+                    Stop::Interface(format!("END of flush {a:#x}, which has not begun"))
                 })?;
-                let (id, _, flush) = self.flushes.remove(begun);
                 Ok(Call::Says(vec![Announcement::FlushReturns { id, flush }]))
             }
             hypercall::DEFER => Ok(Call::Says(vec![Announcement::Deferred(flush(a, b, c, d)?)])),
@@ -71,29 +78,32 @@ impl Steps {
     }
 
     /// Answers NEXT_STEP.
-    pub(super) fn answer(&self, vcpu: &mut Vcpu, op: u64, args: [u64; 4]) {
+    pub(super) fn answer(&self, vcpu: &mut Vcpu, op: Op, args: [u64; 4]) {
         let Some(ask) = self.ask(vcpu) else { return };
         vcpu.rip = ask.next;
-        vcpu.gpr[RAX] = op;
+        vcpu.gpr[RAX] = op as u64;
         for (number, value) in [RDI, RSI, RDX, RCX].into_iter().zip(args) {
             vcpu.gpr[number] = value;
         }
     }
 }
 
+/// The guest named something by a number that stands for nothing.
+fn nothing(what: &str, number: u64) -> Stop {
+    Stop::Interface(format!("{what} {number:#x}, which there is none of"))
+}
+
 fn kind(number: u64) -> Result<FlushKind, Stop> {
-    Ok(match number {
-        primitive::ONE_USER => FlushKind::OneUser,
-        primitive::ONE_KERNEL => FlushKind::OneKernel,
-        primitive::RANGE => FlushKind::Range,
-        primitive::MM => FlushKind::Mm,
-        primitive::ALL => FlushKind::All,
-        primitive::KERNEL_RANGE => FlushKind::KernelRange,
-        primitive::BATCHED => FlushKind::Batched,
-        primitive::FREE_TABLES => FlushKind::FreeTables,
-        other => {
-            return Err(Stop::Interface(format!("primitive {other:#x}, which there is none of")));
-        }
+    let primitive = Primitive::try_from(number).map_err(|number| nothing("primitive", number))?;
+    Ok(match primitive {
+        Primitive::OneUser => FlushKind::OneUser,
+        Primitive::OneKernel => FlushKind::OneKernel,
+        Primitive::Range => FlushKind::Range,
+        Primitive::Mm => FlushKind::Mm,
+        Primitive::All => FlushKind::All,
+        Primitive::KernelRange => FlushKind::KernelRange,
+        Primitive::Batched => FlushKind::Batched,
+        Primitive::FreeTables => FlushKind::FreeTables,
     })
 }
 

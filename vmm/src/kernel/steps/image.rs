@@ -4,7 +4,9 @@ use crate::memory::GuestMemory;
 use linux_loader::loader::{Elf, KernelLoader};
 use object::read::elf::{FileHeader, ProgramHeader};
 use object::{Endianness, elf};
+use stalemate_shared::layout::{IMAGE, IMAGE_END};
 use std::io::Cursor;
+use std::sync::Arc;
 
 /// Why an ELF file is no kernel for this VMM.
 #[derive(Debug, thiserror::Error)]
@@ -69,19 +71,20 @@ pub enum ImageError {
 
 /// A checked kernel image.
 #[derive(Clone, Debug)]
-pub struct Image<'a> {
-    bytes: &'a [u8],
+pub struct Image {
+    bytes: Arc<[u8]>,
     entry: u64,
     end: u64,
 }
 
-impl<'a> Image<'a> {
+impl Image {
     /// Checks `bytes`.
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn parse(bytes: &'a [u8]) -> Result<Self, ImageError> {
-        use stalemate_shared::layout::{IMAGE, IMAGE_END};
+    pub fn parse(bytes: impl Into<Arc<[u8]>>) -> Result<Self, ImageError> {
+        let owned = bytes.into();
+        let bytes = &owned[..];
         let header = |error: object::Error| ImageError::Header(error.to_string());
         let file = elf::FileHeader64::<Endianness>::parse(bytes).map_err(header)?;
         let endian = file.endian().map_err(header)?;
@@ -132,7 +135,7 @@ impl<'a> Image<'a> {
         if !entry_found {
             return Err(ImageError::Entry(entry));
         }
-        Ok(Self { bytes, entry, end })
+        Ok(Self { bytes: owned, entry, end })
     }
 
     /// Guest-virtual address of the first instruction.
@@ -143,14 +146,14 @@ impl<'a> Image<'a> {
 
     /// The file.
     #[must_use]
-    pub fn bytes(&self) -> &'a [u8] {
-        self.bytes
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
     }
 
     /// Bytes of memory from the load address to the image's end.
     #[must_use]
     pub fn loaded_size(&self) -> u64 {
-        self.end - stalemate_shared::layout::IMAGE
+        self.end - IMAGE
     }
 
     /// Loads the segments at their physical addresses.
@@ -158,7 +161,7 @@ impl<'a> Image<'a> {
     /// # Errors
     /// What linux-loader says.
     pub fn load(&self, memory: &GuestMemory) -> Result<(), ImageError> {
-        Elf::load(memory.mmap(), None, &mut Cursor::new(self.bytes), None)
+        Elf::load(memory.mmap(), None, &mut Cursor::new(&self.bytes), None)
             .map(|_| ())
             .map_err(|error| ImageError::Load(error.to_string()))
     }

@@ -3,17 +3,19 @@
 mod boot;
 mod driver;
 mod final_memory;
+mod guest;
 mod hypercall;
 mod image;
 mod session;
 mod sweep;
 mod words;
 
-pub use boot::{KernelInfo, KernelOptions, guest_image};
+pub use boot::{KernelInfo, KernelOptions};
 pub use driver::{StepClass, StepInput, StepReport};
 pub use final_memory::FinalMemory;
+pub use guest::{Guest, GuestError};
 pub use image::{Image, ImageError};
-pub use session::{BootError, InitialState, RunEnd, Session, SessionConfig};
+pub use session::{BootError, InitialState, RunEnd, RunError, Session, SessionConfig};
 pub use sweep::{Boundary, Swept};
 pub use words::{Layout, tlb_state_field};
 
@@ -23,7 +25,7 @@ use crate::arch::vcpu::Vcpu;
 use crate::event::{Announcement, Flush, FlushId};
 use crate::machine::{Call, Kernel, Statement, Stop};
 use crate::memory::GuestMemory;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 /// What a CPU says when it asks for a step, and where it goes on with it.
@@ -40,8 +42,9 @@ pub(crate) struct Steps {
     info: Option<Rc<KernelInfo>>,
     watched: Rc<BTreeSet<Gpa>>,
     /// Flushes that have begun and not returned.
-    flushes: Vec<(FlushId, CpuId, Flush)>,
-    next_flush: u64,
+    flushes: BTreeMap<FlushId, Flush>,
+    /// The number of the flush that began last, from 1.
+    last_flush: u64,
     /// The CPUs that ask for a step.
     asks: Vec<(CpuId, Ask)>,
 }

@@ -3,7 +3,8 @@
 use super::boot::{self, KernelInfo, KernelOptions};
 use super::driver::{Driver, StepInput, StepReport};
 use super::final_memory::FinalMemory;
-use super::image::{Image, ImageError};
+use super::guest::Guest;
+use super::image::ImageError;
 use super::{Steps, words};
 use crate::arch::addr::{CpuId, Gva};
 use crate::arch::core::table_entries;
@@ -12,14 +13,14 @@ use crate::arch::happened::Happened;
 use crate::arch::tlb::TlbModel;
 use crate::arch::vcpu::{Vcpu, gpr};
 use crate::event::{CpuHeader, Event, KernelAbout, Kind, Observer, Pairing, TraceHeader};
-use crate::executor::{Executor, ExecutorError};
+use crate::executor::{Backend, Executor, ExecutorError};
 use crate::inject::Injector;
 use crate::machine::{Halt, Machine, NullDirector, Probe, Ran, Snapshot, Stop};
 use crate::memory::GuestMemory;
 use crate::schedule::{Schedule, Scripted};
 use stalemate_shared::layout;
 use stalemate_shared::pcid::{USER_PCID_BIT, USER_ROOT_BIT};
-use stalemate_shared::step::status;
+use stalemate_shared::step::Status;
 use std::time::Duration;
 
 /// Traps from entry to the first step, at most.
@@ -83,6 +84,27 @@ pub enum BootError {
     },
 }
 
+/// Why a run has no end.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// There is no guest to run.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// The host failed.
+    #[error(transparent)]
+    Executor(#[from] ExecutorError),
+    /// A step is for a CPU that the guest does not have.
+    #[error("step {} is for CPU {}, and the guest has {cpus}", .step + 1, .cpu.0)]
+    NoCpu {
+        /// The step's index.
+        step: usize,
+        /// Its CPU.
+        cpu: CpuId,
+        /// How many CPUs there are.
+        cpus: usize,
+    },
+}
+
 /// The trace header, and one event for each page table that exists when a run begins.
 #[derive(Clone, Debug)]
 pub struct InitialState {
@@ -117,21 +139,33 @@ pub struct Session {
 }
 
 impl Session {
-    /// Boots `image` on an executor made by `make` for the guest's memory.
+    /// Boots `guest` on an executor of `backend`.
     ///
     /// # Errors
     /// When the image cannot be loaded, the host fails, or the guest does not boot.
     pub fn boot(
         config: SessionConfig,
-        image: &Image<'_>,
+        guest: &Guest,
+        backend: &Backend,
+    ) -> Result<Self, BootError> {
+        Self::boot_on(config, guest, |memory| backend.make(memory))
+    }
+
+    /// Boots `guest` on an executor made by `make` for the guest's memory.
+    ///
+    /// # Errors
+    /// As [`Session::boot`].
+    pub fn boot_on(
+        config: SessionConfig,
+        guest: &Guest,
         make: impl FnOnce(&GuestMemory) -> Result<Box<dyn Executor>, ExecutorError>,
     ) -> Result<Self, BootError> {
         let memory = GuestMemory::new(layout::MEMORY_SIZE)
             .map_err(|_| BootError::Memory(layout::MEMORY_SIZE))?;
-        image.load(&memory)?;
+        guest.image().load(&memory)?;
         boot::prepare(&memory, config.features, &config.kernel, config.cpus);
         let boot_block = layout::KERNEL_BASE + layout::BOOT_BLOCK;
-        let vcpu = entering(CpuId(0), config.features, image.entry(), boot_block);
+        let vcpu = entering(CpuId(0), config.features, guest.image().entry(), boot_block);
         let executor = make(&memory)?;
         let (kernel, injector) = (Steps::default(), Injector::default());
         let mut machine = StepMachine::new(vcpu, config.model, executor, memory, kernel, injector);
@@ -198,13 +232,13 @@ impl Session {
     /// Runs `steps` from the booted state.
     ///
     /// # Errors
-    /// When the host fails.
+    /// When the host fails, or a step is for a CPU that the guest does not have.
     pub fn run(
         &mut self,
         steps: &[StepInput],
         injector: Injector,
         observer: &mut dyn Observer,
-    ) -> Result<RunEnd, ExecutorError> {
+    ) -> Result<RunEnd, RunError> {
         self.initial.show(observer);
         self.run_from_initial_state(steps, injector, observer)
     }
@@ -219,17 +253,17 @@ impl Session {
     /// that saw it).
     ///
     /// # Errors
-    /// When the host fails.
+    /// As [`Session::run`].
     pub fn run_from_initial_state(
         &mut self,
         steps: &[StepInput],
         injector: Injector,
         observer: &mut dyn Observer,
-    ) -> Result<RunEnd, ExecutorError> {
+    ) -> Result<RunEnd, RunError> {
+        let mut driver = self.driver(steps)?;
         self.begin(injector)?;
-        let mut driver = self.driver(steps);
         let halt = driver.run(&mut self.machine, observer).err();
-        self.end(observer, driver.reports, halt)
+        Ok(self.end(observer, driver.reports, halt)?)
     }
 
     /// Back to the booted state; the pages of memory that had to be written.
@@ -247,11 +281,17 @@ impl Session {
     }
 
     /// A driver at the beginning of `steps`.
-    pub(super) fn driver<'s>(&self, steps: &'s [StepInput]) -> Driver<'s, Scripted> {
+    pub(super) fn driver<'s>(
+        &self,
+        steps: &'s [StepInput],
+    ) -> Result<Driver<'s, Scripted>, RunError> {
         let cpus = self.machine.cpus.len();
+        if let Some(step) = steps.iter().position(|step| usize::from(step.cpu.0) >= cpus) {
+            return Err(RunError::NoCpu { step, cpu: steps[step].cpu, cpus });
+        }
         let items = steps.iter().map(StepInput::script_item).collect();
         let scheduler = Scripted::new(self.config.schedule, items, cpus, self.config.model.seed);
-        Driver::new(steps, cpus, scheduler)
+        Ok(Driver::new(steps, cpus, scheduler))
     }
 
     /// Emits the end, and gathers what the run came to.
@@ -363,7 +403,7 @@ fn boot_to_first_step(machine: &mut StepMachine) -> Result<(), Halt> {
         match machine.run(&mut NullDirector, false)? {
             Ran::Asks => {
                 let report = machine.kernel.report(machine.vcpu());
-                let first = report.is_some_and(|report| report.status == status::NONE);
+                let first = report.is_some_and(|report| report.status == Status::None);
                 if first && machine.kernel.info().is_some() {
                     return Ok(());
                 }

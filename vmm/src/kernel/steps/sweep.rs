@@ -2,7 +2,7 @@
 //! and then, from the same snapshot, without it to the next boundary.
 
 use super::driver::{Driver, StepInput};
-use super::session::{RunEnd, Session};
+use super::session::{RunEnd, RunError, Session};
 use crate::arch::addr::{CpuId, Gva};
 use crate::arch::choice::{Chooser, Move, Point};
 use crate::arch::vcpu::Vcpu;
@@ -106,7 +106,7 @@ impl Session {
     /// `observer` holds the initial state.
     ///
     /// # Errors
-    /// When the host fails.
+    /// As [`Session::run`].
     pub fn sweep<O: Observer + Clone>(
         &mut self,
         steps: &[StepInput],
@@ -115,7 +115,7 @@ impl Session {
         limit: usize,
         observer: &mut O,
         each: &mut dyn FnMut(Boundary, RunEnd, O),
-    ) -> Result<(RunEnd, Swept), ExecutorError> {
+    ) -> Result<(RunEnd, Swept), RunError> {
         // A run that never ends is one, and not one more at each of its boundaries.
         let mut without = observer.clone();
         let end = self.run_from_initial_state(steps, injector.clone(), &mut without)?;
@@ -124,7 +124,7 @@ impl Session {
             return Ok((end, Swept::default()));
         }
         self.begin(injector)?;
-        let plain = self.driver(steps);
+        let plain = self.driver(steps)?;
         let swept = Swept::default();
         let inner = plain.scheduler.clone();
         let scheduler = Sweeping { inner, sweep, limit, swept, step: None };

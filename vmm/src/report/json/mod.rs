@@ -70,7 +70,7 @@ struct Side<'a> {
 impl<'a> Difference<'a> {
     fn new(results: &'a Results<'_>, found: &'a runner::Difference) -> Self {
         Self {
-            scenario: &results.scenarios[found.run.scenario].name,
+            scenario: &found.run.scenario.name,
             event: found.seq,
             command: results.command(&found.run),
             sides: found.sides.each_ref().map(|side| Side {

@@ -7,7 +7,7 @@ use crate::inject::Interrupt;
 use crate::oracle::RuleId;
 use crate::runner::{EventCounts, Failing, Outcome, RunResult, SweepResult};
 use crate::scenario::{Expected, Policy, RunConfig, Stops};
-use crate::schema::{Later, OutcomeName, RuleName};
+use crate::schema::{FillName, Later, RuleName};
 use schemars::JsonSchema;
 use serde::Serialize;
 use stalemate_shared::layout::MAX_CPUS;
@@ -32,6 +32,7 @@ pub(super) struct Run<'a> {
     /// Kernel pages were global.
     kernel_global: bool,
     /// What the modelled TLB holds.
+    #[schemars(with = "FillName")]
     fill: Fill,
     /// Where seeded choices begin.
     seed: u64,
@@ -51,7 +52,6 @@ pub(super) struct Run<'a> {
     #[schemars(extend("enum" = ["hang", "crash", null]))]
     expected_stop: Option<&'static str>,
     /// The outcome; a violation comes before a mismatch.
-    #[serde(with = "OutcomeName")]
     outcome: Outcome,
     /// It is what the scenario says, or it is clean where that says nothing.
     as_expected: bool,
@@ -84,7 +84,7 @@ pub(super) struct Run<'a> {
 
 impl<'a> Run<'a> {
     pub(super) fn new(results: &'a Results<'_>, result: &'a RunResult) -> Self {
-        let scenario = results.scenario(result);
+        let scenario = &result.run.scenario;
         let config = &result.run.config;
         Self {
             scenario: &scenario.name,
@@ -215,7 +215,6 @@ struct Boundaries<'a> {
     #[schemars(range(min = 1))]
     boundaries: usize,
     /// The outcome of those runs.
-    #[serde(with = "OutcomeName")]
     outcome: Outcome,
     /// The rules that were violated.
     #[schemars(with = "Vec<RuleName>")]

@@ -19,7 +19,8 @@ use std::collections::BTreeSet;
 /// The timeline of a run that was traced; one without events where the guest did not boot.
 #[must_use]
 pub fn timeline(recorded: &Recorded<'_>) -> Timeline {
-    let Recorded { scenario, result, trace, executor, symbols, command } = *recorded;
+    let Recorded { result, trace, executor, symbols, command } = *recorded;
+    let scenario = &result.run.scenario;
     // Of a sweep, whose branches follow each other in the trace, the run that the result is of.
     let trace = result.sweep.as_ref().and_then(|sweep| sweep.trace.as_ref()).unwrap_or(trace);
     let mut timeline = Timeline {

@@ -7,7 +7,7 @@ use crate::arch::happened::Happened;
 use crate::arch::tlb::{Entry, EntryId, Tag};
 use crate::event::{Announcement, Event, Kind};
 use crate::oracle::Replica;
-use crate::scenario::Page;
+use stalemate_shared::page::Page;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A page as people call it.

@@ -1,10 +1,10 @@
 //! Accesses: `user read`, `kernel write` and their like.
 
-use super::super::diagnostic::nearest;
-use super::words::{Change, Expect, Parsed, StepError, Words, parse_value};
+use super::words::{Expect, Parsed, StepError, Words, parse_value};
 use crate::kernel::steps::StepClass;
+use crate::suggest::nearest;
 use stalemate_shared::layout::{COLOURS, colour_word};
-use stalemate_shared::step::op;
+use stalemate_shared::step::Op;
 
 /// Rounds of `user spin` at most: fewer instructions than an executor gives a guest without a
 /// trap.
@@ -13,14 +13,15 @@ const MAX_ROUNDS: u64 = 1_000_000;
 /// What follows `user` or `kernel`.
 pub fn access(words: &mut Words<'_>, user: bool) -> Result<Parsed, StepError> {
     let what = words.next("`read`, `write` or `nop`")?;
-    let class = StepClass::Other;
+    let parsed =
+        |op, args, expect| Ok(Parsed { expect, ..Parsed::new(op, args, StepClass::Other) });
     match what {
-        "nop" if user => Ok((op::USER_NOP, [0; 3], class, Expect::Done, Change::None)),
+        "nop" if user => parsed(Op::UserNop, [0; 3], Expect::Done),
         "read" => {
             let page = words.page()?;
             let expect = expectation(words, true)?.unwrap_or(Expect::Done);
-            let opcode = if user { op::USER_READ } else { op::KERNEL_READ };
-            Ok((opcode, [page.address(), 0, 0], class, expect, Change::None))
+            let op = if user { Op::UserRead } else { Op::KernelRead };
+            parsed(op, [page.address(), 0, 0], expect)
         }
         "write" => {
             let page = words.page()?;
@@ -28,17 +29,14 @@ pub fn access(words: &mut Words<'_>, user: bool) -> Result<Parsed, StepError> {
             words.at += usize::from(given.is_some());
             let value = given.unwrap_or(0x57a1_e000);
             let expect = expectation(words, false)?.unwrap_or(Expect::Done);
-            let opcode = if user { op::USER_WRITE } else { op::KERNEL_WRITE };
-            Ok((opcode, [page.address(), value, 0], class, expect, Change::None))
+            let op = if user { Op::UserWrite } else { Op::KernelWrite };
+            parsed(op, [page.address(), value, 0], expect)
         }
         "spin" if user => {
             let page = words.page()?;
             let word = words.next("a number of rounds")?;
             match parse_value(word).filter(|rounds| (1..=MAX_ROUNDS).contains(rounds)) {
-                Some(rounds) => {
-                    let rest = [page.address(), rounds, 0];
-                    Ok((op::USER_SPIN, rest, class, Expect::Done, Change::None))
-                }
+                Some(rounds) => parsed(Op::UserSpin, [page.address(), rounds, 0], Expect::Done),
                 None => words.error(
                     format!("`{word}` is no number of rounds"),
                     format!("use a number from 1 to {MAX_ROUNDS}"),

@@ -5,21 +5,19 @@
 //! the step; `cpuN resume` lets it go on. `#` begins a comment, except in `POINT#n`.
 
 mod access;
-mod page;
 mod verbs;
 mod words;
 
-pub use page::Page;
 pub use verbs::{VERBS, Verb};
 pub use words::{Change, Expect, StepError};
 
-use super::diagnostic::suggest;
 use crate::arch::addr::CpuId;
-use crate::kernel::steps::{StepClass, StepInput};
+use crate::kernel::steps::StepInput;
 use crate::schedule::{HOLD_POINTS, Hold};
+use crate::suggest::suggest;
 use stalemate_shared::layout::MAX_CPUS;
-use stalemate_shared::step::op;
-use words::{Words, parse_mm};
+use stalemate_shared::step::Op;
+use words::{Parsed, Words, parse_mm};
 
 /// One step.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,19 +73,19 @@ pub fn parse(text: &str, line: usize) -> Result<Step, StepError> {
     let mm = words.words.get(words.at).and_then(|word| parse_mm(word));
     words.at += usize::from(mm.is_some());
     let mm = mm.unwrap_or(0);
-    let resumes = words.optional("resume");
-    let (op, rest, class, expect, change) = match resumes {
-        true => (op::STOP, [0; 3], StepClass::Other, Expect::Done, Change::None),
+    let parsed = match words.optional("resume") {
+        true => Parsed::RESUME,
         false => verbs::verb(&mut words)?,
     };
     let hold = until(&mut words)?;
     words.end()?;
     // These take no address space.
+    let Parsed { op, args: [a, b, c], class, expect, change } = parsed;
     let args = match op {
-        op::MISBEHAVE | op::FREE_FRAME => [rest[0], 0, 0, 0],
-        _ => [mm as u64, rest[0], rest[1], rest[2]],
+        Some(Op::Misbehave | Op::FreeFrame) => [a, 0, 0, 0],
+        _ => [mm as u64, a, b, c],
     };
-    let input = StepInput { cpu, resumes, hold, op, args, class };
+    let input = StepInput { cpu, hold, op, args, class };
     Ok(Step { text: text.trim().to_owned(), line, mm, input, expect, change })
 }
 

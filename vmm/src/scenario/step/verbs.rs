@@ -1,11 +1,11 @@
 //! The verbs: a row each, with what is written, what it does and how it is read.
 
-use super::super::diagnostic::suggest;
 use super::access::access;
-use super::page::Page;
 use super::words::{Change, Expect, Parsed, StepError, Words};
 use crate::kernel::steps::StepClass;
-use stalemate_shared::step::{flags, misbehaviour, op};
+use crate::suggest::suggest;
+use stalemate_shared::page::Page;
+use stalemate_shared::step::{Misbehaviour, Op, flags};
 
 type Read = Result<Parsed, StepError>;
 
@@ -32,19 +32,19 @@ const fn row(
 /// Every verb, edits first, then flushes, then the rest.
 pub const VERBS: [Verb; 31] = [
     row("map", "P COLOUR [ro] [dirty]", "P, which is not mapped, gets the frame", |words| {
-        map(words, op::MAP, Change::Map)
+        map(words, Op::Map, Change::Map)
     }),
     row("remap", "P COLOUR [ro] [dirty]", "P, which is mapped, gets another frame", |words| {
-        map(words, op::REMAP, Change::Edit)
+        map(words, Op::Remap, Change::Edit)
     }),
     row("unmap", "P", "P is mapped no more", |words| {
         let page = words.page()?;
-        edit(op::UNMAP, [page.address(), 0, 0], Change::Unmap(page))
+        edit(Op::Unmap, [page.address(), 0, 0], Change::Unmap(page))
     }),
     row("unmap_range", "P..P", "the pages are unmapped and flushed", |words| {
         let fits = |page| matches!(page, Page::User(_) | Page::Table(_));
         let (first, last) = words.range(fits, "4 KiB user pages", "u0..u3")?;
-        edit(op::UNMAP_RANGE, ends(first, last), Change::UnmapRange(first, last))
+        edit(Op::UnmapRange, ends(first, last), Change::UnmapRange(first, last))
     }),
     row("unmap_batched", "P", "P is unmapped, its flush left to `flush_tlb_batched`", |words| {
         let page = words.page()?;
@@ -54,21 +54,21 @@ pub const VERBS: [Verb; 31] = [
                 "use `unmap` and `flush_tlb_one_kernel`".to_owned(),
             );
         }
-        edit(op::UNMAP_BATCHED, [page.address(), 0, 0], Change::Unmap(page))
+        edit(Op::UnmapBatched, [page.address(), 0, 0], Change::Unmap(page))
     }),
     row("protect", "P ro|rw", "P may be written no more, or again", protect),
     row(
         "write_protect",
         "P",
         "as `protect P ro`, and flushed, with the table's lock held",
-        |words| change(words, op::WRITE_PROTECT),
+        |words| change(words, Op::WriteProtect),
     ),
-    row("clean", "P", "the D bit of P is cleared", |words| change(words, op::CLEAN)),
+    row("clean", "P", "the D bit of P is cleared", |words| change(words, Op::Clean)),
     row("make_clean", "P", "as `clean`, and flushed, with the table's lock held", |words| {
-        change(words, op::MAKE_CLEAN)
+        change(words, Op::MakeClean)
     }),
     row("age", "P", "the A bit of P is cleared, which needs no flush", |words| {
-        change(words, op::AGE)
+        change(words, Op::Age)
     }),
     row("move", "P P", "what the first page maps the second maps from now on", |words| {
         let (from, to) = (words.page()?, words.page()?);
@@ -78,7 +78,7 @@ pub const VERBS: [Verb; 31] = [
                 "use two of them, as in `move u0 u1`".to_owned(),
             );
         }
-        edit(op::MOVE_PAGE, [from.address(), to.address(), 0], Change::Move(from, to))
+        edit(Op::MovePage, [from.address(), to.address(), 0], Change::Move(from, to))
     }),
     row(
         "migrate",
@@ -87,19 +87,19 @@ pub const VERBS: [Verb; 31] = [
         |words| {
             let page = words.page()?;
             let frame = words.frame(page)?;
-            edit(op::MIGRATE, [page.address(), frame, 0], Change::Edit(page))
+            edit(Op::Migrate, [page.address(), frame, 0], Change::Edit(page))
         },
     ),
     row("fork", "MM", "another address space gets what this one maps, copied on write", |words| {
         let child = words.mm()?;
-        edit(op::FORK, [child as u64, 0, 0], Change::Fork(child))
+        edit(Op::Fork, [child as u64, 0, 0], Change::Fork(child))
     }),
-    row("split", "H", "a 2 MiB page becomes 4 KiB pages", |words| large(words, op::SPLIT_LARGE)),
-    row("merge", "H", "4 KiB pages become a 2 MiB page", |words| large(words, op::MERGE_LARGE)),
+    row("split", "H", "a 2 MiB page becomes 4 KiB pages", |words| large(words, Op::SplitLarge)),
+    row("merge", "H", "4 KiB pages become a 2 MiB page", |words| large(words, Op::MergeLarge)),
     row("free_table", "V", "the page table of V is freed, with all that it maps", |words| {
         match words.page()? {
             page @ Page::Table(_) => {
-                edit(op::FREE_TABLE, [page.address(), 0, 0], Change::FreeTable(page))
+                edit(Op::FreeTable, [page.address(), 0, 0], Change::FreeTable(page))
             }
             _ => words.error(
                 "the page table of this page is not its own".to_owned(),
@@ -109,7 +109,7 @@ pub const VERBS: [Verb; 31] = [
     }),
     row("free", "COLOUR", "the frame is given back", |words| {
         let frame = words.frame(Page::User(0))?;
-        edit(op::FREE_FRAME, [frame, 0, 0], Change::None)
+        edit(Op::FreeFrame, [frame, 0, 0], Change::None)
     }),
     row("flush_tlb_one_user", "P", "a user page in both halves of its address space", |words| {
         match words.page()? {
@@ -117,12 +117,12 @@ pub const VERBS: [Verb; 31] = [
                 "a kernel page is not flushed by the user primitive".to_owned(),
                 "use `flush_tlb_one_kernel`, or a page u…, v… or h…".to_owned(),
             ),
-            page => flush(op::FLUSH_ONE_USER, [page.address(), 0, 0]),
+            page => flush(Op::FlushOneUser, [page.address(), 0, 0]),
         }
     }),
     row("flush_tlb_one_kernel", "K", "a kernel page in every address space", |words| {
         match words.page()? {
-            page @ Page::Kernel(_) => flush(op::FLUSH_ONE_KERNEL, [page.address(), 0, 0]),
+            page @ Page::Kernel(_) => flush(Op::FlushOneKernel, [page.address(), 0, 0]),
             _ => words.error(
                 "a user page is not flushed by the kernel primitive".to_owned(),
                 "use `flush_tlb_one_user`, or a page k…".to_owned(),
@@ -132,23 +132,23 @@ pub const VERBS: [Verb; 31] = [
     row("flush_tlb_range", "P..P", "user pages, first and last included", |words| {
         let fits = |page| !matches!(page, Page::Kernel(_));
         let (first, last) = words.range(fits, "user pages", "u0..u3")?;
-        flush(op::FLUSH_RANGE, ends(first, last))
+        flush(Op::FlushRange, ends(first, last))
     }),
     row("flush_tlb_kernel_range", "K..K", "kernel pages, first and last included", |words| {
         let fits = |page| matches!(page, Page::Kernel(_));
         let (first, last) = words.range(fits, "kernel pages", "k0..k3")?;
-        flush(op::FLUSH_KERNEL_RANGE, ends(first, last))
+        flush(Op::FlushKernelRange, ends(first, last))
     }),
-    row("flush_tlb_mm", "", "the whole address space", |_| flush(op::FLUSH_MM, [0; 3])),
-    row("flush_tlb_all", "", "everything, the big hammer", |_| flush(op::FLUSH_ALL, [0; 3])),
+    row("flush_tlb_mm", "", "the whole address space", |_| flush(Op::FlushMm, [0; 3])),
+    row("flush_tlb_all", "", "everything, the big hammer", |_| flush(Op::FlushAll, [0; 3])),
     row("flush_tlb_batched", "", "what `unmap_batched` has left", |_| {
-        flush(op::FLUSH_BATCHED, [0; 3])
+        flush(Op::FlushBatched, [0; 3])
     }),
-    row("switch_mm", "", "the CPU loads the address space", |_| other(op::SWITCH_MM)),
+    row("switch_mm", "", "the CPU loads the address space", |_| other(Op::SwitchMm)),
     row("lazy", "", "the CPU runs a kernel thread that borrows the loaded address space", |_| {
-        other(op::LAZY)
+        other(Op::Lazy)
     }),
-    row("leave_mm", "", "a lazy CPU loads the kernel's own tables", |_| other(op::LEAVE_MM)),
+    row("leave_mm", "", "a lazy CPU loads the kernel's own tables", |_| other(Op::LeaveMm)),
     row(
         "user",
         "read P [-> COLOUR|fault|VALUE] | write P [VALUE] [-> fault] | nop | spin P ROUNDS",
@@ -163,20 +163,20 @@ pub const VERBS: [Verb; 31] = [
     ),
     row("misbehave", "HOW", "what a broken kernel does, to test the VMM", misbehave),
     // A line of this kind is known before its verb is read.
-    row("resume", "", "a CPU that `until` holds back goes on", |_| other(op::STOP)),
+    row("resume", "", "a CPU that `until` holds back goes on", |_| Ok(Parsed::RESUME)),
 ];
 
 /// What `misbehave` may be told.
-const MISBEHAVIOURS: [(&str, u64); 9] = [
-    ("triple-fault", misbehaviour::TRIPLE_FAULT),
-    ("loop", misbehaviour::LOOP),
-    ("trap-loop", misbehaviour::TRAP_LOOP),
-    ("beyond-memory", misbehaviour::BEYOND_MEMORY),
-    ("wbinvd", misbehaviour::WBINVD),
-    ("panic", misbehaviour::PANIC),
-    ("zero-idt", misbehaviour::ZERO_IDT),
-    ("store-to-code", misbehaviour::STORE_TO_CODE),
-    ("zero-root", misbehaviour::ZERO_ROOT),
+const MISBEHAVIOURS: [(&str, Misbehaviour); 9] = [
+    ("triple-fault", Misbehaviour::TripleFault),
+    ("loop", Misbehaviour::Loop),
+    ("trap-loop", Misbehaviour::TrapLoop),
+    ("beyond-memory", Misbehaviour::BeyondMemory),
+    ("wbinvd", Misbehaviour::Wbinvd),
+    ("panic", Misbehaviour::Panic),
+    ("zero-idt", Misbehaviour::ZeroIdt),
+    ("store-to-code", Misbehaviour::StoreToCode),
+    ("zero-root", Misbehaviour::ZeroRoot),
 ];
 
 /// Reads what a line says after its CPU and address space.
@@ -195,16 +195,16 @@ pub fn verb(words: &mut Words<'_>) -> Read {
     words.error(format!("`{verb}` is no verb"), help)
 }
 
-fn edit(op: u64, rest: [u64; 3], change: Change) -> Read {
-    Ok((op, rest, StepClass::Edit, Expect::Done, change))
+fn edit(op: Op, rest: [u64; 3], change: Change) -> Read {
+    Ok(Parsed { change, ..Parsed::new(op, rest, StepClass::Edit) })
 }
 
-fn flush(op: u64, rest: [u64; 3]) -> Read {
-    Ok((op, rest, StepClass::Flush, Expect::Done, Change::None))
+fn flush(op: Op, rest: [u64; 3]) -> Read {
+    Ok(Parsed::new(op, rest, StepClass::Flush))
 }
 
-fn other(op: u64) -> Read {
-    Ok((op, [0; 3], StepClass::Other, Expect::Done, Change::None))
+fn other(op: Op) -> Read {
+    Ok(Parsed::new(op, [0; 3], StepClass::Other))
 }
 
 /// The first address of a range, and its end.
@@ -212,7 +212,7 @@ fn ends(first: Page, last: Page) -> [u64; 3] {
     [first.address(), last.address() + last.size(), 0]
 }
 
-fn map(words: &mut Words<'_>, op: u64, change: fn(Page) -> Change) -> Read {
+fn map(words: &mut Words<'_>, op: Op, change: fn(Page) -> Change) -> Read {
     let page = words.page()?;
     let frame = words.frame(page)?;
     let mut bits = if matches!(page, Page::Large(_)) { flags::LARGE } else { 0 };
@@ -231,16 +231,16 @@ fn protect(words: &mut Words<'_>) -> Read {
             return words.error(message, "use `ro` or `rw`".to_owned());
         }
     };
-    edit(op::PROTECT, [page.address(), bits, 0], Change::Edit(page))
+    edit(Op::Protect, [page.address(), bits, 0], Change::Edit(page))
 }
 
 /// An edit of the entry of a page.
-fn change(words: &mut Words<'_>, op: u64) -> Read {
+fn change(words: &mut Words<'_>, op: Op) -> Read {
     let page = words.page()?;
     edit(op, [page.address(), 0, 0], Change::Edit(page))
 }
 
-fn large(words: &mut Words<'_>, op: u64) -> Read {
+fn large(words: &mut Words<'_>, op: Op) -> Read {
     match words.page()? {
         page @ Page::Large(_) => edit(op, [page.address(), 0, 0], Change::Edit(page)),
         _ => words
@@ -252,8 +252,8 @@ fn misbehave(words: &mut Words<'_>) -> Read {
     let how = words.next("a way to misbehave")?;
     match MISBEHAVIOURS.iter().find(|(name, _)| *name == how) {
         Some(&(_, how)) => {
-            let class = StepClass::Other;
-            Ok((op::MISBEHAVE, [how, 0, 0], class, Expect::Stop, Change::None))
+            let parsed = Parsed::new(Op::Misbehave, [how as u64, 0, 0], StepClass::Other);
+            Ok(Parsed { expect: Expect::Stop, ..parsed })
         }
         None => {
             let names = MISBEHAVIOURS.map(|(name, _)| name);

@@ -1,12 +1,13 @@
 //! The words of a step line, and what a line stands for.
 
-use super::super::diagnostic::suggest;
-use super::page::Page;
 use crate::kernel::steps::StepClass;
+use crate::suggest::suggest;
 use stalemate_shared::layout::{
     COLOUR_FRAMES, COLOURS, KERNEL_PAGE_COUNT, LARGE_COLOUR_FRAMES, LARGE_COLOURS, LARGE_PAGE_SIZE,
     MM_COUNT, PAGE_SIZE, USER_LARGE_PAGE_COUNT, USER_PAGE_COUNT, USER_TABLE_PAGE_COUNT,
 };
+use stalemate_shared::page::Page;
+use stalemate_shared::step::Op;
 
 /// What a step's report must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,8 +43,35 @@ pub enum Change {
     Move(Page, Page),
 }
 
-/// What a verb becomes: the guest's operation, its arguments, and what is checked of it.
-pub type Parsed = (u64, [u64; 3], StepClass, Expect, Change);
+/// What a verb becomes.
+pub struct Parsed {
+    /// The guest's operation; none where a CPU that was held goes on.
+    pub op: Option<Op>,
+    /// Its arguments, but for the address space.
+    pub args: [u64; 3],
+    /// Edit, flush or other.
+    pub class: StepClass,
+    /// What must come back.
+    pub expect: Expect,
+    /// What it changes.
+    pub change: Change,
+}
+
+impl Parsed {
+    /// A CPU that was held goes on.
+    pub const RESUME: Self = Self {
+        op: None,
+        args: [0; 3],
+        class: StepClass::Other,
+        expect: Expect::Done,
+        change: Change::None,
+    };
+
+    /// An operation that changes no page and gives no value.
+    pub fn new(op: Op, args: [u64; 3], class: StepClass) -> Self {
+        Self { op: Some(op), args, class, ..Self::RESUME }
+    }
+}
 
 /// An error in a step line: the word's number, what is wrong, what would be right.
 pub type StepError = (usize, String, String);

@@ -1,7 +1,7 @@
 //! ADD to CMP, TEST, INC, DEC, NEG, NOT.
 
+use super::super::flags::{borrows_of_difference, carries_of_sum};
 use super::{Engine, Handler, Trapped, Uop, first, forms, modify, source, width};
-use crate::arch::flags::{borrows_of_difference, carries_of_sum};
 use crate::executor::interp::engine::mask;
 use crate::executor::interp::uop::form;
 

@@ -1,0 +1,27 @@
+//! The program and its library as their users see them, a module a topic.
+#![allow(missing_docs)]
+
+#[macro_use]
+#[path = "../common/mod.rs"]
+mod common;
+
+mod both;
+mod ci_reports;
+mod cli;
+mod faults;
+mod findings;
+mod fuzz;
+mod history;
+mod image;
+mod interrupts;
+mod misbehaviour;
+mod policies;
+mod replay;
+mod rules;
+mod scenario_errors;
+mod schedules;
+mod structure;
+mod terminal;
+mod timeline;
+mod verdicts;
+mod zoo;

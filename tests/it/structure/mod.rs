@@ -1,0 +1,179 @@
+//! The invariants of ARCHITECTURE.md that the sources themselves must keep.
+
+mod imports;
+
+use imports::Imports;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(directory).expect("a directory of sources") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+fn all(directory: &str) -> Vec<(PathBuf, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
+    let mut found = Vec::new();
+    sources(&root.join(directory), &mut found);
+    assert!(!found.is_empty(), "{directory} has no sources");
+    found
+        .into_iter()
+        .map(|path| {
+            let text = fs::read_to_string(&path).expect("readable");
+            (path, text)
+        })
+        .collect()
+}
+
+/// The crates, with the rooms that each must have: a check of nothing would pass.
+const CRATES: [(&str, &[&str]); 3] = [
+    ("vmm/model/src", &["arch", "event", "oracle"]),
+    ("vmm/src", &["executor", "inject", "kernel", "machine", "report", "runner", "scenario"]),
+    ("guest/src", &["arch", "paging", "policy"]),
+];
+
+#[test]
+fn no_circle_of_files_crosses_rooms() {
+    for (sources, rooms) in CRATES {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
+        let imports = Imports::read(&root.join(sources), &all(sources));
+        assert!(imports.len() > 50, "{sources}: {} imports", imports.len());
+        for room in rooms {
+            assert!(root.join(sources).join(room).is_dir(), "{sources}/{room}");
+        }
+        for circle in imports.circles() {
+            let rooms: BTreeSet<_> = circle.iter().map(|file| file.first()).collect();
+            let files: Vec<String> = circle.iter().map(|file| file.join("/")).collect();
+            assert_eq!(rooms.len(), 1, "{sources}: {}", files.join(", "));
+        }
+    }
+}
+
+/// The modules of the guest kernel, from the ground up: each imports only those before it.
+const GUEST: [&str; 14] = [
+    "arch",
+    "config",
+    "policy",
+    "variant",
+    "asid",
+    "entry",
+    "mm",
+    "shootdown",
+    "paging",
+    "flush",
+    "operations",
+    "nmi",
+    "steps",
+    "boot",
+];
+
+/// What in `arch/` calls upwards, and is imported by nothing that it calls.
+const UPWARDS: [&str; 2] = ["guest/src/arch/handlers.rs", "guest/src/arch/start.rs"];
+
+#[test]
+fn the_guest_kernel_is_layers_and_a_policy_stands_near_the_ground() {
+    let import = regex::Regex::new(r"\bcrate::(?:(\w+)|\{([^}]*)\})").expect("a pattern");
+    let floor = |module: &str| GUEST.iter().position(|one| *one == module);
+    let mut imports = 0;
+    for (path, text) in all("guest/src") {
+        let shown = path.display().to_string();
+        let (_, place) = shown.split_once("guest/src/").expect("a file of the guest");
+        let own = floor(place.trim_end_matches(".rs").split('/').next().expect("a module"));
+        if own.is_none() || UPWARDS.iter().any(|upwards| shown.ends_with(upwards)) {
+            continue;
+        }
+        for found in import.captures_iter(&text) {
+            let names = found.get(1).or(found.get(2)).expect("a name or several").as_str();
+            for name in names.split(',').map(str::trim) {
+                let of = floor(name);
+                assert!(of.is_some() && of <= own, "{place} imports {name}");
+                imports += 1;
+            }
+        }
+    }
+    assert!(imports > 50, "{imports} imports");
+}
+
+/// The only places with unsafe code; the bench loads a library of the host.
+const UNSAFE_ROOMS: [&str; 3] =
+    ["vmm/src/executor/", "guest/src/arch/", "vmm/benches/interp/unicorn.rs"];
+
+/// The form of unsafe code that is in `text`, if any.
+fn unsafe_form(text: &str) -> Option<&'static str> {
+    // Joined, so that this file has none of them.
+    let is_there = |form: &&str| text.contains(&["unsafe", form].concat());
+    [" {", " fn", " impl", " trait", " extern", "("].into_iter().find(is_there)
+}
+
+#[test]
+fn unsafe_code_is_in_its_rooms_only() {
+    let trees = [
+        "vmm/src",
+        "vmm/model/src",
+        "vmm/benches",
+        "guest/src",
+        "shared/src",
+        "tests",
+        "fuzz/fuzz_targets",
+    ];
+    let mut used = BTreeSet::new();
+    for (path, text) in trees.into_iter().flat_map(all) {
+        let Some(form) = unsafe_form(&text) else { continue };
+        let shown = path.display().to_string();
+        let room = UNSAFE_ROOMS.iter().find(|room| shown.contains(**room));
+        used.insert(*room.unwrap_or_else(|| panic!("{shown}: unsafe{form}")));
+    }
+    assert_eq!(
+        used.len(),
+        UNSAFE_ROOMS.len(),
+        "all others of {UNSAFE_ROOMS:?} have none: {used:?}"
+    );
+    let build = include_str!("../../../vmm/build.rs");
+    assert_eq!(unsafe_form(build), None, "vmm/build.rs");
+}
+
+#[test]
+fn every_form_of_unsafe_code_is_seen() {
+    for form in [" {", " fn", " impl", " trait", " extern", "("] {
+        assert_eq!(unsafe_form(&["let it = unsafe", form, " }"].concat()), Some(form));
+    }
+    assert_eq!(unsafe_form("#![forbid(unsafe_code)]"), None);
+}
+
+#[test]
+fn every_rule_has_a_file_a_statement_and_a_source() {
+    let files = all("vmm/model/src/oracle/rules");
+    for rule in stalemate::oracle::rules::abouts() {
+        let file = format!("{}.rs", rule.name.replace('-', "_"));
+        assert!(files.iter().any(|(path, _)| path.ends_with(&file)), "{file}");
+        assert!(!rule.statement.is_empty() && !rule.source.is_empty());
+    }
+}
+
+#[test]
+fn every_rule_that_fails_runs_is_violated_in_the_suite_or_the_zoo() {
+    let suite = stalemate::scenario::suite().unwrap_or_else(|error| panic!("{error}"));
+    let zoo = stalemate::scenario::zoo().unwrap_or_else(|error| panic!("{error}"));
+    let scenarios: Vec<_> = suite.into_iter().chain(zoo).collect();
+    let violated: BTreeSet<_> = scenarios
+        .iter()
+        .flat_map(|scenario| {
+            let faults = scenario.faults.iter().flat_map(|fault| fault.expected.rules());
+            faults.chain(scenario.verdicts.iter().flat_map(|verdict| verdict.expected.rules()))
+        })
+        .collect();
+    for rule in stalemate::oracle::rules::abouts().filter(|rule| !rule.is_cost) {
+        assert!(
+            violated.contains(&stalemate::oracle::RuleId(rule)),
+            "no built-in scenario violates {}",
+            rule.name
+        );
+    }
+}

@@ -1,0 +1,8 @@
+//! The processor model and the oracle, without a machine.
+#![allow(missing_docs)]
+
+mod legality;
+mod memory;
+mod replica;
+mod tlb_naive;
+mod tlb_rules;

@@ -1,0 +1,125 @@
+//! The TLB under test.
+
+use super::space::{A, D, PAGING, ROOTS, Ram, initial};
+use stalemate_model::arch::addr::{Gpa, Gva, Pcid};
+use stalemate_model::arch::census::Census;
+use stalemate_model::arch::tlb::{Lookup, Store, Tlb, TlbModel};
+use stalemate_model::arch::vcpu::cr4;
+use stalemate_model::arch::walk::{Access, AccessKind, Tables, Translation, walk};
+
+/// What is asked of the TLB.
+#[derive(Clone, Copy, Debug)]
+pub enum Op {
+    Store { slot: u64, bits: u64 },
+    Load { pcid: u16, root: usize, flush: bool },
+    Access { va: u64, write: bool },
+    Invlpg { va: u64 },
+    Invpcid { kind: u64, pcid: u16, va: u64 },
+    Pge,
+}
+
+/// What came of it: an access is a fill, a fault or nothing, and sets A and D.
+#[derive(Clone, Copy, Debug)]
+pub enum Did {
+    Store { slot: u64, bits: u64 },
+    Load { pcid: u16, root: u64, flush: bool },
+    Filled { va: u64 },
+    Faulted { va: u64 },
+    Invlpg { va: u64 },
+    Invpcid { kind: u64, pcid: u16, va: u64 },
+    Pge,
+}
+
+/// The TLB at work, as a core drives it.
+pub struct Driver {
+    pub tlb: Tlb,
+    census: Census,
+    pub ram: Ram,
+    pub did: Vec<Did>,
+}
+
+impl Driver {
+    pub fn run(history: &[Op], model: TlbModel) -> Self {
+        let (tlb, ram) = (Tlb::new(model), Ram(initial()));
+        let mut driver = Self { tlb, census: Census::default(), ram, did: Vec::new() };
+        history.iter().for_each(|&op| driver.operate(op));
+        driver
+    }
+
+    fn operate(&mut self, op: Op) {
+        let (tlb, ram) = (&mut self.tlb, &self.ram);
+        match op {
+            Op::Store { slot, bits } => {
+                let old = ram.entry(Gpa(slot)).unwrap_or(0);
+                self.did.push(Did::Store { slot, bits });
+                self.ram.0.insert(slot, bits);
+                self.tlb.table_store(&self.census, Store { slot: Gpa(slot), old, new: bits });
+                self.census.pin(&self.ram, &self.tlb.reached_tables());
+                self.census.store(&self.ram, Gpa(slot), old, bits);
+                self.speculate();
+            }
+            Op::Load { pcid, root, flush } => {
+                let root = ROOTS[root];
+                self.census.add_root(ram, Gpa(root));
+                tlb.load_cr3(ram, PAGING, Pcid::new(pcid), Gpa(root), flush);
+                self.flushed(Did::Load { pcid, root, flush });
+            }
+            Op::Access { va, write } => self.access(va, write),
+            Op::Invlpg { va } => {
+                tlb.invlpg(ram, PAGING, Gva(va), false);
+                self.flushed(Did::Invlpg { va });
+            }
+            Op::Invpcid { kind, pcid, va } => {
+                tlb.invpcid(ram, PAGING, kind, Pcid::new(pcid), Gva(va));
+                self.flushed(Did::Invpcid { kind, pcid, va });
+            }
+            Op::Pge => {
+                tlb.write_cr4(ram, PAGING, cr4::PGE, 0);
+                self.flushed(Did::Pge);
+            }
+        }
+    }
+
+    fn access(&mut self, va: u64, write: bool) {
+        let kind = if write { AccessKind::Write } else { AccessKind::Read };
+        let access = Access { kind, user: false };
+        let Some(start) = self.tlb.walk_start(Gva(va)) else { return };
+        if matches!(self.tlb.lookup(PAGING, Gva(va), access), Lookup::Hit(_)) {
+            return;
+        }
+        let walked = walk(&self.ram, start, Gva(va), PAGING);
+        let allowed = |found: &Translation| found.check(access, PAGING).is_ok();
+        let Some(found) = walked.result.ok().filter(allowed) else {
+            self.tlb.page_fault(&self.ram, PAGING, Gva(va));
+            return self.flushed(Did::Faulted { va });
+        };
+        let leaf = walked.path.len() - 1;
+        for (index, step) in walked.path.iter().enumerate() {
+            let new = step.entry | A | if write && index == leaf { D } else { 0 };
+            if new != step.entry {
+                self.did.push(Did::Store { slot: step.slot.0, bits: new });
+                self.set(step.slot, step.entry, new);
+            }
+        }
+        self.tlb.fill(PAGING, &walked, &Translation { dirty: found.dirty || write, ..found });
+        self.did.push(Did::Filled { va });
+        self.speculate();
+    }
+
+    fn flushed(&mut self, did: Did) {
+        self.did.push(did);
+        self.census.pin(&self.ram, &self.tlb.reached_tables());
+        self.speculate();
+    }
+
+    fn set(&mut self, slot: Gpa, old: u64, new: u64) {
+        self.ram.0.insert(slot.0, new);
+        self.tlb.accessed_dirty(&self.census, slot, old, new);
+    }
+
+    fn speculate(&mut self) {
+        for (slot, old, new) in self.tlb.speculate(&self.ram, PAGING) {
+            self.set(slot, old, new);
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! What the manuals say: the modelled processor. Pure: no I/O, no unsafe, no executor.
+
+pub mod addr;
+pub mod apic;
+pub mod census;
+pub mod choice;
+pub mod core;
+mod cpuid;
+pub mod cr3;
+pub mod deliver;
+pub mod fault;
+pub mod features;
+pub mod happened;
+mod msr;
+pub mod op;
+pub mod privileged;
+pub mod sensitive;
+pub mod tlb;
+pub mod vcpu;
+pub mod walk;
