@@ -55,7 +55,7 @@ impl Imports {
         while let Some((next, more)) = rest.split_first() {
             match next.as_str() {
                 "super" => at.truncate(at.len().checked_sub(1)?),
-                _ if self.files.contains_key(&[&at[..], &[next.clone()]].concat()) => {
+                _ if self.files.contains_key(&[&at[..], std::slice::from_ref(next)].concat()) => {
                     at.push(next.clone());
                 }
                 _ => break,

@@ -48,6 +48,11 @@ impl Effort {
     pub fn rounds(self, full: u32) -> u32 {
         if self.quick { full.min(2) } else { full }
     }
+
+    /// So many of something, or a hundredth.
+    pub fn rounds_of(self, many: usize) -> usize {
+        if self.quick { many / 100 } else { many }
+    }
 }
 
 /// The middle one of some measurements.

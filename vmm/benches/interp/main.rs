@@ -19,6 +19,8 @@ use stalemate::inject::Injector;
 use stalemate::kernel::steps::{Guest, Session};
 use stalemate::memory::GuestMemory;
 use stalemate::oracle::Oracle;
+use stalemate::runner::Runner;
+use stalemate::scenario::{Selection, parse};
 use std::time::Duration;
 
 /// Measurements of each figure; of a scenario's time, and of a restore.
@@ -35,6 +37,7 @@ fn main() {
         "the same loop on Unicorn",
         "scenario, reset to outcome, mean",
         "restore, 12 pages stored to",
+        "remap, flush, read: a round of many to one of 1,000",
     ]);
     let guest = Guest::builtin();
     let backend = Backend::interp();
@@ -63,6 +66,7 @@ fn main() {
     let mean = times.iter().sum::<f64>() / times.len() as f64;
     figures.print("scenario, reset to outcome, mean", &format!("{mean:.0} us"), "<= 150");
     restores(effort, guests.with_cpus(1), &mut figures);
+    rounds(effort, &guest, &mut figures);
     figures.finish();
 }
 
@@ -169,6 +173,49 @@ fn restores(effort: Effort, session: &mut Session, figures: &mut Figures) {
             _ => figures.detail(&name, &shown, &format!("{pages} written")),
         }
     }
+}
+
+/// Rounds that are many.
+const MANY: usize = 100_000;
+
+/// A round of remap, flush and read, from the scenario's text to the verdict, when there are many of
+/// them: what is over must cost nothing.
+fn rounds(effort: Effort, guest: &Guest, figures: &mut Figures) {
+    println!("\nremap, flush, read: CPU us a round, from text to verdict");
+    let mut runner = Runner::new(guest, &Backend::interp());
+    let many = effort.rounds_of(MANY);
+    let of = |runner: &mut Runner, count: usize| {
+        timed(|| {
+            let text = rounds_of(count);
+            let scenario = parse("rounds", "rounds.toml", &text).expect("a scenario");
+            let runs = scenario.runs(&Selection::of(&["pcid".parse().expect("a CPU")]));
+            let results = runner.run_all(&runs, &mut |_| ()).expect("the host works");
+            assert!(results.iter().all(|result| result.as_expected));
+        })
+        .0
+    };
+    of(&mut runner, 1_000);
+    for count in [1_000, 10_000, many] {
+        let time = of(&mut runner, count).as_secs_f64() * 1e6 / count as f64;
+        figures.detail(&format!("{count} rounds"), &format!("{time:.1}"), "");
+    }
+    let few = || (0..5).map(|_| of(&mut runner, 1_000)).sum::<Duration>() / 5;
+    let ratio = ratio(effort.rounds(3), few, || {
+        of(&mut Runner::new(guest, &Backend::interp()), many) * 1_000 / many as u32
+    });
+    let name = "remap, flush, read: a round of many to one of 1,000";
+    figures.print(name, &format!("{ratio:.2}"), "<= 1.3");
+}
+
+/// The scenario of so many rounds.
+fn rounds_of(count: usize) -> String {
+    let mut text =
+        String::from("summary = \"rounds\"\nkernel = { pti = true }\nsteps = \"\"\"\nmap u0 red\n");
+    for round in 0..count {
+        let colour = ["blue", "red"][round % 2];
+        text += &format!("remap u0 {colour}\nflush_tlb_one_user u0\nuser read u0 -> {colour}\n");
+    }
+    text + "\"\"\"\n"
 }
 
 /// Millions of instructions a second of a program in user mode, while its kernel's tables are

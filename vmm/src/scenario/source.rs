@@ -99,6 +99,8 @@ impl Source<'_> {
         let span = raw.span();
         let written = self.lines(raw);
         let literal_line = self.line(span.start);
+        let first_line = written.as_ref().and_then(|starts| starts.first());
+        let first_line = first_line.map(|&start| self.line(start));
         let mut steps = Vec::new();
         let mut order = Order::default();
         for (index, line) in raw.get_ref().split('\n').enumerate() {
@@ -117,7 +119,7 @@ impl Source<'_> {
                     self.error(span.clone(), message, help)
                 }
             };
-            let number = start.map_or(literal_line, |start| self.line(start));
+            let number = first_line.map_or(literal_line, |first| first + index);
             let step = step::parse(text, number).map_err(fail)?;
             order.check(&step).map_err(|(message, help)| fail((0, message, help)))?;
             steps.push(step);

@@ -14,13 +14,6 @@ struct Node {
     /// The slots, in tables of the next higher level, that reference it.
     parents: BTreeSet<(Gpa, u8)>,
     root: bool,
-    pinned: bool,
-}
-
-impl Node {
-    fn is_live(&self) -> bool {
-        self.root || self.pinned || !self.parents.is_empty()
-    }
 }
 
 /// What a change did to the set of page-table frames.
@@ -61,6 +54,8 @@ impl Reach {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Census {
     nodes: BTreeMap<Role, Node>,
+    /// Tables that cached paging-structure entries reach.
+    pinned: BTreeSet<Role>,
 }
 
 /// The census reads entries for their links alone: with every control bit that makes more
@@ -104,29 +99,18 @@ impl Census {
     /// Whether any table is pinned.
     #[must_use]
     pub fn has_pins(&self) -> bool {
-        self.nodes.values().any(|node| node.pinned)
+        !self.pinned.is_empty()
     }
 
     /// Pins exactly the tables that cached paging-structure entries reach.
     pub fn pin(&mut self, tables: &dyn Tables, wanted: &BTreeSet<(Gpa, u8)>) -> CensusChange {
         let mut change = CensusChange::default();
-        let pinned: Vec<Role> =
-            self.nodes.iter().filter(|(_, node)| node.pinned).map(|(&role, _)| role).collect();
-        for &role in wanted {
-            if !pinned.contains(&role) {
-                self.attach(tables, role, &mut change);
-                if let Some(node) = self.nodes.get_mut(&role) {
-                    node.pinned = true;
-                }
-            }
+        let before = std::mem::replace(&mut self.pinned, wanted.clone());
+        for &role in wanted.difference(&before) {
+            self.attach(tables, role, &mut change);
         }
-        for role in pinned {
-            if !wanted.contains(&role) {
-                if let Some(node) = self.nodes.get_mut(&role) {
-                    node.pinned = false;
-                }
-                self.sweep(tables, role, &mut change);
-            }
+        for &role in before.difference(wanted) {
+            self.release(tables, role, &mut change);
         }
         change
     }
@@ -154,7 +138,7 @@ impl Census {
                 if let Some(node) = self.nodes.get_mut(&role) {
                     node.parents.remove(&(slot, level));
                 }
-                self.sweep(tables, role, &mut change);
+                self.release(tables, role, &mut change);
             }
         }
         change
@@ -206,8 +190,9 @@ impl Census {
     }
 
     /// Removes a table that nothing reaches any more, and what hung on it alone.
-    fn sweep(&mut self, tables: &dyn Tables, role: Role, change: &mut CensusChange) {
-        if self.nodes.get(&role).is_none_or(Node::is_live) {
+    fn release(&mut self, tables: &dyn Tables, role: Role, change: &mut CensusChange) {
+        let is_live = |node: &Node| node.root || !node.parents.is_empty();
+        if self.pinned.contains(&role) || self.nodes.get(&role).is_none_or(is_live) {
             return;
         }
         self.nodes.remove(&role);
@@ -215,7 +200,7 @@ impl Census {
             if let Some(node) = self.nodes.get_mut(&child) {
                 node.parents.remove(&(slot, role.1));
             }
-            self.sweep(tables, child, change);
+            self.release(tables, child, change);
         }
         if !self.is_table(role.0) {
             change.unlinked.push(role.0);
