@@ -1,6 +1,8 @@
 //! What the integration tests share.
 #![allow(dead_code, missing_docs)]
 
+pub mod schema;
+
 use stalemate::event::Trace;
 use stalemate::executor::{Backend, REQUIRE_KVM, kvm_is_required};
 use stalemate::kernel::steps::Guest;

@@ -51,5 +51,5 @@ fn an_interpreter_that_is_wrong_differs_at_an_event_with_registers_and_instructi
     };
     let report = report::json(&results);
     assert_eq!(report["differences"][0]["sides"][1]["executor"], "interp");
-    assert!(jsonschema::is_valid(&report::schema(), &report), "the schema holds");
+    assert_eq!(crate::common::schema::errors(&report::schema(), &report), [""; 0]);
 }

@@ -99,7 +99,6 @@ fn stalemate_require_kvm_forbids_the_interpreter_instead() {
 fn the_json_report_follows_its_schema() {
     let schema: Value =
         serde_json::from_str(include_str!("../../docs/report.schema.json")).expect("a schema");
-    let validator = jsonschema::validator_for(&schema).expect("a valid schema");
     let stops = temporary("stops.toml", b"summary = \"s\"\nsteps = \"misbehave panic\"\n");
     for arguments in [
         &["run", "--format", "json", "--cpu", "pcid,nopcid"][..],
@@ -110,8 +109,7 @@ fn the_json_report_follows_its_schema() {
         &["run", &stops.to_string_lossy(), "--format", "json"],
     ] {
         let report: Value = serde_json::from_slice(&stalemate(arguments).stdout).expect("JSON");
-        let errors: Vec<String> =
-            validator.iter_errors(&report).map(|error| error.to_string()).collect();
+        let errors = crate::common::schema::errors(&schema, &report);
         assert!(errors.is_empty(), "{errors:?}");
     }
     std::fs::remove_file(stops).expect("it was written");
@@ -120,7 +118,7 @@ fn the_json_report_follows_its_schema() {
     )
     .expect("JSON");
     broken["runs"][0]["outcome"] = "fine".into();
-    assert!(!validator.is_valid(&broken), "the schema can refuse");
+    assert!(!crate::common::schema::errors(&schema, &broken).is_empty(), "the schema can refuse");
     let rules: Vec<&str> = rules::abouts().map(|rule| rule.name).collect();
     assert_eq!(schema["$defs"]["rule"]["enum"], serde_json::json!(rules));
 }

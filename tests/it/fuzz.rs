@@ -314,7 +314,6 @@ fn the_file_of_a_failure_replays_by_the_command_that_is_printed() {
 fn the_json_report_follows_its_schema() {
     let schema: Value =
         serde_json::from_str(include_str!("../../docs/fuzz.schema.json")).expect("a schema");
-    let validator = jsonschema::validator_for(&schema).expect("a valid schema");
     for policy in ["unsplit", "full"] {
         let arguments = [
             "fuzz",
@@ -329,11 +328,13 @@ fn the_json_report_follows_its_schema() {
         ];
         let mut report: Value =
             serde_json::from_slice(&stalemate(&arguments).stdout).expect("JSON");
-        let errors: Vec<String> =
-            validator.iter_errors(&report).map(|error| error.to_string()).collect();
+        let errors = crate::common::schema::errors(&schema, &report);
         assert!(errors.is_empty(), "{errors:?}");
         report["tallies"][0]["outcomes"]["fine"] = 1.into();
-        assert!(!validator.is_valid(&report), "the schema can refuse");
+        assert!(
+            !crate::common::schema::errors(&schema, &report).is_empty(),
+            "the schema can refuse"
+        );
     }
 }
 

@@ -9,7 +9,7 @@
 
 use super::common;
 use clap::Parser;
-use regex::Regex;
+use regex_lite::Regex;
 use stalemate::cli::Cli;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};

@@ -64,7 +64,7 @@ fn every_command_and_every_reference_is_what_the_program_says() {
 
 #[test]
 fn every_link_leads_somewhere() {
-    let link = regex::Regex::new(r"\]\(([^)#]+)(#[^)]*)?\)").expect("a pattern");
+    let link = regex_lite::Regex::new(r"\]\(([^)#]+)(#[^)]*)?\)").expect("a pattern");
     for (path, text) in pages() {
         for found in link.captures_iter(&text) {
             let to = &found[1];

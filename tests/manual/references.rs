@@ -373,15 +373,17 @@ fn the_schemas_are_those_of_the_types() {
 
 #[test]
 fn the_schema_of_scenario_files_holds() {
-    let validator = jsonschema::validator_for(&scenario::schema()).expect("a valid schema");
+    let schema = scenario::schema();
     let mut all = scenario::suite().expect("scenarios");
     all.extend(scenario::zoo().expect("the zoo"));
     for scenario in all {
         let mut value: Value = toml::from_str(&scenario.source).expect("TOML");
-        let errors: Vec<String> =
-            validator.iter_errors(&value).map(|error| error.to_string()).collect();
+        let errors = crate::common::schema::errors(&schema, &value);
         assert!(errors.is_empty(), "{}: {errors:?}", scenario.name);
         value["kernel"]["policy"] = "splt".into();
-        assert!(!validator.is_valid(&value), "the schema can refuse");
+        assert!(
+            !crate::common::schema::errors(&schema, &value).is_empty(),
+            "the schema can refuse"
+        );
     }
 }

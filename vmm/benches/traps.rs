@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{Effort, Figures, Guests, cpu_time, inputs, ratio, steps, timed};
+use common::{Effort, Figures, Guests, inputs, ratio, steps, timed};
 use stalemate::arch::addr::{CpuId, Gpa, Gva, Pcid};
 use stalemate::arch::core::Memory;
 use stalemate::arch::features::CpuFeatures;
@@ -161,9 +161,8 @@ fn whole(session: &mut Session, steps: &[StepInput]) -> (u64, Duration, f64) {
     // Once to warm the shadow pages up, as in a suite.
     session.run(steps, Injector::default(), &mut oracle).expect("KVM runs");
     let inside = session.time_in_executor();
-    let start = cpu_time();
-    let end = session.run(steps, Injector::default(), &mut oracle).expect("KVM runs");
-    let time = cpu_time() - start;
+    let (time, end) = timed(|| session.run(steps, Injector::default(), &mut oracle));
+    let end = end.expect("KVM runs");
     let inside = session.time_in_executor() - inside;
     (end.traps, time, inside.as_secs_f64() / time.as_secs_f64())
 }

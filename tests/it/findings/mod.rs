@@ -174,13 +174,12 @@ fn the_audit_names_callers_in_the_step_loop() {
 fn the_json_follows_its_schema() {
     let schema: serde_json::Value =
         serde_json::from_str(include_str!("../../../docs/compare.schema.json")).expect("a schema");
-    let validator = jsonschema::validator_for(&schema).expect("a valid schema");
     let json = compare::json(found());
-    let errors: Vec<String> = validator.iter_errors(&json).map(|error| error.to_string()).collect();
+    let errors = crate::common::schema::errors(&schema, &json);
     assert!(errors.is_empty(), "{errors:?}");
     let mut broken = json;
     broken["rows"][0]["costs"]["refills"] = "many".into();
-    assert!(!validator.is_valid(&broken), "the schema can refuse");
+    assert!(!crate::common::schema::errors(&schema, &broken).is_empty(), "the schema can refuse");
 }
 
 #[test]

@@ -35,9 +35,10 @@ impl Imports {
         imports
     }
 
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.edges.values().map(BTreeSet::len).sum()
+    /// Who imports whom; the root, which lists what there is, imports nobody.
+    pub fn edges(&self) -> impl Iterator<Item = (&[String], &[String])> {
+        let of = |from| self.edges.get(from).into_iter().flatten();
+        self.edges.keys().flat_map(move |from| of(from).map(|to| (from.as_slice(), to.as_slice())))
     }
 
     /// The module that a path of module `own` leads to: as far as it names modules.

@@ -103,14 +103,12 @@ fn the_page_says_what_the_rows_and_the_fuzzer_say() {
 fn the_table_follows_its_schema() {
     let schema: Value =
         serde_json::from_str(include_str!("../../../docs/fuzz-zoo.schema.json")).expect("a schema");
-    let validator = jsonschema::validator_for(&schema).expect("a valid schema");
     let arguments = ["fuzz", "--zoo", "--count", "4", "--executor", "interp", "--format", "json"];
     let output = stalemate(&arguments);
     let mut table: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    let errors: Vec<String> =
-        validator.iter_errors(&table).map(|error| error.to_string()).collect();
+    let errors = crate::common::schema::errors(&schema, &table);
     assert!(errors.is_empty(), "{errors:?}");
     assert!(table["bugs"].as_array().expect("bugs").iter().any(|bug| bug["programs"] == 1));
     table["bugs"][0]["programs"] = 0.into();
-    assert!(!validator.is_valid(&table), "the schema can refuse");
+    assert!(!crate::common::schema::errors(&schema, &table).is_empty(), "the schema can refuse");
 }

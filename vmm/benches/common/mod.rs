@@ -6,7 +6,7 @@
 //! are still printed.
 #![allow(dead_code)]
 
-use rustix::time::{ClockId, clock_gettime};
+use cpu_time::ThreadTime;
 use stalemate::arch::features::CpuFeatures;
 use stalemate::arch::tlb::{Fill, TlbModel};
 use stalemate::executor::{Executor, ExecutorError};
@@ -19,17 +19,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// CPU time that this thread has used.
-pub fn cpu_time() -> Duration {
-    let now = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
-}
-
 /// CPU time that `work` takes, and what it gives.
 pub fn timed<T>(work: impl FnOnce() -> T) -> (Duration, T) {
-    let start = cpu_time();
+    let start = ThreadTime::now();
     let done = work();
-    (cpu_time() - start, done)
+    (start.elapsed(), done)
 }
 
 /// How often each figure is measured.
