@@ -2,8 +2,8 @@
 #![no_main]
 #![allow(dead_code)]
 
-#[path = "../../tests/differential/bench.rs"]
-mod bench;
+#[path = "../../tests/differential/rig.rs"]
+mod rig;
 #[path = "../../tests/differential/duel.rs"]
 mod duel;
 #[path = "../../tests/differential/entropy.rs"]
@@ -31,7 +31,7 @@ thread_local! {
         generator: generate::Generator::new(),
         duel: duel::Duel::new(
             &Backend::kvm("/dev/kvm".as_ref()).unwrap_or_else(|error| panic!("{error}")),
-            &Backend::Interp { limit: bench::LIMIT, flaw: None },
+            &Backend::Interp { limit: rig::LIMIT, flaw: None },
         ),
     });
 }

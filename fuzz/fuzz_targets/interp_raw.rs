@@ -2,8 +2,8 @@
 #![no_main]
 #![allow(dead_code)]
 
-#[path = "../../tests/differential/bench.rs"]
-mod bench;
+#[path = "../../tests/differential/rig.rs"]
+mod rig;
 #[path = "../../tests/differential/entropy.rs"]
 mod entropy;
 #[path = "../../tests/differential/raw.rs"]
@@ -21,11 +21,11 @@ fuzz_target!(|bytes: &[u8]| {
     let code = &code[..code.len().min(256)];
     let offset = u64::from(u16::from_le_bytes(*place));
     let at = match offset % 2 {
-        0 => bench::MIXED + offset / 2 % (bench::PAGE - code.len() as u64),
-        _ => bench::CODE + offset / 2 % (bench::CODE_LEN - code.len() as u64),
+        0 => rig::MIXED + offset / 2 % (rig::PAGE - code.len() as u64),
+        _ => rig::CODE + offset / 2 % (rig::CODE_LEN - code.len() as u64),
     };
     RAW.with_borrow_mut(|raw| {
-        raw.load(bench::State::any(&mut entropy::Entropy::new(offset)));
+        raw.load(rig::State::any(&mut entropy::Entropy::new(offset)));
         raw.run(at, code);
         raw.check();
     });

@@ -1,7 +1,7 @@
 //! Runs a sequence on both sides, compares, and finds the first instruction that differs.
 
-use crate::bench::{PAGE, PAGES, Registers, Side, State};
 use crate::host;
+use crate::rig::{PAGE, PAGES, Registers, Side, State};
 use crate::sequence::{Sequence, Step};
 use iced_x86::{Formatter, Instruction, IntelFormatter};
 use stalemate::executor::{Backend, Trap};

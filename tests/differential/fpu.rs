@@ -1,7 +1,7 @@
 //! What an executor saves of the x87 and SSE state, and puts back.
 
-use crate::bench::{CODE, DATA, Side, State};
 use crate::common;
+use crate::rig::{CODE, DATA, Side, State};
 use stalemate::arch::vcpu::gpr;
 use stalemate::executor::Trap;
 

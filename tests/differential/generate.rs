@@ -1,8 +1,8 @@
 //! Random sequences over every code that the interpreter executes.
 
-use crate::bench::{CODE, CODE_LEN, DATA, ISLAND, PAGE, STACK_MIDDLE, State, UNMAPPED};
 use crate::entropy::Entropy;
 use crate::operand::{Needs, Operands, absolute, mov};
+use crate::rig::{CODE, CODE_LEN, DATA, ISLAND, PAGE, STACK_MIDDLE, State, UNMAPPED};
 use crate::sequence::{Assembler, Refused, Sequence, is_covered};
 use iced_x86::{Code, Instruction, Mnemonic, OpCodeOperandKind, OpKind, Register};
 

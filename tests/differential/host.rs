@@ -1,7 +1,7 @@
 //! A defect of software-only KVMs, and what makes up for it: they emulate an instruction that got
 //! #GP or #SS from the processor, and what their emulator does not know becomes #UD.
 
-use crate::bench::{CODE, DATA, PAGE, PAGES, Side, State};
+use crate::rig::{CODE, DATA, PAGE, PAGES, Side, State};
 use crate::sequence::Step;
 use iced_x86::{Mnemonic, OpKind};
 use stalemate::arch::addr::Gva;

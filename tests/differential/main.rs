@@ -5,7 +5,6 @@
 #[path = "../common/mod.rs"]
 #[macro_use]
 mod common;
-mod bench;
 mod duel;
 mod entropy;
 mod fpu;
@@ -15,6 +14,7 @@ mod operand;
 mod precise;
 mod raw;
 mod raw_bytes;
+mod rig;
 mod sequence;
 mod spaces;
 mod table;
@@ -40,7 +40,7 @@ fn from_environment(name: &str, default: u64) -> u64 {
 }
 
 fn flawed(flaw: Option<Flaw>) -> Backend {
-    Backend::Interp { limit: bench::LIMIT, flaw }
+    Backend::Interp { limit: rig::LIMIT, flaw }
 }
 
 /// Compares until `count` subjects have completed; the first difference and its seed.
@@ -129,7 +129,7 @@ fn bytes_steer_the_generator() {
 #[test]
 fn a_report_names_the_instruction_and_both_states() {
     let mut duel = Duel::new(&flawed(None), &flawed(Some(Flaw::CarryOfAdc)));
-    let mut out = sequence::Assembler::new(bench::CODE);
+    let mut out = sequence::Assembler::new(rig::CODE);
     let add = |code| {
         let (to, from) = (iced_x86::Register::RAX, iced_x86::Register::RBX);
         iced_x86::Instruction::with2(code, to, from).expect("valid operands")
@@ -139,7 +139,7 @@ fn a_report_names_the_instruction_and_both_states() {
         out.emit(add(code)).expect("can be encoded");
     }
     let sequence: Sequence = out.finish();
-    let mut state = bench::State::zero();
+    let mut state = rig::State::zero();
     (state.gpr[0], state.gpr[3]) = (u64::MAX, 1);
     let difference = duel.fight(&state, &sequence).expect("it is wrong");
     assert_eq!(difference.steps.len(), 1);

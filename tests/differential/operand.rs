@@ -1,7 +1,7 @@
 //! Operands for one instruction, and what must be in registers and memory before it.
 
-use crate::bench::{CODE, DATA, ISLAND, MIXED, PAGE, READ_ONLY, STACK, STACK_MIDDLE, UNMAPPED};
 use crate::entropy::Entropy;
+use crate::rig::{CODE, DATA, ISLAND, MIXED, PAGE, READ_ONLY, STACK, STACK_MIDDLE, UNMAPPED};
 use iced_x86::{Code, Instruction, MemoryOperand, OpCodeOperandKind, OpKind, Register};
 
 /// `mov register, value`, ten bytes.

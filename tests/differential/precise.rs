@@ -1,11 +1,11 @@
 //! What an instruction leaves behind when it cannot complete, case by case, on every executor
 //! that this host has.
 
-use crate::bench::{
-    CODE, DATA, ISLAND, LIMIT, MIXED, PAGE, READ_ONLY, Registers, STACK, STACK_MIDDLE, Side, State,
-};
 use crate::common;
 use crate::host;
+use crate::rig::{
+    CODE, DATA, ISLAND, LIMIT, MIXED, PAGE, READ_ONLY, Registers, STACK, STACK_MIDDLE, Side, State,
+};
 use stalemate::arch::vcpu::gpr::{RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP};
 use stalemate::executor::{Backend, Trap};
 

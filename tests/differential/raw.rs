@@ -1,6 +1,6 @@
 //! Any bytes as code, on the interpreter alone: it traps or goes on, and harms nothing.
 
-use crate::bench::{PAGE, PAGES, Side, State};
+use crate::rig::{PAGE, PAGES, Side, State};
 use stalemate::executor::Trap;
 
 /// Instructions without a trap.

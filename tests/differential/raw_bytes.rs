@@ -1,8 +1,8 @@
 //! Random bytes as code.
 
-use crate::bench::{CODE, CODE_LEN, DATA, MIXED, PAGE, STACK_MIDDLE, State};
 use crate::entropy::Entropy;
 use crate::raw::Raw;
+use crate::rig::{CODE, CODE_LEN, DATA, MIXED, PAGE, STACK_MIDDLE, State};
 use stalemate::executor::Trap;
 
 /// Runs of one seed.

@@ -4,7 +4,7 @@ use crate::common::{Rig, builtin, config};
 use stalemate::executor::Backend;
 use stalemate::executor::interp::Flaw;
 use stalemate::report::{self, Results};
-use stalemate::runner::{compare, compare_all};
+use stalemate::runner::{crosscheck, crosscheck_all};
 use stalemate::scenario::{self, CPUS, Policy, Run, Selection};
 
 #[test]
@@ -16,7 +16,7 @@ fn the_whole_suite_gives_the_same_events_on_both() {
     let selection = Selection::of(&cpus);
     let runs: Vec<Run> = scenarios.iter().flat_map(|one| one.runs(&selection)).collect();
     let mut runners = [kvm.runner(), interp.runner()];
-    let done = compare_all(&mut runners, &runs, &mut |_| {});
+    let done = crosscheck_all(&mut runners, &runs, &mut |_| {});
     let (results, differences) = done.expect("the hosts work");
     assert_eq!(results.len(), runs.len());
     assert!(differences.is_empty(), "{:?}", differences[0].sides);
@@ -34,7 +34,7 @@ fn an_interpreter_that_is_wrong_differs_at_an_event_with_registers_and_instructi
     let scenario = builtin("user-flush-on-next-return");
     let run = scenario.run(config("pcid", Policy::Split, true), &[]);
     let mut runners = [rig.runner(), wrong.runner()];
-    let (result, found) = compare(&mut runners, &run).expect("interpreters work");
+    let (result, found) = crosscheck(&mut runners, &run).expect("interpreters work");
     let found = found.expect("they differ");
     let [right, wrong] = &found.sides;
     assert_ne!(right.event, wrong.event);

@@ -201,7 +201,7 @@ fn what_is_done_for_another_cpu_is_of_the_step_that_asks() {
     assert_eq!(result.violations[0].task, Some(TaskId(3)), "{:?}", result.violations[0]);
 }
 
-/// A fault that is due on one CPU waits for that CPU, whichever comes in between.
+/// A fault that is due on one CPU waits for that CPU, whichever preempts it.
 #[test]
 fn what_a_fault_has_to_do_is_done_by_its_cpu() {
     let rig = Rig::new(Backend::interp());

@@ -452,7 +452,7 @@ fn without_1_gib_pages_ps_in_a_pdpte_is_reserved_and_with_them_bits_29_to_13_are
 }
 
 #[test]
-fn dropped_fractures_leave_the_projection() {
+fn dropped_fractures_leave_the_shadow_pages() {
     let mut world = World::new();
     world.memory.write_word(Gpa(0x4008), 0x6067);
     world.memory.write_word(Gpa(0x6000), 0xd_0067);

@@ -32,7 +32,7 @@ pub struct Delta {
 /// since, by the guest or by the VMM.
 #[derive(Debug)]
 pub struct CodePages {
-    watched: Vec<Cell<bool>>,
+    tracked: Vec<Cell<bool>>,
     any_written: Cell<bool>,
     written: RefCell<Vec<Gpa>>,
 }
@@ -40,27 +40,27 @@ pub struct CodePages {
 impl CodePages {
     fn new(pages: u64) -> Self {
         Self {
-            watched: vec![Cell::new(false); pages as usize],
+            tracked: vec![Cell::new(false); pages as usize],
             any_written: Cell::new(false),
             written: RefCell::default(),
         }
     }
 
     /// Code was decoded from `frame`; whether that is news.
-    pub fn watch(&self, frame: Gpa) -> bool {
-        let page = self.watched.get((frame.0 / 4096) as usize);
+    pub fn track(&self, frame: Gpa) -> bool {
+        let page = self.tracked.get((frame.0 / 4096) as usize);
         page.is_some_and(|page| !page.replace(true))
     }
 
     /// Whether code was decoded from `frame`, which has not been written since.
     #[must_use]
-    pub fn is_watched(&self, frame: Gpa) -> bool {
-        self.watched.get((frame.0 / 4096) as usize).is_some_and(Cell::get)
+    pub fn is_tracked(&self, frame: Gpa) -> bool {
+        self.tracked.get((frame.0 / 4096) as usize).is_some_and(Cell::get)
     }
 
     /// `at` is written. A watched page is watched no more.
     pub fn note_write(&self, at: Gpa) {
-        let page = self.watched.get((at.0 / 4096) as usize);
+        let page = self.tracked.get((at.0 / 4096) as usize);
         if page.is_some_and(|page| page.replace(false)) {
             self.written.borrow_mut().push(at.page());
             self.any_written.set(true);
@@ -285,14 +285,14 @@ mod tests {
     fn a_page_that_was_decoded_is_told_once_when_it_is_written() {
         let memory = GuestMemory::new(0x4000).expect("memory");
         let code = memory.code_pages();
-        assert!(code.watch(Gpa(0x1000)) && code.watch(Gpa(0x2000)));
-        assert!(!code.watch(Gpa(0x1000)), "it is watched already");
+        assert!(code.track(Gpa(0x1000)) && code.track(Gpa(0x2000)));
+        assert!(!code.track(Gpa(0x1000)), "it is tracked already");
         memory.write_word(Gpa(0x3000), 1);
         assert!(!code.any_written());
         memory.write(Gpa(0x1ffc), &[2; 8]);
         assert!(code.any_written());
         assert_eq!(code.take_written(), [Gpa(0x1000), Gpa(0x2000)]);
-        assert!(!code.any_written() && !code.is_watched(Gpa(0x1000)));
+        assert!(!code.any_written() && !code.is_tracked(Gpa(0x1000)));
         memory.write_word(Gpa(0x1000), 1);
         assert!(!code.any_written(), "it counts as data");
     }

@@ -10,7 +10,7 @@ use crate::arch::tlb::Fill;
 use crate::executor::Backend;
 use crate::kernel::steps::{BootError, RunError};
 use crate::report::{Results, details, difference, json, junit, sarif, summary, tap};
-use crate::runner::{Runner, compare_all};
+use crate::runner::{Runner, crosscheck_all};
 use crate::scenario::{CPUS, Policy, Run, Scenario, Selection};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -51,7 +51,7 @@ pub struct RunArgs {
     /// Fill the TLB so, instead of as the scenarios say: worst-case, lazy-a, on-demand, seeded
     #[arg(long, value_name = "FILL", value_parser = names::fill(), hide_possible_values = true)]
     fill: Option<Fill>,
-    /// Let CPUs come in between each other so, instead of as the scenarios say: in-order, events,
+    /// Let CPUs preempt each other so, instead of as the scenarios say: in-order, events,
     /// instructions
     #[arg(long, value_name = "SCHEDULE", value_parser = names::schedule(),
           hide_possible_values = true)]
@@ -125,7 +125,7 @@ pub fn run(args: &RunArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result
     let bar = terminal.progress(runs.len() as u64, "runs");
     let mut progress = |done| bar.set_position(done as u64);
     let done = match (runners.next(), runners.next()) {
-        (Some(one), Some(other)) => compare_all(&mut [one, other], &runs, &mut progress),
+        (Some(one), Some(other)) => crosscheck_all(&mut [one, other], &runs, &mut progress),
         (Some(mut one), None) => {
             one.run_all(&runs, &mut progress).map(|results| (results, Vec::new()))
         }

@@ -1,7 +1,7 @@
 //! Executors run unprivileged instructions until one traps.
 //!
 //! An executor knows nothing of TLB semantics: it is told which pages each [`Space`] may use
-//! (the *projection* of the modelled TLB) and reports the first instruction that needs more.
+//! (the *shadow pages* of the modelled TLB) and reports the first instruction that needs more.
 
 use crate::arch::addr::{CpuId, Gpa, Gva, Pcid};
 use crate::arch::vcpu::Vcpu;
@@ -13,7 +13,7 @@ pub mod kvm;
 
 pub use backend::{Backend, INSTRUCTION_LIMIT, NoKvm, REQUIRE_KVM, WATCHDOG, kvm_is_required};
 
-/// What one projection is for: a PCID of a CPU as seen from a virtual privilege level.
+/// Key of one set of shadow pages: CPU, PCID, user or supervisor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Space {
     /// The virtual CPU: each has a TLB of its own.
@@ -32,7 +32,7 @@ impl Space {
     }
 }
 
-/// What a projection grants for one 4 KiB page. Everything in it is readable.
+/// What the shadow pages grant for one 4 KiB page. Everything in it is readable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Leaf {
     /// The 4 KiB frame.
@@ -194,8 +194,8 @@ pub enum ExecutorError {
         /// The frame.
         frame: Gpa,
     },
-    /// The pool of projection tables is used up.
-    #[error("no page left for projection tables ({pages} in use)")]
+    /// The pool of shadow page tables is used up.
+    #[error("no page left for shadow page tables ({pages} in use)")]
     OutOfTables {
         /// Pages in the pool.
         pages: usize,

@@ -11,7 +11,7 @@ use super::script::{self, Base};
 use crate::executor::Backend;
 use crate::kernel::steps::{Guest, RunError};
 use crate::parallel::parallel;
-use crate::runner::{RunResult, Runner, compare};
+use crate::runner::{RunResult, Runner, crosscheck};
 use crate::scenario::{CpuModel, Diagnostic, Policy, Run, RunConfig, Scenario};
 use stalemate_shared::variant::Variant;
 use std::collections::BTreeMap;
@@ -106,7 +106,7 @@ impl<'a> Rig<'a> {
             [one] => one.run(run, None).map(|result| (result, false)),
             _ => {
                 let Some(two) = runners.first_chunk_mut::<2>() else { unreachable!("one or two") };
-                compare(two, run).map(|(result, found)| (result, found.is_some()))
+                crosscheck(two, run).map(|(result, found)| (result, found.is_some()))
             }
         }));
         match done {

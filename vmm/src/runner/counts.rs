@@ -4,7 +4,7 @@ use crate::arch::happened::Happened;
 use crate::event::{Announcement, Event, Kind, Observer, TraceHeader};
 use serde::Serialize;
 
-/// Events by kind. Projection refills are none.
+/// Events by kind. Refills of shadow pages are none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct EventCounts {
     /// MOV to CR3.

@@ -1,14 +1,14 @@
 //! Runs: a guest booted for each configuration, each run judged, outcomes compared with what the
 //! scenario says.
 
-mod compare;
 mod counts;
+mod crosscheck;
 mod examine;
 mod outcome;
 mod sweep;
 
-pub use compare::{Difference, Side, compare, compare_all};
 pub use counts::EventCounts;
+pub use crosscheck::{Difference, Side, crosscheck, crosscheck_all};
 pub use examine::{Deadlines, Examined};
 pub use outcome::{Hammers, Mismatch, Outcome, RunResult, StoppedIn, WENT_THROUGH};
 pub use sweep::{Failing, SweepResult};

@@ -182,7 +182,7 @@ pub struct RunConfig {
     pub structure_caches: bool,
     /// How many CPUs there are.
     pub cpus: u8,
-    /// How they come in between each other.
+    /// How they preempt each other.
     pub schedule: Schedule,
 }
 

@@ -53,7 +53,7 @@ pub struct Selection {
     pub case: Option<usize>,
     /// The fill choice, instead of those of the file.
     pub fill: Option<Fill>,
-    /// How CPUs come in between each other, instead of what the file says.
+    /// How CPUs preempt each other, instead of what the file says.
     pub schedule: Option<Schedule>,
     /// Where seeded choices begin, instead of where the file says.
     pub seed: Option<u64>,

@@ -61,7 +61,7 @@ pub struct Scenario {
     pub zoo: Option<ZooRow>,
     /// The fill choices.
     pub fill: Vec<Fill>,
-    /// How CPUs come in between each other.
+    /// How CPUs preempt each other.
     pub schedule: Vec<Schedule>,
     /// Where seeded choices begin.
     pub seed: Vec<u64>,

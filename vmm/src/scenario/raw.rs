@@ -192,7 +192,7 @@ pub(super) struct RawModel {
     pub structure_caches: List<bool>,
 }
 
-/// After what another CPU may come in between.
+/// After what another CPU may preempt one.
 #[derive(Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Grain {

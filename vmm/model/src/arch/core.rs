@@ -1,7 +1,7 @@
 //! One modelled processor at work: its registers, its TLB and the memory behind them.
 //!
 //! A [`Core`] is put together for the length of one trap. What it did is in its [`Log`]: the
-//! events in order, and which cached translations changed, so that the executor's projection can
+//! events in order, and which cached translations changed, so that the executor's shadow pages can
 //! follow.
 
 use super::addr::{CpuId, Gpa, Gva};

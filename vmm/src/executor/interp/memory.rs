@@ -1,4 +1,4 @@
-//! The guest's data as the interpreter reaches it: the projections' leaves, and in front of them
+//! The guest's data as the interpreter reaches it: the leaves of the shadow pages, and in front of them
 //! a small direct-mapped cache, so that a hit costs a few instructions.
 
 use crate::arch::addr::{Gpa, Gva};
@@ -89,7 +89,7 @@ impl DataMemory {
 
     /// Code was decoded from `frame`: from now on its stores are noticed.
     pub fn watch_code(&mut self, frame: Gpa) {
-        if self.code.watch(frame) {
+        if self.code.track(frame) {
             for line in self.write.iter_mut().filter(|line| line.frame == frame.0) {
                 *line = EMPTY;
             }
@@ -247,7 +247,7 @@ impl DataMemory {
             if !leaf.writable {
                 return Err(missing(true));
             }
-            if !self.code.is_watched(leaf.frame) {
+            if !self.code.is_tracked(leaf.frame) {
                 self.write[slot] = line;
             }
         } else {

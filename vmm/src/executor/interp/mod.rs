@@ -66,8 +66,9 @@ impl InterpExecutor {
         self.code.flaw = flaw;
     }
 
-    /// An interpreter for single instructions, that keeps no decoded code: whoever else writes memory
+    /// An interpreter for single instructions, which keeps no decoded code: whoever else writes memory
     /// need not say so.
+    #[cfg(feature = "kvm")]
     pub(super) fn for_single_steps(memory: &GuestMemory) -> Self {
         let mut executor = Self::new(memory, 1);
         executor.code.longest_block = 1;
@@ -75,6 +76,7 @@ impl InterpExecutor {
     }
 
     /// Drops decoded code.
+    #[cfg(feature = "kvm")]
     pub(super) fn forget_code(&mut self) {
         self.code.drop_all(&mut self.engine.memory);
     }

@@ -7,7 +7,7 @@
 mod host;
 mod monitor;
 mod pages;
-mod projection;
+mod shadow;
 mod watchdog;
 
 pub use host::{Host, HostError};
@@ -21,7 +21,7 @@ use kvm_bindings::{
     Msrs, kvm_dtable, kvm_msr_entry, kvm_regs, kvm_segment, kvm_userspace_memory_region, kvm_xsave,
 };
 use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd, VmFd};
-use projection::Projections;
+use shadow::ShadowPages;
 use std::time::{Duration, Instant};
 use vm_memory::GuestMemoryMmap;
 use watchdog::Watchdog;
@@ -38,7 +38,7 @@ pub struct KvmExecutor {
     // Dropped first: its slots point into the memories below.
     vcpu: VcpuFd,
     _vm: VmFd,
-    projections: Projections,
+    shadow: ShadowPages,
     /// Keeps the guest's memory mapped for as long as the VM has it.
     _memory: GuestMemoryMmap<()>,
     /// Carries out stores to frames that no leaf makes writable.
@@ -66,9 +66,9 @@ impl KvmExecutor {
     pub fn new(kvm: &Host, guest: &GuestMemory, limit: Duration) -> Result<Self, ExecutorError> {
         let (memory, len) = (guest.host_address(), guest.len() as usize);
         let vm = kvm.kvm.create_vm().map_err(host("KVM_CREATE_VM"))?;
-        let projections = Projections::new(memory)?;
+        let shadow = ShadowPages::new(memory)?;
         pages::no_huge_pages(memory, len);
-        let monitor = projections.memory();
+        let monitor = shadow.memory();
         let slots = [
             (0, 0, memory, len as u64),
             (1, monitor::PHYS, monitor.host_address(), monitor.len() as u64),
@@ -82,7 +82,7 @@ impl KvmExecutor {
                 userspace_addr,
             };
             // SAFETY: both memories outlive the VM: `_memory` keeps the first mapped, the second
-            // is in `projections`, and both fields are dropped after the VM.
+            // is in `shadow`, and both fields are dropped after the VM.
             unsafe { vm.set_user_memory_region(region) }
                 .map_err(host("KVM_SET_USER_MEMORY_REGION"))?;
         }
@@ -101,7 +101,7 @@ impl KvmExecutor {
         Ok(Self {
             vcpu,
             _vm: vm,
-            projections,
+            shadow,
             _memory: guest.mmap().clone(),
             storer: InterpExecutor::for_single_steps(guest),
             watchdog,
@@ -130,9 +130,9 @@ impl KvmExecutor {
         ];
         for (index, word) in frame.into_iter().enumerate() {
             let at = monitor::FRAME - monitor::BASE + index as u64 * 8;
-            self.projections.memory().write(at, word);
+            self.shadow.memory().write(at, word);
         }
-        let root = self.projections.root(space)?;
+        let root = self.shadow.root(space)?;
         let stale = self.space != Some(space) || self.gs_base != vcpu.gs_base;
         let regs = self.vcpu.sync_regs_mut();
         let g = &vcpu.gpr;
@@ -172,7 +172,7 @@ impl KvmExecutor {
     fn store(&mut self, vcpu: &mut Vcpu, vector: u8) -> Trap {
         let regs = self.vcpu.sync_regs();
         let r = regs.regs;
-        let memory = self.projections.memory();
+        let memory = self.shadow.memory();
         let word = |index: u64| memory.read(monitor::FRAME - monitor::BASE + index * 8);
         vcpu.gpr = [
             r.rax,
@@ -279,11 +279,11 @@ impl Executor for KvmExecutor {
     }
 
     fn map(&mut self, space: Space, page: Gva, leaf: Leaf) -> Result<(), ExecutorError> {
-        self.projections.map(space, page, leaf)
+        self.shadow.map(space, page, leaf)
     }
 
     fn leaf(&self, space: Space, page: Gva) -> Option<Leaf> {
-        self.projections.leaf(space, page)
+        self.shadow.leaf(space, page)
     }
 
     fn revalidate(
@@ -292,7 +292,7 @@ impl Executor for KvmExecutor {
         keep: &mut dyn FnMut(Space, Gva, Leaf) -> Option<Leaf>,
     ) -> Result<(), ExecutorError> {
         self.storer.revalidate(select, keep)?;
-        self.projections.revalidate(select, None, keep)
+        self.shadow.revalidate(select, None, keep)
     }
 
     fn revalidate_page(
@@ -302,7 +302,7 @@ impl Executor for KvmExecutor {
         keep: &mut dyn FnMut(Space, Gva, Leaf) -> Option<Leaf>,
     ) -> Result<(), ExecutorError> {
         self.storer.revalidate_page(select, page, keep)?;
-        self.projections.revalidate(select, Some(page), keep)
+        self.shadow.revalidate(select, Some(page), keep)
     }
 
     fn instructions(&self) -> Option<u64> {

@@ -1,5 +1,5 @@
 //! The monitor: the few bytes of CPL 0 code and tables that turn any exception at CPL 3 into an
-//! exit. It is mapped, for supervisors only, in PML4 slot 510 of every projection.
+//! exit. It is mapped, for supervisors only, in PML4 slot 510 of all shadow page tables.
 //!
 //! ```text
 //! page 0  stub: 32 entries of 16 bytes, `out 0x20+vector, al`; IRETQ at 0x400

@@ -57,12 +57,12 @@ struct Track<'a> {
     cpu: u8,
     tag: Option<&'a str>,
     page: Option<&'a str>,
-    what: What,
+    kind: TrackKind,
     row: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum What {
+enum TrackKind {
     Steps,
     Phases,
     Primitives,
@@ -72,27 +72,27 @@ enum What {
 }
 
 impl<'a> Track<'a> {
-    fn of_cpu(cpu: u8, what: What) -> Self {
-        Self { cpu, tag: None, page: None, what, row: 0 }
+    fn of_cpu(cpu: u8, kind: TrackKind) -> Self {
+        Self { cpu, tag: None, page: None, kind, row: 0 }
     }
 
     fn of_tag(cpu: u8, tag: &'a str) -> Self {
-        Self { tag: Some(tag), ..Self::of_cpu(cpu, What::Operations) }
+        Self { tag: Some(tag), ..Self::of_cpu(cpu, TrackKind::Operations) }
     }
 
-    fn of_page(cpu: u8, tag: &'a str, page: &'a str, what: What, row: usize) -> Self {
-        Self { cpu, tag: Some(tag), page: Some(page), what, row }
+    fn of_page(cpu: u8, tag: &'a str, page: &'a str, kind: TrackKind, row: usize) -> Self {
+        Self { cpu, tag: Some(tag), page: Some(page), kind, row }
     }
 
     fn name(&self) -> String {
-        let what = match (self.tag, self.what) {
-            (_, What::Steps) => "steps",
-            (_, What::Phases) => "phases",
-            (_, What::Primitives) => "flush primitives",
-            (None, What::Operations) => "operations",
-            (Some(_), What::Operations | What::Entries) => "",
-            (None, What::Entries) => "entries",
-            (_, What::Owed) => "owed",
+        let what = match (self.tag, self.kind) {
+            (_, TrackKind::Steps) => "steps",
+            (_, TrackKind::Phases) => "phases",
+            (_, TrackKind::Primitives) => "flush primitives",
+            (None, TrackKind::Operations) => "operations",
+            (Some(_), TrackKind::Operations | TrackKind::Entries) => "",
+            (None, TrackKind::Entries) => "entries",
+            (_, TrackKind::Owed) => "owed",
         };
         let row = if self.row == 0 { String::new() } else { format!("({})", self.row + 1) };
         let words = [self.tag.unwrap_or_default(), self.page.unwrap_or_default(), what, &row];
@@ -132,16 +132,16 @@ fn slices(timeline: &Timeline) -> BTreeMap<Track<'_>, Vec<Slice>> {
     let mut slices: BTreeMap<Track<'_>, Vec<Slice>> = BTreeMap::new();
     let mut put = |track, slice| slices.entry(track).or_default().push(slice);
     for cpu in &timeline.cpus {
-        for (what, spans) in [
-            (What::Steps, &cpu.steps),
-            (What::Phases, &cpu.phases),
-            (What::Primitives, &cpu.primitives),
+        for (kind, spans) in [
+            (TrackKind::Steps, &cpu.steps),
+            (TrackKind::Phases, &cpu.phases),
+            (TrackKind::Primitives, &cpu.primitives),
         ] {
-            spans.iter().for_each(|span| put(Track::of_cpu(cpu.number, what), span.into()));
+            spans.iter().for_each(|span| put(Track::of_cpu(cpu.number, kind), span.into()));
         }
     }
     for moment in &timeline.moments {
-        put(Track::of_cpu(moment.cpu, What::Operations), moment.into());
+        put(Track::of_cpu(moment.cpu, TrackKind::Operations), moment.into());
         let shown = |tag: &&String| timeline.has_lane(moment.cpu, tag);
         if let Some(tag) = moment.tag.as_ref().filter(shown) {
             put(Track::of_tag(moment.cpu, tag), moment.into());
@@ -153,7 +153,7 @@ fn slices(timeline: &Timeline) -> BTreeMap<Track<'_>, Vec<Slice>> {
         put(Track::of_tag(mark.cpu, &mark.tag), Slice { from, to, name, args: json!({}) });
     }
     for bar in &timeline.bars {
-        let track = Track::of_page(bar.cpu, &bar.tag, &bar.page, What::Entries, bar.row);
+        let track = Track::of_page(bar.cpu, &bar.tag, &bar.page, TrackKind::Entries, bar.row);
         let to = bar.to.unwrap_or(timeline.events);
         let args = json!({
             "translation": bar.translation,
@@ -167,7 +167,7 @@ fn slices(timeline: &Timeline) -> BTreeMap<Track<'_>, Vec<Slice>> {
         }
     }
     for owed in &timeline.obligations {
-        let track = Track::of_page(owed.cpu, &owed.tag, &owed.page, What::Owed, owed.row);
+        let track = Track::of_page(owed.cpu, &owed.tag, &owed.page, TrackKind::Owed, owed.row);
         let args = json!({ "ended": owed.text });
         let name = format!("owed, {}", owed.text);
         put(track, Slice { from: owed.from, to: owed.to, name, args });
@@ -196,8 +196,8 @@ fn violations(timeline: &Timeline, numbers: &BTreeMap<Track<'_>, usize>) -> Vec<
             .iter()
             .find(|owed| owed.violated && (owed.cpu, owed.to) == (violation.cpu, violation.seq));
         let track = owed.map_or_else(
-            || Track::of_cpu(violation.cpu, What::Operations),
-            |owed| Track::of_page(owed.cpu, &owed.tag, &owed.page, What::Owed, owed.row),
+            || Track::of_cpu(violation.cpu, TrackKind::Operations),
+            |owed| Track::of_page(owed.cpu, &owed.tag, &owed.page, TrackKind::Owed, owed.row),
         );
         json!({
             "name": format!("violated: {}", violation.rule),
@@ -221,7 +221,8 @@ fn arrow(
     owed: &Owed,
 ) -> Vec<Value> {
     let moment = |seq| timeline.moments.iter().find(|moment| moment.seq == seq);
-    let operation = |moment: &Moment| (Track::of_cpu(moment.cpu, What::Operations), moment.seq);
+    let operation =
+        |moment: &Moment| (Track::of_cpu(moment.cpu, TrackKind::Operations), moment.seq);
     let cpu = timeline.cpus.iter().find(|cpu| cpu.number == owed.cpu);
     let user = cpu.and_then(|cpu| {
         cpu.phases.iter().find(|phase| phase.text == USER && phase.from >= owed.to)
@@ -230,7 +231,7 @@ fn arrow(
         .map(operation)
         .into_iter()
         .chain(moment(owed.to).map(operation))
-        .chain(user.map(|user| (Track::of_cpu(owed.cpu, What::Phases), user.from)))
+        .chain(user.map(|user| (Track::of_cpu(owed.cpu, TrackKind::Phases), user.from)))
         .collect();
     let last = stops.len().saturating_sub(1);
     if last == 0 {

@@ -37,8 +37,9 @@ pub struct Entry {
     pub translation: Translation,
     /// The root that was loaded when it was filled.
     pub root: Gpa,
-    /// Execution uses a newer entry since it did not grant an access.
-    pub demoted: bool,
+    /// Look-ups skip it: it once denied an access, so the processor walked again. It may still be
+    /// cached, so rules see it.
+    pub skipped: bool,
     /// Of a large page, the parts that were invalidated: first address and size.
     pub missing: Vec<(Gva, PageSize)>,
 }

@@ -1,8 +1,8 @@
 //! Filling: what an access brings in, and what a speculating processor may have brought in.
 
 use super::entry::{Entry, EntryId, StructureEntry};
-use super::harvest::Harvest;
-use super::{Fill, Recalled, Store, Tlb, today};
+use super::reachable::Reachable;
+use super::{Fill, FillCache, Store, Tlb, today};
 use crate::arch::addr::{Gpa, Gva};
 use crate::arch::census::{Census, Reach};
 use crate::arch::features::Paging;
@@ -65,7 +65,7 @@ impl Tlb {
         let cached: Vec<StructureEntry> = tagged.structures.iter().copied().collect();
         let empty = tagged.entries.is_empty() && cached.is_empty();
         let lazy = self.model.fill == Fill::LazyA;
-        let mut found = Harvest { lazy, ..Harvest::default() };
+        let mut found = Reachable { lazy, ..Reachable::default() };
         match filled.and_then(|filled| self.changes_since(filled)) {
             Some(changes) => {
                 for reach in changes.into_iter().filter(|reach| reach.root == root) {
@@ -73,7 +73,7 @@ impl Tlb {
                 }
                 self.take(&found, false);
             }
-            None => match empty.then(|| self.recall(tables, paging, root)).flatten() {
+            None => match empty.then(|| self.cached_fill(tables, paging, root)).flatten() {
                 Some(updates) => found.updates = updates,
                 None => {
                     found.below(tables, paging, Start::root(root), 0);
@@ -84,7 +84,7 @@ impl Tlb {
                 }
             },
         }
-        let mut beyond = Harvest { lazy, ..Harvest::default() };
+        let mut beyond = Reachable { lazy, ..Reachable::default() };
         for structure in cached {
             // Walks that begin at a fresh entry have just been made from the root, unless they
             // stopped above it, where A is clear.
@@ -101,7 +101,7 @@ impl Tlb {
 
     /// Caches what was harvested; `new` says that none of it is cached yet, and that each page was
     /// met once.
-    fn take(&mut self, found: &Harvest, new: bool) {
+    fn take(&mut self, found: &Reachable, new: bool) {
         if self.model.structure_caches {
             for &(level, va, table, rights) in &found.walked {
                 self.hold_structure(level, va, table, rights);
@@ -124,7 +124,7 @@ impl Tlb {
                 id,
                 translation,
                 root: tagged.root,
-                demoted: false,
+                skipped: false,
                 missing: Vec::new(),
             });
         }
@@ -135,35 +135,35 @@ impl Tlb {
 
     /// Keeps what the current PCID holds, all of it just harvested from its root, for when that
     /// root is next harvested into an empty PCID.
-    fn remember(&mut self, root: Gpa, paging: Paging, found: &Harvest) {
+    fn remember(&mut self, root: Gpa, paging: Paging, found: &Reachable) {
         let Some(tagged) = self.tagged.get(&self.current) else { return };
-        let recalled = Recalled {
+        let fill_cache = FillCache {
             generation: self.generation,
             paging,
             entries: tagged.entries.clone(),
             structures: tagged.structures.clone(),
             globals: found.leaves.iter().filter(|leaf| leaf.global).copied().collect(),
         };
-        self.recalled.insert(root, recalled);
+        self.fill_cache.insert(root, fill_cache);
     }
 
     /// Fills the current PCID, which is empty, with what its root gave when it was last
     /// harvested, put right by the changes of single pages since; none if more has changed. The
     /// A bits that were set.
-    fn recall(
+    fn cached_fill(
         &mut self,
         tables: &dyn Tables,
         paging: Paging,
         root: Gpa,
     ) -> Option<Vec<AccessedUpdate>> {
-        let mut known = self.recalled.remove(&root).filter(|known| known.paging == paging)?;
+        let mut known = self.fill_cache.remove(&root).filter(|known| known.paging == paging)?;
         let mut updates = Vec::new();
         for reach in self.changes_since(known.generation)? {
             if reach.root != root {
                 continue;
             }
             let lazy = self.model.fill == Fill::LazyA;
-            let mut found = Harvest { lazy, ..Harvest::default() };
+            let mut found = Reachable { lazy, ..Reachable::default() };
             harvest_slot(tables, paging, reach, &mut found);
             let global = found
                 .leaves
@@ -181,7 +181,7 @@ impl Tlb {
                     id,
                     translation,
                     root,
-                    demoted: false,
+                    skipped: false,
                     missing: Vec::new(),
                 });
             }
@@ -194,7 +194,7 @@ impl Tlb {
             tagged.structures = known.structures.clone().under(pcid);
         }
         known.globals.iter().for_each(|&translation| self.hold(translation));
-        self.recalled.insert(root, known);
+        self.fill_cache.insert(root, known);
         Some(updates)
     }
 
@@ -237,7 +237,7 @@ impl Tlb {
         let Some(tagged) = self.tagged.get_mut(&self.current) else { return };
         // Globals belong to no root.
         let root = if translation.global { Gpa(0) } else { tagged.root };
-        let new = Entry { id, translation, root, demoted: false, missing: Vec::new() };
+        let new = Entry { id, translation, root, skipped: false, missing: Vec::new() };
         let set = if translation.global { &mut self.globals } else { &mut tagged.entries };
         self.next_id += u64::from(set.insert(new));
     }
@@ -254,7 +254,7 @@ impl Tlb {
 }
 
 /// What one slot of the root's tables leads to.
-fn harvest_slot(tables: &dyn Tables, paging: Paging, reach: Reach, found: &mut Harvest) {
+fn harvest_slot(tables: &dyn Tables, paging: Paging, reach: Reach, found: &mut Reachable) {
     let mut start = Start::root(reach.root);
     while start.level > reach.level {
         let bits = tables.entry(walk_slot(start.table, start.level, reach.base)).unwrap_or(0);

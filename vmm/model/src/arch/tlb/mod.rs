@@ -9,7 +9,7 @@ mod choices;
 mod entry;
 mod fill;
 mod flush;
-mod harvest;
+mod reachable;
 mod seeded;
 mod set;
 
@@ -48,9 +48,9 @@ struct Tagged {
     filled: Option<u64>,
 }
 
-/// What one root gave when it was harvested into an empty PCID.
+/// The worst-case fill of one root into an empty PCID: valid for one table generation and paging mode.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Recalled {
+struct FillCache {
     /// Of the tables.
     generation: u64,
     paging: Paging,
@@ -68,7 +68,7 @@ pub struct Tlb {
     globals: EntrySet,
     next_id: u64,
     /// By root.
-    recalled: BTreeMap<Gpa, Recalled>,
+    fill_cache: BTreeMap<Gpa, FillCache>,
     /// Rises with every change of a paging-structure entry.
     generation: u64,
     /// The latest changes by the generation they made, and where they show.
@@ -94,7 +94,7 @@ impl Tlb {
             tagged: BTreeMap::new(),
             globals: EntrySet::default(),
             next_id: 0,
-            recalled: BTreeMap::new(),
+            fill_cache: BTreeMap::new(),
             generation: 0,
             changes: VecDeque::new(),
         }
@@ -220,7 +220,7 @@ impl Tlb {
             if translation.check(access, paging).is_ok() && !needs_dirty {
                 return Lookup::Hit(translation);
             }
-            entry.demoted = true;
+            entry.skipped = true;
         }
     }
 
@@ -233,7 +233,7 @@ impl Tlb {
 
     fn selected(&self, pcid: Pcid, va: Gva) -> Option<(Tag, Gva, EntryId)> {
         let oldest = |tag| {
-            let found = self.set(tag)?.at(va).filter(|entry| !entry.demoted);
+            let found = self.set(tag)?.at(va).filter(|entry| !entry.skipped);
             found.map(|entry| (entry.id, entry.translation.page, tag)).min()
         };
         let own = oldest(Tag::Pcid(pcid));

@@ -3,7 +3,7 @@
 
 use super::entry::Tag;
 use super::fill::AccessedUpdate;
-use super::harvest::Harvest;
+use super::reachable::Reachable;
 use super::{Fill, Tlb};
 use crate::arch::addr::{CpuId, Gva};
 use crate::arch::choice::{Chooser, Point};
@@ -46,7 +46,7 @@ impl Tlb {
         let Some(root) = self.tagged.get(&self.current).map(|tagged| tagged.root) else {
             return chosen;
         };
-        let mut reachable = Harvest::default();
+        let mut reachable = Reachable::default();
         reachable.below(tables, paging, Start::root(root), 0);
         for translation in reachable.leaves {
             if chooser.choose(Point::Fill(cpu, &translation)) == 0 {

@@ -103,11 +103,11 @@ impl EntrySet {
                 let keeps = !entry.translation.dirty || new.translation.dirty;
                 held == upgraded && keeps && entry.root == new.root && entry.missing.is_empty()
             })
-            .map(|(key, entry)| (*key, entry.demoted || entry.translation != new.translation));
+            .map(|(key, entry)| (*key, entry.skipped || entry.translation != new.translation));
         if let Some((key, changes)) = same {
             if changes && let Some(entry) = Rc::make_mut(map).get_mut(&key) {
                 entry.translation.dirty = new.translation.dirty;
-                entry.demoted = false;
+                entry.skipped = false;
             }
             return false;
         }

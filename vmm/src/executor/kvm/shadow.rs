@@ -1,4 +1,4 @@
-//! The projections: host-visible page tables that map what the modelled TLB holds, and no more.
+//! Shadow page tables: page tables that map what the modelled TLB holds, and no more.
 //!
 //! Leaves are 4 KiB. A non-leaf entry is written once and never changed, and a page once used as
 //! a table is never used again: a software KVM sees upgrades at once, but of downgrades only
@@ -10,7 +10,7 @@ use crate::arch::addr::{Gpa, Gva};
 use crate::executor::{ExecutorError, Leaf, Space};
 use std::collections::BTreeMap;
 
-/// Pages in the pool for projection tables.
+/// Pages in the pool for shadow page tables.
 const POOL_PAGES: usize = 4096;
 
 const PRESENT: u64 = 1;
@@ -28,9 +28,9 @@ struct Tables {
     leaves: BTreeMap<Gva, Leaf>,
 }
 
-/// All projections of one virtual machine, with the monitor.
+/// The shadow pages of one virtual machine, with the monitor.
 #[derive(Debug)]
-pub struct Projections {
+pub struct ShadowPages {
     pages: HostPages,
     used: usize,
     monitor_pdpt: u64,
@@ -38,8 +38,8 @@ pub struct Projections {
     guest_memory: u64,
 }
 
-impl Projections {
-    /// The monitor, and no projection yet. `guest_memory` is the host address of guest-physical
+impl ShadowPages {
+    /// The monitor, and no shadow pages yet. `guest_memory` is the host address of guest-physical
     /// address 0.
     pub fn new(guest_memory: u64) -> Result<Self, ExecutorError> {
         let monitor_pages = monitor::PAGES as usize;
@@ -48,7 +48,7 @@ impl Projections {
             let word = u64::from_le_bytes(word.try_into().unwrap_or_default());
             pages.write(index as u64 * 8, word);
         }
-        let mut projections = Self {
+        let mut shadow = Self {
             pages,
             used: monitor_pages,
             monitor_pdpt: 0,
@@ -57,15 +57,15 @@ impl Projections {
         };
         // The monitor's own tables carry no USER bit: code at CPL 3 cannot touch it.
         let supervisor = PRESENT | WRITABLE | ACCESSED;
-        let (pdpt, pd, pt) = (projections.page()?, projections.page()?, projections.page()?);
-        projections.set(pdpt, 0, pd | supervisor);
-        projections.set(pd, 0, pt | supervisor);
+        let (pdpt, pd, pt) = (shadow.page()?, shadow.page()?, shadow.page()?);
+        shadow.set(pdpt, 0, pd | supervisor);
+        shadow.set(pd, 0, pt | supervisor);
         for page in 0..monitor::PAGES {
             let frame = monitor::PHYS + page * 4096;
-            projections.set(pt, page as usize, frame | supervisor | DIRTY);
+            shadow.set(pt, page as usize, frame | supervisor | DIRTY);
         }
-        projections.monitor_pdpt = pdpt;
-        Ok(projections)
+        shadow.monitor_pdpt = pdpt;
+        Ok(shadow)
     }
 
     /// The memory that KVM must show at [`monitor::PHYS`].
@@ -73,7 +73,7 @@ impl Projections {
         &self.pages
     }
 
-    /// The root of `space`'s projection, made empty where there is none yet.
+    /// The root of the shadow pages of `space`, made empty where there is none yet.
     pub fn root(&mut self, space: Space) -> Result<u64, ExecutorError> {
         if let Some(tables) = self.spaces.get(&space) {
             return Ok(tables.root);
@@ -195,7 +195,7 @@ fn index(page: Gva, level: u32) -> usize {
     (page.0 >> (12 + 9 * level) & 0x1ff) as usize
 }
 
-/// A and D are set from the start, so that KVM never has to write to a projection.
+/// A and D are set from the start, so that KVM never has to write to them.
 fn encode(leaf: Leaf) -> u64 {
     let Gpa(frame) = leaf.frame;
     let mut entry = frame | PRESENT | USER | ACCESSED;

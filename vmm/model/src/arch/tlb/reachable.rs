@@ -1,4 +1,4 @@
-//! What a speculating processor reaches from one place in the tables.
+//! Everything that is reachable from a table: what a speculating processor may cache.
 
 use super::fill::AccessedUpdate;
 use crate::arch::addr::{Gpa, Gva};
@@ -8,9 +8,9 @@ use crate::arch::walk::{Meaning, Rights, Start, Tables, Translation, entry, leaf
 /// A paging-structure entry that was walked through: level, address, table and rights.
 pub(super) type Walked = (u8, Gva, Gpa, Rights);
 
-/// What was found, in the order of addresses.
+/// Translations and paging-structure entries reachable from a table, in order of addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Harvest {
+pub(super) struct Reachable {
     /// Stop where A is clear, instead of setting it.
     pub(super) lazy: bool,
     /// A bits that the walks set.
@@ -21,7 +21,7 @@ pub(super) struct Harvest {
     pub(super) walked: Vec<Walked>,
 }
 
-impl Harvest {
+impl Reachable {
     /// Everything below `start`, which translates addresses from `base` on.
     pub(super) fn below(&mut self, tables: &dyn Tables, paging: Paging, start: Start, base: u64) {
         for found in tables.present(start.table) {

@@ -34,7 +34,7 @@ pub struct Side {
 ///
 /// # Errors
 /// When a host fails or the image cannot be loaded.
-pub fn compare(
+pub fn crosscheck(
     runners: &mut [Runner; 2],
     run: &Run,
 ) -> Result<(RunResult, Option<Difference>), RunError> {
@@ -68,8 +68,8 @@ fn side(runner: &mut Runner, run: &Run, seq: usize, trace: &Trace) -> Result<Sid
 /// Does all of `runs` on both, calling `progress` after each.
 ///
 /// # Errors
-/// As [`compare`].
-pub fn compare_all(
+/// As [`crosscheck`].
+pub fn crosscheck_all(
     runners: &mut [Runner; 2],
     runs: &[Run],
     progress: &mut dyn FnMut(usize),
@@ -78,7 +78,7 @@ pub fn compare_all(
     let results = super::in_order(
         runs,
         |run| {
-            let (result, difference) = compare(runners, run)?;
+            let (result, difference) = crosscheck(runners, run)?;
             differences.extend(difference);
             Ok(result)
         },
