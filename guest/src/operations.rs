@@ -85,6 +85,8 @@ pub fn migrate(mm: usize, va: u64, frame: u64) -> Result<(), Refused> {
         flush_one(mm, token);
     } else {
         flush_one(mm, token);
+        // Whoever migrates copies the page here; steps give it a frame with contents of its own.
+        hypercall::contents_taken(entry::frame(bits));
         release(entry::frame(bits));
     }
     put(mm, va, entry::moved(bits, frame))?;
@@ -143,6 +145,12 @@ pub fn fork(mm: usize, child: usize) -> Result<(), Refused> {
         }
     }
     flush::flush_tlb_mm(mm);
+    // From here on the child has the contents as they are.
+    for va in pages() {
+        if let Ok(bits) = get(child, va) {
+            hypercall::contents_taken(entry::frame(bits));
+        }
+    }
     Ok(())
 }
 
@@ -157,6 +165,7 @@ pub fn copy(mm: usize, va: u64) -> Result<(), Refused> {
         return Err(Refused);
     }
     let frame = pool::take().ok_or(Refused)?;
+    hypercall::contents_taken(entry::frame(bits));
     for word in (0..PAGE_SIZE).step_by(8) {
         // The old frame is read as user mode would, through the page itself.
         let value = arch::probe_read(page + word).map_err(|_| Refused)?;

@@ -20,6 +20,9 @@ pub const BEGIN: u64 = 3;
 pub const END: u64 = 4;
 /// A frame is given back. RDI: its guest-physical address.
 pub const FRAME_FREED: u64 = 5;
+/// A frame's contents are taken from here on: read for a copy, or shared by what they are. Nobody
+/// may write them by what was cached before. RDI: the frame's guest-physical address.
+pub const CONTENTS_TAKEN: u64 = 9;
 /// The CPU waits for another one; nothing comes back.
 pub const YIELD: u64 = 7;
 /// The flush of what was just unmapped is deferred: RSI, RDX and RCX as for [`BEGIN`]. It is due

@@ -65,6 +65,11 @@ pub fn frame_freed(frame: u64) {
     hypercall(call::FRAME_FREED, [frame, 0, 0, 0]);
 }
 
+/// The contents of a frame are taken from here on.
+pub fn contents_taken(frame: u64) {
+    hypercall(call::CONTENTS_TAKEN, [frame, 0, 0, 0]);
+}
+
 /// Waits a little for another CPU, with interrupts on.
 pub fn wait_for_others() {
     super::cpu::enable_interrupts();

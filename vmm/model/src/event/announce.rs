@@ -152,6 +152,9 @@ pub enum Announcement {
     },
     /// A frame is given back.
     FrameFreed(Gpa),
+    /// The contents of a frame are taken from here on: read for a copy, or shared by what they are.
+    /// Nobody may write them by what was cached before.
+    ContentsTaken(Gpa),
     /// A task begins on the CPU that says so.
     TaskBegins(TaskId),
     /// It has ended.

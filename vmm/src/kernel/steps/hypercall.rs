@@ -63,6 +63,7 @@ impl Steps {
             hypercall::DEFER => Ok(Call::Says(vec![Announcement::Deferred(flush(a, b, c, d)?)])),
             hypercall::YIELD => Ok(Call::Waits),
             hypercall::FRAME_FREED => Ok(Call::Says(vec![Announcement::FrameFreed(Gpa(a))])),
+            hypercall::CONTENTS_TAKEN => Ok(Call::Says(vec![Announcement::ContentsTaken(Gpa(a))])),
             hypercall::PANIC => Err(panic(memory, a, b, c)),
             other => Err(Stop::Interface(format!("hypercall {other:#x}"))),
         }

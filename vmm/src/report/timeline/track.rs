@@ -165,7 +165,9 @@ fn said_kind(said: &Announcement) -> Option<MomentKind> {
         Announcement::Marked { .. } => MomentKind::Mark,
         Announcement::Unmarked { .. } => MomentKind::Consume,
         Announcement::Acknowledged { .. } => MomentKind::Acknowledge,
-        Announcement::FrameFreed(_) | Announcement::Deferred(_) => MomentKind::Other,
+        Announcement::FrameFreed(_)
+        | Announcement::ContentsTaken(_)
+        | Announcement::Deferred(_) => MomentKind::Other,
         _ => return None,
     })
 }

@@ -284,6 +284,7 @@ impl Replica {
             | Announcement::Switching { .. }
             | Announcement::Loaded { .. }
             | Announcement::FrameFreed(_)
+            | Announcement::ContentsTaken(_)
             | Announcement::EditsOver => {}
         }
     }
