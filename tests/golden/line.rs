@@ -64,12 +64,12 @@ fn one(violation: &Violation) -> String {
         let _ = write!(text, ", level {} of {}", structure.level, structure.base);
     }
     if let Some(store) = &violation.downgrade {
-        let (cpu, old, new) = (store.cpu.0, store.old, store.new);
+        let (cpu, (old, new)) = (store.cpu.0, store.cause.values());
         let _ = write!(
             text,
             ", stored by {cpu} in {:?}: {} {old:#x} {new:#x}",
             step(store.task),
-            store.slot
+            store.cause.place()
         );
     }
     if let Some(requested) = &violation.requested {

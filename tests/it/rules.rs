@@ -6,6 +6,7 @@ use serde_json::Value;
 use stalemate::arch::addr::Gpa;
 use stalemate::arch::cr3::ROOT_MASK;
 use stalemate::arch::happened::Happened;
+use stalemate::arch::tlb::Fill;
 use stalemate::arch::walk::entry::PRESENT;
 use stalemate::event::{Announcement, Kind, TaskId};
 use stalemate::executor::Backend;
@@ -256,5 +257,28 @@ fn every_way_to_flush_everything_is_a_big_hammer() {
     for (cpu, hammers) in by_cpu {
         let result = rig.run(&flushed, config(cpu, Policy::Split, true), &[]);
         assert_eq!(result.hammers.count, hammers, "{cpu}");
+    }
+}
+
+/// What user mode reads through an entry that was cached late, through a stale paging-structure
+/// entry, some rule speaks of: whichever of the shootdown's invalidations is lost.
+#[test]
+fn what_is_cached_late_is_owed() {
+    let rig = Rig::new(Backend::interp());
+    let steps = scenario(
+        "map v0 red\nmap v1 blue\ncpu1 A user read v0 -> red\n\
+         cpu0 A free_table v0 until table-store\ncpu1 A user read v1 -> blue\ncpu0 resume\n\
+         cpu1 A user read v1 -> fault",
+    );
+    for fill in [Fill::OnDemand, Fill::WorstCase, Fill::LazyA] {
+        let config = RunConfig { cpus: 2, fill, ..config("pcid", Policy::Split, false) };
+        let read = (1..=8).filter(|lost| {
+            let result = rig.run(&steps, config, &[&format!("drop invlpg#{lost}")]);
+            let read = result.mismatches.iter().any(|wrong| wrong.step == 6);
+            let rules = crate::common::rules(&result);
+            assert!(!read || rules == ["stale-remote-entry"], "{fill:?} #{lost}: {rules:?}");
+            read
+        });
+        assert_eq!(read.count(), 1, "{fill:?}: one of them keeps the entry");
     }
 }

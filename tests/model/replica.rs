@@ -9,11 +9,11 @@ use stalemate_model::arch::core::{Core, Done, Log, table_entries};
 use stalemate_model::arch::features::{CpuFeatures, Errata};
 use stalemate_model::arch::happened::Happened;
 use stalemate_model::arch::op::{ControlRegister, InvpcidDescriptor, Op};
-use stalemate_model::arch::tlb::{Entry, Fill, Tag, Tlb, TlbModel, split_mix};
+use stalemate_model::arch::tlb::{Entry, FILLS, Fill, Tag, Tlb, TlbModel, split_mix};
 use stalemate_model::arch::vcpu::{Vcpu, cr0, cr4, efer};
 use stalemate_model::arch::walk::{Access, AccessKind};
-use stalemate_model::event::{CpuHeader, Event, KernelAbout, Kind, TraceHeader};
-use stalemate_model::oracle::Replica;
+use stalemate_model::event::{CpuHeader, Event, KernelAbout, Kind, Observer, TraceHeader};
+use stalemate_model::oracle::{Oracle, Replica, self_check};
 use std::collections::BTreeSet;
 
 /// Two roots, the second with a PDPT of its own; PD 0x4000, PTs 0x5000 and 0x6000; all of it, and
@@ -213,6 +213,31 @@ fn check(all: &[Do], fill: Fill, seed: u64) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// After each event every stale entry belongs to an obligation: `unowed-entry` never speaks.
+fn owed(all: &[Do], fill: Fill, seed: u64) -> Result<(), TestCaseError> {
+    let mut world = World::new(TlbModel { fill, structure_caches: true, seed });
+    let mut oracle = Oracle::default();
+    oracle.add_rule(self_check());
+    oracle.begin(&world.header());
+    let mut seq = 0;
+    let mut show = |oracle: &mut Oracle, all: Vec<Happened>| {
+        for kind in all.into_iter().map(Kind::Cpu) {
+            oracle.event(&Event { seq, cpu: CpuId(0), rip: Gva(0), injected: false, kind });
+            seq += 1;
+        }
+    };
+    show(&mut oracle, world.tables());
+    oracle.ready();
+    for &what in all {
+        show(&mut oracle, world.operate(what));
+        let unowed =
+            oracle.violations().iter().find(|found| found.rule.to_string() == "unowed-entry");
+        let message = unowed.map(|found| &found.message);
+        prop_assert!(message.is_none(), "after {:x?}: {}", what, message.unwrap());
+    }
+    Ok(())
+}
+
 fn steps() -> impl Strategy<Value = Vec<Do>> {
     let va = || {
         let page = prop_oneof![0u64..4, 0x208u64..0x20c];
@@ -262,5 +287,10 @@ proptest! {
     #[test]
     fn the_replica_follows_seeded_fills_and_evictions(steps in steps(), seed in any::<u64>()) {
         check(&steps, Fill::Seeded, seed)?;
+    }
+
+    #[test]
+    fn every_stale_entry_is_owed(steps in steps(), fill in prop::sample::select(&FILLS[..]), seed in any::<u64>()) {
+        owed(&steps, fill.0, seed)?;
     }
 }

@@ -36,7 +36,7 @@ pub fn scenarios(names: &[String]) -> Result<Vec<Arc<Scenario>>, Failure> {
         } else if path.exists() {
             found.push(file(path)?);
         } else {
-            let known = BUILTIN.iter().chain(&ZOO).map(|(known, _)| *known);
+            let known = BUILTIN.iter().chain(ZOO).map(|(known, _)| *known);
             let near = nearest(name, known.chain(["zoo"]));
             let help = near.map_or_else(
                 || "see `stalemate list scenarios`".to_owned(),

@@ -59,14 +59,14 @@ pub fn facts(
     if let Some(store) = &violation.downgrade {
         let text = format!(
             "{} {:#x} -> {:#x}, event {} in {}\nby {}",
-            store.slot,
-            store.old,
-            store.new,
+            store.cause.place(),
+            store.cause.values().0,
+            store.cause.values().1,
             store.seq,
             step(store.task),
             at(store.rip)
         );
-        fact("store", text);
+        fact(store.cause.word(), text);
     }
     if let Some(deadline) = &violation.deadline {
         fact("deadline", deadline.to_string());

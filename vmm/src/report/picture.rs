@@ -80,12 +80,13 @@ fn moments(violation: &Violation, symbols: &Symbols) -> Vec<Moment> {
     let mut moments = Vec::new();
     if let Some(downgrade) = &violation.downgrade {
         let store = format!(
-            "store {:#x} -> {:#x}{}",
-            downgrade.old,
-            downgrade.new,
+            "{} {:#x} -> {:#x}{}",
+            downgrade.cause.word(),
+            downgrade.cause.values().0,
+            downgrade.cause.values().1,
             function(downgrade.rip)
         );
-        moments.push(Moment::new(Some(downgrade.seq), "store", &[store]));
+        moments.push(Moment::new(Some(downgrade.seq), downgrade.cause.word(), &[store]));
     }
     if let Some(Because { seq, rip, what }) = violation.because {
         moments.push(Moment::new(Some(seq), "missed", &[format!("{what}{}", function(rip))]));

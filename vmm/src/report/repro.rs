@@ -48,7 +48,7 @@ pub fn command(run: &Run, guest: Option<&Path>, both: bool) -> String {
 #[must_use]
 pub fn named(scenario: &Scenario) -> String {
     let is = |(name, text): &(&str, &str)| *name == scenario.name && *text == scenario.source;
-    let builtin = BUILTIN.iter().chain(&ZOO).any(is);
+    let builtin = BUILTIN.iter().chain(ZOO).any(is);
     quoted(if builtin { &scenario.name } else { &scenario.file })
 }
 

@@ -39,7 +39,7 @@ impl Moment {
 }
 
 /// Something stale: the tag, the page, the entry that was changed, and to what.
-type Stale = (Tag, Gva, Gpa, u64);
+type Stale = (Tag, Gva, Option<Gpa>, u64);
 
 /// What was due and stale at the deadlines of each task, and in how many cached entries at most.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -72,7 +72,9 @@ impl Deadlines {
     }
 
     fn add(&mut self, moment: Moment, owed: &Obligation) {
-        let stale = (owed.tag, owed.page, owed.downgrade.slot, owed.downgrade.new);
+        let cause = owed.downgrade.cause;
+        let slot = cause.store().map(|store| store.slot);
+        let stale = (owed.tag, owed.page, slot, cause.values().1);
         let held = self.stale.entry((self.task, moment, stale)).or_default();
         *held = owed.held().max(*held);
     }

@@ -22,7 +22,7 @@ use crate::kernel::steps::{
 };
 use crate::machine::Probe;
 use crate::oracle::rule::Rule;
-use crate::oracle::{Oracle, RuleId};
+use crate::oracle::{self, Oracle, RuleId};
 use crate::scenario::{Run, RunConfig};
 use sweep::Branches;
 
@@ -113,8 +113,15 @@ pub struct Runner {
     pub boot_traps: u64,
 }
 
+/// Whether the oracle is checked too: in builds with debug assertions, and where it is wanted.
+fn checks_itself() -> bool {
+    let wanted = || std::env::var_os("STALEMATE_SELF_CHECK").is_some_and(|value| value == "1");
+    cfg!(debug_assertions) || wanted()
+}
+
 impl Runner {
-    /// A runner of `guest` on executors of `backend`.
+    /// A runner of `guest` on executors of `backend`. With debug assertions, or where
+    /// `STALEMATE_SELF_CHECK=1` is set, it judges by [`oracle::self_check`] too.
     #[must_use]
     pub fn new(guest: &Guest, backend: &Backend) -> Self {
         Self {
@@ -126,7 +133,7 @@ impl Runner {
             boundary_limit: backend.boundary_limit(),
             stride: 1,
             without: None,
-            rules: Vec::new(),
+            rules: if checks_itself() { vec![oracle::self_check()] } else { Vec::new() },
             boot_traps: 0,
         }
     }

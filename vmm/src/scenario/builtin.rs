@@ -8,7 +8,7 @@ macro_rules! files {
 }
 
 /// Name and text of each, in the order of the suite.
-pub const BUILTIN: [(&str, &str); 31] = files!(
+pub const BUILTIN: &[(&str, &str)] = &files!(
     "scenarios",
     [
         "user-flush-on-next-return",
@@ -42,11 +42,12 @@ pub const BUILTIN: [(&str, &str); 31] = files!(
         "freed-table",
         "split-and-merge",
         "fork-and-copy",
+        "late-fill",
     ]
 );
 
 /// The historical bugs, in the order of their rows in the reference.
-pub const ZOO: [(&str, &str); 38] = files!(
+pub const ZOO: &[(&str, &str)] = &files!(
     "scenarios/zoo",
     [
         "kernel-range-flushed-as-user",

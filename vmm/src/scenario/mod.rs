@@ -142,7 +142,7 @@ pub(crate) fn builtin_file(name: &str) -> Option<(String, &'static str)> {
         let (_, text) = files.iter().find(|(known, _)| *known == name)?;
         Some((format!("{directory}/{name}.toml"), *text))
     };
-    of("scenarios", &BUILTIN).or_else(|| of("scenarios/zoo", &ZOO))
+    of("scenarios", BUILTIN).or_else(|| of("scenarios/zoo", ZOO))
 }
 
 /// The built-in scenarios, parsed.
@@ -150,7 +150,7 @@ pub(crate) fn builtin_file(name: &str) -> Option<(String, &'static str)> {
 /// # Errors
 /// The first error in one of them; a test says that there is none.
 pub fn suite() -> Result<Vec<Arc<Scenario>>, Diagnostic> {
-    all_of(&BUILTIN, "scenarios")
+    all_of(BUILTIN, "scenarios")
 }
 
 /// The historical bugs, parsed.
@@ -158,7 +158,7 @@ pub fn suite() -> Result<Vec<Arc<Scenario>>, Diagnostic> {
 /// # Errors
 /// As [`suite`].
 pub fn zoo() -> Result<Vec<Arc<Scenario>>, Diagnostic> {
-    all_of(&ZOO, "scenarios/zoo")
+    all_of(ZOO, "scenarios/zoo")
 }
 
 fn all_of(files: &[(&str, &str)], directory: &str) -> Result<Vec<Arc<Scenario>>, Diagnostic> {

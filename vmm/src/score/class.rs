@@ -165,7 +165,7 @@ fn more(without: &Counts, with: &Counts) -> BTreeSet<RuleId> {
 fn dischargers(without: &[Obligation], with: &[Obligation]) -> Option<BTreeSet<Discharger>> {
     let key = |owed: &Obligation| {
         let store = owed.downgrade;
-        (store.task, store.slot, store.old, store.new, owed.cpu, owed.tag, owed.page)
+        (store.task, store.cause, owed.cpu, owed.tag, owed.page)
     };
     let mut before: BTreeMap<_, Vec<State>> = BTreeMap::new();
     for owed in without {

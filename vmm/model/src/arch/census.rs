@@ -43,6 +43,12 @@ impl Reach {
         1 << shift(self.level)
     }
 
+    /// Last address translated through the slot.
+    #[must_use]
+    pub const fn last(&self) -> Gva {
+        Gva(self.base.0 | (self.span() - 1))
+    }
+
     /// Whether `va` is translated through the slot.
     #[must_use]
     pub const fn contains(&self, va: Gva) -> bool {

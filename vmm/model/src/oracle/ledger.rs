@@ -1,17 +1,19 @@
 //! The ledger: the obligations of a run. What is open is looked at; what is closed is kept aside, so
 //! that the cost of an event does not grow with what has happened before.
 
-use super::RuleId;
-use super::obligation::{Cover, Discharger, Downgrade, Obligation, ObligationId, State};
+use super::obligation::{
+    Cause, Cover, Discharger, Downgrade, Obligation, ObligationId, Stale, State,
+};
 use super::replica::{OpenFlush, Replica, ReplicaCpu};
-use crate::arch::addr::{CpuId, Gpa, Gva};
+use super::{Before, RuleId};
+use crate::arch::addr::{CpuId, Gva};
 use crate::arch::census::Reach;
-use crate::arch::cr3::NOFLUSH;
+use crate::arch::cr3::{self, NOFLUSH};
 use crate::arch::happened::Happened;
-use crate::arch::tlb::{Entry, EntryId, StructureEntry, Tag};
+use crate::arch::tlb::{EntryId, Store, Tag};
 use crate::arch::walk::entry::{DIRTY, PRESENT};
 use crate::event::{Announcement, Event, SpaceId};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// All obligations of a run.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +25,8 @@ pub struct Ledger {
     closed: Vec<Obligation>,
     /// The last event removed something that an obligation is about.
     last_event_flushed_stale: bool,
+    /// What each CPU had cached in all when it was last looked through for late fills.
+    fills: BTreeMap<CpuId, u64>,
 }
 
 impl Ledger {
@@ -73,41 +77,37 @@ impl Ledger {
         self.held.values_mut().filter(|obligation| obligation.is_open())
     }
 
-    /// Follows one event that `replica` has applied. `consuming` says that it loaded a user CR3
-    /// without NOFLUSH because of a mark.
-    pub fn apply(&mut self, event: &Event, replica: &Replica, consuming: bool) {
+    /// Follows one event that `replica` has applied.
+    pub(super) fn apply(&mut self, event: &Event, replica: &Replica, before: &Before) {
         self.last_event_flushed_stale = false;
         for announcement in event.announcements() {
             self.announced(event.cpu, announcement, replica);
         }
         match event.happened() {
             Some(&Happened::TableStore { slot, old, new }) => {
-                self.settle(event, replica, Discharger::Restored, true);
-                let downgrade = Downgrade {
-                    seq: event.seq,
-                    cpu: event.cpu,
-                    rip: event.rip,
-                    task: replica.task(),
-                    slot,
-                    old,
-                    new,
-                };
+                self.settle(event, replica, Discharger::Restored, |_| true);
+                let cause = Cause::Store(Store { slot, old, new });
+                let downgrade = Downgrade::new(event, replica, cause);
                 if new & PRESENT != 0 {
                     self.remapped(&replica.census.reaches(slot));
                 }
-                self.downgrade(downgrade, replica);
+                self.downgrade(downgrade, &replica.census.reaches(slot), replica);
             }
             // A D that a processor sets again makes what has it right again.
             Some(Happened::AccessedDirty { old, new, .. }) if (old ^ new) & DIRTY != 0 => {
-                self.settle(event, replica, Discharger::Restored, true);
+                self.settle(event, replica, Discharger::Restored, |_| true);
             }
             Some(happened) => {
-                if let Some(discharger) = discharger(happened, consuming) {
-                    self.settle(event, replica, discharger, false);
+                if let Some(discharger) = discharger(happened, before.consuming) {
+                    self.settle(event, replica, discharger, |_| false);
+                }
+                if let Happened::LoadCr3 { old, value } = *happened {
+                    self.root_loaded(event, (old, value), replica, before);
                 }
             }
             None => {}
         }
+        self.adopt(replica);
     }
 
     fn announced(&mut self, by: CpuId, announcement: &Announcement, replica: &Replica) {
@@ -132,6 +132,24 @@ impl Ledger {
             }
             _ => {}
         }
+    }
+
+    /// Adds what was cached late because of the obligation `id`; the obligation that it belongs to, if
+    /// more may come of it.
+    fn add_late(&mut self, id: ObligationId, late: Stale) -> Option<ObligationId> {
+        let next = ObligationId(self.next);
+        let parent = self.held.get_mut(&id)?;
+        let leads_on = !late.structures.is_empty();
+        let joins = !parent.is_open() && parent.tag == late.tag;
+        if joins {
+            parent.entries.extend(late.entries);
+            parent.structures.extend(late.structures);
+        } else {
+            let child = parent.with_late(next, late);
+            self.next += 1;
+            self.held.insert(next, child);
+        }
+        leads_on.then_some(if joins { id } else { next })
     }
 
     /// A page whose flush is deferred is mapped anew: what is cached of it is no longer of a page that
@@ -178,19 +196,70 @@ impl Ledger {
         }
     }
 
-    /// Closes the obligations of which nothing is left.
-    fn settle(&mut self, event: &Event, replica: &Replica, by: Discharger, look: bool) {
+    /// A load of CR3: of what it makes usable, all that the new root does not grant is stale.
+    fn root_loaded(
+        &mut self,
+        event: &Event,
+        (old, new): (u64, u64),
+        replica: &Replica,
+        before: &Before,
+    ) {
+        let state = replica.cpu(event.cpu);
+        let current = Tag::Pcid(state.pcid());
+        let takes_over = before.root.is_some_and(|root| root != state.root());
+        let changes = cr3::root(old) != state.root();
+        let tags = [(current, takes_over), (Tag::Global, changes)];
+        let tags: Vec<Tag> =
+            tags.into_iter().filter_map(|(tag, other)| other.then_some(tag)).collect();
+        if tags.is_empty() {
+            return;
+        }
+        self.settle(event, replica, Discharger::Restored, |owed| {
+            owed.cpu == event.cpu && tags.contains(&owed.tag)
+        });
+        let owed = self.owed(|_| true);
+        for tag in tags {
+            let mut found = Stale::none(tag, state.root());
+            let is_new = |id: EntryId| !owed.contains(&(event.cpu, tag, id));
+            found.look(replica, state, (Gva(0), Gva(u64::MAX)), &is_new);
+            if found.is_any() {
+                let cause = Cause::Cr3 { old, new };
+                self.add(Downgrade::new(event, replica, cause), event.cpu, found);
+            }
+        }
+    }
+
+    fn add(&mut self, downgrade: Downgrade, cpu: CpuId, stale: Stale) {
+        let id = ObligationId(self.next);
+        self.next += 1;
+        self.held.insert(id, Obligation::new(id, downgrade, cpu, stale));
+    }
+
+    /// Closes the obligations of which nothing is left; of those that `look` names also what is no
+    /// longer stale.
+    fn settle(
+        &mut self,
+        event: &Event,
+        replica: &Replica,
+        by: Discharger,
+        look: impl Fn(&Obligation) -> bool,
+    ) {
         let mut gone = Vec::new();
         // An invalidation reaches the CPU that makes it, a store what every CPU holds. What a rule
         // has spoken of is followed all the same.
-        let concerned = |obligation: &&mut Obligation| look || obligation.cpu == event.cpu;
-        for obligation in self.held.values_mut().filter(concerned) {
+        for obligation in self.held.values_mut() {
+            let look = look(obligation);
+            if !look && obligation.cpu != event.cpu {
+                continue;
+            }
             let held = obligation.held();
             let tag = obligation.tag;
             let cpu = replica.cpu(obligation.cpu);
             let (tlb, paging) = (&cpu.tlb, cpu.paging());
             obligation.entries.retain(|&(page, id)| {
                 tlb.entry(tag, page, id).is_some_and(|entry| {
+                    // Of a large page the stale part alone may be gone.
+                    let look = look || !entry.missing.is_empty();
                     !look || tlb.stale_at(&replica.tables, paging, tag, entry).is_some()
                 })
             });
@@ -217,57 +286,57 @@ impl Ledger {
         }
     }
 
+    /// What obligations are about, of those that `counts`.
+    fn owed(&self, counts: impl Fn(&Obligation) -> bool) -> BTreeSet<(CpuId, Tag, EntryId)> {
+        let owed = self.held().filter(|obligation| counts(obligation));
+        owed.flat_map(|obligation| {
+            obligation.ids().map(|id| (obligation.cpu, obligation.tag, id)).collect::<Vec<_>>()
+        })
+        .collect()
+    }
+
+    /// What was cached through a stale paging-structure entry after the store that made that one
+    /// stale is owed like it: an obligation of its own, since another page may be meant; where a rule
+    /// has spoken of the first, it is one and the same.
+    fn adopt(&mut self, replica: &Replica) {
+        let mut parents: VecDeque<ObligationId> = self
+            .held()
+            .filter(|owed| !owed.structures.is_empty())
+            .filter(|owed| self.fills.get(&owed.cpu) != Some(&replica.cpu(owed.cpu).tlb.fills()))
+            .map(|owed| owed.id)
+            .collect();
+        if !parents.is_empty() {
+            let mut known = self.owed(|_| true);
+            let mut found = Vec::new();
+            while let Some(id) = parents.pop_front() {
+                let Some(parent) = self.held.get(&id) else { continue };
+                for late in late(replica, parent, &known) {
+                    known.extend(late.ids().map(|id| (parent.cpu, late.tag, id)));
+                    found.push((id, late));
+                }
+                for (id, late) in found.drain(..) {
+                    parents.extend(self.add_late(id, late));
+                }
+            }
+        }
+        self.fills = replica.numbered().map(|(cpu, state)| (cpu, state.tlb.fills())).collect();
+    }
+
     /// Finds what a store made stale, CPU by CPU and tag by tag.
-    fn downgrade(&mut self, downgrade: Downgrade, replica: &Replica) {
-        let reaches = replica.census.reaches(downgrade.slot);
+    fn downgrade(&mut self, downgrade: Downgrade, reaches: &BTreeSet<Reach>, replica: &Replica) {
         if reaches.is_empty() {
             return;
         }
-        let owed: BTreeSet<(CpuId, Tag, EntryId)> = self
-            .open()
-            .flat_map(|obligation| {
-                let entries = obligation.entries.iter().map(|(_, id)| *id);
-                let all = entries.chain(obligation.structures.iter().copied());
-                all.map(|id| (obligation.cpu, obligation.tag, id)).collect::<Vec<_>>()
-            })
-            .collect();
+        let owed = self.owed(Obligation::is_open);
         for (cpu, of_cpu) in replica.numbered() {
             for tag in of_cpu.tlb.tags() {
                 let is_new = |id: EntryId| !owed.contains(&(cpu, tag, id));
-                let Some(found) = stale(replica, of_cpu, tag, &reaches, &is_new) else { continue };
-                let id = ObligationId(self.next);
-                self.next += 1;
-                let obligation = Obligation {
-                    id,
-                    downgrade,
-                    cpu,
-                    tag,
-                    root: found.root,
-                    entry: found.entry,
-                    structure: found.structure,
-                    page: found.page,
-                    covered: None,
-                    deferred: None,
-                    remapped: false,
-                    generation: None,
-                    state: State::Open,
-                    entries: found.entries,
-                    structures: found.structures,
-                };
-                self.held.insert(id, obligation);
+                if let Some(found) = stale(replica, of_cpu, tag, reaches, &is_new) {
+                    self.add(downgrade, cpu, found);
+                }
             }
         }
     }
-}
-
-/// What is stale under one tag of one CPU.
-struct Stale {
-    root: Gpa,
-    entry: Option<Entry>,
-    structure: Option<StructureEntry>,
-    page: Gva,
-    entries: Vec<(Gva, EntryId)>,
-    structures: Vec<EntryId>,
 }
 
 /// What is stale under `tag` at the places that `reaches` names.
@@ -278,33 +347,33 @@ fn stale(
     reaches: &BTreeSet<Reach>,
     is_new: &dyn Fn(EntryId) -> bool,
 ) -> Option<Stale> {
-    let (tlb, paging) = (&cpu.tlb, cpu.paging());
-    let root = tlb.root(tag)?;
-    let mut entries = Vec::new();
-    let mut structures = Vec::new();
-    let (mut first, mut page) = (None, None);
-    let mut first_structure = None;
+    let root = cpu.tlb.root(tag)?;
+    let mut found = Stale::none(tag, root);
     for reach in reaches.iter().filter(|reach| reach.root == root) {
-        let end = Gva(reach.base.0 + (reach.span() - 1));
-        for entry in tlb.entries_in(tag, reach.base, end).filter(|entry| is_new(entry.id)) {
-            if let Some(at) = tlb.stale_at(&replica.tables, paging, tag, entry) {
-                entries.push((entry.translation.page, entry.id));
-                page.get_or_insert(at);
-                first.get_or_insert_with(|| entry.clone());
-            }
-        }
-        let Tag::Pcid(pcid) = tag else { continue };
-        for structure in tlb.structures(pcid).filter(|structure| is_new(structure.id)) {
-            let here = reach.contains(structure.base) || structure.covers(reach.base);
-            if here && tlb.structure_is_stale(&replica.tables, paging, structure) {
-                structures.push(structure.id);
-                first_structure.get_or_insert(*structure);
-                page.get_or_insert(reach.base);
-            }
-        }
+        found.look(replica, cpu, (reach.base, reach.last()), is_new);
     }
-    let structure = first_structure.filter(|_| first.is_none());
-    page.map(|page| Stale { root, entry: first, structure, page, entries, structures })
+    found.is_any().then_some(found)
+}
+
+/// What is stale, under each tag, of what a CPU cached through the stale paging-structure entries
+/// of `parent`, and is not in `known`.
+fn late(
+    replica: &Replica,
+    parent: &Obligation,
+    known: &BTreeSet<(CpuId, Tag, EntryId)>,
+) -> Vec<Stale> {
+    let cpu = replica.cpu(parent.cpu);
+    let Tag::Pcid(pcid) = parent.tag else { return Vec::new() };
+    let late = |tag| {
+        let mut found = Stale::none(tag, cpu.tlb.root(tag)?);
+        let is_new = |id: EntryId| !known.contains(&(parent.cpu, tag, id));
+        let through = cpu.tlb.structures(pcid);
+        for structure in through.filter(|entry| parent.structures.contains(&entry.id)) {
+            found.look(replica, cpu, (structure.base, structure.last()), &is_new);
+        }
+        found.is_any().then_some(found)
+    };
+    [parent.tag, Tag::Global].into_iter().filter_map(late).collect()
 }
 
 fn discharger(happened: &Happened, consuming: bool) -> Option<Discharger> {

@@ -12,10 +12,11 @@ mod witness;
 pub use deadline::Deadline;
 pub use id::{About, RuleId};
 pub use ledger::Ledger;
-pub use obligation::{Cover, Discharger, Downgrade, Obligation, ObligationId, State};
+pub use obligation::{Cause, Cover, Discharger, Downgrade, Obligation, ObligationId, State};
 pub use replica::{OpenFlush, Replica, ReplicaCpu, Slot, Space};
 pub use rules::big_hammer::BigHammer;
 pub use rules::needless_flush::NeedlessFlush;
+pub use rules::unowed_entry::self_check;
 pub use witness::{Contradiction, Missed, Violation};
 
 use crate::arch::addr::{CpuId, Gpa};
@@ -257,7 +258,7 @@ impl Observer for Oracle {
         };
         let before = Before::of(event, &replica);
         let effect = replica.apply(event);
-        self.ledger.apply(event, &replica, before.consuming);
+        self.ledger.apply(event, &replica, &before);
         self.deadlines = deadline::deadlines(event, &replica);
         self.remember(event, &replica);
         self.judge(&header, &replica, event, &effect);

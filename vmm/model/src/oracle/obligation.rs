@@ -1,10 +1,10 @@
 //! Obligations: what a downgrade made stale on one CPU under one tag, and how that ended.
 
 use super::RuleId;
-use super::replica::{OpenFlush, Replica};
+use super::replica::{OpenFlush, Replica, ReplicaCpu};
 use crate::arch::addr::{CpuId, Gpa, Gva};
-use crate::arch::tlb::{Entry, EntryId, StructureEntry, Tag};
-use crate::event::{Flush, FlushKind, TaskId};
+use crate::arch::tlb::{Entry, EntryId, Store, StructureEntry, Tag};
+use crate::event::{Event, Flush, FlushKind, TaskId};
 use serde::Serialize;
 
 /// What ended an obligation well.
@@ -69,23 +69,78 @@ pub enum State {
     },
 }
 
-/// The store that made a downgrade.
+/// What made cached entries stale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cause {
+    /// A store to a paging-structure entry.
+    Store(Store),
+    /// A load of CR3: what is usable now was cached under another root, which granted it.
+    Cr3 {
+        /// CR3 before.
+        old: u64,
+        /// The operand.
+        new: u64,
+    },
+}
+
+impl Cause {
+    /// The store, if it is one.
+    #[must_use]
+    pub fn store(&self) -> Option<Store> {
+        match self {
+            Self::Store(store) => Some(*store),
+            Self::Cr3 { .. } => None,
+        }
+    }
+
+    /// What was written to: an entry's address, or a register.
+    #[must_use]
+    pub fn place(&self) -> String {
+        match self {
+            Self::Store(store) => store.slot.to_string(),
+            Self::Cr3 { .. } => "CR3".to_owned(),
+        }
+    }
+
+    /// The values before and after.
+    #[must_use]
+    pub fn values(&self) -> (u64, u64) {
+        match *self {
+            Self::Store(Store { old, new, .. }) | Self::Cr3 { old, new } => (old, new),
+        }
+    }
+
+    /// The word for it in reports: `store` or `load`.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Store(_) => "store",
+            Self::Cr3 { .. } => "load",
+        }
+    }
+}
+
+/// The store or load that made a downgrade.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Downgrade {
     /// The event.
     pub seq: u64,
-    /// The CPU that stored.
+    /// Its CPU.
     pub cpu: CpuId,
-    /// The storing instruction.
+    /// Its instruction.
     pub rip: Gva,
     /// The task that it was made in.
     pub task: Option<TaskId>,
-    /// The entry's address.
-    pub slot: Gpa,
-    /// The entry before.
-    pub old: u64,
-    /// The entry after.
-    pub new: u64,
+    /// What it was.
+    pub cause: Cause,
+}
+
+impl Downgrade {
+    /// The downgrade that `event` makes, which `replica` has applied.
+    pub(super) fn new(event: &Event, replica: &Replica, cause: Cause) -> Self {
+        let Event { seq, cpu, rip, .. } = *event;
+        Self { seq, cpu, rip, task: replica.task(), cause }
+    }
 }
 
 /// A flush that was to remove something stale.
@@ -138,7 +193,112 @@ pub struct Obligation {
     pub(super) structures: Vec<EntryId>,
 }
 
+/// What is stale under one tag of one CPU.
+#[derive(Clone, Debug)]
+pub(super) struct Stale {
+    pub(super) tag: Tag,
+    root: Gpa,
+    entry: Option<Entry>,
+    structure: Option<StructureEntry>,
+    page: Option<Gva>,
+    /// With their pages.
+    pub(super) entries: Vec<(Gva, EntryId)>,
+    pub(super) structures: Vec<EntryId>,
+}
+
+impl Stale {
+    /// Nothing yet, of what walks of `root` are to give.
+    pub(super) fn none(tag: Tag, root: Gpa) -> Self {
+        Self {
+            tag,
+            root,
+            entry: None,
+            structure: None,
+            page: None,
+            entries: Vec::new(),
+            structures: Vec::new(),
+        }
+    }
+
+    /// Whether anything is.
+    pub(super) fn is_any(&self) -> bool {
+        self.page.is_some()
+    }
+
+    /// The ids of all of it.
+    pub(super) fn ids(&self) -> impl Iterator<Item = EntryId> + '_ {
+        self.entries.iter().map(|(_, id)| *id).chain(self.structures.iter().copied())
+    }
+
+    /// Adds what is stale from address `base` to `last`, of those that `is_new` says so of.
+    pub(super) fn look(
+        &mut self,
+        replica: &Replica,
+        cpu: &ReplicaCpu,
+        (base, last): (Gva, Gva),
+        is_new: &dyn Fn(EntryId) -> bool,
+    ) {
+        let (tlb, paging, tag) = (&cpu.tlb, cpu.paging(), self.tag);
+        for entry in tlb.entries_in(tag, base, last).filter(|entry| is_new(entry.id)) {
+            if let Some(at) = tlb.stale_at(&replica.tables, paging, tag, entry) {
+                self.entries.push((entry.translation.page, entry.id));
+                self.page.get_or_insert(at);
+                self.entry.get_or_insert_with(|| entry.clone());
+            }
+        }
+        let Tag::Pcid(pcid) = tag else { return };
+        for structure in tlb.structures(pcid).filter(|structure| is_new(structure.id)) {
+            let inside = base <= structure.base && structure.base <= last;
+            let here = inside || structure.covers(base);
+            if here && tlb.structure_is_stale(&replica.tables, paging, structure) {
+                self.structures.push(structure.id);
+                self.structure.get_or_insert(*structure);
+                self.page.get_or_insert(base);
+            }
+        }
+    }
+}
+
 impl Obligation {
+    /// What `downgrade` owes on `cpu`: all that it made stale there.
+    pub(super) fn new(id: ObligationId, downgrade: Downgrade, cpu: CpuId, stale: Stale) -> Self {
+        Self {
+            id,
+            downgrade,
+            cpu,
+            tag: stale.tag,
+            root: stale.root,
+            structure: stale.structure.filter(|_| stale.entry.is_none()),
+            entry: stale.entry,
+            page: stale.page.unwrap_or_default(),
+            covered: None,
+            deferred: None,
+            remapped: false,
+            generation: None,
+            state: State::Open,
+            entries: stale.entries,
+            structures: stale.structures,
+        }
+    }
+
+    /// The obligation for what was cached late through the stale paging-structure entries of this
+    /// one: covered, deferred and due as this one is.
+    pub(super) fn with_late(&self, id: ObligationId, late: Stale) -> Self {
+        Self {
+            covered: self.covered,
+            deferred: self.deferred,
+            remapped: self.remapped,
+            generation: self.generation,
+            state: self.state,
+            ..Self::new(id, self.downgrade, self.cpu, late)
+        }
+    }
+
+    /// The ids of what is still cached of it.
+    pub(super) fn ids(&self) -> impl Iterator<Item = EntryId> + '_ {
+        self.entries.iter().map(|(_, id)| *id).chain(self.structures.iter().copied())
+    }
+
     /// Whether something stale is still cached and no rule has spoken.
     #[must_use]
     pub fn is_open(&self) -> bool {

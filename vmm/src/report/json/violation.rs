@@ -92,9 +92,9 @@ impl<'a> Violation<'a> {
             store: violation.downgrade.map(|store| Store {
                 event: store.seq,
                 step: step_of(store.task),
-                slot: store.slot.0,
-                old: store.old,
-                new: store.new,
+                slot: store.cause.store().map(|store| store.slot.0),
+                old: store.cause.values().0,
+                new: store.cause.values().1,
                 at: at(store.rip),
             }),
             asked: violation.requested.map(|requested| Asked {
@@ -219,8 +219,9 @@ struct Store {
     event: u64,
     /// Number of the step that it happened in.
     step: Option<usize>,
-    /// Guest-physical address of the page-table entry.
-    slot: u64,
+    /// Guest-physical address of the page-table entry; none where a load of CR3 made something
+    /// stale, whose values follow.
+    slot: Option<u64>,
     /// Its value before.
     old: u64,
     /// Its value after.

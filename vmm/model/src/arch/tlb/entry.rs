@@ -130,6 +130,12 @@ impl StructureEntry {
         va.0 >> shift(self.level) == self.base.0 >> shift(self.level)
     }
 
+    /// Last address that it translates.
+    #[must_use]
+    pub fn last(&self) -> Gva {
+        Gva(self.base.0 | ((1 << shift(self.level)) - 1))
+    }
+
     /// Where a walk goes on from it.
     #[must_use]
     pub fn start(&self) -> Start {

@@ -2,6 +2,7 @@
 
 use super::entry::{Entry, EntryId, StructureEntry};
 use super::reachable::Reachable;
+use super::set::Inserted;
 use super::{Fill, FillCache, Store, Tlb, today};
 use crate::arch::addr::{Gpa, Gva};
 use crate::arch::census::{Census, Reach};
@@ -129,6 +130,7 @@ impl Tlb {
             });
         }
         if let Some(tagged) = self.tagged.get_mut(&self.current) {
+            self.fills += fresh.len() as u64;
             tagged.entries.extend(fresh);
         }
     }
@@ -192,6 +194,7 @@ impl Tlb {
         if let Some(tagged) = self.tagged.get_mut(&pcid) {
             tagged.entries = known.entries.clone();
             tagged.structures = known.structures.clone().under(pcid);
+            self.fills += 1;
         }
         known.globals.iter().for_each(|&translation| self.hold(translation));
         self.fill_cache.insert(root, known);
@@ -239,7 +242,9 @@ impl Tlb {
         let root = if translation.global { Gpa(0) } else { tagged.root };
         let new = Entry { id, translation, root, skipped: false, missing: Vec::new() };
         let set = if translation.global { &mut self.globals } else { &mut tagged.entries };
-        self.next_id += u64::from(set.insert(new));
+        let inserted = set.insert(new);
+        self.next_id += u64::from(inserted == Inserted::New);
+        self.fills += u64::from(inserted != Inserted::Known);
     }
 
     fn hold_structure(&mut self, level: u8, va: Gva, table: Gpa, rights: Rights) {
@@ -248,7 +253,9 @@ impl Tlb {
         let base = Gva(va.0 & !((1 << shift(level)) - 1));
         if let Some(tagged) = self.tagged.get_mut(&pcid) {
             let new = StructureEntry { level, base, id, pcid, table, rights };
-            self.next_id += u64::from(tagged.structures.insert(new));
+            let is_new = u64::from(tagged.structures.insert(new));
+            self.next_id += is_new;
+            self.fills += is_new;
         }
     }
 }

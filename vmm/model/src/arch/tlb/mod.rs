@@ -28,7 +28,7 @@ use set::{EntrySet, StructureSet};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// A store to a paging-structure entry that has just been made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Store {
     /// Where.
     pub slot: Gpa,
@@ -67,6 +67,8 @@ pub struct Tlb {
     tagged: BTreeMap<Pcid, Tagged>,
     globals: EntrySet,
     next_id: u64,
+    /// Rises whenever something is cached that was not.
+    fills: u64,
     /// By root.
     fill_cache: BTreeMap<Gpa, FillCache>,
     /// Rises with every change of a paging-structure entry.
@@ -94,6 +96,7 @@ impl Tlb {
             tagged: BTreeMap::new(),
             globals: EntrySet::default(),
             next_id: 0,
+            fills: 0,
             fill_cache: BTreeMap::new(),
             generation: 0,
             changes: VecDeque::new(),
@@ -110,6 +113,12 @@ impl Tlb {
     #[must_use]
     pub fn current(&self) -> Pcid {
         self.current
+    }
+
+    /// Rises whenever something is cached that was not.
+    #[must_use]
+    pub fn fills(&self) -> u64 {
+        self.fills
     }
 
     /// The root last loaded under `tag`; for globals that of the current PCID.

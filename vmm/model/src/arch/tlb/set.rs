@@ -17,6 +17,17 @@ pub(super) struct EntrySet {
     by_size: [Rc<Entries>; 3],
 }
 
+/// What an insertion did to a set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Inserted {
+    /// An entry that grants the same was there.
+    Known,
+    /// So it was, but for its D, or look-ups skipped it.
+    Changed,
+    /// It is there now.
+    New,
+}
+
 /// What went of a set.
 #[derive(Debug, Default)]
 pub(super) struct Removed {
@@ -91,8 +102,7 @@ impl EntrySet {
     }
 
     /// Holds `new`, unless an entry that grants the same is there: that one takes over its D.
-    /// Whether the set has grown.
-    pub(super) fn insert(&mut self, new: Entry) -> bool {
+    pub(super) fn insert(&mut self, new: Entry) -> Inserted {
         let page = new.translation.page;
         let map = &mut self.by_size[index_of(new.translation.size)];
         let same = map
@@ -108,11 +118,12 @@ impl EntrySet {
             if changes && let Some(entry) = Rc::make_mut(map).get_mut(&key) {
                 entry.translation.dirty = new.translation.dirty;
                 entry.skipped = false;
+                return Inserted::Changed;
             }
-            return false;
+            return Inserted::Known;
         }
         Rc::make_mut(map).insert((page, new.id), new);
-        true
+        Inserted::New
     }
 
     /// Removes the entries of pages, of any size, that begin at `page`.

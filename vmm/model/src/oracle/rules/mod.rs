@@ -15,6 +15,7 @@ pub mod stale_other_asid;
 pub mod stale_remote_entry;
 pub mod stale_user_entry;
 pub mod stray_mark;
+pub mod unowed_entry;
 
 use super::rule::{Rule, StaleRule};
 use super::{About, RuleId};

@@ -1,11 +1,9 @@
 //! `pcid-reuse`: a PCID is emptied before it serves another root.
 
-use crate::arch::addr::{CpuId, Gpa, Pcid};
 use crate::arch::happened::Happened;
 use crate::arch::tlb::Tag;
 use crate::oracle::About;
 use crate::oracle::rule::{Context, Finding, Held, Rule};
-use std::collections::BTreeSet;
 
 /// About the rule.
 pub static ABOUT: About = About {
@@ -19,15 +17,12 @@ pub static ABOUT: About = About {
     is_cost: false,
 };
 
-#[derive(Clone, Default)]
-struct PcidReuse {
-    /// What has been reported and still lasts.
-    reported: BTreeSet<(CpuId, Pcid, Gpa)>,
-}
+#[derive(Clone)]
+struct PcidReuse;
 
 /// The rule.
 pub(super) fn rule() -> Box<dyn Rule> {
-    Box::new(PcidReuse::default())
+    Box::new(PcidReuse)
 }
 
 impl Rule for PcidReuse {
@@ -41,14 +36,13 @@ impl Rule for PcidReuse {
         let (tag, tlb) = (Tag::Pcid(pcid), &context.cpu().tlb);
         let Some(root) = tlb.root(tag) else { return Vec::new() };
         let foreign = tlb.entries(tag).find(|entry| entry.root != root);
-        let Some(entry) = foreign else {
-            self.reported.retain(|(of, reported, _)| (*of, *reported) != (cpu, pcid));
-            return Vec::new();
-        };
-        if !self.reported.insert((cpu, pcid, entry.root)) {
-            return Vec::new();
-        }
+        let Some(entry) = foreign else { return Vec::new() };
+        // What is stale because of this very load is this rule's.
+        let mut owed = context.ledger.open();
+        let owed = owed
+            .find(|owed| (owed.cpu, owed.tag, owed.downgrade.seq) == (cpu, tag, context.event.seq));
         vec![Finding {
+            obligation: owed.map(|owed| owed.id),
             held: Some(Held { tag, entry: entry.clone() }),
             message: format!(
                 "{tag} becomes current for root {root} while it holds entries of root {}",
