@@ -282,3 +282,66 @@ fn what_is_cached_late_is_owed() {
         assert_eq!(read.count(), 1, "{fill:?}: one of them keeps the entry");
     }
 }
+
+/// Whoever maps a page anew owes what is still cached of it, whichever CPU that is and whether the flush
+/// was deferred or forgotten; but one whose task is still at work on the page may be about to flush.
+#[test]
+fn who_maps_a_page_anew_owes_its_flush() {
+    let rig = Rig::new(Backend::interp());
+    let config = RunConfig { cpus: 3, ..config("pcid", Policy::Split, false) };
+    let rules = |steps: &str| {
+        let before = "map u0 red\ncpu1 user write u0 1\ncpu0 user nop\n";
+        crate::common::rules(&rig.run(&scenario(&format!("{before}{steps}")), config, &[]))
+    };
+    for mapper in 0..3 {
+        for unmap in ["unmap", "unmap_batched"] {
+            let anew = format!("cpu0 {unmap} u0\ncpu{mapper} map u0 blue\n");
+            let last = "cpu0 flush_tlb_one_user u0";
+            let owed = rules(&format!("{anew}cpu{mapper} user nop\n{last}"));
+            assert!(
+                owed.iter().any(|rule| rule == "never-flushed"),
+                "cpu{mapper} after {unmap}: {owed:?}"
+            );
+            let flushed =
+                format!("{anew}cpu{mapper} flush_tlb_one_user u0\ncpu{mapper} user nop\n{last}");
+            assert!(rules(&flushed).is_empty(), "cpu{mapper} after {unmap}: {:?}", rules(&flushed));
+        }
+    }
+    let at_work = "cpu0 unmap u0 until table-store\ncpu2 map u0 blue\ncpu2 user nop\ncpu0 resume\n\
+                   cpu0 flush_tlb_one_user u0\ncpu1 user nop";
+    assert!(rules(at_work).is_empty(), "{:?}", rules(at_work));
+}
+
+/// A CPU that ceases to be lazy while it is asked may be left out, wherever it is on its way, and the
+/// flush wherever on its own: it catches up. One that does not is caught at each of these moments.
+#[test]
+fn a_cpu_that_was_lazy_when_it_was_left_out_owes_when_it_goes_on() {
+    let rig = Rig::new(Backend::interp());
+    let base = config("pcid", Policy::Split, true);
+    let steps = |flusher: usize, lazy: usize| {
+        scenario(&format!(
+            "A map u0 red\nA user read u0 -> red\ncpu1 A user read u0 -> red\ncpu1 lazy\n\
+             cpu0 A remap u0 blue\ncpu0 A flush_tlb_one_user u0 until instruction#{flusher}\n\
+             cpu1 A user read u0 until instruction#{lazy}\ncpu0 resume\ncpu1 resume\n\
+             cpu1 A user read u0 -> blue"
+        ))
+    };
+    let (mut runs, mut caught) = (0, 0);
+    for flusher in (20..400).step_by(25) {
+        for lazy in (20..200).step_by(25) {
+            let config = RunConfig { cpus: 2, ..base };
+            let result = rig.run(&steps(flusher, lazy), config, &[]);
+            assert_eq!(
+                result.outcome,
+                Outcome::Clean,
+                "{flusher}, {lazy}: {:?}",
+                result.violations
+            );
+            let config = RunConfig { variant: Some(Variant::LazyDoesNotCatchUp), ..config };
+            let result = rig.run(&steps(flusher, lazy), config, &[]);
+            caught += usize::from(!result.violations.is_empty());
+            runs += 1;
+        }
+    }
+    assert!(caught * 3 > runs, "{caught} of {runs}");
+}

@@ -88,10 +88,11 @@ impl Ledger {
                 self.settle(event, replica, Discharger::Restored, |_| true);
                 let cause = Cause::Store(Store { slot, old, new });
                 let downgrade = Downgrade::new(event, replica, cause);
-                if new & PRESENT != 0 {
-                    self.remapped(&replica.census.reaches(slot));
+                let reaches = replica.census.reaches(slot);
+                if old & PRESENT == 0 && new & PRESENT != 0 {
+                    self.mapped_anew(event.cpu, &reaches, replica);
                 }
-                self.downgrade(downgrade, &replica.census.reaches(slot), replica);
+                self.downgrade(downgrade, &reaches, replica);
             }
             // A D that a processor sets again makes what has it right again.
             Some(Happened::AccessedDirty { old, new, .. }) if (old ^ new) & DIRTY != 0 => {
@@ -152,15 +153,23 @@ impl Ledger {
         leads_on.then_some(if joins { id } else { next })
     }
 
-    /// A page whose flush is deferred is mapped anew: what is cached of it is no longer of a page that
-    /// is gone, and is owed like any other.
-    fn remapped(&mut self, reaches: &BTreeSet<Reach>) {
-        let deferred = self.open_mut().filter(|obligation| {
-            let here =
-                |reach: &Reach| reach.root == obligation.root && reach.contains(obligation.page);
-            obligation.waits() && reaches.iter().any(here)
-        });
-        deferred.for_each(|obligation| obligation.remapped = true);
+    /// `cpu` maps a page anew: what is still cached of it is no longer of a page that is gone, and
+    /// `cpu` owes its flush too, whether that was deferred, or another CPU's task left it out. One
+    /// that is still at work on the page may be about to flush.
+    fn mapped_anew(&mut self, cpu: CpuId, reaches: &BTreeSet<Reach>, replica: &Replica) {
+        let here = |owed: &Obligation| {
+            let here = |reach: &Reach| reach.root == owed.root && reach.contains(owed.page);
+            reaches.iter().any(here)
+        };
+        let by_itself = |owed: &Obligation| {
+            let Downgrade { cpu, task, .. } = owed.downgrade;
+            owed.deferred.is_none() && task.is_some_and(|task| replica.cpu(cpu).is_in(task))
+        };
+        self.open_mut()
+            .filter(|owed| owed.covered.is_none() && here(owed) && !by_itself(owed))
+            .for_each(|owed| {
+                owed.taken_over.insert(cpu);
+            });
     }
 
     /// An address space's generation is raised, for what the flush under way covers, or outside of

@@ -6,6 +6,7 @@ use crate::arch::addr::{CpuId, Gpa, Gva};
 use crate::arch::tlb::{Entry, EntryId, Store, StructureEntry, Tag};
 use crate::event::{Event, Flush, FlushKind, TaskId};
 use serde::Serialize;
+use std::collections::BTreeSet;
 
 /// What ended an obligation well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -180,8 +181,9 @@ pub struct Obligation {
     pub covered: Option<Cover>,
     /// The CPU that has said that its next batched flush covers it.
     pub deferred: Option<CpuId>,
-    /// The page was mapped again while its flush was deferred: the deferral no longer excuses it.
-    pub(super) remapped: bool,
+    /// The CPUs that have mapped the page anew since: they take over what is owed, and nothing waits
+    /// for a batched flush any more.
+    pub taken_over: BTreeSet<CpuId>,
     /// The generation of its address space that stands for its flush: raised by a flush that covers
     /// it, or after it was deferred.
     pub generation: Option<u64>,
@@ -273,7 +275,7 @@ impl Obligation {
             page: stale.page.unwrap_or_default(),
             covered: None,
             deferred: None,
-            remapped: false,
+            taken_over: BTreeSet::new(),
             generation: None,
             state: State::Open,
             entries: stale.entries,
@@ -287,7 +289,7 @@ impl Obligation {
         Self {
             covered: self.covered,
             deferred: self.deferred,
-            remapped: self.remapped,
+            taken_over: self.taken_over.clone(),
             generation: self.generation,
             state: self.state,
             ..Self::new(id, self.downgrade, self.cpu, late)
@@ -323,17 +325,23 @@ impl Obligation {
             && (!batched || self.deferred == Some(open.cpu))
     }
 
-    /// Whether its CPU may no longer use what is stale, as soon as it comes to it: it made the
-    /// downgrade itself, or the flush of it is over.
+    /// Whether `cpu` owes its flush: it made the downgrade, or has mapped the page anew.
+    #[must_use]
+    pub fn is_owed_by(&self, cpu: CpuId) -> bool {
+        self.downgrade.cpu == cpu || self.taken_over.contains(&cpu)
+    }
+
+    /// Whether its CPU may no longer use what is stale, as soon as it comes to it: it owes the flush
+    /// itself, or that is over.
     #[must_use]
     pub fn is_due(&self) -> bool {
-        self.covered.is_some() || self.downgrade.cpu == self.cpu && !self.waits()
+        self.covered.is_some() || self.is_owed_by(self.cpu) && !self.waits()
     }
 
     /// Whether it may wait for the batched flush that it was left to.
     #[must_use]
     pub fn waits(&self) -> bool {
-        self.deferred.is_some() && !self.remapped
+        self.deferred.is_some() && self.taken_over.is_empty()
     }
 
     /// Whether user mode, at its CPL, could use what is stale.

@@ -17,6 +17,44 @@ pub struct Slot {
     pub generation: u64,
 }
 
+/// What is known of a CPU's being lazy.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lazy {
+    /// Its kernel says so.
+    said: bool,
+    /// It has been in user mode since its kernel said so.
+    was_user: bool,
+    /// The event at which it last ceased to be.
+    until: Option<u64>,
+}
+
+impl Default for Lazy {
+    fn default() -> Self {
+        Self { said: false, was_user: true, until: None }
+    }
+}
+
+impl Lazy {
+    pub(super) fn says(&mut self, lazy: bool, seq: u64) {
+        self.ends(seq);
+        self.said = lazy;
+        if lazy {
+            self.was_user = false;
+        }
+    }
+
+    pub(super) fn enters_user_mode(&mut self, seq: u64) {
+        self.ends(seq);
+        self.was_user = true;
+    }
+
+    fn ends(&mut self, seq: u64) {
+        if self.said && !self.was_user {
+            self.until = Some(seq);
+        }
+    }
+}
+
 /// One CPU of a [`super::Replica`].
 #[derive(Clone, Debug)]
 pub struct ReplicaCpu {
@@ -32,7 +70,7 @@ pub struct ReplicaCpu {
     pub(super) marks: BTreeSet<Pcid>,
     /// Those whose mark was taken away since they were last loaded.
     pub(super) unmarked: BTreeSet<Pcid>,
-    pub(super) lazy: bool,
+    pub(super) lazy: Lazy,
     /// The CPUs that it waits for.
     pub(super) waits_for: BTreeSet<CpuId>,
     pub(super) slots: BTreeMap<u16, Slot>,
@@ -55,7 +93,7 @@ impl ReplicaCpu {
             efer: cpu.efer,
             marks: BTreeSet::new(),
             unmarked: BTreeSet::new(),
-            lazy: false,
+            lazy: Lazy::default(),
             waits_for: BTreeSet::new(),
             slots: BTreeMap::new(),
             task: None,
@@ -100,10 +138,30 @@ impl ReplicaCpu {
         self.marks.contains(&pcid)
     }
 
-    /// Whether it runs a kernel thread on an address space that is not its own.
+    /// Whether its kernel says that it runs a kernel thread on an address space that is not its own.
+    #[must_use]
+    pub fn is_said_to_be_lazy(&self) -> bool {
+        self.lazy.said
+    }
+
+    /// Whether its kernel says that it is lazy, and it has not been in user mode since then. What a
+    /// kernel says is no evidence of what its CPU does.
     #[must_use]
     pub fn is_lazy(&self) -> bool {
-        self.lazy
+        self.lazy.said && !self.lazy.was_user
+    }
+
+    /// Whether it was lazy at event `seq` or later: what others flushed from then on it may have been
+    /// left out of, and catches up with before user mode runs.
+    #[must_use]
+    pub fn was_lazy_since(&self, seq: u64) -> bool {
+        self.is_lazy() || self.lazy.until.is_some_and(|until| until >= seq)
+    }
+
+    /// Whether it was lazy, and has not been in user mode since.
+    #[must_use]
+    pub fn has_yet_to_catch_up(&self) -> bool {
+        !self.lazy.was_user
     }
 
     /// The slot with this number.
@@ -122,6 +180,12 @@ impl ReplicaCpu {
     #[must_use]
     pub fn root_under(&self, value: u64) -> Option<Gpa> {
         self.tlb.root(Tag::Pcid(self.pcid_of(value)))
+    }
+
+    /// Whether it is in the middle of this task.
+    #[must_use]
+    pub fn is_in(&self, task: TaskId) -> bool {
+        self.in_task && self.task == Some(task)
     }
 
     pub(super) fn mark(&mut self, pcid: Pcid) {

@@ -189,7 +189,7 @@ impl Replica {
             self.announced(event.cpu, event.seq, announcement);
         }
         let effect = match event.happened() {
-            Some(happened) => self.happened(event.cpu, happened),
+            Some(happened) => self.happened(event, happened),
             None => Effect::default(),
         };
         if self.started {
@@ -270,7 +270,7 @@ impl Replica {
             Announcement::SlotFlushed { cpu, slot, generation } => {
                 self.cpu_mut(cpu).slots.entry(slot).or_default().generation = generation;
             }
-            Announcement::Lazy { cpu, lazy } => self.cpu_mut(cpu).lazy = lazy,
+            Announcement::Lazy { cpu, lazy } => self.cpu_mut(cpu).lazy.says(lazy, seq),
             Announcement::TaskBegins(task) => {
                 let cpu = self.cpu_mut(by);
                 (cpu.task, cpu.in_task) = (Some(task), true);
@@ -289,7 +289,8 @@ impl Replica {
         }
     }
 
-    fn happened(&mut self, by: CpuId, happened: &Happened) -> Effect {
+    fn happened(&mut self, event: &Event, happened: &Happened) -> Effect {
+        let by = event.cpu;
         match happened {
             Happened::TableLinked { table, entries } => self.tables.link(*table, entries),
             Happened::RootLinked { root } => {
@@ -311,7 +312,11 @@ impl Replica {
                     cpu.tlb.accessed_dirty(&self.census, *slot, *old, *new);
                 }
             }
-            Happened::UserEntry => self.cpu_mut(by).was_user = true,
+            Happened::UserEntry => {
+                let cpu = self.cpu_mut(by);
+                cpu.was_user = true;
+                cpu.lazy.enters_user_mode(event.seq);
+            }
             Happened::LoadCr3 { value, .. } => {
                 self.census.add_root(&self.tables, cr3::root(*value));
                 return self.invalidate(by, happened);

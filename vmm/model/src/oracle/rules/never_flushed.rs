@@ -8,7 +8,8 @@ use crate::oracle::{About, Deadline, Obligation};
 pub static ABOUT: About = About {
     name: "never-flushed",
     statement: "A downgrade that no primitive covers, and that no mark defers, is flushed by the end of its step or before its frame is freed. An edit's step \
-                lasts until the first step that is neither an edit nor a flush.",
+                lasts until the first step that is neither an edit nor a flush. Who maps the page anew \
+                owes the flush as well, and no longer defers it.",
     source: "SDM vol. 3, 4.10.5: the old frame must not be reused before the flush",
     violated_by: "forgotten-flush --cpu pcid --policy split",
     near_miss: "batched-unmap --cpu pcid --policy split",
@@ -31,7 +32,7 @@ fn owes(deadline: &Deadline, owed: &Obligation, context: &Context<'_>) -> bool {
         Deadline::EditsOver { cpu } => {
             // What was announced as deferred may stay until the frame is freed; and another CPU may
             // still be between its edit and its flush.
-            let over = cpu.is_none_or(|cpu| owed.downgrade.cpu == cpu && !owed.waits());
+            let over = cpu.is_none_or(|cpu| owed.is_owed_by(cpu) && !owed.waits());
             // A flush that waits for ever is a hang.
             over && !is_marked(owed, context) && !is_under_way(owed, context)
         }

@@ -13,7 +13,7 @@ pub static ABOUT: About = About {
     statement: "A frame or page-table page is not given back, and so not reused, while some CPU may \
                 still reach it through a cached entry of its current PCID or a global one, or by \
                 walking a root that some CPU has loaded. The kernel's map of all memory does not count, nor \
-                what a lazy CPU, which runs no user code, caches of user pages.",
+                what a CPU that was lazy caches of user pages, until user code runs on it again.",
     source: "SDM vol. 3, 4.10.5; CVE-2018-18281 (eb66ae030829), Linux 2ff6ddf19c0e",
     violated_by: "table-freed-before-shootdown --cpu pcid",
     near_miss: "freed-table --cpu pcid --policy split",
@@ -63,8 +63,8 @@ fn is_direct(context: &Context<'_>, va: Gva) -> bool {
 fn cached(context: &Context<'_>, cpu: CpuId, frame: Gpa) -> Option<Finding> {
     let of_cpu = context.replica.cpu(cpu);
     let pcid = of_cpu.pcid();
-    // A lazy CPU runs no user code, and looks at generations before it does.
-    let excused = |entry: &Entry| of_cpu.is_lazy() && entry.translation.user;
+    // A CPU that was lazy runs no user code, and looks at generations before it does.
+    let excused = |entry: &Entry| of_cpu.has_yet_to_catch_up() && entry.translation.user;
     for tag in [Tag::Pcid(pcid), Tag::Global] {
         let reaches = of_cpu.tlb.entries(tag).find(|entry| {
             let first = entry.translation.frame.0;

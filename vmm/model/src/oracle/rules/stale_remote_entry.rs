@@ -8,8 +8,9 @@ pub static ABOUT: About = About {
     name: "stale-remote-entry",
     statement: "When a CPU acknowledges a shootdown, and when the primitive that asked for it \
                 returns, it holds no stale entry for it in its current PCID or among globals. A \
-                lazy CPU may, unless tables are freed, but not when a step of its own is over in \
-                which it is lazy no longer.",
+                CPU that was lazy since the primitive began may, unless tables are freed, but not \
+                when it enters user mode or when a step of its own is over in which it is lazy no \
+                longer.",
     source: "SDM vol. 3, 4.10.5; Linux fea4e317f9e7 (CVE-2025-37964), 2ff6ddf19c0e",
     violated_by: "shootdown --cpu pcid --policy split --inject \"early ack\"",
     near_miss: "shootdown --cpu pcid --policy split --inject \"repeat ack\"",
@@ -27,16 +28,19 @@ fn owes(deadline: &Deadline, owed: &Obligation, context: &Context<'_>) -> bool {
     if !context.is_usable(owed.cpu, owed.tag) {
         return false;
     }
-    let lazy = context.replica.cpu(owed.cpu).is_lazy();
+    let state = context.replica.cpu(owed.cpu);
     let (open, meant) = match deadline {
         Deadline::Returned(open) => (open, owed.cpu != open.cpu),
         Deadline::Acknowledged { by, flush } => (flush, owed.cpu == *by),
         // What a CPU was excused from while it was lazy it ought to have flushed by now.
-        Deadline::TaskOver { cpu } => return owed.cpu == *cpu && !lazy && owed.covered.is_some(),
+        Deadline::TaskOver { cpu } => {
+            return owed.cpu == *cpu && !state.is_lazy() && owed.covered.is_some();
+        }
         _ => return false,
     };
-    // A lazy CPU runs no user code; before it does it looks at generations.
-    let excused = lazy && open.flush.kind.spares_lazy_cpus();
+    // A lazy CPU runs no user code, and looks at generations before it does: one that was lazy when
+    // the flush looked at it may be about to.
+    let excused = open.flush.kind.spares_lazy_cpus() && state.was_lazy_since(open.since);
     meant && !excused && owed.is_requested_of(open, context.replica)
 }
 
