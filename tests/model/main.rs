@@ -4,5 +4,7 @@
 mod legality;
 mod memory;
 mod replica;
+mod rules;
+mod story;
 mod tlb_naive;
 mod tlb_rules;

@@ -6,13 +6,14 @@ use crate::event::Announcement;
 use crate::oracle::replica::Slot;
 use crate::oracle::rule::{Because, Context, Finding, Rule};
 use crate::oracle::{About, Deadline};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// About the rule.
 pub static ABOUT: About = About {
     name: "generation",
-    statement: "A slot's TLB generation never exceeds what has been flushed in its kernel PCID, \
-                never exceeds its address space's, and never falls for one context id.",
+    statement: "Whenever a CPU goes on to rely on it, a slot's TLB generation exceeds neither what \
+                has been flushed in its kernel PCID nor its address space's generation. A lower one \
+                costs a flush and is no mistake.",
     source: "Linux arch/x86/mm/tlb.c, flush_tlb_func; 94b1b03b519b (tlb_gen tracking)",
     violated_by: "shootdown --cpu pcid --policy split --inject \"drop cr3@flush\"",
     near_miss: "shootdown --cpu pcid --policy split --inject \"drop generation#1\"",
@@ -21,18 +22,19 @@ pub static ABOUT: About = About {
     is_cost: false,
 };
 
-/// A slot's claim that its address space is flushed up to a generation.
+/// A slot's claim that its address space is flushed up to a generation: the store that made it.
 #[derive(Clone, Copy, Debug)]
 struct Claim {
-    slot: Slot,
     seq: u64,
     rip: Gva,
 }
 
 #[derive(Clone, Default)]
 struct Generation {
-    /// By CPU and slot: claims that are not yet proved.
+    /// By CPU and slot. A slot that nothing was stored to claims nothing.
     claims: BTreeMap<(CpuId, u16), Claim>,
+    /// The CPUs that are changing CR3: what their slots say may be half written.
+    switching: BTreeSet<CpuId>,
 }
 
 /// The rule.
@@ -41,58 +43,67 @@ pub(super) fn rule() -> Box<dyn Rule> {
 }
 
 impl Generation {
-    /// Looks at what a slot now claims.
-    fn claim(&mut self, context: &Context<'_>, announcement: &Announcement) -> Option<Finding> {
-        let (cpu, slot, to) = match *announcement {
-            Announcement::SlotOwner { cpu, slot, .. } => {
-                // Another address space, or none: what the slot claimed is void.
-                self.claims.remove(&(cpu, slot));
-                return None;
+    fn follow(&mut self, context: &Context<'_>, announcement: &Announcement) {
+        match *announcement {
+            // In which order a slot's owner and generation are stored is its kernel's affair.
+            Announcement::SlotOwner { cpu, slot, .. }
+            | Announcement::SlotFlushed { cpu, slot, .. } => {
+                let claim = Claim { seq: context.event.seq, rip: context.event.rip };
+                self.claims.insert((cpu, slot), claim);
             }
-            Announcement::SlotFlushed { cpu, slot, generation } => (cpu, slot, generation),
-            _ => return None,
-        };
-        let now = context.replica.cpu(cpu).slot(slot);
-        let owner = now.space?;
-        let wrong = |what: &str| Finding::new(format!("slot {slot} of CPU {} {what}", cpu.0));
-        if context.replica.space(owner).is_some_and(|space| to > space.generation) {
-            return Some(wrong("claims a generation that its address space has not reached"));
+            Announcement::Switching { cpu } => {
+                self.switching.insert(cpu);
+            }
+            Announcement::Loaded { cpu, .. } => {
+                self.switching.remove(&cpu);
+            }
+            _ => {}
         }
-        // A slot that changes hands gets its owner first, and then any generation.
-        let before = self.claims.get(&(cpu, slot)).filter(|claim| claim.slot.space == now.space);
-        if before.is_some_and(|claim| to < claim.slot.generation) {
-            return Some(wrong("falls back to an older generation"));
-        }
-        let claim = Claim { slot: now, seq: context.event.seq, rip: context.event.rip };
-        self.claims.insert((cpu, slot), claim);
-        None
     }
 
-    /// The claims of a CPU must hold now: it goes on to use what they are about.
+    /// The claims of a CPU must hold now: it goes on to rely on them.
     fn prove(&self, here: CpuId, context: &Context<'_>) -> Vec<Finding> {
+        // A flush in the middle of that relies on nothing yet.
+        let returns = |said: &Announcement| matches!(said, Announcement::FlushReturns { .. });
+        if self.switching.contains(&here) && context.event.announcements().iter().any(returns) {
+            return Vec::new();
+        }
         let replica = context.replica;
         let of_cpu = self.claims.iter().filter(|((cpu, _), _)| *cpu == here);
         let broken = of_cpu.filter_map(|(&(cpu, slot), claim)| {
-            let root = replica.space(claim.slot.space?)?.root;
+            let Slot { space: owner, generation } = replica.cpu(cpu).slot(slot);
+            let space = replica.space(owner?)?;
+            let what = "the slot's generation was raised";
+            let because = Some(Because { seq: claim.seq, rip: claim.rip, what });
+            if generation > space.generation {
+                return Some(Finding {
+                    because,
+                    message: format!(
+                        "slot {slot} of CPU {} claims generation {generation}, and its address space \
+                         has not reached more than {}",
+                        cpu.0, space.generation
+                    ),
+                    ..Finding::default()
+                });
+            }
             // The user PCID's flush is deferred: that is `stale-user-entry`'s.
             let pcids = context.header.kernel.slots.get(usize::from(slot));
             let pcide = replica.cpu(cpu).paging().pcide;
             let kernel = pcids.filter(|_| pcide).map_or(Pcid::new(0), |pcids| pcids.kernel);
             let owed = context.open_here().find(|owed| {
                 owed.tag == Tag::Pcid(kernel)
-                    && replica.is_pair(root, owed.root)
+                    && replica.is_pair(space.root, owed.root)
                     && owed.downgrade.seq < claim.seq
-                    && owed.generation.is_some_and(|of| of <= claim.slot.generation)
+                    && owed.generation.is_some_and(|of| of <= generation)
             })?;
-            let what = "the slot's generation was raised";
             Some(Finding {
                 obligation: Some(owed.id),
                 deadline: Some(Deadline::Claimed { cpu }),
-                because: Some(Because { seq: claim.seq, rip: claim.rip, what }),
+                because,
                 message: format!(
-                    "slot {slot} of CPU {} claims generation {}, and {} still holds a stale entry \
-                     for {} that it covers",
-                    cpu.0, claim.slot.generation, owed.tag, owed.page
+                    "slot {slot} of CPU {} claims generation {generation}, and {} still holds a \
+                     stale entry for {} that it covers",
+                    cpu.0, owed.tag, owed.page
                 ),
                 ..Finding::default()
             })
@@ -107,11 +118,10 @@ impl Rule for Generation {
     }
 
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {
-        let said = context.event.announcements().iter();
-        let mut found: Vec<_> =
-            said.filter_map(|announcement| self.claim(context, announcement)).collect();
-        // A switch writes the slot before it loads CR3, so that a claim is due only when the CPU
-        // is done with what it was in the middle of.
+        for announcement in context.event.announcements() {
+            self.follow(context, announcement);
+        }
+        let mut found = Vec::new();
         for deadline in context.deadlines {
             if let Deadline::Claimed { cpu } = *deadline {
                 found.extend(self.prove(cpu, context));
