@@ -1,8 +1,9 @@
 //! What the rules say of traces that are told event by event: each kind of violation, and the legal
 //! trace that comes closest.
 
-use crate::story::{BLUE, RED, SPACE, Story};
-use stalemate_model::arch::addr::CpuId;
+use crate::story::{BLUE, PAGE, RED, SPACE, Story};
+use stalemate_model::arch::addr::{CpuId, Gpa};
+use stalemate_model::arch::happened::Happened;
 use stalemate_model::event::Announcement;
 
 const CPU: CpuId = CpuId(0);
@@ -125,4 +126,110 @@ fn who_was_lazy_since_a_flush_began_owes_when_user_mode_runs() {
         let user = story.rules().contains(&"stale-user-entry".to_owned());
         assert_eq!(user, !before && !flushes, "{:?}", story.rules());
     }
+}
+
+/// A CPU that enters user mode is not lazy, whatever its kernel says; what it says of another CPU, or
+/// takes back in time, is no matter.
+#[test]
+fn no_cpu_enters_user_mode_while_it_is_said_to_be_lazy() {
+    for (of, takes_back, caught) in [(1, false, true), (1, true, false), (0, false, false)] {
+        let lazy = |lazy| Announcement::Lazy { cpu: CpuId(of), lazy };
+        let mut story = Story::new(2);
+        story.says(1, lazy(true));
+        if takes_back {
+            story.says(1, lazy(false));
+        }
+        story.enters_user_mode(1);
+        assert_eq!(!story.rules().is_empty(), caught, "{:?}", story.rules());
+        assert!(story.rules().iter().all(|rule| rule == "lazy-in-user-mode"));
+    }
+}
+
+/// Contents are taken: what another CPU may still write through is caught, under its current PCID or as a
+/// global; what it may only read, what the taker holds itself, what has been flushed, what is not stale,
+/// and what a lazy CPU holds is not.
+#[test]
+fn contents_are_taken_when_nobody_can_write_them_any_more() {
+    const READ_ONLY: u64 = RED & !2;
+    const GLOBAL: u64 = RED | 0x100;
+    let taken = |prepare: &dyn Fn(&mut Story), by: u8| {
+        let mut story = Story::new(2);
+        prepare(&mut story);
+        story.says(by, Announcement::ContentsTaken(Gpa(RED & !0xfff)));
+        story.rules().contains(&"copied-while-writable".to_owned())
+    };
+    let protect = |story: &mut Story| {
+        story.task_begins(0, 0).stores(0, RED, READ_ONLY).invlpg(0);
+    };
+    assert!(taken(&protect, 0));
+    assert!(
+        taken(
+            &|story| {
+                story.stores(0, RED, 0).invlpg(0);
+            },
+            0
+        ),
+        "moved"
+    );
+    assert!(
+        taken(
+            &|story| {
+                story.stores(0, RED, BLUE).invlpg(0);
+            },
+            0
+        ),
+        "remapped"
+    );
+    assert!(
+        taken(
+            &|story| {
+                story
+                    .stores(0, RED, GLOBAL)
+                    .happens(1, Happened::Invlpg { va: PAGE, keeps_globals: true });
+                story.stores(0, GLOBAL, 0).invlpg(0);
+            },
+            0
+        ),
+        "global"
+    );
+    assert!(
+        !taken(
+            &|story| {
+                protect(story);
+                story.invlpg(1);
+            },
+            0
+        ),
+        "flushed"
+    );
+    assert!(!taken(&|_| {}, 0), "nothing is stale");
+    assert!(
+        !taken(
+            &|story| {
+                story.stores(0, RED, READ_ONLY).invlpg(1);
+            },
+            0
+        ),
+        "its own"
+    );
+    assert!(
+        !taken(
+            &|story| {
+                story.stores(0, RED, READ_ONLY).invlpg(0).invlpg(1).stores(0, READ_ONLY, BLUE & !2);
+            },
+            0
+        ),
+        "it was read-only"
+    );
+    assert!(
+        !taken(
+            &|story| {
+                story.says(1, Announcement::Lazy { cpu: CpuId(1), lazy: true });
+                protect(story);
+                story.says(1, Announcement::Lazy { cpu: CpuId(1), lazy: false });
+            },
+            0
+        ),
+        "lazy"
+    );
 }

@@ -124,6 +124,12 @@ impl Translation {
         Rights { writable: self.writable, user: self.user, no_execute: self.no_execute }
     }
 
+    /// Whether it leads to the frame of 4 KiB at `frame`.
+    #[must_use]
+    pub fn maps(&self, frame: Gpa) -> bool {
+        (self.frame.0..self.frame.0 + self.size.bytes()).contains(&frame.0)
+    }
+
     /// The guest-physical address of `va`, which lies in the page.
     #[must_use]
     pub const fn at(&self, va: Gva) -> Gpa {

@@ -1,8 +1,10 @@
 //! The rules, one a file. A new one is its file, and here its module and its row.
 
 pub mod big_hammer;
+pub mod copied_while_writable;
 pub mod cr3_pairing;
 pub mod generation;
+pub mod lazy_in_user_mode;
 pub mod loaded_mm;
 pub mod lost_mark;
 pub mod needless_flush;
@@ -33,9 +35,10 @@ pub enum Speaks {
 }
 
 /// Every rule, in the order in which they judge an event: of one stale entry the first one speaks.
-pub static RULES: [(&About, Speaks); 15] = [
+pub static RULES: &[(&About, Speaks)] = &[
     (&never_flushed::ABOUT, Speaks::Stale(never_flushed::RULE)),
     (&reuse_before_flush::ABOUT, Speaks::Event(reuse_before_flush::rule)),
+    (&copied_while_writable::ABOUT, Speaks::Event(copied_while_writable::rule)),
     (&stale_kernel_entry::ABOUT, Speaks::Stale(stale_kernel_entry::RULE)),
     (&stale_remote_entry::ABOUT, Speaks::Stale(stale_remote_entry::RULE)),
     (&generation::ABOUT, Speaks::Event(generation::rule)),
@@ -46,6 +49,7 @@ pub static RULES: [(&About, Speaks); 15] = [
     (&stale_user_entry::ABOUT, Speaks::Stale(stale_user_entry::RULE)),
     (&pti_leak::ABOUT, Speaks::Event(pti_leak::rule)),
     (&loaded_mm::ABOUT, Speaks::Event(loaded_mm::rule)),
+    (&lazy_in_user_mode::ABOUT, Speaks::Event(lazy_in_user_mode::rule)),
     (&stray_mark::ABOUT, Speaks::Event(stray_mark::rule)),
     (&big_hammer::ABOUT, Speaks::Cost),
     (&needless_flush::ABOUT, Speaks::Cost),

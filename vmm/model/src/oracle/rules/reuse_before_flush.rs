@@ -67,8 +67,7 @@ fn cached(context: &Context<'_>, cpu: CpuId, frame: Gpa) -> Option<Finding> {
     let excused = |entry: &Entry| of_cpu.has_yet_to_catch_up() && entry.translation.user;
     for tag in [Tag::Pcid(pcid), Tag::Global] {
         let reaches = of_cpu.tlb.entries(tag).find(|entry| {
-            let first = entry.translation.frame.0;
-            (first..first + entry.translation.size.bytes()).contains(&frame.0)
+            entry.translation.maps(frame)
                 && !is_direct(context, entry.translation.page)
                 && !excused(entry)
         });
