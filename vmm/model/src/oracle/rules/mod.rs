@@ -5,7 +5,6 @@ pub mod cr3_pairing;
 pub mod generation;
 pub mod loaded_mm;
 pub mod lost_mark;
-pub mod lost_pge;
 pub mod needless_flush;
 pub mod never_flushed;
 pub mod pcid_reuse;
@@ -33,7 +32,7 @@ pub enum Speaks {
 }
 
 /// Every rule, in the order in which they judge an event: of one stale entry the first one speaks.
-pub static RULES: [(&About, Speaks); 16] = [
+pub static RULES: [(&About, Speaks); 15] = [
     (&never_flushed::ABOUT, Speaks::Stale(never_flushed::RULE)),
     (&reuse_before_flush::ABOUT, Speaks::Event(reuse_before_flush::rule)),
     (&stale_kernel_entry::ABOUT, Speaks::Stale(stale_kernel_entry::RULE)),
@@ -47,7 +46,6 @@ pub static RULES: [(&About, Speaks); 16] = [
     (&pti_leak::ABOUT, Speaks::Event(pti_leak::rule)),
     (&loaded_mm::ABOUT, Speaks::Event(loaded_mm::rule)),
     (&stray_mark::ABOUT, Speaks::Event(stray_mark::rule)),
-    (&lost_pge::ABOUT, Speaks::Event(lost_pge::rule)),
     (&big_hammer::ABOUT, Speaks::Cost),
     (&needless_flush::ABOUT, Speaks::Cost),
 ];
