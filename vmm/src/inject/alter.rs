@@ -2,7 +2,6 @@
 
 use super::fault::{Action, Target};
 use crate::arch::addr::{Gva, Pcid};
-use crate::arch::apic::msr::ICR;
 use crate::arch::cr3::NOFLUSH;
 use crate::arch::op::{ControlRegister, InvpcidDescriptor, Op};
 use crate::arch::vcpu::cr4::PGE;
@@ -35,8 +34,7 @@ pub(super) fn perturb(ops: &mut Vec<PlannedOp>, action: Action, target: Target, 
     }
 }
 
-/// INVLPG of the next page, INVPCID of the other PCID of the pair, CR4 with PGE as it is, an IPI with
-/// the vector before.
+/// INVLPG of the next page, INVPCID of the other PCID of the pair, CR4 with PGE as it is.
 fn altered(op: Op, cr4: u64) -> Op {
     match op {
         Op::Invlpg(va) => Op::Invlpg(Gva(va.0.wrapping_add(PAGE_SIZE))),
@@ -47,7 +45,6 @@ fn altered(op: Op, cr4: u64) -> Op {
         Op::WriteCr { register: register @ ControlRegister::Cr4, value } => {
             Op::WriteCr { register, value: value & !PGE | cr4 & PGE }
         }
-        Op::Wrmsr { msr: msr @ ICR, value } => Op::Wrmsr { msr, value: value - 1 },
         op => op,
     }
 }

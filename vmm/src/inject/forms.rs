@@ -8,7 +8,7 @@ use stalemate_shared::page::Page;
 
 /// Every form of a fault but for its occurrence, with one line of help. SITE, POINT and PAGE stand
 /// for one of [`SITES`], one of [`POINTS`] and a test page. What is not in this table is refused.
-pub const FORMS: [(&str, &str); 50] = [
+pub const FORMS: [(&str, &str); 49] = [
     // The marks of user PCIDs.
     ("drop mark", "the store that marks a user PCID does not happen"),
     ("repeat mark", "the store that marks a user PCID happens twice"),
@@ -58,7 +58,6 @@ pub const FORMS: [(&str, &str); 50] = [
     ("drop ipi", "an interrupt to another CPU is not sent"),
     ("repeat ipi", "an interrupt to another CPU is sent twice"),
     ("delay ipi", "an interrupt to another CPU is sent late, at the latest when its sender waits"),
-    ("alter ipi", "an interrupt to another CPU has the vector before its own"),
     ("drop ack", "the store by which a CPU acknowledges does not happen"),
     ("repeat ack", "the store by which a CPU acknowledges happens twice"),
     ("delay ack", "a CPU's acknowledgement comes late, at the latest when a CPU waits"),
