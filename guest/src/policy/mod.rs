@@ -7,6 +7,7 @@ mod eager;
 mod fallback;
 mod full;
 mod joined;
+mod lax;
 mod mistaken;
 mod split;
 mod unsplit;
@@ -26,5 +27,6 @@ pub fn policy() -> &'static dyn Policy {
         Name::Eager => &eager::Eager,
         Name::Fallback => &fallback::Fallback,
         Name::Joined => &joined::Joined,
+        Name::Lax => &lax::Lax,
     }
 }
