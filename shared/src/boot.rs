@@ -31,8 +31,6 @@ numbered! {
         Fallback = 4,
         /// Kernel and user PCID always flushed together, never marked.
         Joined = 5,
-        /// As `Split`, but the user PCID is always marked.
-        Lax = 6,
     }
 }
 

@@ -7,7 +7,6 @@ mod eager;
 mod fallback;
 mod full;
 mod joined;
-mod lax;
 mod mistaken;
 mod split;
 mod unsplit;
@@ -27,6 +26,5 @@ pub fn policy() -> &'static dyn Policy {
         Name::Eager => &eager::Eager,
         Name::Fallback => &fallback::Fallback,
         Name::Joined => &joined::Joined,
-        Name::Lax => &lax::Lax,
     }
 }

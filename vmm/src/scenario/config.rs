@@ -77,11 +77,10 @@ pub enum Policy {
     Eager,
     Fallback,
     Joined,
-    Lax,
 }
 
 /// Every policy, with its name and what it does; the broken one last.
-pub const POLICIES: [(Policy, &str, &str); 7] = [
+pub const POLICIES: [(Policy, &str, &str); 6] = [
     (
         Policy::Split,
         "split",
@@ -107,7 +106,6 @@ pub const POLICIES: [(Policy, &str, &str); 7] = [
         "the user PCID flushed at once, never deferred: by INVPCID, or by a hop to the user CR3 \
          and back",
     ),
-    (Policy::Lax, "lax", "as split, but the user half of one page is always marked"),
     (Policy::Full, "full", "every flush is the big hammer"),
     (
         Policy::Unsplit,
@@ -135,7 +133,6 @@ impl Policy {
             Self::Eager => boot::Policy::Eager,
             Self::Fallback => boot::Policy::Fallback,
             Self::Joined => boot::Policy::Joined,
-            Self::Lax => boot::Policy::Lax,
         }
     }
 }
