@@ -136,12 +136,6 @@ pub fn clean(entry: u64) -> u64 {
     entry & !F::DIRTY.bits()
 }
 
-/// `entry` with D set.
-#[must_use]
-pub fn soiled(entry: u64) -> u64 {
-    entry | F::DIRTY.bits()
-}
-
 /// `entry` with A clear.
 #[must_use]
 pub fn aged(entry: u64) -> u64 {

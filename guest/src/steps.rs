@@ -66,7 +66,6 @@ fn step(pending: &mut Pending, op: u64, args: [u64; 4]) -> Result<Report, Refuse
             pending.add(paging::change(number, va, edit)?);
         }
         Op::Clean => pending.add(paging::change(number, va, entry::clean)?),
-        Op::Soil => pending.add(paging::change(number, va, entry::soiled)?),
         Op::Age => pending.add(paging::change(number, va, entry::aged)?),
         Op::FlushOneUser => {
             flush::flush_tlb_one_user(number, va);

@@ -43,8 +43,6 @@ numbered! {
         MakeClean = 56,
         /// (mm, va): take the right to write away; and flush
         WriteProtect = 57,
-        /// (mm, va): set the D bit, which needs no flush
-        Soil = 58,
         /// (mm, va): `flush_tlb_one_user`
         FlushOneUser = 10,
         /// (mm, va): `flush_tlb_one_kernel`; mm is ignored

@@ -30,7 +30,7 @@ const fn row(
 }
 
 /// Every verb, edits first, then flushes, then the rest.
-pub const VERBS: [Verb; 32] = [
+pub const VERBS: [Verb; 31] = [
     row("map", "P COLOUR [ro] [dirty]", "P, which is not mapped, gets the frame", |words| {
         map(words, Op::Map, Change::Map)
     }),
@@ -66,9 +66,6 @@ pub const VERBS: [Verb; 32] = [
     row("clean", "P", "the D bit of P is cleared", |words| change(words, Op::Clean)),
     row("make_clean", "P", "as `clean`, and flushed, with the table's lock held", |words| {
         change(words, Op::MakeClean)
-    }),
-    row("soil", "P", "the D bit of P is set, which needs no flush", |words| {
-        change(words, Op::Soil)
     }),
     row("age", "P", "the A bit of P is cleared, which needs no flush", |words| {
         change(words, Op::Age)
