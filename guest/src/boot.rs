@@ -46,9 +46,9 @@ pub extern "C" fn kernel_main(block: u64, ap_entry: u64) -> ! {
         nmi_flush: option(options::NMI_FLUSH),
         cpus: read(offset_of!(BootBlock, cpus)),
         variant: Variant::from_number(read(offset_of!(BootBlock, variant))),
-        policy: match Policy::from_number(policy_and_options as u32) {
-            Some(policy) => policy,
-            None => panic!("unknown policy {}", policy_and_options as u32),
+        policy: match Policy::try_from(policy_and_options & u64::from(u32::MAX)) {
+            Ok(policy) => policy,
+            Err(number) => panic!("unknown policy {number}"),
         },
     };
     config::install(config);

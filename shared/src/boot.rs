@@ -16,31 +16,21 @@ pub struct Range {
     pub end: u64,
 }
 
-/// Which flush policy the kernel installs; the numbers are the boot block's.
-#[repr(u32)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Policy {
-    /// Kernel PCID now, user PCID marked.
-    Split = 0,
-    /// One function for user and kernel pages; `invalidate_other` is never set.
-    Unsplit = 1,
-    /// Every flush is the big hammer.
-    Full = 2,
-    /// The user PCID is flushed at once, never marked.
-    Eager = 3,
-    /// As `Split`, but a kernel page is flushed by the big hammer where other ASIDs may hold it.
-    Fallback = 4,
-    /// Kernel and user PCID always flushed together, never marked.
-    Joined = 5,
-}
-
-impl Policy {
-    /// The policy of a boot block's number.
-    #[must_use]
-    pub fn from_number(number: u32) -> Option<Self> {
-        let all =
-            [Self::Split, Self::Unsplit, Self::Full, Self::Eager, Self::Fallback, Self::Joined];
-        all.into_iter().find(|&policy| policy as u32 == number)
+numbered! {
+    /// Which flush policy the kernel installs; the numbers are the boot block's.
+    pub enum Policy {
+        /// Kernel PCID now, user PCID marked.
+        Split = 0,
+        /// One function for user and kernel pages; `invalidate_other` is never set.
+        Unsplit = 1,
+        /// Every flush is the big hammer.
+        Full = 2,
+        /// The user PCID is flushed at once, never marked.
+        Eager = 3,
+        /// As `Split`, but a kernel page is flushed by the big hammer where other ASIDs may hold it.
+        Fallback = 4,
+        /// Kernel and user PCID always flushed together, never marked.
+        Joined = 5,
     }
 }
 

@@ -47,7 +47,7 @@ pub struct FuzzArgs {
     /// Write scenario files of what fails to this directory
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// How to report
+    /// How to report; the JSON's schema is docs/fuzz.schema.json, with --zoo docs/fuzz-zoo.schema.json
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
 }

@@ -39,7 +39,7 @@ pub enum Format {
     /// For people
     #[default]
     Text,
-    /// For programs; docs/report.schema.json
+    /// For programs
     Json,
 }
 

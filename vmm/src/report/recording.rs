@@ -9,7 +9,7 @@ use crate::scenario::{Diagnostic, Run, RunConfig, parse};
 use serde::{Deserialize, Serialize};
 
 /// Of the file's form.
-pub const RECORDING_VERSION: u32 = 2;
+pub const RECORDING_VERSION: u32 = 3;
 
 /// A run as a file keeps it.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -41,7 +41,7 @@ pub struct KernelInfo {
 /// Writes everything that is in memory at entry but the image: boot block, boot tables, colours.
 pub fn prepare(memory: &GuestMemory, features: CpuFeatures, kernel: &KernelOptions, cpus: u8) {
     let version_and_size = u64::from(VERSION) | (size_of::<BootBlock>() as u64) << 32;
-    let policy_and_options = u64::from(kernel.policy as u32) | u64::from(kernel.options) << 32;
+    let policy_and_options = kernel.policy as u64 | u64::from(kernel.options) << 32;
     let variant = kernel.variant.map_or(0, |variant| variant as u64);
     let bits = [
         (features.pcid, boot::features::PCID),
