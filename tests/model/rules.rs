@@ -1,7 +1,7 @@
 //! What the rules say of traces that are told event by event: each kind of violation, and the legal
 //! trace that comes closest.
 
-use crate::story::{BLUE, PAGE, RED, SPACE, Story};
+use crate::story::{BLUE, PAGE, PTE, RED, SPACE, Story};
 use stalemate_model::arch::addr::{CpuId, Gpa};
 use stalemate_model::arch::happened::Happened;
 use stalemate_model::event::Announcement;
@@ -232,4 +232,27 @@ fn contents_are_taken_when_nobody_can_write_them_any_more() {
         ),
         "lazy"
     );
+}
+
+/// A table that maps nothing may be taken away without a flush: what is cached leads nowhere. As soon as
+/// something is stored into it, or it is given back, that counts.
+#[test]
+fn a_table_that_maps_nothing_needs_no_flush_until_it_does() {
+    const PDE: Gpa = Gpa(0x3000);
+    let detached = |story: &mut Story| {
+        story.task_begins(0, 0).stores(0, RED, 0).flush_begins(0).invlpg(0).flush_returns(0);
+        story.happens(0, Happened::TableStore { slot: PDE, old: 0x4067, new: 0 });
+    };
+    let mut story = Story::new(1);
+    detached(&mut story);
+    story.says(0, Announcement::EditsOver).task_ends(0, 0).enters_user_mode(0);
+    assert!(story.rules().is_empty(), "{:?}", story.rules());
+
+    story.task_begins(0, 1).stores(0, 0, BLUE).says(0, Announcement::EditsOver);
+    assert_eq!(story.rules(), ["never-flushed"], "mapped through a table that is detached");
+
+    let mut story = Story::new(1);
+    detached(&mut story);
+    story.says(0, Announcement::FrameFreed(Gpa(PTE.0)));
+    assert_eq!(story.rules(), ["reuse-before-flush"]);
 }

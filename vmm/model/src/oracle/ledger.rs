@@ -93,6 +93,9 @@ impl Ledger {
                     self.mapped_anew(event.cpu, &reaches, replica);
                 }
                 self.downgrade(downgrade, &reaches, replica);
+                if replica.census.has_pins() {
+                    self.detached(downgrade, replica);
+                }
             }
             // A D that a processor sets again makes what has it right again.
             Some(Happened::AccessedDirty { old, new, .. }) if (old ^ new) & DIRTY != 0 => {
@@ -234,6 +237,23 @@ impl Ledger {
             if found.is_any() {
                 let cause = Cause::Cr3 { old, new };
                 self.add(Downgrade::new(event, replica, cause), event.cpu, found);
+            }
+        }
+    }
+
+    /// A store to a table that no root reaches, but some cached paging-structure entry: what that one
+    /// leads to now is stale.
+    fn detached(&mut self, downgrade: Downgrade, replica: &Replica) {
+        let owed = self.owed(|_| true);
+        for (cpu, state) in replica.numbered() {
+            for tag in state.tlb.tags() {
+                let Some(root) = state.tlb.root(tag) else { continue };
+                let mut found = Stale::none(tag, root);
+                let is_new = |id: EntryId| !owed.contains(&(cpu, tag, id));
+                found.look_at_structures(replica, state, (Gva(0), Gva(u64::MAX)), &is_new);
+                if found.is_any() {
+                    self.add(downgrade, cpu, found);
+                }
             }
         }
     }

@@ -248,14 +248,26 @@ impl Stale {
                 self.entry.get_or_insert_with(|| entry.clone());
             }
         }
-        let Tag::Pcid(pcid) = tag else { return };
+        self.look_at_structures(replica, cpu, (base, last), is_new);
+    }
+
+    /// As [`Stale::look`], of paging-structure entries alone.
+    pub(super) fn look_at_structures(
+        &mut self,
+        replica: &Replica,
+        cpu: &ReplicaCpu,
+        (base, last): (Gva, Gva),
+        is_new: &dyn Fn(EntryId) -> bool,
+    ) {
+        let (tlb, paging) = (&cpu.tlb, cpu.paging());
+        let Tag::Pcid(pcid) = self.tag else { return };
         for structure in tlb.structures(pcid).filter(|structure| is_new(structure.id)) {
             let inside = base <= structure.base && structure.base <= last;
             let here = inside || structure.covers(base);
             if here && tlb.structure_is_stale(&replica.tables, paging, structure) {
                 self.structures.push(structure.id);
                 self.structure.get_or_insert(*structure);
-                self.page.get_or_insert(base);
+                self.page.get_or_insert(structure.base.max(base));
             }
         }
     }

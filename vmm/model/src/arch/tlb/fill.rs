@@ -91,7 +91,7 @@ impl Tlb {
             // stopped above it, where A is clear.
             let found = today(tables, paging, root, &structure);
             let stopped = lazy && found.is_some_and(|found| !found.accessed);
-            if stopped || self.structure_is_stale(tables, paging, &structure) {
+            if stopped || self.structure_leads_elsewhere(tables, paging, &structure) {
                 beyond.below(tables, paging, structure.start(), structure.base.0);
             }
         }

@@ -24,6 +24,7 @@ use super::features::Paging;
 use super::walk::{
     Access, Meaning, Rights, Start, Tables, Translation, entry as bits, meaning, shift, walk,
 };
+use reachable::Reachable;
 use set::{EntrySet, StructureSet};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -191,10 +192,33 @@ impl Tlb {
         None
     }
 
-    /// Whether a cached paging-structure entry gives another table, or more rights, than a walk
-    /// of its PCID's root today.
+    /// Whether a walk that begins at a cached paging-structure entry comes, somewhere, to a
+    /// translation that grants more than a walk of its PCID's root does today. One that leads to a
+    /// table which maps nothing does no harm as long as that is so.
     #[must_use]
     pub fn structure_is_stale(
+        &self,
+        tables: &dyn Tables,
+        paging: Paging,
+        structure: &StructureEntry,
+    ) -> bool {
+        let tag = Tag::Pcid(structure.pcid);
+        let Some(root) = self.root(tag) else { return false };
+        if !self.structure_leads_elsewhere(tables, paging, structure) {
+            return false;
+        }
+        let mut found = Reachable::default();
+        found.below(tables, paging, structure.start(), structure.base.0);
+        let id = structure.id;
+        found.leaves.into_iter().any(|translation| {
+            let entry = Entry { id, translation, root, skipped: false, missing: Vec::new() };
+            self.stale_at(tables, paging, tag, &entry).is_some()
+        })
+    }
+
+    /// Whether a cached paging-structure entry gives another table, or more rights, than a walk of
+    /// its PCID's root today.
+    fn structure_leads_elsewhere(
         &self,
         tables: &dyn Tables,
         paging: Paging,
