@@ -1,10 +1,10 @@
 //! What the rules say of traces that are told event by event: each kind of violation, and the legal
 //! trace that comes closest.
 
-use crate::story::{BLUE, PAGE, PTE, RED, SPACE, Story};
+use crate::story::{BLUE, PAGE, PTE, RED, ROOT, SPACE, Story};
 use stalemate_model::arch::addr::{CpuId, Gpa};
 use stalemate_model::arch::happened::Happened;
-use stalemate_model::event::Announcement;
+use stalemate_model::event::{Announcement, SpaceId};
 
 const CPU: CpuId = CpuId(0);
 
@@ -255,4 +255,54 @@ fn a_table_that_maps_nothing_needs_no_flush_until_it_does() {
     detached(&mut story);
     story.says(0, Announcement::FrameFreed(Gpa(PTE.0)));
     assert_eq!(story.rules(), ["reuse-before-flush"]);
+}
+
+/// A root dies when no CPU has it in CR3, and lives again when an address space gets it.
+#[test]
+fn a_root_is_given_back_when_no_cpu_runs_on_it_and_used_when_it_has_an_owner() {
+    const OTHER: u64 = 0x6000;
+    let load = |value| Happened::LoadCr3 { old: ROOT | 1, value };
+    let born = || {
+        let mut story = Story::new(2);
+        story.happens(0, Happened::TableLinked { table: Gpa(OTHER), entries: Vec::new() });
+        story.happens(0, Happened::RootLinked { root: Gpa(OTHER) });
+        story
+    };
+    let mut story = born();
+    story.happens(1, load(OTHER | 2)).says(0, Announcement::FrameFreed(Gpa(OTHER)));
+    assert_eq!(story.rules(), ["reuse-before-flush"], "CPU 1 runs on it");
+
+    let owner = Announcement::Root { space: SpaceId(8), root: Gpa(OTHER) };
+    for has_owner in [true, false] {
+        let mut story = born();
+        story.says(0, Announcement::FrameFreed(Gpa(OTHER)));
+        assert!(story.rules().is_empty(), "{:?}", story.rules());
+        if has_owner {
+            story.says(0, owner);
+        }
+        story.happens(1, load(OTHER | 2));
+        assert_eq!(story.rules().is_empty(), has_owner, "{:?}", story.rules());
+    }
+}
+
+/// A global that the new root does not grant is owed from the load on, to whoever loads.
+#[test]
+fn a_load_of_cr3_makes_due_the_globals_that_its_root_does_not_grant() {
+    const OTHER: u64 = 0x6000;
+    const GLOBAL: u64 = RED | 0x100;
+    for (grants, flushes) in [(false, false), (false, true), (true, false)] {
+        let mut story = Story::new(1);
+        story.stores(0, RED, GLOBAL).invlpg(0);
+        let entries = if grants { vec![(0, 0x2067)] } else { Vec::new() };
+        story.happens(0, Happened::TableLinked { table: Gpa(OTHER), entries });
+        story.happens(0, Happened::RootLinked { root: Gpa(OTHER) });
+        story.happens(0, Happened::LoadCr3 { old: ROOT | 1, value: OTHER | 2 });
+        if flushes {
+            story.invlpg(0);
+        }
+        story.enters_user_mode(0);
+        let caught = story.rules() == ["stale-user-entry"];
+        assert_eq!(caught, !grants && !flushes, "{:?}", story.rules());
+        assert!(caught || story.rules().is_empty());
+    }
 }

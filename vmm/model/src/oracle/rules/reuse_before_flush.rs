@@ -1,11 +1,15 @@
 //! `reuse-before-flush`: what a CPU may still reach is not given back.
 
 use crate::arch::addr::{CpuId, Gpa, Gva};
-use crate::arch::cr3::ROOT_MASK;
+use crate::arch::cr3::{self, ROOT_MASK};
+use crate::arch::happened::Happened;
 use crate::arch::tlb::{Entry, Tag};
+use crate::arch::walk::entry::PRESENT;
 use crate::arch::walk::{Meaning, Start, Tables, meaning, shift};
+use crate::event::Announcement;
+use crate::oracle::About;
 use crate::oracle::rule::{Context, Finding, Held, Rule};
-use crate::oracle::{About, Deadline};
+use std::collections::BTreeSet;
 
 /// About the rule.
 pub static ABOUT: About = About {
@@ -13,7 +17,9 @@ pub static ABOUT: About = About {
     statement: "A frame or page-table page is not given back, and so not reused, while some CPU may \
                 still reach it through a cached entry of its current PCID or a global one, or by \
                 walking a root that some CPU has loaded. The kernel's map of all memory does not count, nor \
-                what a CPU that was lazy caches of user pages, until user code runs on it again.",
+                what a CPU that was lazy caches of user pages, until user code runs on it again. A \
+                root is not given back while it is in some CPU's CR3, and not used again before an \
+                address space has got it.",
     source: "SDM vol. 3, 4.10.5; CVE-2018-18281 (eb66ae030829), Linux 2ff6ddf19c0e",
     violated_by: "table-freed-before-shootdown --cpu pcid",
     near_miss: "freed-table --cpu pcid --policy split",
@@ -22,12 +28,15 @@ pub static ABOUT: About = About {
     is_cost: false,
 };
 
-#[derive(Clone)]
-struct ReuseBeforeFlush;
+#[derive(Clone, Default)]
+struct ReuseBeforeFlush {
+    /// Roots that were given back, and that no address space has got since.
+    freed: BTreeSet<Gpa>,
+}
 
 /// The rule.
 pub(super) fn rule() -> Box<dyn Rule> {
-    Box::new(ReuseBeforeFlush)
+    Box::new(ReuseBeforeFlush::default())
 }
 
 impl Rule for ReuseBeforeFlush {
@@ -36,22 +45,55 @@ impl Rule for ReuseBeforeFlush {
     }
 
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {
-        let freed = context.deadlines.iter().filter_map(|deadline| match deadline {
-            Deadline::Freed(frame) => Some(*frame),
-            _ => None,
-        });
         let mut found = Vec::new();
-        for frame in freed {
-            let cpus = context.replica.numbered();
-            found.extend(cpus.filter_map(|(cpu, _)| cached(context, cpu, frame)));
-            found.extend(mapped(context, frame).map(|(root, va)| {
-                Finding::new(format!(
-                    "{frame} is given back while a walk of root {root} for {va} still reaches it"
-                ))
-            }));
+        for said in context.event.announcements() {
+            match *said {
+                Announcement::FrameFreed(frame) => {
+                    found.extend(given_back(context, frame));
+                    if context.replica.census.roots().any(|root| root == frame) {
+                        self.freed.insert(frame);
+                    }
+                }
+                Announcement::Root { root, .. } => {
+                    self.freed.remove(&root);
+                }
+                _ => {}
+            }
         }
+        found.extend(self.used_again(context));
         found
     }
+}
+
+impl ReuseBeforeFlush {
+    /// A root that was given back is loaded, or linked as a table.
+    fn used_again(&self, context: &Context<'_>) -> Option<Finding> {
+        let (used, how) = match *context.event.happened()? {
+            Happened::LoadCr3 { value, .. } => (cr3::root(value), "loaded"),
+            Happened::TableStore { new, .. } if new & PRESENT != 0 => {
+                (Gpa(new & ROOT_MASK), "linked")
+            }
+            _ => return None,
+        };
+        let is_table = how == "loaded" || context.replica.census.is_table(used);
+        (is_table && self.freed.contains(&used))
+            .then(|| Finding::new(format!("root {used} is {how} after it was given back")))
+    }
+}
+
+/// All ways in which the frame may still be reached.
+fn given_back(context: &Context<'_>, frame: Gpa) -> Vec<Finding> {
+    let cpus = || context.replica.numbered();
+    let loaded = cpus().filter(|(_, state)| state.root() == frame).map(|(cpu, _)| {
+        Finding::new(format!("root {frame} is given back while CPU {} has it in CR3", cpu.0))
+    });
+    let cached = cpus().filter_map(|(cpu, _)| cached(context, cpu, frame));
+    let mapped = mapped(context, frame).map(|(root, va)| {
+        Finding::new(format!(
+            "{frame} is given back while a walk of root {root} for {va} still reaches it"
+        ))
+    });
+    loaded.chain(cached).chain(mapped).collect()
 }
 
 fn is_direct(context: &Context<'_>, va: Gva) -> bool {
