@@ -14,6 +14,7 @@ mod fuzz;
 mod history;
 mod image;
 mod interrupts;
+mod litmus;
 mod misbehaviour;
 mod policies;
 mod replay;

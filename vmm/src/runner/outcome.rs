@@ -125,13 +125,14 @@ pub struct RunResult {
 impl RunResult {
     pub(super) fn judge(run: &Run, end: RunEnd, oracle: &Oracle, counts: EventCounts) -> Self {
         let mismatches = mismatches(&run.scenario, &end.reports);
-        let violations = oracle.violations().to_vec();
+        let conformance = run.scenario.conformance;
+        let violations = if conformance { Vec::new() } else { oracle.violations().to_vec() };
         let outcome = match &end.stop {
             _ if !violations.is_empty() => Outcome::Violation,
             Some((stop, _)) => stop_outcome(stop),
             None if !end.not_fired.is_empty() => Outcome::NotApplied,
             None if !mismatches.is_empty() => Outcome::Mismatch,
-            None if oracle.ledger().is_empty() => Outcome::Vacuous,
+            None if oracle.ledger().is_empty() && !conformance => Outcome::Vacuous,
             None => Outcome::Clean,
         };
         let lost = oracle.hammers().iter().map(|hammer| hammer.live_lost).sum();
@@ -278,6 +279,11 @@ fn matches_report(expect: Expect, report: &StepReport) -> bool {
         Expect::Done => report.status == Status::Done,
         Expect::Value(value) => report.status == Status::Done && report.value == value,
         Expect::Fault => report.status == Status::Fault,
+        Expect::OneOf { values, fault } => match report.status {
+            Status::Done => values.contains(&Some(report.value)),
+            Status::Fault => fault,
+            _ => false,
+        },
         Expect::Stop => false,
     }
 }

@@ -51,6 +51,7 @@ pub fn parse(name: &str, file: &str, text: &str) -> Result<Arc<Scenario>, Diagno
         file: file.to_owned(),
         source: text.to_owned(),
         summary: source.summary(raw.summary)?,
+        conformance: raw.conformance,
         pcid: raw.cpu.pcid.0,
         invpcid: raw.cpu.invpcid.0,
         pge: raw.cpu.pge.0,

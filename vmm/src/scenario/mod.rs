@@ -67,6 +67,8 @@ pub struct Scenario {
     pub seed: Vec<u64>,
     /// With and without paging-structure caches.
     pub structure_caches: Vec<bool>,
+    /// It is about what a processor may show: its accesses alone decide, and no rule speaks.
+    pub conformance: bool,
     /// The steps.
     pub steps: Vec<Step>,
     /// Runs with faults.

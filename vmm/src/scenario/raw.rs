@@ -105,6 +105,10 @@ pub(super) struct RawScenario {
     /// One line on what it is about.
     #[schemars(with = "String")]
     pub summary: Spanned<String>,
+    /// The file is about what a processor may show, not about flushes: its accesses alone decide, no
+    /// rule speaks, and a run in which nothing was ever stale counts too.
+    #[serde(default)]
+    pub conformance: bool,
     /// What the processor must have or must not have; what is left out may be either.
     #[serde(default)]
     pub cpu: RawCpu,

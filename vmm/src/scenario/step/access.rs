@@ -1,6 +1,6 @@
 //! Accesses: `user read`, `kernel write` and their like.
 
-use super::words::{Expect, Parsed, StepError, Words, parse_value};
+use super::words::{Expect, MOST_VALUES, Parsed, StepError, Words, parse_value};
 use crate::kernel::steps::StepClass;
 use crate::suggest::nearest;
 use stalemate_shared::layout::{COLOURS, colour_word};
@@ -56,23 +56,58 @@ fn expectation(words: &mut Words<'_>, read: bool) -> Result<Option<Expect>, Step
     if !words.optional("->") {
         return Ok(None);
     }
-    let word = words.next("what is expected")?;
-    let colour = COLOURS.iter().position(|colour| *colour == word).map(colour_word);
-    let expect = match word {
-        "fault" => Some(Expect::Fault),
-        "ok" if !read => Some(Expect::Done),
-        _ if read => colour.or_else(|| parse_value(word)).map(Expect::Value),
-        _ => None,
+    let all = words.next("what is expected")?;
+    let one = |word: &str| {
+        let colour = COLOURS.iter().position(|colour| *colour == word).map(colour_word);
+        match word {
+            "fault" => Some(Expect::Fault),
+            "ok" if !read => Some(Expect::Done),
+            _ if read => colour.or_else(|| parse_value(word)).map(Expect::Value),
+            _ => None,
+        }
     };
-    match expect {
-        Some(expect) => Ok(Some(expect)),
-        None if read => words.error(
-            format!("`{word}` is nothing that can be read"),
-            nearest(word, COLOURS.into_iter().chain(["fault"])).map_or_else(
-                || format!("use `fault`, a value, or one of {}", COLOURS.join(", ")),
-                |meant| format!("did you mean `{meant}`?"),
-            ),
-        ),
-        None => words.error(format!("a store cannot give `{word}`"), "use `ok` or `fault`".into()),
+    let (mut values, mut fault, mut count) = ([None; MOST_VALUES], false, 0);
+    for word in all.split('|') {
+        match one(word) {
+            Some(expect) if !all.contains('|') => return Ok(Some(expect)),
+            Some(Expect::Fault) => fault = true,
+            Some(Expect::Value(value)) if count < MOST_VALUES => {
+                values[count] = Some(value);
+                count += 1;
+            }
+            Some(Expect::Value(_)) => {
+                return words.error(
+                    format!("`{all}` has more than {MOST_VALUES} values"),
+                    "an access that may give anything needs no `->`".to_owned(),
+                );
+            }
+            Some(_) => {
+                return words.error(
+                    format!("`{all}` says nothing of a store"),
+                    "leave out the `->` where a store may fault or not".to_owned(),
+                );
+            }
+            None => return unknown(words, word, read),
+        }
     }
+    Ok(Some(Expect::OneOf { values, fault }))
+}
+
+/// What an access cannot give.
+fn unknown<T>(words: &mut Words<'_>, word: &str, read: bool) -> Result<T, StepError> {
+    if !read {
+        return words.error(format!("a store cannot give `{word}`"), "use `ok` or `fault`".into());
+    }
+    words.error(
+        format!("`{word}` is nothing that can be read"),
+        nearest(word, COLOURS.into_iter().chain(["fault"])).map_or_else(
+            || {
+                format!(
+                    "use `fault`, a value, or one of {}; or several with `|`",
+                    COLOURS.join(", ")
+                )
+            },
+            |meant| format!("did you mean `{meant}`?"),
+        ),
+    )
 }

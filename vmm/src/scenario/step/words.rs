@@ -9,6 +9,9 @@ use stalemate_shared::layout::{
 use stalemate_shared::page::Page;
 use stalemate_shared::step::Op;
 
+/// Values that an access may be expected to give, at most.
+pub const MOST_VALUES: usize = 4;
+
 /// What a step's report must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expect {
@@ -18,6 +21,13 @@ pub enum Expect {
     Value(u64),
     /// A page fault.
     Fault,
+    /// Any of these: what a processor may do either way.
+    OneOf {
+        /// Done, with one of these values read.
+        values: [Option<u64>; MOST_VALUES],
+        /// A page fault.
+        fault: bool,
+    },
     /// The run does not get that far.
     Stop,
 }
