@@ -124,6 +124,18 @@ pub fn is_present(entry: u64) -> bool {
     entry & F::PRESENT.bits() != 0
 }
 
+/// Whether user mode may use it.
+#[must_use]
+pub fn is_user(entry: u64) -> bool {
+    entry & F::USER_ACCESSIBLE.bits() != 0
+}
+
+/// Whether it may be written.
+#[must_use]
+pub fn is_writable(entry: u64) -> bool {
+    entry & F::WRITABLE.bits() != 0
+}
+
 /// Whether it maps a large page.
 #[must_use]
 pub fn is_large(entry: u64) -> bool {

@@ -14,7 +14,8 @@ use crate::shootdown::{EVERY_CPU, Request, What, flush_on};
 use crate::variant;
 use stalemate_shared::hypercall::Primitive;
 use stalemate_shared::layout::{
-    LARGE_PAGE_SIZE, MAX_CPUS, PAGE_SIZE, USER_END, USER_LARGE_PAGES, USER_TABLE_PAGES,
+    COLOUR_FRAMES, COLOURS, LARGE_PAGE_SIZE, MAX_CPUS, MM_COUNT, PAGE_SIZE, POOL_FRAME_COUNT,
+    POOL_FRAMES, USER_END, USER_LARGE_PAGES, USER_TABLE_PAGES,
 };
 use stalemate_shared::variant::Variant;
 
@@ -183,7 +184,43 @@ static BATCHES: [Word; MAX_CPUS] = [const { Word::new(0) }; MAX_CPUS];
 
 const BATCHED: u64 = 1 << 63;
 
-/// Leaves the flush of a user page that was unmapped to this CPU's next [`flush_tlb_batched`].
+/// By the CPU that batches, the frames of the pages that it has deferred, as bits: what is cached
+/// may still reach them, so that nobody gives them back.
+static BATCHED_FRAMES: [Word; MAX_CPUS] = [const { Word::new(0) }; MAX_CPUS];
+
+/// By address space, 1 where a flush of it was deferred, by whatever CPU, and nobody has made sure
+/// of it yet. Read and written under its page-table lock.
+static PENDING: [Word; MM_COUNT] = [const { Word::new(0) }; MM_COUNT];
+
+/// The bit of a frame in [`BATCHED_FRAMES`]; none of a frame that is never given back.
+fn frame_bit(frame: u64) -> u64 {
+    let number = |first: u64, count: u64| {
+        let number = frame.checked_sub(first)? / PAGE_SIZE;
+        (number < count).then_some(number)
+    };
+    let colour = || number(COLOUR_FRAMES, COLOURS.len() as u64);
+    let of_pool = number(POOL_FRAMES, POOL_FRAME_COUNT);
+    let bit = of_pool.or_else(|| colour().map(|colour| POOL_FRAME_COUNT + colour));
+    bit.map_or(0, |bit| 1 << bit)
+}
+
+/// The frame of a page that is about to be unmapped, its flush deferred, stays until this CPU's next
+/// [`flush_tlb_batched`]. Before the entry is cleared: whoever no longer finds the frame mapped finds
+/// it here.
+pub fn hold_frame(frame: u64) {
+    let frames = &BATCHED_FRAMES[percpu::number() as usize];
+    frames.set(frames.get() | frame_bit(frame));
+}
+
+/// Whether some CPU's next [`flush_tlb_batched`] is of a page of this frame.
+#[must_use]
+pub fn is_held(frame: u64) -> bool {
+    let held = BATCHED_FRAMES.iter().any(|frames| frames.get() & frame_bit(frame) != 0);
+    held && !variant::is(Variant::BatchHoldsNoFrames)
+}
+
+/// Leaves the flush of a user page that was unmapped to this CPU's next [`flush_tlb_batched`], or to
+/// whoever needs it sooner. The caller holds the page-table lock, since before the page was unmapped.
 ///
 /// Promises: the generation has risen, so that the address space becomes active nowhere without a
 /// flush.
@@ -193,6 +230,7 @@ pub fn defer(number: usize, page: Downgrade) {
     let mm = percpu::mm_state(number);
     let va = page.page;
     hypercall::defer(mm.kernel_root, va, va + page_size(va));
+    PENDING[number].set(1);
     percpu::raise_tlb_gen(number);
     let batch = &BATCHES[percpu::number() as usize];
     batch.set(batch.get() | percpu::mm_state(number).cpumask | BATCHED);
@@ -200,10 +238,24 @@ pub fn defer(number: usize, page: Downgrade) {
     let _ = page.discharge(None, 0, u64::MAX);
 }
 
-/// Whether this CPU has deferred anything.
-#[must_use]
-pub fn has_batch() -> bool {
-    BATCHES[percpu::number() as usize].get() != 0
+/// Flushes what any CPU has deferred of address space `number`, whose page-table lock the caller
+/// holds. Who finds no entry, or makes one, relies on this: no entry does not mean that nothing is
+/// cached.
+///
+/// Promises: no CPU on which the address space is active holds anything under its kernel PCID whose
+/// flush was deferred.
+///
+/// Does not promise yet: the same of user PCIDs, until their CPU next enters user mode.
+#[inline(always)]
+pub fn flush_pending(number: usize) {
+    let of_here = BATCHES[percpu::number() as usize].get() != 0;
+    let missed =
+        variant::is(Variant::BatchForgotten) || variant::is(Variant::BatchOfOwnCpu) && !of_here;
+    if PENDING[number].get() == 0 || missed {
+        return;
+    }
+    flush_tlb_mm(number);
+    PENDING[number].set(0);
 }
 
 /// Announces a flush of the user pages in `[start, end)`, none of which was mapped, and does no
@@ -230,6 +282,7 @@ pub fn flush_tlb_batched() {
     let request = Request::new(What::Loaded, 0, USER_END, PAGE_SIZE);
     flush_on(batch.get() & !BATCHED, &request);
     batch.set(0);
+    BATCHED_FRAMES[percpu::number() as usize].set(0);
     hypercall::end(flush);
 }
 

@@ -2,7 +2,7 @@
 
 use crate::arch::memory::Word;
 use crate::arch::{self, hypercall, memory};
-use crate::paging::{Downgrade, Refused, change, get, pool, put, tables, unmap};
+use crate::paging::{Downgrade, Refused, change, edit, get, pool, put, tables, take, unmap};
 use crate::{entry, flush, variant};
 use core::ops::Range;
 use stalemate_shared::layout::{
@@ -23,19 +23,16 @@ pub fn unmap_range(mm: usize, start: u64, end: u64) -> Result<(), Refused> {
         return Err(Refused);
     }
     let _locked = lock(mm);
+    // What a batch has unmapped, on whatever CPU, is still cached: no entry does not mean no flush.
+    flush::flush_pending(mm);
     let pages = || (start..end).step_by(PAGE_SIZE as usize);
     let mut frames = [None; USER_PAGE_COUNT as usize];
     for (frame, va) in frames.iter_mut().zip(pages()) {
-        if let Ok(bits) = get(mm, va) {
+        if let Ok((bits, token)) = take(mm, va) {
             *frame = Some(entry::frame(bits));
-            let token = unmap(mm, va)?;
             // The flush of the range follows.
             let _ = token.discharge(Some(mm), va, va + 1);
         }
-    }
-    // What a batch has unmapped is still cached: no entry here means no flush there.
-    if flush::has_batch() && !variant::is(Variant::BatchForgotten) {
-        flush::flush_tlb_batched();
     }
     let found = frames.iter().any(Option::is_some);
     let first_only = variant::is(Variant::SecondMappingForgotten) && start < SECOND_MAPPING;
@@ -46,7 +43,23 @@ pub fn unmap_range(mm: usize, start: u64, end: u64) -> Result<(), Refused> {
     } else {
         flush::nothing_to_flush(mm, start, end);
     }
-    frames.iter().flatten().for_each(|&frame| release(frame));
+    for (index, frame) in frames.iter().enumerate() {
+        // Two of the pages may have shown one frame.
+        if let Some(frame) = frame.filter(|_| !frames[..index].contains(frame)) {
+            release(frame);
+        }
+    }
+    Ok(())
+}
+
+/// Makes a page not present; its flush is left to the CPU's next batched one.
+///
+/// # Errors
+/// Where it is not present.
+pub fn unmap_batched(mm: usize, va: u64) -> Result<(), Refused> {
+    let _locked = lock(mm);
+    flush::hold_frame(entry::frame(get(mm, va)?));
+    flush::defer(mm, unmap(mm, va)?);
     Ok(())
 }
 
@@ -56,11 +69,12 @@ pub fn unmap_range(mm: usize, start: u64, end: u64) -> Result<(), Refused> {
 /// Where `from` is not present, or `to` is.
 pub fn move_page(mm: usize, from: u64, to: u64) -> Result<(), Refused> {
     let locked = lock(mm);
-    let bits = get(mm, from)?;
-    if get(mm, to).is_ok() {
+    if get(mm, from).is_err() || get(mm, to).is_ok() {
         return Err(Refused);
     }
-    let token = unmap(mm, from)?;
+    // What was at the new address before may be cached still.
+    flush::flush_pending(mm);
+    let (bits, token) = take(mm, from)?;
     put(mm, to, bits)?;
     // Once the lock is dropped another CPU may unmap the new page and free its frame: what is
     // cached of the old one must be gone by then.
@@ -76,8 +90,7 @@ pub fn move_page(mm: usize, from: u64, to: u64) -> Result<(), Refused> {
 /// Where the page is not present.
 pub fn migrate(mm: usize, va: u64, frame: u64) -> Result<(), Refused> {
     let locked = lock(mm);
-    let bits = get(mm, va)?;
-    let token = unmap(mm, va)?;
+    let (bits, token) = take(mm, va)?;
     let held = (!variant::is(Variant::MigrationUnlocksFirst)).then_some(locked);
     if held.is_none() {
         // Whoever comes now sees no page, flushes nothing, and takes the frame for unused.
@@ -131,18 +144,27 @@ pub fn write_protect(mm: usize, va: u64) -> Result<(), Refused> {
 /// Where the child has one of them already.
 pub fn fork(mm: usize, child: usize) -> Result<(), Refused> {
     let pages = || (0..USER_PAGE_COUNT).map(|number| USER_PAGES + number * PAGE_SIZE);
-    if mm == child || pages().any(|va| get(child, va).is_ok()) {
+    if mm == child {
         return Err(Refused);
     }
+    // Until the flush is over nobody may copy a page that is write-protected here already: by what
+    // is cached its old frame can still be written.
+    let locks = variant::is(Variant::ForkTakesNoLock);
+    let _locked = (!locks).then(|| (lock(mm.min(child)), lock(mm.max(child))));
+    if pages().any(|va| get(child, va).is_ok()) {
+        return Err(Refused);
+    }
+    flush::flush_pending(child);
     for va in pages() {
-        let Ok(bits) = get(mm, va) else { continue };
-        let shared = entry::shared(bits);
-        put(child, va, shared)?;
-        if shared != bits {
-            let token = change(mm, va, |_| shared)?;
+        let Ok(mut bits) = get(mm, va) else { continue };
+        // First here: what the child gets has every D that was set until then.
+        if entry::shared(bits) != bits {
+            let token;
+            (bits, token) = edit(mm, va, entry::shared)?;
             // The flush of the whole address space follows.
             let _ = token.discharge(Some(mm), va, va + 1);
         }
+        put(child, va, bits)?;
     }
     flush::flush_tlb_mm(mm);
     // From here on the child has the contents as they are.
@@ -154,16 +176,39 @@ pub fn fork(mm: usize, child: usize) -> Result<(), Refused> {
     Ok(())
 }
 
-/// Copies a shared page for `mm`, which is loaded, after a store to it has faulted.
+/// What was done about a page fault of user mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mended {
+    /// The page was copied.
+    Copied,
+    /// The page allows the access by now: it was in the middle of an edit, or what was cached of it
+    /// allowed less.
+    Already,
+}
+
+/// The page-fault error code's bit of a store.
+const STORE: u64 = 2;
+
+/// Mends a page fault of user mode in `mm`, which is loaded, so that the access can be tried again.
 ///
 /// # Errors
-/// Where the page is not shared, or no frame is left.
-pub fn copy(mm: usize, va: u64) -> Result<(), Refused> {
+/// Where the page does not allow it.
+pub fn mend_fault(mm: usize, va: u64, error: u64) -> Result<Mended, Refused> {
     let page = va & !(PAGE_SIZE - 1);
+    let _locked = lock(mm);
     let bits = get(mm, page)?;
-    if !entry::is_shared(bits) {
-        return Err(Refused);
+    if error & STORE != 0 && entry::is_shared(bits) {
+        copy(mm, page, bits)?;
+        return Ok(Mended::Copied);
     }
+    let allows = entry::is_user(bits) && (error & STORE == 0 || entry::is_writable(bits));
+    if allows { Ok(Mended::Already) } else { Err(Refused) }
+}
+
+/// Copies the shared page at `page`, whose entry is `bits`, for `mm`, which is loaded and locked.
+/// Between the old frame and the new one the page is not present: else one CPU could read the old
+/// frame while another one writes the new.
+fn copy(mm: usize, page: u64, bits: u64) -> Result<(), Refused> {
     let frame = pool::take().ok_or(Refused)?;
     hypercall::contents_taken(entry::frame(bits));
     for word in (0..PAGE_SIZE).step_by(8) {
@@ -171,10 +216,14 @@ pub fn copy(mm: usize, va: u64) -> Result<(), Refused> {
         let value = arch::probe_read(page + word).map_err(|_| Refused)?;
         memory::write_physical(frame + word, value);
     }
-    let token = change(mm, page, |_| entry::copied(bits, frame))?;
-    flush::flush_tlb_one_user(mm, page);
-    let _ = token.discharge(Some(mm), page, page + 1);
-    Ok(())
+    if variant::is(Variant::CopySetsFirst) {
+        let token = change(mm, page, |bits| entry::copied(bits, frame))?;
+        flush_one(mm, token);
+        return Ok(());
+    }
+    let (bits, token) = take(mm, page)?;
+    flush_one(mm, token);
+    put(mm, page, entry::copied(bits, frame))
 }
 
 /// Replaces the 2 MiB page at `va` by 4 KiB pages of the same frames. Not in one store: for a while
@@ -183,6 +232,7 @@ pub fn copy(mm: usize, va: u64) -> Result<(), Refused> {
 /// # Errors
 /// Where there is none, or no frame for the table.
 pub fn split(mm: usize, va: u64) -> Result<(), Refused> {
+    let _locked = lock(mm);
     let bits = get(mm, va)?;
     if !entry::is_large(bits) {
         return Err(Refused);
@@ -204,6 +254,7 @@ pub fn merge(mm: usize, va: u64) -> Result<(), Refused> {
     if !tables::large_pages().contains(&va) {
         return Err(Refused);
     }
+    let _locked = lock(mm);
     let table = tables::get(mm, va)?;
     let first = tables::entries(table).next().ok_or(Refused)?;
     let plain = |bits: u64| entry::clean(entry::aged(bits));
@@ -239,6 +290,7 @@ pub fn free_table(mm: usize, va: u64) -> Result<(), Refused> {
     if !(start..end).contains(&va) {
         return Err(Refused);
     }
+    let _locked = lock(mm);
     let table = tables::get(mm, va)?;
     let token = tables::replace(mm, va, 0)?;
     let maps_nothing = tables::entries(table).all(|bits| bits == 0);
@@ -289,7 +341,8 @@ fn flush_one(mm: usize, token: Downgrade) {
 /// The first half of the user test pages, and the second: two mappings.
 const SECOND_MAPPING: u64 = USER_PAGES + USER_PAGE_COUNT / 2 * PAGE_SIZE;
 
-/// Gives the frame of a page that was unmapped back, unless some other page maps it still.
+/// Gives the frame of a page that was unmapped back, unless some other page maps it still, or a batch
+/// that has unmapped it is not over.
 fn release(frame: u64) {
     let pages =
         |first: u64, count: u64| (first..first + count * PAGE_SIZE).step_by(PAGE_SIZE as usize);
@@ -297,7 +350,8 @@ fn release(frame: u64) {
         || pages(USER_PAGES, USER_PAGE_COUNT).chain(pages(USER_TABLE_PAGES, USER_TABLE_PAGE_COUNT));
     let maps = |mm: usize, va: u64| get(mm, va).is_ok_and(|bits| entry::frame(bits) == frame);
     let by_user = (0..MM_COUNT).any(|mm| user().any(|va| maps(mm, va)));
-    if !by_user && !pages(KERNEL_PAGES, KERNEL_PAGE_COUNT).any(|va| maps(0, va)) {
+    let by_kernel = || pages(KERNEL_PAGES, KERNEL_PAGE_COUNT).any(|va| maps(0, va));
+    if !by_user && !by_kernel() && !flush::is_held(frame) {
         pool::give_back(frame);
     }
 }

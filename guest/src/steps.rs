@@ -2,8 +2,9 @@
 
 use crate::arch::{self, UserContext, UserExit, cpu::broken, hypercall, memory, percpu};
 use crate::config::config;
+use crate::operations::{self, Mended};
 use crate::paging::{self, Downgrade, Refused, pool};
-use crate::{entry, flush, mm, operations};
+use crate::{entry, flush, mm};
 use stalemate_shared::layout::{
     KERNEL_PAGE_COUNT, KERNEL_PAGES, MEMORY_SIZE, MM_COUNT, PAGE_SIZE, USER_CODE, USER_END,
     USER_LARGE_PAGE_COUNT, USER_PAGE_COUNT, USER_TABLE_PAGE_COUNT,
@@ -98,7 +99,7 @@ fn step(pending: &mut Pending, op: u64, args: [u64; 4]) -> Result<Report, Refuse
             pending.discharge(None, va, third);
         }
         Op::FlushBatched => flush::flush_tlb_batched(),
-        Op::UnmapBatched => flush::defer(number, paging::unmap(number, va)?),
+        Op::UnmapBatched => operations::unmap_batched(number, va)?,
         Op::Fork if va < MM_COUNT as u64 => operations::fork(number, va as usize)?,
         Op::SplitLarge => operations::split(number, va)?,
         Op::MergeLarge => operations::merge(number, va)?,
@@ -148,20 +149,23 @@ fn probed(result: Result<u64, (u64, u64)>) -> Report {
 fn user(number: usize, address: u64, operation: u64, value: u64) -> Report {
     mm::switch_mm(number);
     let context = UserContext { rip: USER_CODE, rsp: 0, address, operation, value };
+    let mut tries = 0;
     loop {
         mm::user_runs();
-        match arch::enter_user(&context) {
+        let (error, address) = match arch::enter_user(&context) {
             UserExit::Syscall(value) => return (Status::Done, value, 0),
-            // A store to a page that is shared: once it is copied, the store is tried again.
-            UserExit::Fault { error, address, .. }
-                if error == STORE_TO_PRESENT && operations::copy(number, address).is_ok() => {}
-            UserExit::Fault { error, address, .. } => return (Status::Fault, error, address),
+            UserExit::Fault { error, address, .. } => (error, address),
+        };
+        match operations::mend_fault(number, address, error) {
+            Ok(Mended::Copied) => {}
+            Ok(Mended::Already) if tries < MOST_TRIES => tries += 1,
+            _ => return (Status::Fault, error, address),
         }
     }
 }
 
-/// The page-fault error code of a user's store to a page that is present: P, W and U.
-const STORE_TO_PRESENT: u64 = 7;
+/// How often an access is tried again on a page that allows it already.
+const MOST_TRIES: u64 = 4;
 
 fn misbehave(how: Misbehaviour) -> Result<(), Refused> {
     match how {

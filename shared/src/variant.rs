@@ -113,6 +113,16 @@ variants! {
         "The way back to user mode does not look at the marks.";
     LazyDoesNotCatchUp = 38, "lazy-does-not-catch-up", "mm::switch_mm",
         "A lazy CPU goes on without a look at the generation.";
+    PlainEdits = 39, "plain-edits", "paging::Leaf::change",
+        "An entry that is present is read and written back: a D that was set meanwhile is lost.";
+    BatchOfOwnCpu = 40, "batch-of-own-cpu", "flush::flush_pending",
+        "An address space's pending flushes are looked for on the CPU that asks, and on no other.";
+    BatchHoldsNoFrames = 41, "batch-holds-no-frames", "operations::release",
+        "A frame is given back although a batch that unmapped it elsewhere has not flushed.";
+    ForkTakesNoLock = 42, "fork-takes-no-lock", "operations::fork",
+        "A page may be copied while a fork has write-protected it and not flushed.";
+    CopySetsFirst = 43, "copy-sets-first", "operations::copy",
+        "A copy takes the place of its page in one store, and the flush comes afterwards.";
 }
 
 impl Variant {

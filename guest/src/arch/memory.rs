@@ -27,6 +27,32 @@ pub fn write_physical(at: u64, value: u64) {
     };
 }
 
+/// Puts `value` in the place of the aligned word at guest-physical `at`, with one XCHG; what was
+/// there.
+pub fn exchange_physical(at: u64, value: u64) -> u64 {
+    assert!(at < DIRECT_MAP_SIZE);
+    let mut word = value;
+    // SAFETY: as in `read_physical`.
+    unsafe {
+        asm!("xchg qword ptr [{}], {}", in(reg) KERNEL_BASE + at, inout(reg) word,
+             options(nostack, preserves_flags));
+    };
+    word
+}
+
+/// Puts `new` in the place of the aligned word at guest-physical `at`, with one LOCK CMPXCHG, where
+/// that is still `old`; whether it was.
+pub fn replace_physical(at: u64, old: u64, new: u64) -> bool {
+    assert!(at < DIRECT_MAP_SIZE);
+    let was: u8;
+    // SAFETY: as in `read_physical`.
+    unsafe {
+        asm!("lock cmpxchg qword ptr [{}], {}", "sete {}", in(reg) KERNEL_BASE + at, in(reg) new,
+             out(reg_byte) was, inout("rax") old => _, options(nostack));
+    };
+    was != 0
+}
+
 /// A word of the kernel's that any CPU may read and write.
 pub struct Word(UnsafeCell<u64>);
 

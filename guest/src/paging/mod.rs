@@ -11,11 +11,12 @@ pub use token::{Downgrade, Refused};
 
 use crate::arch::memory;
 use crate::config::config;
-use crate::entry;
+use crate::{entry, variant};
 use stalemate_shared::layout::{
     KERNEL_PAGE_COUNT, KERNEL_PAGES, LARGE_PAGE_SIZE, MM_COUNT, PAGE_SIZE, USER_END,
 };
 use stalemate_shared::step::flags;
+use stalemate_shared::variant::Variant;
 
 /// The leaf slot of a test page.
 #[derive(Debug)]
@@ -46,9 +47,33 @@ impl Leaf {
         memory::read_physical(self.slot)
     }
 
-    /// The one store of an edit.
+    /// The one store of an edit of an entry that is not present: no processor changes that.
     fn set(&self, bits: u64) {
         memory::write_physical(self.slot, bits);
+    }
+
+    /// The one store of an edit of a present entry, in which a processor may set A or D at any time
+    /// (SDM vol. 3, 4.8): what is written is made of what is there at that moment, or a D that was
+    /// set meanwhile is lost. What was there.
+    fn change(&self, edit: impl Fn(u64) -> u64) -> u64 {
+        loop {
+            let old = self.get();
+            if variant::is(Variant::PlainEdits) {
+                self.set(edit(old));
+                return old;
+            }
+            if memory::replace_physical(self.slot, old, edit(old)) {
+                return old;
+            }
+        }
+    }
+
+    /// The same, where what is written does not depend on what is there.
+    fn exchange(&self, bits: u64) -> u64 {
+        if variant::is(Variant::PlainEdits) {
+            return self.change(|_| bits);
+        }
+        memory::exchange_physical(self.slot, bits)
     }
 
     fn bits(&self, frame: u64, step_flags: u64) -> Result<u64, Refused> {
@@ -110,8 +135,17 @@ pub fn map(mm: usize, va: u64, frame: u64, step_flags: u64) -> Result<(), Refuse
 /// Where it is not present.
 pub fn remap(mm: usize, va: u64, frame: u64, step_flags: u64) -> Result<Downgrade, Refused> {
     let (leaf, _) = leaf(mm, va)?.present()?;
-    leaf.set(leaf.bits(frame, step_flags)?);
+    leaf.exchange(leaf.bits(frame, step_flags)?);
     Ok(leaf.token)
+}
+
+/// Makes a page not present; its entry as it was, with the A and D that processors set until then.
+///
+/// # Errors
+/// Where it is not present.
+pub fn take(mm: usize, va: u64) -> Result<(u64, Downgrade), Refused> {
+    let (leaf, _) = leaf(mm, va)?.present()?;
+    Ok((leaf.exchange(0), leaf.token))
 }
 
 /// Makes a page not present.
@@ -119,17 +153,22 @@ pub fn remap(mm: usize, va: u64, frame: u64, step_flags: u64) -> Result<Downgrad
 /// # Errors
 /// Where it is not present.
 pub fn unmap(mm: usize, va: u64) -> Result<Downgrade, Refused> {
+    take(mm, va).map(|(_, token)| token)
+}
+
+/// Changes one present page's entry by `edit`; what it is then.
+///
+/// # Errors
+/// Where it is not present.
+pub fn edit(mm: usize, va: u64, edit: impl Fn(u64) -> u64) -> Result<(u64, Downgrade), Refused> {
     let (leaf, _) = leaf(mm, va)?.present()?;
-    leaf.set(0);
-    Ok(leaf.token)
+    Ok((edit(leaf.change(&edit)), leaf.token))
 }
 
 /// Changes one present page's entry by `edit`.
 ///
 /// # Errors
 /// Where it is not present.
-pub fn change(mm: usize, va: u64, edit: impl FnOnce(u64) -> u64) -> Result<Downgrade, Refused> {
-    let (leaf, bits) = leaf(mm, va)?.present()?;
-    leaf.set(edit(bits));
-    Ok(leaf.token)
+pub fn change(mm: usize, va: u64, edit: impl Fn(u64) -> u64) -> Result<Downgrade, Refused> {
+    self::edit(mm, va, edit).map(|(_, token)| token)
 }

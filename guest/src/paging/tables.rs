@@ -2,7 +2,7 @@
 
 use super::pool;
 use super::token::{Downgrade, Refused};
-use crate::arch::memory::{read_physical, write_physical};
+use crate::arch::memory::{exchange_physical, read_physical, write_physical};
 use crate::arch::percpu;
 use crate::entry;
 use core::ops::Range;
@@ -116,6 +116,7 @@ pub fn put(mm: usize, va: u64, table: u64) -> Result<(), Refused> {
 /// Where there is none.
 pub fn replace(mm: usize, va: u64, bits: u64) -> Result<Downgrade, Refused> {
     let (slot, _) = referenced(mm, va)?;
-    write_physical(slot, bits);
+    // A processor may set A in it meanwhile, which nobody needs; D it has none.
+    exchange_physical(slot, bits);
     Ok(Downgrade { page: va, mm: Some(mm) })
 }

@@ -260,12 +260,12 @@ impl Author {
             // One step is kept for the flush of what is owed at the end.
             let left = wanted - self.actions.len() - self.world.held().len();
             let last = left <= 1;
-            if self.world.owed().is_empty() && !self.world.held().is_empty() && self.draw.one_in(3)
-            {
+            let owing = self.world.owed().next().is_some();
+            if !owing && !self.world.held().is_empty() && self.draw.one_in(3) {
                 self.resume();
                 continue;
             }
-            if !self.world.owed().is_empty() && (last || self.draw.one_in(2)) {
+            if owing && (last || self.draw.one_in(2)) {
                 self.pay(last);
                 continue;
             }
@@ -319,7 +319,7 @@ impl Author {
 
     /// Flushes something that is owed; everything, where this is the last step.
     fn pay(&mut self, last: bool) {
-        let owed: Vec<_> = self.world.owed().iter().copied().collect();
+        let owed: Vec<_> = self.world.owed().collect();
         let (mm, page) = self.draw.pick(&owed);
         let payment = match self.draw.weighted(&PAYMENTS) {
             _ if last && (owed.len() > 1 || !self.world.deferred().is_empty()) => Payment::All,

@@ -1,6 +1,16 @@
 //! What a program does to memory, as its author must know it: which page shows which frame, what
 //! is in the frames, and which flushes are owed. It knows no TLB: it is what every correct kernel
 //! shows, whatever its processor caches.
+//!
+//! No legal program has a step that
+//! * the kernel refuses: it maps what is mapped, edits what is not, or finds no frame;
+//! * uses, in an edit that flushes nothing, an address of which something old may be cached and whose
+//!   flush was deferred: whoever maps an address anew flushes it first;
+//! * gives back a frame that an edit of its own took away somewhere and did not flush: no kernel frees
+//!   a page in the middle of taking it away;
+//! * lets a CPU go on that owes a flush. Other CPUs may go on: it is in the middle of an operation;
+//! * shows a value that depends on what is cached, or on when a CPU is held back: that is right in a
+//!   kernel, but its author could not say what it comes to.
 
 use super::action::{Action, Frame, Named, Outcome, Verb, line};
 use stalemate_shared::layout::{COLOURS, LARGE_COLOURS, POOL_FRAME_COUNT, colour_word};
@@ -10,11 +20,11 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Why a step cannot stand where it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Illegal {
-    /// It maps what is mapped, edits what is not, or frees what is still mapped elsewhere; or its CPU
-    /// is held back in another step.
+    /// It maps what is mapped or pending, edits what is not mapped, or frees what its own edits still
+    /// show; or its CPU is held back in another step.
     Refused,
-    /// A flush is owed, and the step is neither an edit nor a flush; or it uses a page whose flush
-    /// was deferred.
+    /// Its CPU owes a flush, and the step is neither an edit nor a flush; or it uses a page whose flush
+    /// is owed or deferred.
     Owing,
 }
 
@@ -29,6 +39,15 @@ fn is_small_user(page: Page) -> bool {
     matches!(page, Page::User(_))
 }
 
+/// What is owed for one page.
+#[derive(Clone, Debug, Default)]
+struct Debt {
+    /// The CPUs that do not go on before it is paid.
+    cpus: BTreeSet<u8>,
+    /// The frames, by colour, that the page no longer shows and that may be cached.
+    colours: BTreeSet<usize>,
+}
+
 /// Memory as a program has left it.
 #[derive(Clone, Debug)]
 pub struct World {
@@ -36,9 +55,11 @@ pub struct World {
     /// The first word of each frame, by colour, and of copies.
     small: Vec<u64>,
     large: [u64; LARGE_COLOURS],
-    owed: BTreeSet<Place>,
-    /// Left to a CPU's next batched flush.
+    owed: BTreeMap<Place, Debt>,
+    /// Left to a CPU's next batched flush, or to one that comes sooner.
     deferred: BTreeSet<(u8, Place)>,
+    /// Colours of the frames that a CPU's next batched flush is of: nobody gives them back before.
+    batched: BTreeSet<(u8, usize)>,
     /// Address spaces with a page table for v0..v3.
     tables: BTreeSet<usize>,
     /// Frames of the kernel's pool that are in use.
@@ -53,8 +74,9 @@ impl Default for World {
             pages: BTreeMap::new(),
             small: (0..COLOURS.len()).map(colour_word).collect(),
             large: std::array::from_fn(colour_word),
-            owed: BTreeSet::new(),
+            owed: BTreeMap::new(),
             deferred: BTreeSet::new(),
+            batched: BTreeSet::new(),
             tables: BTreeSet::new(),
             taken: 0,
             held: BTreeSet::new(),
@@ -75,9 +97,14 @@ impl World {
     }
 
     /// The pages whose flush is owed.
+    pub fn owed(&self) -> impl Iterator<Item = Place> + '_ {
+        self.owed.keys().copied()
+    }
+
+    /// Whether a CPU owes a flush.
     #[must_use]
-    pub fn owed(&self) -> &BTreeSet<Place> {
-        &self.owed
+    pub fn owes(&self, cpu: u8) -> bool {
+        self.owed.values().any(|debt| debt.cpus.contains(&cpu))
     }
 
     /// The batched flushes that are still to come, by CPU.
@@ -109,7 +136,7 @@ impl World {
     /// # Errors
     /// Where no legal program has this step here; nothing has changed then.
     pub fn take(&mut self, action: &Action) -> Result<Outcome, Illegal> {
-        if action.is_other() && !self.owed.is_empty() {
+        if action.is_other() && self.owes(action.cpu) {
             return Err(Illegal::Owing);
         }
         let resumes = action.verb == Verb::Resume;
@@ -149,19 +176,24 @@ impl World {
                     self.take_frame()?;
                     self.tables.insert(mm);
                 }
-                self.pages.insert(place(mm, page), frame);
+                self.show(action.cpu, place(mm, page), frame);
             }
-            Verb::Remap(page, frame) => *self.edit(action, page)? = frame,
+            Verb::Remap(page, frame) => {
+                let old = std::mem::replace(self.edit(action, page)?, frame);
+                self.debt(place(mm, page)).colours.insert(old.colour);
+            }
             Verb::Unmap(page) => {
-                self.edit(action, page)?;
+                let old = *self.edit(action, page)?;
                 self.pages.remove(&place(mm, page));
+                self.debt(place(mm, page)).colours.insert(old.colour);
             }
             Verb::UnmapBatched(page) => {
                 if matches!(page, Page::Kernel(_)) {
                     return Err(Illegal::Refused);
                 }
-                self.edit(action, page)?;
+                let old = *self.edit(action, page)?;
                 self.pages.remove(&place(mm, page));
+                self.batched.insert((action.cpu, old.colour));
                 self.deferred.insert((action.cpu, place(mm, page)));
             }
             Verb::Protect(page, writable) => self.edit(action, page)?.writable = writable,
@@ -169,43 +201,35 @@ impl World {
             Verb::WriteProtect(page) => self.edit_locked(action, page)?.writable = false,
             Verb::MakeClean(page) => self.edit_locked(action, page).map(|_| ())?,
             Verb::Move(from, to) => {
-                let taken = self.frame(mm, to).is_some() || self.is_pending(place(mm, to));
-                if taken || !is_small_user(to) {
+                if self.frame(mm, to).is_some() || !is_small_user(to) {
                     return Err(Illegal::Refused);
                 }
                 let frame = *self.edit_locked(action, from)?;
                 self.pages.remove(&place(mm, from));
-                self.pages.insert(place(mm, to), frame);
+                self.show(action.cpu, place(mm, to), frame);
             }
             Verb::Migrate(page, colour) => {
                 let old = *self.edit_locked(action, page)?;
-                self.may_free(&[place(mm, page)])?;
-                if old.shared || colour == old.colour || !self.deferred.is_empty() {
+                if colour == old.colour || self.is_owed(old.colour) {
                     return Err(Illegal::Refused);
                 }
-                self.free(old);
                 self.pages.insert(place(mm, page), Frame { colour, ..old });
+                self.free(old.colour);
             }
             Verb::UnmapRange(first, last) => {
-                let places: Vec<Place> = self
-                    .mapped()
-                    .filter(|&(of, page)| of == mm && (first..=last).contains(&page))
-                    .collect();
                 if !is_small_user(first) && !matches!(first, Page::Table(_)) {
                     return Err(Illegal::Refused);
                 }
-                self.may_free(&places)?;
-                // It does the batch of its own CPU first.
-                if self.deferred.iter().any(|(cpu, _)| *cpu != action.cpu) {
+                let inside = |&(of, page): &Place| of == mm && (first..=last).contains(&page);
+                let shown = self.pages.iter().filter(|(place, _)| inside(place));
+                let colours: BTreeSet<usize> = shown.map(|(_, frame)| frame.colour).collect();
+                if colours.iter().any(|&colour| self.is_owed(colour)) {
                     return Err(Illegal::Refused);
                 }
-                for place in places {
-                    if let Some(frame) = self.pages.remove(&place) {
-                        self.free(frame);
-                    }
-                }
+                self.pages.retain(|place, _| !inside(place));
+                colours.into_iter().for_each(|colour| self.free(colour));
             }
-            Verb::Fork(child) => self.fork(mm, child)?,
+            Verb::Fork(child) => self.fork(action.cpu, mm, child)?,
             Verb::Split(page) => self.split(mm, page)?,
             Verb::Merge(page) => {
                 let frame = self.pages.get_mut(&place(mm, page));
@@ -227,43 +251,67 @@ impl World {
     /// What a step pays for.
     fn flush(&mut self, action: &Action) {
         let mm = action.mm;
-        let kernel = |page: Page| matches!(page, Page::Kernel(_));
         match action.verb {
             Verb::FlushOne(page)
             | Verb::Split(page)
             | Verb::Merge(page)
             | Verb::WriteProtect(page)
-            | Verb::MakeClean(page)
-            | Verb::Move(page, _) => {
-                self.owed.remove(&place(mm, page));
-            }
+            | Verb::MakeClean(page) => self.paid(|of| of == place(mm, page)),
             Verb::FlushRange(first, last) => {
-                self.owed.retain(|&(of, page)| of != mm || !(first..=last).contains(&page));
+                self.paid(|(of, page)| of == mm && (first..=last).contains(&page));
             }
             Verb::FlushKernelRange(first, last) => {
-                self.owed.retain(|(_, page)| !(first..=last).contains(page));
+                self.paid(|(_, page)| (first..=last).contains(&page));
             }
             Verb::FreeTable(_) => {
-                self.owed.retain(|&(of, page)| of != mm || !matches!(page, Page::Table(_)));
+                self.paid(|(of, page)| of == mm && matches!(page, Page::Table(_)));
             }
-            Verb::FlushMm | Verb::Fork(_) => {
-                self.owed.retain(|&(of, page)| of != mm || kernel(page))
+            Verb::FlushMm => self.paid(|(of, page)| of == mm && !matches!(page, Page::Kernel(_))),
+            Verb::Fork(child) => {
+                self.paid(|(of, page)| of == mm && !matches!(page, Page::Kernel(_)));
+                // Who is to find no entry, or to make one, flushes what is pending first.
+                self.deferred.retain(|(_, (of, _))| *of != child);
             }
-            Verb::FlushAll => {
-                self.owed.clear();
-                self.deferred.clear();
+            Verb::Move(page, _) => {
+                self.paid(|of| of == place(mm, page));
+                self.deferred.retain(|(_, (of, _))| *of != mm);
             }
-            Verb::FlushBatched | Verb::UnmapRange(..) => {
-                self.deferred.retain(|(cpu, _)| *cpu != action.cpu)
+            Verb::UnmapRange(..) => self.deferred.retain(|(_, (of, _))| *of != mm),
+            Verb::FlushAll => self.paid(|_| true),
+            Verb::FlushBatched => {
+                self.deferred.retain(|(cpu, _)| *cpu != action.cpu);
+                self.batched.retain(|(cpu, _)| *cpu != action.cpu);
             }
             _ => {}
         }
     }
 
-    fn fork(&mut self, mm: usize, child: usize) -> Result<(), Illegal> {
+    /// These are flushed: nothing is owed for them, and nothing is left for a batch.
+    fn paid(&mut self, flushed: impl Fn(Place) -> bool) {
+        self.owed.retain(|place, _| !flushed(*place));
+        self.deferred.retain(|(_, place)| !flushed(*place));
+    }
+
+    /// A page shows a frame. Who maps it takes over what is owed for the address.
+    fn show(&mut self, cpu: u8, place: Place, frame: Frame) {
+        self.pages.insert(place, frame);
+        if let Some(debt) = self.owed.get_mut(&place) {
+            debt.cpus.insert(cpu);
+        }
+    }
+
+    fn debt(&mut self, place: Place) -> &mut Debt {
+        self.owed.entry(place).or_default()
+    }
+
+    /// Whether a frame of this colour is one that a page no longer shows, and whose flush is owed.
+    fn is_owed(&self, colour: usize) -> bool {
+        self.owed.values().any(|debt| debt.colours.contains(&colour))
+    }
+
+    fn fork(&mut self, cpu: u8, mm: usize, child: usize) -> Result<(), Illegal> {
         let user = |of: usize| (of, Page::User(0))..=(of, Page::User(u64::MAX));
-        let pending = self.deferred.iter().any(|(_, (of, _))| *of == child);
-        if mm == child || pending || self.pages.range(user(child)).next().is_some() {
+        if mm == child || self.pages.range(user(child)).next().is_some() {
             return Err(Illegal::Refused);
         }
         let mut inherited = Vec::new();
@@ -272,7 +320,7 @@ impl World {
             frame.writable = false;
             inherited.push(((child, *page), *frame));
         }
-        self.pages.extend(inherited);
+        inherited.into_iter().for_each(|(place, frame)| self.show(cpu, place, frame));
         Ok(())
     }
 
@@ -284,25 +332,13 @@ impl World {
         Ok(())
     }
 
-    /// Whether the frames that these places show may be given back: nothing else shows them, and
-    /// nothing stale, whose flush is owed or deferred, could.
-    fn may_free(&self, places: &[Place]) -> Result<(), Illegal> {
-        let colours: BTreeSet<usize> =
-            places.iter().filter_map(|place| Some(self.pages.get(place)?.colour)).collect();
-        let elsewhere = self.pages.iter().any(|(place, frame)| {
-            let small = !matches!(place.1, Page::Large(_));
-            small && !places.contains(place) && colours.contains(&frame.colour)
-        });
-        let twice = colours.len() < places.len();
-        if elsewhere || twice || !self.owed.is_empty() {
-            return Err(Illegal::Refused);
-        }
-        Ok(())
-    }
-
-    /// A copy goes back to the kernel's pool; a test frame belongs to nobody.
-    fn free(&mut self, frame: Frame) {
-        self.taken -= u64::from(frame.colour >= COLOURS.len());
+    /// Gives a frame back that a page has shown, unless another page shows it, or a batch is of it. A
+    /// copy goes back to the kernel's pool; a test frame belongs to nobody.
+    fn free(&mut self, colour: usize) {
+        let small = |place: &Place| !matches!(place.1, Page::Large(_));
+        let shown = self.pages.iter().any(|(at, frame)| small(at) && frame.colour == colour);
+        let held = self.batched.iter().any(|&(_, held)| held == colour);
+        self.taken -= u64::from(colour >= COLOURS.len() && !shown && !held);
     }
 
     /// As [`World::edit`], for edits under the page-table lock, which flush.
@@ -349,7 +385,7 @@ impl World {
         let frame = self.pages.get_mut(&place).filter(|frame| !frame.split);
         let frame = frame.ok_or(Illegal::Refused)?;
         if action.verb.owes() {
-            self.owed.insert(place);
+            self.owed.entry(place).or_default().cpus.insert(action.cpu);
         }
         Ok(frame)
     }
@@ -363,7 +399,7 @@ impl World {
     /// What an access meets; user mode meets no kernel page.
     fn reachable(&self, mm: usize, page: Page, user: bool) -> Result<Option<Frame>, Illegal> {
         let place = place(mm, page);
-        if self.is_pending(place) {
+        if self.is_pending(place) || self.owed.contains_key(&place) {
             return Err(Illegal::Owing);
         }
         let barred = user && matches!(page, Page::Kernel(_));

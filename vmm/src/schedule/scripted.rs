@@ -77,6 +77,8 @@ pub struct Scripted {
     held: Vec<bool>,
     hold: Option<PendingHold>,
     stand_in: Option<StandIn>,
+    /// The held CPU that stood in last, for the foreground as it is.
+    last_held: Option<usize>,
     slice: Option<Slice>,
 }
 
@@ -93,6 +95,7 @@ impl Scripted {
             held: vec![false; cpus],
             hold: None,
             stand_in: None,
+            last_held: None,
             slice: None,
         }
     }
@@ -154,6 +157,7 @@ impl Scripted {
 
     fn settle(&mut self, phase: Phase) -> Phase {
         self.stand_in = None;
+        self.last_held = None;
         self.slice = None;
         phase
     }
@@ -190,8 +194,8 @@ impl Scripted {
         let mut waits = cpus[foreground].waits;
         if let Some(StandIn { cpu, since }) = self.stand_in {
             let (state, held) = (cpus[cpu], self.held[cpu]);
-            let goes_on = !state.waits && (state.in_interrupt || state.in_task && !held)
-                || held && seq == since;
+            let unheld = state.in_interrupt || state.in_task && !held;
+            let goes_on = !state.waits && (unheld || held && seq == since);
             if goes_on {
                 return cpu;
             }
@@ -204,7 +208,14 @@ impl Scripted {
         let count = cpus.len();
         let others = || (1..count).map(|distance| (foreground + distance) % count);
         let summoned = others().find(|&cpu| cpus[cpu].is_summoned());
-        match summoned.or_else(|| others().find(|&cpu| self.held[cpu])) {
+        // One after the other: two that are held may wait for each other.
+        let after = self.last_held.unwrap_or(foreground);
+        let mut turns = (1..=count).map(|distance| (after + distance) % count);
+        let held = turns.find(|&cpu| cpu != foreground && self.held[cpu] && cpus[cpu].in_task);
+        if summoned.is_none() {
+            self.last_held = held;
+        }
+        match summoned.or(held) {
             Some(cpu) => {
                 self.stand_in = Some(StandIn { cpu, since: seq });
                 cpu
