@@ -1,6 +1,6 @@
 //! From the first Rust instruction to the step loop.
 
-use crate::arch::{apic, cpu, entry, hypercall, memory, percpu, segments, trampoline};
+use crate::arch::{apic, cpu, entry, fence, hypercall, memory, percpu, segments, trampoline};
 use crate::config::{self, Config, config};
 use crate::{mm, paging, steps, variant};
 use core::mem::{offset_of, size_of};
@@ -55,6 +55,7 @@ pub extern "C" fn kernel_main(block: u64, ap_entry: u64) -> ! {
     percpu::init();
     entry::configure(config.pti, config.pcid, option(options::PARANOID_REWRITE));
     entry::patch(config.variant);
+    fence::leave_out(config.variant);
     segments::build();
     paging::init(&config);
     start_cpu(0, 0);

@@ -9,6 +9,7 @@
 
 use crate::arch::memory::Word;
 use crate::arch::{hypercall, percpu};
+use crate::fence::LOCK;
 use crate::paging::Downgrade;
 use crate::shootdown::{EVERY_CPU, Request, What, flush_on};
 use crate::variant;
@@ -49,7 +50,7 @@ pub fn flush_tlb_range_announcing(number: usize, start: u64, end: u64, flushed_e
         hypercall::begin(Primitive::Range, percpu::mm_state(number).kernel_root, start, end);
     let tlb_gen = percpu::raise_tlb_gen(number);
     let what = What::User { number, tlb_gen, frees_tables: false };
-    let cpus = percpu::mm_state(number).cpumask;
+    let cpus = percpu::cpumask_after_raise(number);
     flush_on(cpus, &Request::new(what, start, flushed_end, PAGE_SIZE));
     hypercall::end(flush);
 }
@@ -171,7 +172,7 @@ fn flush_user(number: usize, start: u64, end: u64, stride: u64, frees_tables: bo
     let what = What::User { number, tlb_gen, frees_tables };
     // Read after the generation was raised: a CPU that is not in it yet will see that.
     let local = variant::is(Variant::UserFlushIsLocal);
-    let cpus = if local { 0 } else { percpu::mm_state(number).cpumask };
+    let cpus = if local { 0 } else { percpu::cpumask_after_raise(number) };
     flush_on(cpus, &Request::new(what, start, end, stride));
     if late {
         percpu::raise_tlb_gen(number);
@@ -233,7 +234,7 @@ pub fn defer(number: usize, page: Downgrade) {
     PENDING[number].set(1);
     percpu::raise_tlb_gen(number);
     let batch = &BATCHES[percpu::number() as usize];
-    batch.set(batch.get() | percpu::mm_state(number).cpumask | BATCHED);
+    batch.set(batch.get() | percpu::cpumask_after_raise(number) | BATCHED);
     // The generation has risen: nobody can load the address space without a flush.
     let _ = page.discharge(None, 0, u64::MAX);
 }
@@ -251,7 +252,7 @@ pub fn flush_pending(number: usize) {
     let of_here = BATCHES[percpu::number() as usize].get() != 0;
     let missed =
         variant::is(Variant::BatchForgotten) || variant::is(Variant::BatchOfOwnCpu) && !of_here;
-    if PENDING[number].get() == 0 || missed {
+    if PENDING[number].get_after::<LOCK>() == 0 || missed {
         return;
     }
     flush_tlb_mm(number);

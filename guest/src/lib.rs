@@ -7,6 +7,7 @@
 
 pub mod asid;
 pub mod entry;
+pub mod fence;
 
 #[cfg(feature = "image")]
 #[allow(unsafe_code)]

@@ -1,14 +1,15 @@
 //! Switching address spaces.
 
 use crate::arch::memory::Word;
-use crate::arch::{cpu, percpu};
+use crate::arch::{cpu, fence, percpu};
 use crate::asid;
 use crate::config::config;
+use crate::fence::{LAZY_EXIT, SWITCH};
 use crate::policy::policy;
 use crate::variant;
 use stalemate_shared::layout::{MAX_CPUS, MM_COUNT};
 use stalemate_shared::pcid::{ASID_SLOTS, NOFLUSH, kernel_pcid};
-use stalemate_shared::tlb_state::{MmState, SWITCHING, Slot};
+use stalemate_shared::tlb_state::{MmState, Slot};
 use stalemate_shared::variant::Variant;
 
 /// The address space without a user half.
@@ -51,12 +52,13 @@ pub fn enter_lazy_tlb() {
 /// Does not promise yet: the same of its user PCID, until user mode is next entered.
 #[inline(never)]
 pub fn switch_mm(number: usize) {
-    let was_lazy = percpu::is_lazy() != 0;
-    percpu::set_is_lazy(0);
+    let was_lazy = percpu::leave_lazy();
     if is_loaded(&percpu::mm_state(number)) {
         // Nobody has told a lazy CPU of flushes.
         if was_lazy && !variant::is(Variant::LazyDoesNotCatchUp) {
-            catch_up(number);
+            // A flush that found this CPU lazy has raised the generation before it looked.
+            fence::mfence::<LAZY_EXIT>();
+            catch_up(&percpu::mm_state_after::<LAZY_EXIT>(number));
         }
         return;
     }
@@ -67,11 +69,13 @@ pub fn switch_mm(number: usize) {
     if open {
         cpu::enable_interrupts();
     } else {
-        percpu::set_loaded_mm(SWITCHING);
+        percpu::begin_switch();
     }
     percpu::join(number);
-    // Read after the cpumask was written: a flush that saw no bit there has raised it before.
-    let next = percpu::mm_state(number);
+    // Read after the cpumask was written, and `loaded_mm`: a flush that saw neither has raised it
+    // before.
+    fence::mfence::<SWITCH>();
+    let next = percpu::mm_state_after::<SWITCH>(number);
     let previous = (previous as usize).checked_sub(1);
     let early = variant::is(Variant::LeavesEarly);
     if let Some(previous) = previous.filter(|_| early) {
@@ -144,11 +148,10 @@ fn load(number: usize, next: &MmState) {
     percpu::set_loaded_mm_asid(u64::from(choice.asid));
 }
 
-/// Flushes the loaded address space, where its slot lags behind it.
+/// Flushes the loaded address space, whose state is `mm`, where its slot lags behind it.
 ///
 /// Promises, and does not promise yet: as [`switch_mm`].
-pub fn catch_up(number: usize) {
-    let mm = percpu::mm_state(number);
+pub fn catch_up(mm: &MmState) {
     let asid = percpu::loaded_mm_asid() as u16;
     if percpu::slot(asid).tlb_gen < mm.tlb_gen {
         policy().flush_tlb_mm();

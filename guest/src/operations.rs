@@ -2,6 +2,7 @@
 
 use crate::arch::memory::Word;
 use crate::arch::{self, hypercall, memory};
+use crate::fence::LOCK;
 use crate::paging::{Downgrade, Refused, change, edit, get, pool, put, tables, take, unmap};
 use crate::{entry, flush, variant};
 use core::ops::Range;
@@ -195,7 +196,7 @@ const STORE: u64 = 2;
 /// Where the page does not allow it.
 pub fn mend_fault(mm: usize, va: u64, error: u64) -> Result<Mended, Refused> {
     let page = va & !(PAGE_SIZE - 1);
-    let _locked = lock(mm);
+    let _locked = (!variant::is(Variant::CopyTakesNoLock)).then(|| lock(mm));
     let bits = get(mm, page)?;
     if error & STORE != 0 && entry::is_shared(bits) {
         copy(mm, page, bits)?;
@@ -319,8 +320,9 @@ static LOCKS: [Word; MM_COUNT] = [const { Word::new(0) }; MM_COUNT];
 /// The page-table lock, held.
 struct Locked(usize);
 
+#[inline(always)]
 fn lock(mm: usize) -> Locked {
-    while !LOCKS[mm].take_bit(0) {
+    while !LOCKS[mm].take_bit_fenced::<LOCK>(0) {
         hypercall::wait_for_others();
     }
     Locked(mm)

@@ -176,7 +176,7 @@ pub fn flush_here(request: &Request) {
         What::Kernel => kernel(request),
         What::Loaded => {
             if let Some(number) = (0..MM_COUNT).find(|&number| is_loaded(number)) {
-                mm::catch_up(number);
+                mm::catch_up(&percpu::mm_state(number));
             }
         }
         What::User { number, tlb_gen, .. } if is_loaded(number) => user(number, tlb_gen, request),

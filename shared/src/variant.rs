@@ -123,6 +123,18 @@ variants! {
         "A page may be copied while a fork has write-protected it and not flushed.";
     CopySetsFirst = 43, "copy-sets-first", "operations::copy",
         "A copy takes the place of its page in one store, and the flush comes afterwards.";
+    CopyTakesNoLock = 44, "copy-takes-no-lock", "operations::mend_fault",
+        "A page is copied that a fork has write-protected and not flushed.";
+    NoFenceLazyExit = 45, "no-fence-lazy-exit", "mm::switch_mm",
+        "A CPU that is no longer lazy may have read the generation before others see that.";
+    NoFenceSwitch = 46, "no-fence-switch", "mm::switch_mm",
+        "A CPU that changes CR3 may have read the generation before others see that.";
+    NoFenceGeneration = 47, "no-fence-generation", "percpu::raise_tlb_gen",
+        "A generation is raised without LOCK: the cpumask may have been read before others see it.";
+    NoFenceIpi = 48, "no-fence-ipi", "apic::send_shootdown",
+        "An interrupt may be sent before others see what it is for.";
+    NoFenceLock = 49, "no-fence-lock", "operations::lock",
+        "The page-table lock is taken without LOCK: what it guards may have been read before.";
 }
 
 impl Variant {
@@ -131,6 +143,20 @@ impl Variant {
     pub fn from_number(number: u64) -> Option<Self> {
         let found = VARIANTS.iter().find(|about| about.variant as u64 == number);
         found.map(|about| about.variant)
+    }
+
+    /// Whether it shows only where a load may pass an earlier store of its CPU, by which a store
+    /// buffer is seen. No executor has one yet.
+    #[must_use]
+    pub fn needs_store_buffers(self) -> bool {
+        matches!(
+            self,
+            Self::NoFenceLazyExit
+                | Self::NoFenceSwitch
+                | Self::NoFenceGeneration
+                | Self::NoFenceIpi
+                | Self::NoFenceLock
+        )
     }
 
     /// What there is to know of it.

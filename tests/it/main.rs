@@ -9,6 +9,7 @@ mod both;
 mod ci_reports;
 mod cli;
 mod faults;
+mod fences;
 mod findings;
 mod fuzz;
 mod history;

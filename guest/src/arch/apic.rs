@@ -1,6 +1,8 @@
 //! The local APIC, in x2APIC mode.
 
 use super::cpu::wrmsr;
+use super::fence;
+use crate::fence::IPI;
 use stalemate_shared::layout::SHOOTDOWN_VECTOR;
 
 const APIC_BASE: u32 = 0x1b;
@@ -16,9 +18,12 @@ pub fn init() {
     wrmsr(SPURIOUS, 0x1ff);
 }
 
-/// Asks `cpu` to flush. The write to ICR is ordered after the stores before it: it traps.
+/// Asks `cpu` to flush. In x2APIC mode WRMSR to ICR waits for no store (SDM vol. 3, 10.12.3): without
+/// the barrier the interrupt could come before what it is for.
+#[inline(always)]
 pub fn send_shootdown(cpu: u64) {
-    wrmsr(ICR, cpu << 32 | u64::from(SHOOTDOWN_VECTOR));
+    fence::mfence_lfence::<IPI>();
+    fence::wrmsr_after::<IPI>(ICR, cpu << 32 | u64::from(SHOOTDOWN_VECTOR));
 }
 
 /// The interrupt is handled.

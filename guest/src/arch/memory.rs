@@ -4,6 +4,8 @@
 //! Stores to page tables and to `TlbState` are single instructions of known form, which the
 //! compiler can neither merge nor split: each is an event of its own.
 
+use super::fence::noted;
+use crate::fence::{BARRIER, STORE};
 use core::arch::asm;
 use core::cell::UnsafeCell;
 use stalemate_shared::layout::{DIRECT_MAP_SIZE, KERNEL_BASE};
@@ -77,6 +79,28 @@ impl Word {
         write_word(self.0.get() as u64, value);
     }
 
+    /// Its value, which a barrier is before.
+    #[must_use]
+    #[inline(always)]
+    pub fn get_after<const FENCE: u64>(&self) -> u64 {
+        super::fence::load::<FENCE>(self.0.get() as u64)
+    }
+
+    /// As [`Word::take_bit`], a barrier of its own.
+    #[inline(always)]
+    pub fn take_bit_fenced<const FENCE: u64>(&self, bit: u64) -> bool {
+        let was: u8;
+        // SAFETY: as in `set_bit`.
+        unsafe {
+            asm!(noted!(), ".pushsection .fences, \"a\"", ".quad 2b, {number}, {store}",
+                 ".popsection", "lock bts qword ptr [{at}], {bit}", "setc {was}",
+                 number = const FENCE, kind = const BARRIER, store = const STORE,
+                 at = in(reg) self.0.get() as u64, bit = in(reg) bit, was = out(reg_byte) was,
+                 options(nostack));
+        };
+        was == 0
+    }
+
     /// Sets a bit that is clear; false where another CPU, or this one, has set it before.
     pub fn take_bit(&self, bit: u64) -> bool {
         !lock_test_and_set_bit(self.0.get() as u64, bit)
@@ -129,13 +153,18 @@ pub(super) fn set_bit(va: u64, bit: u64) {
     unsafe { asm!("bts qword ptr [{}], {}", in(reg) va, in(reg) bit, options(nostack)) };
 }
 
-/// Sets a bit of such a word that other CPUs change too, with one LOCK BTS.
-pub(super) fn lock_set_bit(va: u64, bit: u64) {
+/// Sets a bit of such a word that other CPUs change too, with one LOCK BTS, which barrier `FENCE` is
+/// after.
+#[inline(always)]
+pub(super) fn lock_set_bit_before<const FENCE: u64>(va: u64, bit: u64) {
     // SAFETY: as in `set_bit`.
-    unsafe { asm!("lock bts qword ptr [{}], {}", in(reg) va, in(reg) bit, options(nostack)) };
+    unsafe {
+        asm!(noted!(), "lock bts qword ptr [{at}], {bit}", number = const FENCE,
+             kind = const STORE, at = in(reg) va, bit = in(reg) bit, options(nostack));
+    };
 }
 
-/// The same; whether it was set before.
+/// Sets a bit of such a word; whether it was set before.
 fn lock_test_and_set_bit(va: u64, bit: u64) -> bool {
     let was: u8;
     // SAFETY: as in `set_bit`.
@@ -152,12 +181,16 @@ pub(super) fn lock_clear_bit(va: u64, bit: u64) {
     unsafe { asm!("lock btr qword ptr [{}], {}", in(reg) va, in(reg) bit, options(nostack)) };
 }
 
-/// Adds 1 to such a word with one LOCK XADD; what it is then.
-pub(super) fn lock_increment(va: u64) -> u64 {
+/// Adds 1 to such a word with one LOCK XADD, which is a barrier of its own; what it is then.
+#[inline(always)]
+pub(super) fn lock_increment<const FENCE: u64>(va: u64) -> u64 {
     let mut one = 1u64;
     // SAFETY: as in `read_word`.
     unsafe {
-        asm!("lock xadd qword ptr [{}], {}", in(reg) va, inout(reg) one, options(nostack));
+        asm!(noted!(), ".pushsection .fences, \"a\"", ".quad 2b, {number}, {store}",
+             ".popsection", "lock xadd qword ptr [{at}], {one}", number = const FENCE,
+             kind = const BARRIER, store = const STORE, at = in(reg) va, one = inout(reg) one,
+             options(nostack));
     };
     one + 1
 }

@@ -10,6 +10,7 @@
 pub mod apic;
 pub mod cpu;
 pub mod entry;
+pub mod fence;
 mod handlers;
 pub mod hop;
 pub mod hypercall;

@@ -1,13 +1,17 @@
 //! What belongs to one CPU: the block that GS points to, and its `TlbState`; and the state of the
 //! address spaces, which all of them share.
 
-use super::memory::{lock_clear_bit, lock_increment, lock_set_bit, read_word, set_bit, write_word};
+use super::fence;
+use super::memory::{
+    lock_clear_bit, lock_increment, lock_set_bit_before, read_word, set_bit, write_word,
+};
+use crate::fence::{GENERATION, IPI, LAZY_EXIT, SWITCH};
 use core::arch::asm;
 use core::cell::UnsafeCell;
 use core::mem::offset_of;
 use stalemate_shared::layout::{KERNEL_BASE, MAX_CPUS, MM_STATES, PAGE_SIZE};
 use stalemate_shared::pcid::ASID_SLOTS;
-use stalemate_shared::tlb_state::{MmState, POINTER_IN_GS, Slot, TlbState};
+use stalemate_shared::tlb_state::{MmState, POINTER_IN_GS, SWITCHING, Slot, TlbState};
 
 /// A static whose words are read and written one at a time, through its address.
 #[repr(transparent)]
@@ -161,6 +165,22 @@ field!(cr4, set_cr4, cr4);
 field!(pending, set_pending, pending);
 field!(waiting, set_waiting, waiting);
 
+/// CR3 and this CPU's `loaded_mm` may disagree from here on.
+#[inline(always)]
+pub fn begin_switch() {
+    fence::store::<SWITCH>(tlb_state() + offset_of!(TlbState, loaded_mm) as u64, SWITCHING);
+}
+
+/// This CPU is not lazy from here on; whether it was.
+#[inline(always)]
+pub fn leave_lazy() -> bool {
+    let was = is_lazy() != 0;
+    if was {
+        fence::store::<LAZY_EXIT>(tlb_state() + offset_of!(TlbState, is_lazy) as u64, 0);
+    }
+    was
+}
+
 /// `loaded_mm` of another CPU.
 #[must_use]
 pub fn loaded_mm_of(cpu: u64) -> u64 {
@@ -174,8 +194,9 @@ pub fn is_lazy_of(cpu: u64) -> bool {
 }
 
 /// Tells `cpu` that this one asks something of it.
+#[inline(always)]
 pub fn ask(cpu: u64) {
-    lock_set_bit(tlb_state_of(cpu) + offset_of!(TlbState, pending) as u64, number());
+    lock_set_bit_before::<IPI>(tlb_state_of(cpu) + offset_of!(TlbState, pending) as u64, number());
 }
 
 /// Takes notice of what `cpu` asks.
@@ -248,6 +269,21 @@ pub fn mm_state(number: usize) -> MmState {
     }
 }
 
+/// The same, where the generation is not read before what barrier `FENCE` is after.
+#[must_use]
+#[inline(always)]
+pub fn mm_state_after<const FENCE: u64>(number: usize) -> MmState {
+    let tlb_gen = fence::load::<FENCE>(mm_address(number) + offset_of!(MmState, tlb_gen) as u64);
+    MmState { tlb_gen, ..mm_state(number) }
+}
+
+/// The CPUs that may have address space `number` loaded, now that its generation is raised.
+#[must_use]
+#[inline(always)]
+pub fn cpumask_after_raise(number: usize) -> u64 {
+    fence::load::<GENERATION>(mm_address(number) + offset_of!(MmState, cpumask) as u64)
+}
+
 /// Writes it, at boot.
 pub fn set_mm_state(number: usize, state: MmState) {
     let at = mm_address(number);
@@ -258,14 +294,19 @@ pub fn set_mm_state(number: usize, state: MmState) {
 }
 
 /// Raises an address space's generation; what it is then.
+#[inline(always)]
 pub fn raise_tlb_gen(number: usize) -> u64 {
-    lock_increment(mm_address(number) + offset_of!(MmState, tlb_gen) as u64)
+    lock_increment::<GENERATION>(mm_address(number) + offset_of!(MmState, tlb_gen) as u64)
 }
 
 /// Says that this CPU may have the address space loaded.
+#[inline(always)]
 pub fn join(number: usize) {
     if mm_state(number).cpumask >> self::number() & 1 == 0 {
-        lock_set_bit(mm_address(number) + offset_of!(MmState, cpumask) as u64, self::number());
+        lock_set_bit_before::<SWITCH>(
+            mm_address(number) + offset_of!(MmState, cpumask) as u64,
+            self::number(),
+        );
     }
 }
 

@@ -162,7 +162,10 @@ const KINDS: [(u64, Kind); 25] = [
     }),
     (3, |author| {
         let from = author.small()?;
-        let to = author.any();
+        let mm = author.mm;
+        let to = author.pending().filter(|_| author.mm == mm);
+        author.mm = mm;
+        let to = to.unwrap_or_else(|| author.any());
         (author.world.frame(author.mm, to).is_none()).then_some(Verb::Move(from, to))
     }),
     (3, |author| {
@@ -172,6 +175,10 @@ const KINDS: [(u64, Kind); 25] = [
     (2, |author| author.small().map(Verb::WriteProtect)),
     (2, |author| author.small().map(Verb::MakeClean)),
     (4, |author| {
+        // Of what is pending alone it finds no entry.
+        if let Some(page) = author.pending() {
+            return Some(Verb::UnmapRange(page, page));
+        }
         let page = author.mapped()?;
         match author.range(page) {
             Verb::FlushRange(first, last) => Some(Verb::UnmapRange(first, last)),
@@ -396,6 +403,17 @@ impl Author {
         if !matches!(page, Page::Kernel(_)) {
             self.mm = mm;
         }
+        Some(page)
+    }
+
+    /// A page whose flush was deferred, at times; the step is about its address space then.
+    fn pending(&mut self) -> Option<Page> {
+        let pending: Vec<_> = self.world.deferred().iter().map(|(_, place)| *place).collect();
+        if pending.is_empty() || self.draw.one_in(2) {
+            return None;
+        }
+        let (mm, page) = self.draw.pick(&pending);
+        self.mm = mm;
         Some(page)
     }
 
