@@ -1,7 +1,7 @@
 //! Where this kernel has a full barrier, and which store it keeps before which load.
 //!
-//! x86 orders all accesses to memory but one pair: a load may be done before an earlier store of the
-//! same processor has left its store buffer (SDM vol. 3, 8.2.3.4). Wherever two CPUs each store a
+//! x86 orders all accesses to memory but one pair: a load may be done before an earlier store of
+//! the same processor has left its store buffer (SDM vol. 3, 8.2.3.4). Wherever two CPUs each store a
 //! word and then load the other's, both may read what was there before, unless each has a barrier:
 //! MFENCE, or an instruction with a LOCK prefix. The places are those of Linux. MOV CR3, INVLPG and
 //! INVPCID are barriers too; what is before one of them needs none.

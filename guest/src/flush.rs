@@ -205,9 +205,9 @@ fn frame_bit(frame: u64) -> u64 {
     bit.map_or(0, |bit| 1 << bit)
 }
 
-/// The frame of a page that is about to be unmapped, its flush deferred, stays until this CPU's next
-/// [`flush_tlb_batched`]. Before the entry is cleared: whoever no longer finds the frame mapped finds
-/// it here.
+/// The frame of a page that is about to be unmapped, its flush deferred, stays until this CPU's
+/// next [`flush_tlb_batched`]. Before the entry is cleared: whoever no longer finds the frame mapped
+/// finds it here.
 pub fn hold_frame(frame: u64) {
     let frames = &BATCHED_FRAMES[percpu::number() as usize];
     frames.set(frames.get() | frame_bit(frame));
@@ -220,8 +220,9 @@ pub fn is_held(frame: u64) -> bool {
     held && !variant::is(Variant::BatchHoldsNoFrames)
 }
 
-/// Leaves the flush of a user page that was unmapped to this CPU's next [`flush_tlb_batched`], or to
-/// whoever needs it sooner. The caller holds the page-table lock, since before the page was unmapped.
+/// Leaves the flush of a user page that was unmapped to this CPU's next [`flush_tlb_batched`], or
+/// to whoever needs it sooner. The caller has held the page-table lock since before the page was
+/// unmapped.
 ///
 /// Promises: the generation has risen, so that the address space becomes active nowhere without a
 /// flush.

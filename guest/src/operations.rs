@@ -343,8 +343,8 @@ fn flush_one(mm: usize, token: Downgrade) {
 /// The first half of the user test pages, and the second: two mappings.
 const SECOND_MAPPING: u64 = USER_PAGES + USER_PAGE_COUNT / 2 * PAGE_SIZE;
 
-/// Gives the frame of a page that was unmapped back, unless some other page maps it still, or a batch
-/// that has unmapped it is not over.
+/// Gives the frame of a page that was unmapped back, unless some other page maps it still, or a
+/// batch that has unmapped it is not over.
 fn release(frame: u64) {
     let pages =
         |first: u64, count: u64| (first..first + count * PAGE_SIZE).step_by(PAGE_SIZE as usize);

@@ -139,6 +139,53 @@ fn the_model_refuses_what_the_kernel_would_and_what_owes_a_flush() {
     }
 }
 
+/// What is illegal is so in every kernel; what a lock or a pending flush makes right is legal.
+#[test]
+fn the_model_refuses_nothing_that_a_kernel_may_do() {
+    let [u0, u1, u2] = [0, 1, 2].map(stalemate_shared::page::Page::User);
+    let of = |cpu, verb| Action { cpu, mm: 0, verb, hold: None };
+    let other = |cpu, verb| Action { mm: 1, ..of(cpu, verb) };
+    let map = |page| of(0, Verb::Map(page, frame()));
+    let batch = of(0, Verb::UnmapBatched(u0));
+    let [paid, done] = [Verb::FlushOne(u0), Verb::FlushBatched].map(|verb| of(0, verb));
+    let unmap = of(0, Verb::Unmap(u0));
+    for (actions, expected) in [
+        // Another CPU goes on while this one is in the middle of an operation.
+        (vec![map(u0), unmap, of(1, Verb::Nop), paid], Ok(())),
+        (vec![map(u0), unmap, of(0, Verb::Nop), paid], Err(Illegal::Owing)),
+        // But what it reads there depends on what is cached.
+        (vec![map(u0), unmap, of(1, Verb::Read(u0, true)), paid], Err(Illegal::Owing)),
+        // Who maps the page anew owes as well.
+        (
+            vec![map(u0), unmap, of(1, Verb::Map(u0, frame())), of(1, Verb::Nop), paid],
+            Err(Illegal::Owing),
+        ),
+        // What is pending is found by whoever needs it, on any CPU.
+        (
+            vec![map(u0), batch, of(1, Verb::UnmapRange(u0, u0)), of(1, Verb::Map(u0, frame()))],
+            Ok(()),
+        ),
+        (vec![map(u0), batch, of(1, Verb::Map(u0, frame())), done], Err(Illegal::Refused)),
+        (vec![map(u0), map(u1), batch, of(1, Verb::Move(u1, u0))], Ok(())),
+        (vec![map(u0), map(u1), batch, of(1, Verb::Migrate(u1, 5)), done], Ok(())),
+        (vec![map(u0), batch, other(1, Verb::Map(u1, frame())), other(1, Verb::Fork(0))], Ok(())),
+        (vec![map(u0), batch, of(1, Verb::FlushMm)], Ok(())),
+        (vec![map(u0), batch, other(0, Verb::UnmapRange(u0, u0))], Err(Illegal::Owing)),
+        // A frame that others show is not given back, and neither is one that a batch holds.
+        (
+            vec![map(u0), map(u1), of(1, Verb::UnmapRange(u0, u0)), of(0, Verb::Read(u1, true))],
+            Ok(()),
+        ),
+        // One that the program's own edit has taken away, and not flushed, must not be.
+        (
+            vec![map(u0), map(u2), unmap, of(1, Verb::UnmapRange(u2, u2)), paid],
+            Err(Illegal::Refused),
+        ),
+    ] {
+        assert_eq!(model::lines(&actions).map(|_| ()), expected, "{actions:?}");
+    }
+}
+
 #[test]
 fn a_cpu_that_is_held_back_takes_no_step_until_it_goes_on() {
     let (u0, at) = (stalemate_shared::page::Page::User(0), Hold { point: HoldPoint::Cr3, nth: 1 });

@@ -72,10 +72,10 @@ fn a_hop_whose_invlpg_is_lost_is_caught() {
 }
 
 #[test]
-fn unmapping_a_range_does_the_batch_first_even_if_no_cpu_need_be_asked() {
+fn unmapping_a_range_flushes_what_is_pending_even_if_no_cpu_need_be_asked() {
     // Nobody has the first address space loaded when its page joins the batch.
     let steps = "A map u0 blue\nA user read u0 -> blue\nB switch_mm\nA unmap_batched u0\n\
-                 B unmap_range u1..u2";
+                 A unmap_range u1..u2";
     for rig in rigs() {
         for policy in stalemate::fuzz::correct_policies() {
             let result = rig.run(&scenario(steps), config("pcid", policy, true), &[]);

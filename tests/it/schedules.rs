@@ -9,6 +9,7 @@ use stalemate::fuzz::correct_policies;
 use stalemate::runner::Outcome;
 use stalemate::scenario::{CPUS, CpuModel, Policy, RunConfig, Scenario, Selection};
 use stalemate::schedule::{HOLD_POINTS, Schedule};
+use stalemate_shared::variant::Variant;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -161,4 +162,32 @@ fn a_cpu_is_held_right_after_its_event() {
             assert!(is(point, &event), "{point}: held at {:?}", event.kind);
         }
     }
+}
+
+/// A D bit that a processor sets while the kernel edits the entry survives the edit, wherever the
+/// other CPU comes in between; an edit that reads and writes back loses one.
+#[test]
+fn no_edit_of_a_present_entry_loses_a_d_bit() {
+    const DIRTY: u64 = 1 << 6;
+    let rig = Rig::new(Backend::interp());
+    let lost = |variant: Option<Variant>| -> usize {
+        let config = RunConfig { variant, cpus: 2, ..config("pcid", Policy::Split, false) };
+        let loses = |number: &u32| {
+            let steps = format!(
+                "A map u0 red\ncpu1 A user read u0 -> red\ncpu0 A user nop\n\
+                 cpu0 A write_protect u0 until instruction#{number}\ncpu1 A user write u0 1\n\
+                 cpu0 resume"
+            );
+            let (_, trace) = rig.record(&scenario(&steps), config, &[]);
+            trace.events.iter().any(|event| match event.happened() {
+                Some(Happened::TableStore { old, new, .. }) => {
+                    new & 1 != 0 && old & DIRTY != 0 && new & DIRTY == 0
+                }
+                _ => false,
+            })
+        };
+        (1..150).filter(loses).count()
+    };
+    assert_eq!(lost(None), 0);
+    assert!(lost(Some(Variant::PlainEdits)) > 0);
 }

@@ -18,8 +18,8 @@ pub fn init() {
     wrmsr(SPURIOUS, 0x1ff);
 }
 
-/// Asks `cpu` to flush. In x2APIC mode WRMSR to ICR waits for no store (SDM vol. 3, 10.12.3): without
-/// the barrier the interrupt could come before what it is for.
+/// Asks `cpu` to flush. In x2APIC mode WRMSR to ICR waits for no store (SDM vol. 3, 10.12.3):
+/// without the barrier the interrupt could come before what it is for.
 #[inline(always)]
 pub fn send_shootdown(cpu: u64) {
     fence::mfence_lfence::<IPI>();

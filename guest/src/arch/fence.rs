@@ -68,8 +68,8 @@ pub(super) fn wrmsr_after<const NUMBER: u64>(register: u32, value: u64) {
     };
 }
 
-/// Patches the barrier out that a variant of the kernel leaves out, before anything but boot code has
-/// run.
+/// Patches the barrier out that a variant of the kernel leaves out, before anything but boot code
+/// has run.
 pub fn leave_out(variant: Option<Variant>) {
     let Some(fence) = FENCES.iter().find(|fence| Some(fence.variant) == variant) else { return };
     let (mut at, end) = (symbol!(__fences_start), symbol!(__fences_end));

@@ -153,8 +153,8 @@ pub(super) fn set_bit(va: u64, bit: u64) {
     unsafe { asm!("bts qword ptr [{}], {}", in(reg) va, in(reg) bit, options(nostack)) };
 }
 
-/// Sets a bit of such a word that other CPUs change too, with one LOCK BTS, which barrier `FENCE` is
-/// after.
+/// Sets a bit of such a word that other CPUs change too, with one LOCK BTS, which barrier `FENCE`
+/// is after.
 #[inline(always)]
 pub(super) fn lock_set_bit_before<const FENCE: u64>(va: u64, bit: u64) {
     // SAFETY: as in `set_bit`.

@@ -55,6 +55,7 @@ impl Leaf {
     /// The one store of an edit of a present entry, in which a processor may set A or D at any time
     /// (SDM vol. 3, 4.8): what is written is made of what is there at that moment, or a D that was
     /// set meanwhile is lost. What was there.
+    #[inline(always)]
     fn change(&self, edit: impl Fn(u64) -> u64) -> u64 {
         loop {
             let old = self.get();
@@ -69,6 +70,7 @@ impl Leaf {
     }
 
     /// The same, where what is written does not depend on what is there.
+    #[inline(always)]
     fn exchange(&self, bits: u64) -> u64 {
         if variant::is(Variant::PlainEdits) {
             return self.change(|_| bits);

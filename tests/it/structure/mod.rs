@@ -47,6 +47,7 @@ const CRATES: [(&str, &[&str]); 3] = [
     (
         "guest/src",
         &[
+            "fence",
             "arch",
             "config",
             "policy",

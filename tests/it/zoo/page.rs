@@ -58,7 +58,7 @@ fn page(found: &Found) -> String {
             row.system,
             row.year.map_or("".to_owned(), |year| year.to_string()),
             about.function,
-            row.rule,
+            row.rule.map_or("none: by a value".to_owned(), |rule| rule.to_string()),
             name = scenario.name,
         );
     }

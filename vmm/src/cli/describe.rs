@@ -5,7 +5,7 @@ use crate::arch::tlb::FILLS;
 use crate::inject::forms::{DELAY, FORMS, POINTS, SITES, form_of};
 use crate::oracle::rules;
 use crate::scenario::{self, CPUS, POLICIES};
-use stalemate_shared::variant::VARIANTS;
+use stalemate_shared::variant::{VARIANTS, Variant};
 use std::fmt::Write;
 
 /// Arguments of `list`.
@@ -62,7 +62,10 @@ pub fn list(args: &ListArgs) -> Result<String, Failure> {
             .collect(),
         ListWhat::Variants => VARIANTS
             .iter()
-            .map(|about| (about.name.to_owned(), format!("{}: {}", about.function, about.what)))
+            .map(|about| {
+                let what = format!("{}: {}{}", about.function, about.what, unseen(about.variant));
+                (about.name.to_owned(), what)
+            })
             .collect(),
         ListWhat::Zoo => Vec::new(),
         ListWhat::Cpus => CPUS.iter().map(|cpu| (cpu.name.to_owned(), cpu.has())).collect(),
@@ -88,6 +91,14 @@ pub fn list(args: &ListArgs) -> Result<String, Failure> {
     Ok(out)
 }
 
+/// What keeps a variant from being seen, if anything.
+fn unseen(variant: Variant) -> &'static str {
+    match variant.needs_store_buffers() {
+        true => " It needs store buffers to be seen, which no executor models yet.",
+        false => "",
+    }
+}
+
 /// The historical bugs: what is rebuilt, and what is not.
 fn zoo() -> Result<String, Failure> {
     let rows = scenario::zoo().map_err(|error| Failure::usage(error.to_string()))?;
@@ -99,13 +110,13 @@ fn zoo() -> Result<String, Failure> {
         // Writing to a String cannot fail.
         let _ = writeln!(
             out,
-            "{}\n    {} ({}{})\n    {}\n    breaks {} in {function}",
+            "{}\n    {} ({}{})\n    {}\n    {} in {function}",
             scenario.name,
             zoo.reference,
             zoo.system,
             zoo.year.map(|year| format!(", {year}")).unwrap_or_default(),
             scenario.summary,
-            zoo.rule
+            zoo.rule.map_or("breaks no rule,".to_owned(), |rule| format!("breaks {rule}"))
         );
     }
     let _ =
@@ -133,7 +144,8 @@ pub fn explain(args: &ExplainArgs) -> Result<String, Failure> {
         return Ok(format!("{name}\n\nfill: {help}\n"));
     }
     if let Some(about) = VARIANTS.iter().find(|about| about.name == name) {
-        return Ok(format!("{name}\n\n{}\n\nin: {}\n", about.what, about.function));
+        let (what, unseen) = (about.what, unseen(about.variant));
+        return Ok(format!("{name}\n\n{what}{unseen}\n\nin: {}\n", about.function));
     }
     if let Some((form, help)) = form_of(name) {
         let late = if form.starts_with("delay ") { format!("\n{DELAY}\n") } else { String::new() };

@@ -261,6 +261,7 @@ fn but_expected(result: &RunResult) -> String {
                 (false, false) => format!(", but {missing} was expected and {surplus} was not"),
             }
         }
+        Expected::Mismatch => ", but a mismatch was expected".to_owned(),
         Expected::Stops(Stops::Hang) => ", but a hang was expected".to_owned(),
         Expected::Stops(Stops::Crash) => ", but a crash was expected".to_owned(),
     }

@@ -177,6 +177,7 @@ impl RunResult {
             }
             Expected::Clean | Expected::Unstated => outcome == Outcome::Clean,
             Expected::Violates(rules) if rules.is_empty() => outcome == Outcome::Clean,
+            Expected::Mismatch => outcome == Outcome::Mismatch,
             Expected::Stops(Stops::Hang) => outcome == Outcome::Hang,
             Expected::Stops(Stops::Crash) => outcome == Outcome::Crash,
             Expected::Violates(rules) => {

@@ -43,6 +43,7 @@ pub const BUILTIN: &[(&str, &str)] = &files!(
         "split-and-merge",
         "fork-and-copy",
         "late-fill",
+        "batched-frame",
     ]
 );
 
@@ -88,6 +89,10 @@ pub const ZOO: &[(&str, &str)] = &files!(
         "superpage-coalesced-without-flush",
         "needs-flush-never-consumed",
         "flush-skipped-for-a-preempted-cpu",
+        "pending-batch-of-another-cpu",
+        "copied-while-writable",
+        "fork-then-copied-while-writable",
+        "copied-page-set-before-flush",
     ]
 );
 

@@ -93,7 +93,15 @@ pub fn parse(name: &str, file: &str, text: &str) -> Result<Arc<Scenario>, Diagno
     }
     for verdict in raw.verdict {
         let span = verdict.when.span();
-        let expected = source.expected(span.clone(), verdict.violates, verdict.stops)?;
+        let expected = match (verdict.mismatch, &verdict.violates, &verdict.stops) {
+            (true, None, None) => Expected::Mismatch,
+            (true, ..) => {
+                let message = "a mismatch, and another outcome".to_owned();
+                let help = "leave `mismatch` out: a step's value counts only where no rule speaks";
+                return Err(source.error(span, message, help.to_owned()));
+            }
+            _ => source.expected(span.clone(), verdict.violates, verdict.stops)?,
+        };
         let when = source.when(verdict.when.into_inner())?;
         source.reachable(span, &when, &configs)?;
         scenario.verdicts.push(Verdict { when, expected });

@@ -21,6 +21,8 @@ pub enum Expected {
     Violates(BTreeSet<RuleId>),
     /// No rule speaks, and the guest cannot go on.
     Stops(Stops),
+    /// No rule speaks, and a step comes to something else than it says.
+    Mismatch,
     /// The file says nothing: reported, and not as expected if a rule speaks.
     Unstated,
 }
@@ -30,7 +32,7 @@ impl Expected {
     pub fn rules(&self) -> impl Iterator<Item = RuleId> {
         let rules = match self {
             Self::Violates(rules) => Some(rules),
-            Self::Clean | Self::Stops(_) | Self::Unstated => None,
+            Self::Clean | Self::Stops(_) | Self::Mismatch | Self::Unstated => None,
         };
         rules.into_iter().flatten().copied()
     }

@@ -86,8 +86,8 @@ pub struct ZooRow {
     pub year: Option<u16>,
     /// Whose it was.
     pub system: String,
-    /// The rule that it breaks.
-    pub rule: RuleId,
+    /// The rule that it breaks; none where it shows by what steps come to alone.
+    pub rule: Option<RuleId>,
 }
 
 impl Scenario {

@@ -175,9 +175,10 @@ pub(super) struct RawZoo {
     pub year: Option<u16>,
     /// Whose it was.
     pub system: String,
-    /// The rule that it breaks.
+    /// The rule that it breaks; none where it shows by what steps come to alone.
+    #[serde(default)]
     #[schemars(schema_with = "rule")]
-    pub rule: Spanned<String>,
+    pub rule: Option<Spanned<String>>,
 }
 
 /// How the modelled TLB chooses, and which CPU runs when.
@@ -273,4 +274,8 @@ pub(super) struct RawVerdict {
     /// Instead of violating a rule, the guest cannot go on, and how that shows.
     #[schemars(with = "Option<Stops>")]
     pub stops: Option<Spanned<Stops>>,
+    /// Instead of violating a rule, a step comes to something else than it says: a mistake for which
+    /// there is no rule.
+    #[serde(default)]
+    pub mismatch: bool,
 }

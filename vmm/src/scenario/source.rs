@@ -225,11 +225,14 @@ impl Source<'_> {
     }
 
     pub(super) fn zoo(&self, raw: RawZoo) -> Result<ZooRow, Diagnostic> {
-        let rule = raw.rule.get_ref();
-        let rule = rule.parse().map_err(|_: String| {
-            let help = suggest(rule, &rules::names());
-            self.error(raw.rule.span(), format!("`{rule}` is no rule"), help)
-        })?;
+        let named = |rule: &Spanned<String>| {
+            let name = rule.get_ref();
+            name.parse().map_err(|_: String| {
+                let help = suggest(name, &rules::names());
+                self.error(rule.span(), format!("`{name}` is no rule"), help)
+            })
+        };
+        let rule = raw.rule.as_ref().map(named).transpose()?;
         let RawZoo { reference, year, system, .. } = raw;
         Ok(ZooRow { reference, year, system, rule })
     }

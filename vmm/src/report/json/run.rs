@@ -51,6 +51,8 @@ pub(super) struct Run<'a> {
     /// How the guest is to stop, where the scenario says that it does.
     #[schemars(extend("enum" = ["hang", "crash", null]))]
     expected_stop: Option<&'static str>,
+    /// A step is to come to something else than it says, and no rule is to speak.
+    expected_mismatch: bool,
     /// The outcome; a violation comes before a mismatch.
     outcome: Outcome,
     /// It is what the scenario says, or it is clean where that says nothing.
@@ -100,7 +102,7 @@ impl<'a> Run<'a> {
             schedule: Schedule::of(config),
             faults: result.run.faults.iter().map(ToString::to_string).collect(),
             expected_violations: match &result.run.expected {
-                Expected::Clean | Expected::Stops(_) => Some(Vec::new()),
+                Expected::Clean | Expected::Stops(_) | Expected::Mismatch => Some(Vec::new()),
                 Expected::Violates(rules) => Some(rules.iter().copied().collect()),
                 Expected::Unstated => None,
             },
@@ -109,6 +111,7 @@ impl<'a> Run<'a> {
                 Expected::Stops(Stops::Crash) => Some("crash"),
                 _ => None,
             },
+            expected_mismatch: result.run.expected == Expected::Mismatch,
             outcome: result.outcome,
             as_expected: result.as_expected,
             violations: result
