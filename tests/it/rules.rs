@@ -169,13 +169,14 @@ fn what_a_walk_still_reaches_is_not_given_back_although_no_tlb_holds_it() {
 #[test]
 fn a_witness_names_the_paging_structure_entry_and_the_marks_that_missed() {
     let rig = Rig::new(Backend::interp());
-    let empty =
-        scenario("map v0 red\nuser read v0 -> red\nunmap v0\nflush_tlb_one_user v0\nfree_table v0");
+    // What was cached of the page itself is gone; the entry that leads to its table is not.
+    let steps = scenario("map v0 red\nmap v1 blue\nuser read v0 -> red\nuser nop\nfree_table v0");
     let forgets = RunConfig {
-        variant: Some(Variant::EmptyTableNotFlushed),
-        ..config("pcid", Policy::Split, true)
+        variant: Some(Variant::TableNotFlushed),
+        fill: Fill::OnDemand,
+        ..config("pcid", Policy::Split, false)
     };
-    let result = rig.run(&empty, forgets, &[]);
+    let result = rig.run(&steps, forgets, &["evict v0@step#5"]);
     let of_structure = result.violations.iter().find(|found| found.structure.is_some());
     let found = of_structure.unwrap_or_else(|| panic!("{:?}", result.violations));
     assert!(found.entry.is_none() && found.walk.is_some(), "{found:?}");

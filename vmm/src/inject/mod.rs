@@ -30,11 +30,16 @@ struct Armed {
     fired: u32,
     /// Count matches, inject nothing: which faults can apply at all?
     count_only: bool,
+    /// The steps that it is meant for are over.
+    over: bool,
 }
 
 impl Armed {
     /// Counts one occurrence, and says whether it is to be perturbed.
     fn hit(&mut self) -> bool {
+        if self.over {
+            return false;
+        }
         self.seen += 1;
         match self.fault.occurrence {
             _ if self.count_only => false,
@@ -84,7 +89,13 @@ impl Injector {
     /// An injector of `faults` into an image with these `sites`.
     #[must_use]
     pub fn new(faults: &[Fault], sites: Sites) -> Self {
-        let arm = |fault: &Fault| Armed { fault: *fault, seen: 0, fired: 0, count_only: false };
+        let arm = |fault: &Fault| Armed {
+            fault: *fault,
+            seen: 0,
+            fired: 0,
+            count_only: false,
+            over: false,
+        };
         Self { armed: faults.iter().map(arm).collect(), sites, ..Self::default() }
     }
 
@@ -124,9 +135,7 @@ impl Injector {
     fn task_begins(&mut self, cpu: CpuId, TaskId(index): TaskId) {
         if self.end == Some(index) {
             // What has fired has fired.
-            self.armed
-                .iter_mut()
-                .for_each(|armed| armed.fault.occurrence = Occurrence::Steps(0, 0));
+            self.armed.iter_mut().for_each(|armed| armed.over = true);
         }
         self.point(cpu, Point::Step);
     }

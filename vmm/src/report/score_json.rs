@@ -27,7 +27,7 @@ struct Report<'a> {
     /// What ran the guest.
     #[schemars(extend("enum" = ["kvm", "interp"]))]
     executor: &'a str,
-    /// Faults that all named CPUs would make.
+    /// Faults that all named CPUs would make, each counted once, however often it can be.
     possible_faults: usize,
     /// A rule that was left out.
     #[schemars(with = "Option<String>")]

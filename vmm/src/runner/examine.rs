@@ -58,8 +58,8 @@ impl Deadlines {
         }
         for deadline in oracle.deadlines() {
             let Some(moment) = Moment::of(deadline) else { continue };
-            // What a rule has spoken of counts too.
-            for owed in oracle.ledger().held() {
+            // What a rule has spoken of hides nothing any more.
+            for owed in oracle.ledger().open() {
                 if oracle.is_due(event, deadline, owed) {
                     self.add(moment, owed);
                 }
@@ -67,12 +67,12 @@ impl Deadlines {
         }
         // Whatever is stale at the end is stale at no deadline any more.
         if event.kind == Kind::End {
-            oracle.ledger().held().for_each(|owed| self.add(Moment::End, owed));
+            oracle.ledger().open().for_each(|owed| self.add(Moment::End, owed));
         }
     }
 
     fn add(&mut self, moment: Moment, owed: &Obligation) {
-        let cause = owed.downgrade.cause;
+        let cause = owed.downgrade.cause.by_root();
         let slot = cause.store().map(|store| store.slot);
         let stale = (owed.tag, owed.page, slot, cause.values().1);
         let held = self.stale.entry((self.task, moment, stale)).or_default();

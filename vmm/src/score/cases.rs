@@ -2,7 +2,7 @@
 
 use crate::arch::tlb::Fill;
 use crate::inject::Fault;
-use crate::inject::fault::{Action, Occurrence, Point, Target};
+use crate::inject::fault::Action;
 use crate::inject::forms::{FORMS, POINTS, SITES};
 use crate::scenario::{CpuModel, POLICIES, Policy, RunConfig, Scenario, Selection};
 use crate::schedule::Schedule;
@@ -19,6 +19,8 @@ pub struct Case {
     pub config: RunConfig,
     /// The fault.
     pub fault: Fault,
+    /// Beside every time, each time alone is a fault of its own.
+    pub each_time: bool,
 }
 
 /// What is wanted of all that could be scored.
@@ -43,7 +45,8 @@ pub fn cases(scenarios: &[Arc<Scenario>], wanted: &Wanted) -> Vec<Case> {
             false => wanted.inject.clone(),
         };
         let of_config = faults.into_iter().filter(|fault| fits(fault, &config));
-        let case = |fault| Case { scenario: Arc::clone(scenario), config, fault };
+        let each_time = wanted.inject.is_empty();
+        let case = |fault| Case { scenario: Arc::clone(scenario), config, fault, each_time };
         cases.extend(of_config.map(case));
     }
     cases
@@ -86,7 +89,7 @@ fn fits(fault: &Fault, config: &RunConfig) -> bool {
     on_demand == (config.fill == Fill::OnDemand)
 }
 
-/// Every fault that a scenario can have: each form at each place, every time and the first time.
+/// Every fault that a scenario can have: each form at each place, every time.
 fn faults(scenario: &Scenario) -> Vec<Fault> {
     let words = scenario.steps.iter().flat_map(|step| step.text.split_whitespace());
     let pages: BTreeSet<Page> = words.filter_map(|word| word.parse().ok()).collect();
@@ -108,11 +111,5 @@ fn faults(scenario: &Scenario) -> Vec<Fault> {
         }
     }
     // A test says that every form at every place is a fault.
-    let read = texts.iter().filter_map(|text| text.parse::<Fault>().ok());
-    read.flat_map(|fault| {
-        let each = fault.target == Target::Point(Point::Each);
-        let first = Fault { occurrence: Occurrence::Nth(1), ..fault };
-        [Some(fault), (!each).then_some(first)].into_iter().flatten()
-    })
-    .collect()
+    texts.iter().filter_map(|text| text.parse().ok()).collect()
 }

@@ -164,8 +164,8 @@ fn more(without: &Counts, with: &Counts) -> BTreeSet<RuleId> {
 /// another kind, or in another step. None where something is left that was not left without the fault.
 fn dischargers(without: &[Obligation], with: &[Obligation]) -> Option<BTreeSet<Discharger>> {
     let key = |owed: &Obligation| {
-        let store = owed.downgrade;
-        (store.task, store.cause, owed.cpu, owed.tag, owed.page)
+        let cause = owed.downgrade.cause.by_root();
+        (owed.downgrade.task, cause, owed.cpu, owed.tag, owed.page)
     };
     let mut before: BTreeMap<_, Vec<State>> = BTreeMap::new();
     for owed in without {

@@ -83,28 +83,32 @@ fn score_group(runner: &mut Runner, cases: &[Case]) -> Result<Vec<Scored>, RunEr
     let Some(first) = cases.first() else { return Ok(Vec::new()) };
     let base = base(runner, first, cases)?;
     let mut scored = Vec::with_capacity(cases.len());
-    let mut previous: Option<(Fault, Class, u32)> = None;
     for (number, case) in cases.iter().enumerate() {
-        let every = Fault { occurrence: Occurrence::All, ..case.fault };
-        // What comes once at most is the same every time and the first time.
-        let same = previous.take().filter(|(fault, _, fired)| *fault == every && *fired <= 1);
+        let mut add = |fault: Fault, class: Class, runs: usize| {
+            let scenario = Arc::clone(&case.scenario);
+            scored.push(Scored { scenario, config: case.config, fault, class, runs });
+        };
         // Up to where a fault first fires its run is the one without it: what that never meets the
         // fault never finds.
-        let each = case.fault.target == Target::Point(Point::Each);
-        let met = each || base.met.get(number).is_none_or(|&met| met > 0);
-        let (class, runs, fired) = match same {
-            _ if !met => (Class::NotApplied, 0, 0),
-            Some((_, class, fired)) => (class, 0, fired),
-            None => examine(runner, case, &base)?,
-        };
-        previous = Some((case.fault, class.clone(), fired));
-        scored.push(Scored {
-            scenario: Arc::clone(&case.scenario),
-            config: case.config,
-            fault: case.fault,
-            class,
-            runs,
-        });
+        let each_boundary = case.fault.target == Target::Point(Point::Each);
+        let met = base.met.get(number).copied().unwrap_or(0);
+        if met == 0 && !each_boundary {
+            add(case.fault, Class::NotApplied, 0);
+            continue;
+        }
+        let (class, runs, fired) = examine(runner, case.fault, case, &base)?;
+        add(case.fault, class, runs);
+        // What comes once at most is the same every time and the first time.
+        if !case.each_time || each_boundary || met.max(fired) <= 1 {
+            continue;
+        }
+        for time in 1..=met {
+            let fault = Fault { occurrence: Occurrence::Nth(time), ..case.fault };
+            let (class, runs, _) = examine(runner, fault, case, &base)?;
+            if class != Class::NotApplied {
+                add(fault, class, runs);
+            }
+        }
     }
     Ok(scored)
 }
@@ -125,12 +129,13 @@ fn base(runner: &mut Runner, first: &Case, cases: &[Case]) -> Result<Examined, R
 
 fn examine(
     runner: &mut Runner,
+    fault: Fault,
     case: &Case,
     base: &Examined,
 ) -> Result<(Class, usize, u32), RunError> {
     let mut worst = Class::NotApplied;
     let (mut runs, mut fired) = (0, 0);
-    let run = case.scenario.run(case.config, &[case.fault]);
+    let run = case.scenario.run(case.config, &[fault]);
     debug_assert!(Sweep::split(&run.faults).1.len() <= 1);
     runner.examine(&run, &epilogue(&run.scenario, &case.config), false, &mut |seen| {
         runs += 1;

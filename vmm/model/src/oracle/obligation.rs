@@ -3,6 +3,7 @@
 use super::RuleId;
 use super::replica::{OpenFlush, Replica, ReplicaCpu};
 use crate::arch::addr::{CpuId, Gpa, Gva};
+use crate::arch::cr3;
 use crate::arch::tlb::{Entry, EntryId, Store, StructureEntry, Tag};
 use crate::event::{Event, Flush, FlushKind, TaskId};
 use serde::Serialize;
@@ -108,6 +109,15 @@ impl Cause {
     pub fn values(&self) -> (u64, u64) {
         match *self {
             Self::Store(Store { old, new, .. }) | Self::Cr3 { old, new } => (old, new),
+        }
+    }
+
+    /// The same for two runs that differ in what else was loaded into CR3: a load is told by its root.
+    #[must_use]
+    pub fn by_root(self) -> Self {
+        match self {
+            Self::Cr3 { new, .. } => Self::Cr3 { old: 0, new: cr3::root(new).0 },
+            Self::Store(_) => self,
         }
     }
 
