@@ -133,4 +133,5 @@ fn what_is_beyond_the_executors_limit_is_skipped_and_said_to_be() {
     let sweep = swept(&result);
     assert_eq!((sweep.swept.tried, sweep.swept.cut_short), (10, true));
     assert!(sweep.failing.is_empty(), "the window lies beyond");
+    assert_eq!((result.outcome, result.as_expected), (Outcome::CutShort, false));
 }

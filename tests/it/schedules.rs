@@ -191,3 +191,26 @@ fn no_edit_of_a_present_entry_loses_a_d_bit() {
     assert_eq!(lost(None), 0);
     assert!(lost(Some(Variant::PlainEdits)) > 0);
 }
+
+/// A hold point that no step comes by tests nothing of what the file means, and neither does letting go
+/// on who was never held.
+#[test]
+fn an_until_that_is_never_reached_is_said_and_so_is_what_resumes_nobody() {
+    let rig = Rig::new(Backend::interp());
+    let run = |until: &str, cpus: usize| {
+        let steps = scenario(&format!(
+            "map u0 red\ncpu1 user read u0 -> red\ncpu0 remap u0 blue{until}\ncpu1 user nop\n\
+             cpu0 resume\ncpu0 flush_tlb_one_user u0"
+        ));
+        let config = RunConfig { cpus: cpus as u8, ..config("pcid", Policy::Split, true) };
+        rig.run(&steps, config, &[])
+    };
+    let reached = run(" until table-store", 2);
+    assert_eq!((reached.outcome, reached.unreached.len()), (Outcome::Clean, 0));
+    for until in [" until table-store#2", " until ipi", " until instruction#100000"] {
+        let result = run(until, 2);
+        assert_eq!(result.outcome, Outcome::Unreached, "{until}");
+        assert_eq!(result.unreached, [2, 4], "the hold, and what would let it go on");
+        assert!(!result.as_expected);
+    }
+}

@@ -90,13 +90,16 @@ impl Trouble {
         let rule = result.violations.first().map(|violation| violation.rule);
         let rule = rule.or_else(|| result.rules().first().copied());
         match result.outcome {
-            // A program does not know whether the policy marks or the processor has PCIDs.
-            Outcome::Clean | Outcome::Vacuous | Outcome::NotApplied
+            // A program does not know whether the policy marks or the processor has PCIDs, nor
+            // therefore whether it comes by every point.
+            Outcome::Clean | Outcome::Vacuous | Outcome::NotApplied | Outcome::Unreached
                 if result.mismatches.is_empty() && rule.is_none() =>
             {
                 None
             }
-            Outcome::NotApplied => Some(Self::Outcome(Outcome::Mismatch, rule)),
+            Outcome::NotApplied | Outcome::Unreached => {
+                Some(Self::Outcome(Outcome::Mismatch, rule))
+            }
             outcome => Some(Self::Outcome(outcome, rule)),
         }
     }

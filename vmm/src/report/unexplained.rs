@@ -18,6 +18,14 @@ pub fn unexplained(symbols: &Symbols, scenario: &Scenario, result: &RunResult) -
     for fault in &result.not_fired {
         lines.push(format!("fault `{fault}` never fired"));
     }
+    for &step in &result.unreached {
+        let text = step_text(scenario, Some(step));
+        let what = match scenario.steps[step].input.op {
+            Some(_) => "its `until` was never reached",
+            None => "there is nothing to resume",
+        };
+        lines.push(format!("{text} ({}): {what}", place(scenario, step)));
+    }
     if let Some((stop, vcpu)) = &result.stop {
         lines.push(stop.to_string());
         let StoppedIn { step, flush } = result.stopped_in;

@@ -34,6 +34,11 @@ pub enum Outcome {
     Vacuous,
     /// A fault never fired.
     NotApplied,
+    /// An `until` was never reached, or a `resume` found nobody held: the steps are not in the order
+    /// that the file means.
+    Unreached,
+    /// Nothing is wrong where a sweep looked, and it did not look everywhere.
+    CutShort,
     /// The guest did what the VMM cannot carry out.
     Unsupported,
     /// The guest could not go on.
@@ -50,6 +55,8 @@ impl fmt::Display for Outcome {
             Self::Mismatch => "mismatch",
             Self::Vacuous => "vacuous",
             Self::NotApplied => "not-applied",
+            Self::Unreached => "unreached",
+            Self::CutShort => "cut-short",
             Self::Unsupported => "unsupported",
             Self::Crash => "crash",
             Self::Hang => "hang",
@@ -114,6 +121,8 @@ pub struct RunResult {
     pub stopped_in: StoppedIn,
     /// Faults that never fired.
     pub not_fired: Vec<String>,
+    /// Steps whose `until` was never reached, or whose `resume` found nobody held.
+    pub unreached: Vec<usize>,
     /// Traps after boot. Depends on the executor and on what ran before: not part of reports.
     pub traps: u64,
     /// Events by kind.
@@ -131,6 +140,7 @@ impl RunResult {
             _ if !violations.is_empty() => Outcome::Violation,
             Some((stop, _)) => stop_outcome(stop),
             None if !end.not_fired.is_empty() => Outcome::NotApplied,
+            None if !end.unreached.is_empty() => Outcome::Unreached,
             None if !mismatches.is_empty() => Outcome::Mismatch,
             None if oracle.ledger().is_empty() && !conformance => Outcome::Vacuous,
             None => Outcome::Clean,
@@ -151,6 +161,7 @@ impl RunResult {
             }),
             stop: end.stop,
             not_fired: end.not_fired,
+            unreached: end.unreached,
             traps: end.traps,
             counts,
             sweep: None,
@@ -203,6 +214,7 @@ impl RunResult {
             stop: Some((stop, vcpu)),
             stopped_in: StoppedIn::default(),
             not_fired: Vec::new(),
+            unreached: Vec::new(),
             traps: 0,
             counts: EventCounts::default(),
             sweep: None,

@@ -117,6 +117,9 @@ impl Branches {
                 result.outcome = Outcome::NotApplied;
             }
         }
+        if swept.cut_short && matches!(result.outcome, Outcome::Clean | Outcome::Vacuous) {
+            result.outcome = Outcome::CutShort;
+        }
         result.sweep = Some(sweep);
         result.compare_with_expected();
         result

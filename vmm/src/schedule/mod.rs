@@ -19,4 +19,6 @@ pub trait Scheduler: Chooser + Clone {
     fn saw(&mut self, event: &Event);
     /// A CPU that ran over one instruction has moved, or only filled its shadow pages.
     fn stepped(&mut self, cpu: CpuId, moved: bool);
+    /// The steps so far whose hold point was never reached, or which found nobody held.
+    fn unreached(&self) -> &[usize];
 }

@@ -22,6 +22,8 @@ pub struct ScriptItem {
     pub cpu: CpuId,
     /// Until where it runs, if not to its end.
     pub hold: Option<Hold>,
+    /// It only lets its CPU go on with the step that it is held in.
+    pub resumes: bool,
 }
 
 /// The hold point that the foreground CPU is running towards, and how often it was passed.
@@ -76,6 +78,10 @@ pub struct Scripted {
     /// The CPUs that are held back.
     held: Vec<bool>,
     hold: Option<PendingHold>,
+    /// The step that the foreground is in.
+    current: usize,
+    /// Steps whose hold point was never reached, or which found nobody held.
+    unreached: Vec<usize>,
     stand_in: Option<StandIn>,
     /// The held CPU that stood in last, for the foreground as it is.
     last_held: Option<usize>,
@@ -94,6 +100,8 @@ impl Scripted {
             phase: Phase::Between,
             held: vec![false; cpus],
             hold: None,
+            current: 0,
+            unreached: Vec::new(),
             stand_in: None,
             last_held: None,
             slice: None,
@@ -144,13 +152,19 @@ impl Scripted {
     }
 
     fn begin(&mut self, cpu: CpuId, index: usize) -> Move {
-        let hold = self.script.get(index).and_then(|item| item.hold);
+        let item = self.script.get(index);
+        let hold = item.and_then(|item| item.hold);
+        let resumes = item.is_some_and(|item| item.resumes);
+        self.current = index;
         self.hold = hold.map(|hold| {
             let passed = if hold.point == HoldPoint::Start { hold.nth } else { 0 };
             PendingHold { cpu, hold, passed }
         });
         let number = usize::from(cpu.0);
-        self.held[number] = false;
+        let was_held = std::mem::replace(&mut self.held[number], false);
+        if resumes && !was_held {
+            self.unreached.push(index);
+        }
         self.phase = Phase::Foreground(number);
         Move::Begin(cpu, index)
     }
@@ -167,6 +181,10 @@ impl Scripted {
         if self.hold.is_some_and(|hold| hold.passed >= hold.hold.nth) {
             self.held[foreground] = cpus[foreground].in_task;
             self.hold = None;
+        }
+        if self.hold.is_some() && !cpus[foreground].in_task {
+            self.hold = None;
+            self.unreached.push(self.current);
         }
         self.held[foreground] || !cpus[foreground].in_task
     }
@@ -276,6 +294,10 @@ impl Chooser for Scripted {
 }
 
 impl Scheduler for Scripted {
+    fn unreached(&self) -> &[usize] {
+        &self.unreached
+    }
+
     fn saw(&mut self, event: &Event) {
         if let Some(pending) = &mut self.hold {
             let here = event.cpu == pending.cpu;

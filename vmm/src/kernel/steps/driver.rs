@@ -43,7 +43,7 @@ pub struct StepInput {
 impl StepInput {
     /// The step as a scheduler knows it.
     pub(super) fn script_item(&self) -> ScriptItem {
-        ScriptItem { cpu: self.cpu, hold: self.hold }
+        ScriptItem { cpu: self.cpu, hold: self.hold, resumes: self.op.is_none() }
     }
 }
 

@@ -17,7 +17,7 @@ use crate::executor::{Backend, Executor, ExecutorError};
 use crate::inject::Injector;
 use crate::machine::{Halt, Machine, NullDirector, Probe, Ran, Snapshot, Stop};
 use crate::memory::GuestMemory;
-use crate::schedule::{Schedule, Scripted};
+use crate::schedule::{Schedule, Scheduler, Scripted};
 use stalemate_shared::layout;
 use stalemate_shared::pcid::{USER_PCID_BIT, USER_ROOT_BIT};
 use stalemate_shared::step::Status;
@@ -46,6 +46,8 @@ pub struct SessionConfig {
 pub struct RunEnd {
     /// By step; none for one that did not complete, or that only let another go on.
     pub reports: Vec<Option<StepReport>>,
+    /// Steps whose hold point was never reached, or which found nobody held.
+    pub unreached: Vec<usize>,
     /// Why the guest could not go on, and its state then.
     pub stop: Option<(Stop, Box<Vcpu>)>,
     /// Traps taken.
@@ -263,7 +265,7 @@ impl Session {
         let mut driver = self.driver(steps)?;
         self.begin(injector)?;
         let halt = driver.run(&mut self.machine, observer).err();
-        Ok(self.end(observer, driver.reports, halt)?)
+        Ok(self.end(observer, driver, halt)?)
     }
 
     /// Back to the booted state; the pages of memory that had to be written.
@@ -295,10 +297,10 @@ impl Session {
     }
 
     /// Emits the end, and gathers what the run came to.
-    pub(super) fn end(
+    pub(super) fn end<S: Scheduler>(
         &mut self,
         observer: &mut dyn Observer,
-        reports: Vec<Option<StepReport>>,
+        driver: Driver<'_, S>,
         halt: Option<Halt>,
     ) -> Result<RunEnd, ExecutorError> {
         let memory = self.keeps_memory.then(|| FinalMemory::of(&self.machine));
@@ -313,7 +315,8 @@ impl Session {
         };
         machine.publish(observer, false, Kind::End);
         Ok(RunEnd {
-            reports,
+            unreached: driver.scheduler.unreached().to_vec(),
+            reports: driver.reports,
             stop,
             traps: machine.traps,
             not_fired: machine.interceptor.not_fired().map(ToString::to_string).collect(),

@@ -96,6 +96,10 @@ impl Scheduler for Sweeping<'_> {
     fn stepped(&mut self, cpu: CpuId, moved: bool) {
         self.inner.stepped(cpu, moved);
     }
+
+    fn unreached(&self) -> &[usize] {
+        self.inner.unreached()
+    }
 }
 
 impl Session {
@@ -130,8 +134,9 @@ impl Session {
         let scheduler = Sweeping { inner, sweep, limit, swept, step: None };
         let mut driver = plain.with_scheduler(scheduler);
         let halt = self.drive_and_branch(&mut driver, sweep.interrupt, observer, each)?;
-        let end = self.end(observer, driver.reports, halt)?;
-        Ok((end, driver.scheduler.swept))
+        let swept = driver.scheduler.swept;
+        let end = self.end(observer, driver, halt)?;
+        Ok((end, swept))
     }
 
     /// Runs to the end; where the scheduler has an interrupt come in, a branch of its own does so.
@@ -191,7 +196,7 @@ impl Session {
             Interrupt::Irq => vcpu.apic.request(IRQ_VECTOR),
         }
         let halt = branch.run(&mut self.machine, &mut seen).err();
-        let end = self.end(&mut seen, branch.reports, halt)?;
+        let end = self.end(&mut seen, branch, halt)?;
         let vcpu = &self.machine.cpus[usize::from(cpu.0)].vcpu;
         let undelivered = vcpu.nmi_pending || vcpu.apic.is_pending();
         driver.scheduler.swept.undelivered += usize::from(undelivered);

@@ -65,6 +65,8 @@ pub(super) struct Run<'a> {
     mismatches: Vec<Mismatch<'a>>,
     /// Those of `faults` to which no occasion came.
     faults_not_fired: &'a [String],
+    /// Numbers of the steps whose `until` was never reached, or whose `resume` found nobody held.
+    steps_unreached: Vec<usize>,
     /// How the guest stopped before its last step; null where it did not.
     stop: Option<Stop>,
     /// An interrupt at every instruction boundary, each in a run of its own; null where none was
@@ -130,6 +132,7 @@ impl<'a> Run<'a> {
                 .map(|found| Mismatch { step: found.step, text: &found.text, got: &found.got })
                 .collect(),
             faults_not_fired: &result.not_fired,
+            steps_unreached: result.unreached.iter().map(|step| step + 1).collect(),
             stop: result.stop.as_ref().map(|(stop, vcpu)| Stop {
                 why: stop.to_string(),
                 at: Location::new(results.symbols, vcpu.rip()),
