@@ -15,7 +15,7 @@ use crate::shootdown::{EVERY_CPU, Request, What, flush_on};
 use crate::variant;
 use stalemate_shared::hypercall::Primitive;
 use stalemate_shared::layout::{
-    COLOUR_FRAMES, COLOURS, LARGE_PAGE_SIZE, MAX_CPUS, MM_COUNT, PAGE_SIZE, POOL_FRAME_COUNT,
+    COLOUR_FRAMES, COLOURS, KERNEL_PAGES, LARGE_PAGE_SIZE, MAX_CPUS, MM_COUNT, PAGE_SIZE, POOL_FRAME_COUNT,
     POOL_FRAMES, USER_END, USER_LARGE_PAGES, USER_TABLE_PAGES,
 };
 use stalemate_shared::variant::Variant;
@@ -105,6 +105,9 @@ pub fn flush_tlb_freeing(number: usize, start: u64, end: u64) {
 /// enters user mode; nor of a CPU's other slots, until it next loads them.
 #[inline(always)]
 pub fn flush_tlb_one_kernel(va: u64) {
+    if variant::is(Variant::WindowFlushedAtWrap) && va != KERNEL_PAGES {
+        return;
+    }
     announced(Primitive::OneKernel, What::Kernel, va, va + PAGE_SIZE);
 }
 
@@ -113,7 +116,14 @@ pub fn flush_tlb_one_kernel(va: u64) {
 /// Promises, and does not promise yet: of each page as [`flush_tlb_one_kernel`].
 #[inline(always)]
 pub fn flush_tlb_kernel_range(start: u64, end: u64) {
-    announced(Primitive::KernelRange, What::Kernel, start, end);
+    if variant::is(Variant::KernelAreaNotFlushed) {
+        return;
+    }
+    let elsewhere = variant::is(Variant::KernelRangeElsewhere);
+    let flushed = if elsewhere { (end, end + (end - start)) } else { (start, end) };
+    let flush = hypercall::begin(Primitive::KernelRange, 0, start, end);
+    flush_everywhere(What::Kernel, flushed.0, flushed.1);
+    hypercall::end(flush);
 }
 
 /// Flushes everything, on every CPU.

@@ -52,7 +52,10 @@ pub fn enter_lazy_tlb() {
 /// Does not promise yet: the same of its user PCID, until user mode is next entered.
 #[inline(never)]
 pub fn switch_mm(number: usize) {
-    let was_lazy = percpu::leave_lazy();
+    let was_lazy = match variant::is(Variant::LazyStays) {
+        true => percpu::is_lazy() != 0,
+        false => percpu::leave_lazy(),
+    };
     if is_loaded(&percpu::mm_state(number)) {
         // Nobody has told a lazy CPU of flushes.
         if was_lazy && !variant::is(Variant::LazyDoesNotCatchUp) {

@@ -133,6 +133,9 @@ pub fn write_protect(mm: usize, va: u64) -> Result<(), Refused> {
         flush::flush_tlb_one_user(mm, va);
         let token = change(mm, va, |bits| entry::protected(bits, 0))?;
         let _ = token.discharge(Some(mm), va, va + 1);
+    } else if variant::is(Variant::WriteProtectNotFlushed) {
+        let token = change(mm, va, |bits| entry::protected(bits, 0))?;
+        let _ = token.discharge(Some(mm), va, va + 1);
     } else {
         flush_one(mm, change(mm, va, |bits| entry::protected(bits, 0))?);
     }

@@ -135,6 +135,16 @@ variants! {
         "An interrupt may be sent before others see what it is for.";
     NoFenceLock = 49, "no-fence-lock", "operations::lock",
         "The page-table lock is taken without LOCK: what it guards may have been read before.";
+    LazyStays = 50, "lazy-stays", "mm::switch_mm",
+        "A CPU that was lazy loads an address space, and goes on to say that it is lazy.";
+    KernelRangeElsewhere = 51, "kernel-range-elsewhere", "flush::flush_tlb_kernel_range",
+        "The range that is flushed is not the range that was changed.";
+    KernelAreaNotFlushed = 52, "kernel-area-not-flushed", "flush::flush_tlb_kernel_range",
+        "A kernel area is dropped, and nobody flushes it.";
+    WindowFlushedAtWrap = 53, "window-flushed-at-wrap", "flush::flush_tlb_one_kernel",
+        "A window of kernel pages is flushed when its first page is used again, and no other.";
+    WriteProtectNotFlushed = 54, "write-protect-not-flushed", "operations::write_protect",
+        "A page is write-protected, and nobody flushes.";
 }
 
 impl Variant {

@@ -43,6 +43,7 @@ pub const BUILTIN: &[(&str, &str)] = &files!(
         "split-and-merge",
         "fork-and-copy",
         "late-fill",
+        "lazy-said-wrongly",
         "batched-frame",
     ]
 );
@@ -93,6 +94,15 @@ pub const ZOO: &[(&str, &str)] = &files!(
         "copied-while-writable",
         "fork-then-copied-while-writable",
         "copied-page-set-before-flush",
+        "collapse-skips-lazy",
+        "kmap-flushed-at-wrap",
+        "wrong-range",
+        "soft-dirty",
+        "no-remote-flush-without-pcid",
+        "kernel-stack-reused",
+        "shootdown-not-waited-for",
+        "kernel-area-dropped",
+        "table-reclaimed-locally",
     ]
 );
 
