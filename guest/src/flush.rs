@@ -15,8 +15,8 @@ use crate::shootdown::{EVERY_CPU, Request, What, flush_on};
 use crate::variant;
 use stalemate_shared::hypercall::Primitive;
 use stalemate_shared::layout::{
-    COLOUR_FRAMES, COLOURS, KERNEL_PAGES, LARGE_PAGE_SIZE, MAX_CPUS, MM_COUNT, PAGE_SIZE, POOL_FRAME_COUNT,
-    POOL_FRAMES, USER_END, USER_LARGE_PAGES, USER_TABLE_PAGES,
+    COLOUR_FRAMES, COLOURS, KERNEL_PAGES, LARGE_PAGE_SIZE, MAX_CPUS, MM_COUNT, PAGE_SIZE,
+    POOL_FRAME_COUNT, POOL_FRAMES, USER_END, USER_LARGE_PAGES, USER_TABLE_PAGES,
 };
 use stalemate_shared::variant::Variant;
 
