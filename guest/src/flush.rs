@@ -13,7 +13,7 @@ use crate::fence::LOCK;
 use crate::paging::Downgrade;
 use crate::shootdown::{EVERY_CPU, Request, What, flush_on};
 use crate::variant;
-use stalemate_shared::hypercall::Primitive;
+use stalemate_shared::hypercall::{Deferral, Primitive};
 use stalemate_shared::layout::{
     COLOUR_FRAMES, COLOURS, KERNEL_PAGES, LARGE_PAGE_SIZE, MAX_CPUS, MM_COUNT, PAGE_SIZE,
     POOL_FRAME_COUNT, POOL_FRAMES, USER_END, USER_LARGE_PAGES, USER_TABLE_PAGES,
@@ -109,6 +109,27 @@ pub fn flush_tlb_one_kernel(va: u64) {
         return;
     }
     announced(Primitive::OneKernel, What::Kernel, va, va + PAGE_SIZE);
+}
+
+/// Flushes the kernel page at `va` on this CPU alone: of a window that each CPU uses for itself.
+///
+/// Promises: this CPU holds nothing stale of the page under the kernel PCID that it has loaded, or in
+/// a global entry.
+///
+/// Does not promise yet: the same of its other slots, until it next loads them. Of other CPUs it
+/// promises nothing.
+#[inline(always)]
+pub fn flush_tlb_one_kernel_here(va: u64) {
+    let flush = hypercall::begin(Primitive::OneKernelHere, 0, va, va + PAGE_SIZE);
+    flush_on(0, &Request::new(What::Kernel, va, va + PAGE_SIZE, PAGE_SIZE));
+    hypercall::end(flush);
+}
+
+/// Leaves the flush of a kernel page that was unmapped to whoever maps its address anew.
+pub fn defer_until_reuse(until: Deferral, page: Downgrade) {
+    let va = page.page;
+    hypercall::defer(until, 0, va, va + PAGE_SIZE);
+    let _ = page.discharge(None, va, va + PAGE_SIZE);
 }
 
 /// Flushes the kernel pages in `[start, end)`, on every CPU.
@@ -241,7 +262,7 @@ pub fn is_held(frame: u64) -> bool {
 pub fn defer(number: usize, page: Downgrade) {
     let mm = percpu::mm_state(number);
     let va = page.page;
-    hypercall::defer(mm.kernel_root, va, va + page_size(va));
+    hypercall::defer(Deferral::Batched, mm.kernel_root, va, va + page_size(va));
     PENDING[number].set(1);
     percpu::raise_tlb_gen(number);
     let batch = &BATCHES[percpu::number() as usize];

@@ -100,6 +100,14 @@ fn step(pending: &mut Pending, op: u64, args: [u64; 4]) -> Result<Report, Refuse
         }
         Op::FlushBatched => flush::flush_tlb_batched(),
         Op::UnmapBatched => operations::unmap_batched(number, va)?,
+        Op::UnmapLazily => {
+            let until = third.try_into().map_err(|_| Refused)?;
+            flush::defer_until_reuse(until, paging::unmap(number, va)?);
+        }
+        Op::FlushOneKernelHere => {
+            flush::flush_tlb_one_kernel_here(va);
+            pending.discharge(None, va, va + 1);
+        }
         Op::Fork if va < MM_COUNT as u64 => operations::fork(number, va as usize)?,
         Op::SplitLarge => operations::split(number, va)?,
         Op::MergeLarge => operations::merge(number, va)?,

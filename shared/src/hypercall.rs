@@ -25,8 +25,8 @@ pub const FRAME_FREED: u64 = 5;
 pub const CONTENTS_TAKEN: u64 = 9;
 /// The CPU waits for another one; nothing comes back.
 pub const YIELD: u64 = 7;
-/// The flush of what was just unmapped is deferred: RSI, RDX and RCX as for [`BEGIN`]. It is due
-/// when the next [`Primitive::Batched`] returns.
+/// The flush of what was just unmapped is deferred. RDI: until when, a [`Deferral`]; RSI, RDX and
+/// RCX as for [`BEGIN`].
 pub const DEFER: u64 = 8;
 /// The kernel cannot go on. RDI: line number in the source, RSI and RDX: address and length of
 /// the file's name.
@@ -51,5 +51,20 @@ numbered! {
         Batched = 7,
         /// The tables that map a range are taken away and freed
         FreeTables = 8,
+        /// `flush_tlb_one_kernel_here`: of this CPU alone
+        OneKernelHere = 9,
+    }
+}
+
+numbered! {
+    /// Until when a flush is deferred.
+    pub enum Deferral {
+        /// Until the CPU's next [`Primitive::Batched`] returns.
+        Batched = 7,
+        /// Until somebody maps the addresses anew, who then owes it. Frames may be given back before.
+        Reuse = 9,
+        /// The same, of addresses that each CPU uses for itself: who maps them anew owes the flush of
+        /// this CPU alone.
+        ReuseHere = 10,
     }
 }

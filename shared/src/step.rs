@@ -55,6 +55,10 @@ numbered! {
         FlushAll = 14,
         /// (mm, start, end): `flush_tlb_kernel_range`; mm is ignored
         FlushKernelRange = 15,
+        /// (mm, va, deferral): make a kernel page not present; its flush waits until it is mapped anew
+        UnmapLazily = 58,
+        /// (mm, va): flush one kernel page on this CPU alone
+        FlushOneKernelHere = 59,
         /// (): flush what was unmapped with [`Op::UnmapBatched`]
         FlushBatched = 16,
         /// (mm): `switch_mm`

@@ -346,3 +346,40 @@ fn a_cpu_that_was_lazy_when_it_was_left_out_owes_when_it_goes_on() {
     }
     assert!(caught * 3 > runs, "{caught} of {runs}");
 }
+
+/// Kernel addresses may wait for their flush until they are used again, and their frames go before: who
+/// maps them anew owes it, on every CPU, or where each CPU uses them for itself on its own.
+#[test]
+fn kernel_addresses_are_owed_their_flush_before_they_are_used_again() {
+    let rig = Rig::new(Backend::interp());
+    let config = RunConfig { cpus: 2, ..config("pcid", Policy::Split, false) };
+    let before = "map k0 red\ncpu1 kernel read k0 -> red\ncpu0 kernel read k0 -> red\n";
+    let rules = |steps: &str| {
+        crate::common::rules(&rig.run(&scenario(&format!("{before}{steps}")), config, &[]))
+    };
+    for (steps, wanted) in [
+        ("cpu0 unmap k0\ncpu0 free red\nuser nop", &["never-flushed", "reuse-before-flush"][..]),
+        ("cpu0 unmap_lazily k0\ncpu0 free red\nuser nop\ncpu1 user nop", &[]),
+        ("cpu0 unmap_lazily k0\ncpu1 map k0 blue\ncpu1 user nop", &["never-flushed"]),
+        (
+            "cpu0 unmap_lazily k0\ncpu1 flush_tlb_one_kernel k0\ncpu1 map k0 blue\ncpu1 user nop",
+            &[],
+        ),
+        (
+            "cpu0 unmap_lazily k0\ncpu1 map k0 blue\ncpu1 flush_tlb_one_kernel k0\ncpu1 user nop",
+            &[],
+        ),
+        (
+            "cpu0 unmap_lazily k0\ncpu1 map k0 blue\ncpu1 flush_tlb_one_kernel_here k0\ncpu1 user nop",
+            &["never-flushed"],
+        ),
+        (
+            "cpu0 unmap_lazily k0 here\ncpu1 map k0 blue\ncpu1 flush_tlb_one_kernel_here k0\n\
+             cpu1 user nop\ncpu0 user nop",
+            &[],
+        ),
+        ("cpu0 unmap_lazily k0 here\ncpu1 map k0 blue\ncpu1 user nop", &["never-flushed"]),
+    ] {
+        assert_eq!(rules(steps), wanted, "{steps}");
+    }
+}

@@ -1,7 +1,7 @@
 //! Hypercalls: `out PORT, al` with arguments in registers.
 
 use core::arch::asm;
-use stalemate_shared::hypercall::{self as call, PORT, Primitive};
+use stalemate_shared::hypercall::{self as call, Deferral, PORT, Primitive};
 use stalemate_shared::step::Status;
 
 /// Makes hypercall `number`; RAX, RDI, RSI, RDX and RCX come back.
@@ -55,9 +55,9 @@ pub fn end(flush: Flush) {
     hypercall(call::END, [flush.0, 0, 0, 0]);
 }
 
-/// The flush of this range of an address space is left to the next batched one.
-pub fn defer(root: u64, start: u64, end: u64) {
-    hypercall(call::DEFER, [Primitive::Batched as u64, root, start, end]);
+/// The flush of this range of an address space is deferred.
+pub fn defer(until: Deferral, root: u64, start: u64, end: u64) {
+    hypercall(call::DEFER, [until as u64, root, start, end]);
 }
 
 /// A frame is given back.

@@ -43,6 +43,8 @@ pub const BUILTIN: &[(&str, &str)] = &files!(
         "split-and-merge",
         "fork-and-copy",
         "late-fill",
+        "lazy-purge",
+        "cpu-window",
         "lazy-said-wrongly",
         "batched-frame",
     ]

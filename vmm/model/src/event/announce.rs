@@ -46,8 +46,17 @@ pub enum Announcement {
         /// What it is of.
         flush: Flush,
     },
-    /// The flush of what was just unmapped is left to the CPU's next batched flush.
-    Deferred(Flush),
+    /// The flush of what was just unmapped is deferred.
+    Deferred {
+        /// Kernel root of the address space; none for kernel addresses.
+        root: Option<Gpa>,
+        /// First address.
+        start: Gva,
+        /// End, exclusive.
+        end: Gva,
+        /// Until when.
+        until: Until,
+    },
     /// A CPU waits until another one has flushed.
     Requested {
         /// The CPU that waits.
@@ -171,6 +180,18 @@ pub enum Announcement {
     EditsOver,
 }
 
+/// Until when a flush is deferred.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Until {
+    /// Until the next batched flush of the CPU that deferred it returns.
+    Batched,
+    /// Until somebody maps the addresses anew, who then owes it; the frames may be given back before.
+    Reuse,
+    /// The same, of addresses that each CPU uses for itself: who maps them anew owes the flush of its
+    /// own CPU alone.
+    ReuseHere,
+}
+
 /// What a flush is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Flush {
@@ -218,6 +239,8 @@ pub enum FlushKind {
     Batched,
     /// User pages whose page tables are taken away and freed.
     FreeTables,
+    /// One kernel page, on the CPU that flushes and no other.
+    OneKernelHere,
 }
 
 impl FlushKind {
@@ -233,6 +256,7 @@ impl FlushKind {
             Self::KernelRange => "flush_tlb_kernel_range",
             Self::Batched => "flush_tlb_batched",
             Self::FreeTables => "free_table",
+            Self::OneKernelHere => "flush_tlb_one_kernel_here",
         }
     }
 

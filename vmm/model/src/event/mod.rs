@@ -8,7 +8,7 @@ mod announce;
 mod header;
 mod trace;
 
-pub use announce::{Announcement, Flush, FlushId, FlushKind, Owner, SpaceId, TaskId, Word};
+pub use announce::{Announcement, Flush, FlushId, FlushKind, Owner, SpaceId, TaskId, Until, Word};
 pub use header::{CpuHeader, KernelAbout, Pairing, SlotPcids, TraceHeader};
 pub use trace::Trace;
 

@@ -2,7 +2,7 @@
 //! that the cost of an event does not grow with what has happened before.
 
 use super::obligation::{
-    Cause, Cover, Discharger, Downgrade, Obligation, ObligationId, Stale, State,
+    Cause, Cover, Deferral, Discharger, Downgrade, Obligation, ObligationId, Stale, State,
 };
 use super::replica::{OpenFlush, Replica, ReplicaCpu};
 use super::{Before, RuleId};
@@ -12,7 +12,7 @@ use crate::arch::cr3::{self, NOFLUSH};
 use crate::arch::happened::Happened;
 use crate::arch::tlb::{EntryId, Store, Tag};
 use crate::arch::walk::entry::{DIRTY, PRESENT};
-use crate::event::{Announcement, Event, SpaceId};
+use crate::event::{Announcement, Event, SpaceId, Until};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// All obligations of a run.
@@ -125,14 +125,15 @@ impl Ledger {
             Announcement::Generation { space, generation } => {
                 self.generation(by, *space, *generation, replica);
             }
-            Announcement::Deferred(flush) => {
+            Announcement::Deferred { root, start, end, until } => {
+                let deferral = Deferral { by, until: *until };
                 let deferred = |obligation: &&mut Obligation| {
-                    let same = flush.root.is_none_or(|root| replica.is_pair(root, obligation.root));
-                    same && flush.covers(obligation.page)
+                    let same = root.is_none_or(|root| replica.is_pair(root, obligation.root));
+                    same && *start <= obligation.page && obligation.page < *end
                 };
                 self.open_mut()
                     .filter(deferred)
-                    .for_each(|obligation| obligation.deferred = Some(by));
+                    .for_each(|obligation| obligation.deferred = Some(deferral));
             }
             _ => {}
         }
@@ -170,6 +171,8 @@ impl Ledger {
         };
         self.open_mut()
             .filter(|owed| owed.covered.is_none() && here(owed) && !by_itself(owed))
+            // Of addresses that each CPU uses for itself the others' entries wait for their own.
+            .filter(|owed| !owed.is_deferred(Until::ReuseHere) || owed.cpu == cpu)
             .for_each(|owed| {
                 owed.taken_over.insert(cpu);
             });
@@ -183,7 +186,7 @@ impl Ledger {
         for obligation in self.held.values_mut() {
             let meant = match &open {
                 Some(open) => obligation.is_requested_of(open, replica),
-                None => obligation.deferred == Some(cpu),
+                None => obligation.is_batched_by(cpu),
             };
             let same = replica.is_pair(root, obligation.root);
             if meant && obligation.generation.is_none() && same {

@@ -12,7 +12,9 @@ mod witness;
 pub use deadline::Deadline;
 pub use id::{About, RuleId};
 pub use ledger::Ledger;
-pub use obligation::{Cause, Cover, Discharger, Downgrade, Obligation, ObligationId, State};
+pub use obligation::{
+    Cause, Cover, Deferral, Discharger, Downgrade, Obligation, ObligationId, State,
+};
 pub use replica::{OpenFlush, Replica, ReplicaCpu, Slot, Space};
 pub use rules::big_hammer::BigHammer;
 pub use rules::needless_flush::NeedlessFlush;

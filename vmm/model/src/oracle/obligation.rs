@@ -5,7 +5,7 @@ use super::replica::{OpenFlush, Replica, ReplicaCpu};
 use crate::arch::addr::{CpuId, Gpa, Gva};
 use crate::arch::cr3;
 use crate::arch::tlb::{Entry, EntryId, Store, StructureEntry, Tag};
-use crate::event::{Event, Flush, FlushKind, TaskId};
+use crate::event::{Event, Flush, FlushKind, TaskId, Until};
 use serde::Serialize;
 use std::collections::BTreeSet;
 
@@ -163,6 +163,15 @@ pub struct Cover {
     pub task: Option<TaskId>,
 }
 
+/// A flush that is deferred.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deferral {
+    /// The CPU that has said so.
+    pub by: CpuId,
+    /// Until when.
+    pub until: Until,
+}
+
 /// An obligation's number: higher for a later downgrade.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObligationId(pub u64);
@@ -189,8 +198,8 @@ pub struct Obligation {
     /// A flush whose range covers it has returned, or its CPU has acknowledged that it did what
     /// the flush requests.
     pub covered: Option<Cover>,
-    /// The CPU that has said that its next batched flush covers it.
-    pub deferred: Option<CpuId>,
+    /// Its flush is deferred.
+    pub deferred: Option<Deferral>,
     /// The CPUs that have mapped the page anew since: they take over what is owed, and nothing waits
     /// for a batched flush any more.
     pub taken_over: BTreeSet<CpuId>,
@@ -340,11 +349,34 @@ impl Obligation {
     #[must_use]
     pub fn is_requested_of(&self, open: &OpenFlush, replica: &Replica) -> bool {
         let flush = &open.flush;
-        let batched = flush.kind == FlushKind::Batched;
+        let meant = match flush.kind {
+            FlushKind::Batched => self.is_batched_by(open.cpu),
+            FlushKind::OneKernelHere => self.cpu == open.cpu,
+            _ => true,
+        };
         self.downgrade.seq < open.since
             && flush.root.is_none_or(|root| replica.is_pair(root, self.root))
             && flush.covers(self.page)
-            && (!batched || self.deferred == Some(open.cpu))
+            && meant
+    }
+
+    /// Whether it is left to the next batched flush of `cpu`.
+    #[must_use]
+    pub fn is_batched_by(&self, cpu: CpuId) -> bool {
+        self.deferred == Some(Deferral { by: cpu, until: Until::Batched })
+    }
+
+    /// Whether it is deferred until then.
+    #[must_use]
+    pub fn is_deferred(&self, until: Until) -> bool {
+        self.deferred.is_some_and(|deferral| deferral.until == until)
+    }
+
+    /// Whether nobody uses the addresses until they are mapped anew: their frames may be given back
+    /// before they are flushed.
+    #[must_use]
+    pub fn waits_for_reuse(&self) -> bool {
+        self.waits() && !self.is_deferred(Until::Batched)
     }
 
     /// Whether `cpu` owes its flush: it made the downgrade, or has mapped the page anew.
@@ -360,7 +392,7 @@ impl Obligation {
         self.covered.is_some() || self.is_owed_by(self.cpu) && !self.waits()
     }
 
-    /// Whether it may wait for the batched flush that it was left to.
+    /// Whether it may wait for what it was deferred to.
     #[must_use]
     pub fn waits(&self) -> bool {
         self.deferred.is_some() && self.taken_over.is_empty()

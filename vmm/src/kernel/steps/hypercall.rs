@@ -5,10 +5,10 @@ use crate::arch::addr::{Gpa, Gva};
 use crate::arch::core::Memory;
 use crate::arch::vcpu::Vcpu;
 use crate::arch::vcpu::gpr::{RAX, RCX, RDI, RDX, RSI};
-use crate::event::{Announcement, Flush, FlushId, FlushKind};
+use crate::event::{Announcement, Flush, FlushId, FlushKind, Until};
 use crate::machine::{Call, Stop};
 use crate::memory::GuestMemory;
-use stalemate_shared::hypercall::{self, Primitive};
+use stalemate_shared::hypercall::{self, Deferral, Primitive};
 use stalemate_shared::layout;
 use stalemate_shared::step::{Op, Status};
 
@@ -60,7 +60,7 @@ impl Steps {
                 })?;
                 Ok(Call::Says(vec![Announcement::FlushReturns { id, flush }]))
             }
-            hypercall::DEFER => Ok(Call::Says(vec![Announcement::Deferred(flush(a, b, c, d)?)])),
+            hypercall::DEFER => Ok(Call::Says(vec![deferred(a, b, c, d)?])),
             hypercall::YIELD => Ok(Call::Waits),
             hypercall::FRAME_FREED => Ok(Call::Says(vec![Announcement::FrameFreed(Gpa(a))])),
             hypercall::CONTENTS_TAKEN => Ok(Call::Says(vec![Announcement::ContentsTaken(Gpa(a))])),
@@ -105,7 +105,19 @@ fn kind(number: u64) -> Result<FlushKind, Stop> {
         Primitive::KernelRange => FlushKind::KernelRange,
         Primitive::Batched => FlushKind::Batched,
         Primitive::FreeTables => FlushKind::FreeTables,
+        Primitive::OneKernelHere => FlushKind::OneKernelHere,
     })
+}
+
+fn deferred(number: u64, root: u64, start: u64, end: u64) -> Result<Announcement, Stop> {
+    let deferral = Deferral::try_from(number).map_err(|number| nothing("deferral", number))?;
+    let until = match deferral {
+        Deferral::Batched => Until::Batched,
+        Deferral::Reuse => Until::Reuse,
+        Deferral::ReuseHere => Until::ReuseHere,
+    };
+    let root = (root != 0).then_some(Gpa(root));
+    Ok(Announcement::Deferred { root, start: Gva(start), end: Gva(end), until })
 }
 
 fn flush(number: u64, root: u64, start: u64, end: u64) -> Result<Flush, Stop> {

@@ -207,8 +207,8 @@ fn said_in_words(announcements: &[Announcement]) -> (Option<Tag>, String) {
         Announcement::Acknowledged { to, .. } => Some(format!("acknowledges to CPU {}", to.0)),
         Announcement::FrameFreed(frame) => Some(format!("frame {frame} is given back")),
         Announcement::ContentsTaken(frame) => Some(format!("contents of frame {frame} are taken")),
-        Announcement::Deferred(flush) => {
-            Some(format!("the flush of {} is deferred", page_name(flush.start)))
+        Announcement::Deferred { start, .. } => {
+            Some(format!("the flush of {} is deferred", page_name(*start)))
         }
         _ => None,
     });

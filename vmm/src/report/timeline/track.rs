@@ -167,7 +167,7 @@ fn said_kind(said: &Announcement) -> Option<MomentKind> {
         Announcement::Acknowledged { .. } => MomentKind::Acknowledge,
         Announcement::FrameFreed(_)
         | Announcement::ContentsTaken(_)
-        | Announcement::Deferred(_) => MomentKind::Other,
+        | Announcement::Deferred { .. } => MomentKind::Other,
         _ => return None,
     })
 }

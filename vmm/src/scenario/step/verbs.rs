@@ -4,6 +4,7 @@ use super::access::access;
 use super::words::{Change, Expect, Parsed, StepError, Words};
 use crate::kernel::steps::StepClass;
 use crate::suggest::suggest;
+use stalemate_shared::hypercall::Deferral;
 use stalemate_shared::page::Page;
 use stalemate_shared::step::{Misbehaviour, Op, flags};
 
@@ -30,7 +31,7 @@ const fn row(
 }
 
 /// Every verb, edits first, then flushes, then the rest.
-pub const VERBS: [Verb; 31] = [
+pub const VERBS: [Verb; 33] = [
     row("map", "P COLOUR [ro] [dirty]", "P, which is not mapped, gets the frame", |words| {
         map(words, Op::Map, Change::Map)
     }),
@@ -56,6 +57,24 @@ pub const VERBS: [Verb; 31] = [
         }
         edit(Op::UnmapBatched, [page.address(), 0, 0], Change::Unmap(page))
     }),
+    row(
+        "unmap_lazily",
+        "K [here]",
+        "a kernel page is unmapped, its flush due when its address is mapped anew; `here`: on the CPU \
+         that does so, alone",
+        |words| {
+            let page = words.page()?;
+            if !matches!(page, Page::Kernel(_)) {
+                return words.error(
+                    "the addresses of user pages are used again at any time".to_owned(),
+                    "use `unmap_batched`, or a page k…".to_owned(),
+                );
+            }
+            let here = words.optional("here");
+            let until = if here { Deferral::ReuseHere } else { Deferral::Reuse };
+            edit(Op::UnmapLazily, [page.address(), until as u64, 0], Change::Unmap(page))
+        },
+    ),
     row("protect", "P ro|rw", "P may be written no more, or again", protect),
     row(
         "write_protect",
@@ -125,6 +144,15 @@ pub const VERBS: [Verb; 31] = [
             page @ Page::Kernel(_) => flush(Op::FlushOneKernel, [page.address(), 0, 0]),
             _ => words.error(
                 "a user page is not flushed by the kernel primitive".to_owned(),
+                "use `flush_tlb_one_user`, or a page k…".to_owned(),
+            ),
+        }
+    }),
+    row("flush_tlb_one_kernel_here", "K", "a kernel page, on this CPU and no other", |words| {
+        match words.page()? {
+            page @ Page::Kernel(_) => flush(Op::FlushOneKernelHere, [page.address(), 0, 0]),
+            _ => words.error(
+                "a user page is flushed on every CPU that may hold it".to_owned(),
                 "use `flush_tlb_one_user`, or a page k…".to_owned(),
             ),
         }

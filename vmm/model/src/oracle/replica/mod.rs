@@ -277,7 +277,7 @@ impl Replica {
             }
             Announcement::TaskEnds { .. } => self.cpu_mut(by).in_task = false,
             Announcement::FlushReturns { .. }
-            | Announcement::Deferred(_)
+            | Announcement::Deferred { .. }
             | Announcement::Noticed { .. }
             | Announcement::OtherAsidsStale { .. }
             | Announcement::Member { .. }

@@ -1,6 +1,6 @@
 //! `never-flushed`: somebody asks for the flush.
 
-use crate::arch::tlb::Tag;
+use crate::arch::tlb::{Entry, Tag};
 use crate::oracle::rule::{Context, StaleRule};
 use crate::oracle::{About, Deadline, Obligation};
 
@@ -27,12 +27,14 @@ fn owes(deadline: &Deadline, owed: &Obligation, context: &Context<'_>) -> bool {
     }
     match *deadline {
         Deadline::Freed(frame) => {
-            owed.entry.as_ref().is_some_and(|entry| entry.translation.frame == frame)
+            let of_frame = |entry: &Entry| entry.translation.frame == frame;
+            !owed.waits_for_reuse() && owed.entry.as_ref().is_some_and(of_frame)
         }
         Deadline::EditsOver { cpu } => {
             // What was announced as deferred may stay until the frame is freed; and another CPU may
             // still be between its edit and its flush.
-            let over = cpu.is_none_or(|cpu| owed.is_owed_by(cpu) && !owed.waits());
+            let owes = |cpu| owed.is_owed_by(cpu) && !owed.waits();
+            let over = cpu.map_or(!owed.waits_for_reuse(), owes);
             // A flush that waits for ever is a hang.
             over && !is_marked(owed, context) && !is_under_way(owed, context)
         }

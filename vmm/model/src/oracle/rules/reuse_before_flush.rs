@@ -107,11 +107,21 @@ fn cached(context: &Context<'_>, cpu: CpuId, frame: Gpa) -> Option<Finding> {
     let pcid = of_cpu.pcid();
     // A CPU that was lazy runs no user code, and looks at generations before it does.
     let excused = |entry: &Entry| of_cpu.has_yet_to_catch_up() && entry.translation.user;
+    // What nobody uses before it is mapped anew may lead to anything until then.
+    let unused = |tag: Tag, entry: &Entry| {
+        let mut open = context.ledger.open();
+        open.any(|owed| {
+            (owed.cpu, owed.tag) == (cpu, tag)
+                && owed.waits_for_reuse()
+                && owed.ids().any(|id| id == entry.id)
+        })
+    };
     for tag in [Tag::Pcid(pcid), Tag::Global] {
         let reaches = of_cpu.tlb.entries(tag).find(|entry| {
             entry.translation.maps(frame)
                 && !is_direct(context, entry.translation.page)
                 && !excused(entry)
+                && !unused(tag, entry)
         });
         if let Some(entry) = reaches {
             return Some(Finding {
