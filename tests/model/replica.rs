@@ -31,6 +31,9 @@ enum Do {
     Invlpg { va: u64 },
     Invpcid { kind: u64, pcid: u16, va: u64 },
     Pge,
+    Smep,
+    Wp,
+    Nxe,
 }
 
 struct World {
@@ -64,7 +67,8 @@ impl World {
         for page in 0..SIZE / 4096 {
             put(0x7000 + page * 8, page << 12 | 7);
         }
-        let features = CpuFeatures { pcid: true, invpcid: true, pge: true, ..Default::default() };
+        let features =
+            CpuFeatures { pcid: true, invpcid: true, pge: true, smep: true, ..Default::default() };
         let mut vcpu = Vcpu::long_mode(CpuId(0), features, 0, ROOTS[0]);
         vcpu.cr0 = cr0::DEFINED & !(cr0::CD | cr0::NW);
         vcpu.cr4 = cr4::PAE | cr4::PCIDE | cr4::PGE;
@@ -138,6 +142,18 @@ impl World {
             Do::Pge => {
                 let value = core.vcpu.cr4 ^ cr4::PGE;
                 core.execute(write(ControlRegister::Cr4, value), 0)
+            }
+            Do::Smep => {
+                let value = core.vcpu.cr4 ^ cr4::SMEP;
+                core.execute(write(ControlRegister::Cr4, value), 0)
+            }
+            Do::Wp => {
+                let value = core.vcpu.cr0 ^ cr0::WP;
+                core.execute(write(ControlRegister::Cr0, value), 0)
+            }
+            Do::Nxe => {
+                let value = core.vcpu.efer ^ efer::NXE;
+                core.execute(Op::Wrmsr { msr: 0xc000_0080, value }, 0)
             }
         };
         let happened = |what| match what {
@@ -243,7 +259,9 @@ fn steps() -> impl Strategy<Value = Vec<Do>> {
         let page = prop_oneof![0u64..4, 0x208u64..0x20c];
         page.prop_map(|page| page << 12)
     };
-    let bits = (0u64..16, prop::sample::select(&[0u64, 1, 3, 7, 0x21, 0x27, 0x67, 0x103][..]))
+    const XD: u64 = 1 << 63;
+    let flags = [0u64, 1, 3, 7, 0x21, 0x27, 0x67, 0x103, XD | 7, XD | 0x63];
+    let bits = (0u64..16, prop::sample::select(flags.to_vec()))
         .prop_map(|(frame, flags)| if flags == 0 { 0 } else { frame << 12 | flags });
     let pte = (prop::sample::select(&TABLES[1..]), 0u64..4, bits)
         .prop_map(|(table, index, bits)| Do::Store { slot: table + index * 8, bits });
@@ -262,6 +280,7 @@ fn steps() -> impl Strategy<Value = Vec<Do>> {
         2 => va().prop_map(|va| Do::Invlpg { va }),
         2 => (0u64..4, pcid, va()).prop_map(|(kind, pcid, va)| Do::Invpcid { kind, pcid, va }),
         1 => Just(Do::Pge),
+        1 => prop::sample::select(&[Do::Smep, Do::Wp, Do::Nxe][..]),
     ];
     prop::collection::vec(one, 1..40)
 }

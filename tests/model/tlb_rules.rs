@@ -261,9 +261,30 @@ fn setting_smep_removes_the_current_pcid_and_keeps_others() {
     let mut world = World::new();
     world.tlb.write_cr4(&world.memory, PAGING, 0, cr4::SMEP);
     assert!(!world.has(P1, A) && world.has(P2, A));
+    assert!(world.has_global(), "it may have been cached under PCID 2");
     let mut world = World::new();
     world.tlb.write_cr4(&world.memory, PAGING, cr4::SMEP, 0);
     assert!(world.has(P1, A), "clearing it removes nothing");
+}
+
+#[test]
+fn setting_smep_removes_the_globals_that_only_the_current_pcid_can_have_cached() {
+    let model = TlbModel { fill: Fill::OnDemand, structure_caches: true, seed: 0 };
+    let mut world = World { memory: tables(), tlb: Tlb::new(model) };
+    world.load(P1, ROOT, true);
+    world.access(GLOBAL);
+    assert!(world.has_global());
+    world.tlb.write_cr4(&world.memory, PAGING, 0, cr4::SMEP);
+    assert!(!world.has_global());
+}
+
+#[test]
+fn a_page_fault_removes_its_global_without_pcids_only() {
+    for pcide in [true, false] {
+        let mut world = World::new();
+        world.tlb.page_fault(&world.memory, Paging { pcide, ..PAGING }, GLOBAL);
+        assert_eq!(world.has_global(), pcide);
+    }
 }
 
 #[test]
@@ -331,7 +352,7 @@ fn a_global_that_was_removed_under_another_root_is_filled_again() {
         tlb.load_cr3(&memory, PAGING, P2, OTHER_ROOT, true);
         tlb.speculate(&memory, PAGING);
         if by_cr4 {
-            tlb.write_cr4(&memory, PAGING, 0, cr4::SMEP);
+            tlb.write_cr4(&memory, PAGING, 0, cr4::PGE);
         } else {
             tlb.invlpg(&memory, PAGING, GLOBAL, false);
         }

@@ -139,6 +139,7 @@ impl Core<'_> {
         self.emit(Happened::WriteEfer { old, new });
         if (old ^ new) & efer::NXE != 0 {
             self.revalidate(Scope::Everything);
+            self.speculate();
         }
         Ok(())
     }

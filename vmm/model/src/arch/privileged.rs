@@ -207,6 +207,7 @@ impl Core<'_> {
         self.emit(Happened::WriteCr0 { old, new: self.vcpu.cr0 });
         if (old ^ self.vcpu.cr0) & cr0::WP != 0 {
             self.revalidate(super::tlb::Scope::Everything);
+            self.speculate();
         }
         Ok(())
     }

@@ -142,14 +142,18 @@ impl Translation {
         va.0 & !(self.size.bytes() - 1) == self.page.0
     }
 
-    /// Whether this grants, at `va`, something that `today` does not: another frame, more
-    /// rights, or D=1 where memory has D=0.
+    /// Whether this grants, at `va`, something that `today` does not: another frame, more rights,
+    /// a store that does not set D, a supervisor's fetch that SMEP forbids, or use under every PCID.
     #[must_use]
-    pub fn grants_more(&self, va: Gva, today: Option<&Self>) -> bool {
+    pub fn grants_more(&self, va: Gva, today: Option<&Self>, paging: Paging) -> bool {
         today.is_none_or(|today| {
+            let stores = self.writable || !paging.wp && !self.user;
+            let fetches = !self.no_execute && !self.user;
             self.at(va) != today.at(va)
                 || self.rights().exceed(&today.rights())
-                || self.dirty && !today.dirty && self.writable
+                || self.dirty && !today.dirty && stores
+                || paging.smep && fetches && today.user
+                || self.global && !today.global
         })
     }
 

@@ -11,6 +11,7 @@ use crate::arch::census::Reach;
 use crate::arch::cr3::{self, NOFLUSH};
 use crate::arch::happened::Happened;
 use crate::arch::tlb::{EntryId, Store, Tag};
+use crate::arch::vcpu::{cr0, cr4, efer};
 use crate::arch::walk::entry::{DIRTY, PRESENT};
 use crate::event::{Announcement, Event, SpaceId, Until};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -105,8 +106,20 @@ impl Ledger {
                 if let Some(discharger) = discharger(happened, before.consuming) {
                     self.settle(event, replica, discharger, |_| false);
                 }
-                if let Happened::LoadCr3 { old, value } = *happened {
-                    self.root_loaded(event, (old, value), replica, before);
+                match *happened {
+                    Happened::LoadCr3 { old, value } => {
+                        self.root_loaded(event, (old, value), replica, before);
+                    }
+                    Happened::WriteCr0 { old, new } if (old ^ new) & cr0::WP != 0 => {
+                        self.control(event, "CR0", (old, new), replica);
+                    }
+                    Happened::WriteCr4 { old, new } if (old ^ new) & cr4::SMEP != 0 => {
+                        self.control(event, "CR4", (old, new), replica);
+                    }
+                    Happened::WriteEfer { old, new } if (old ^ new) & efer::NXE != 0 => {
+                        self.control(event, "EFER", (old, new), replica);
+                    }
+                    _ => {}
                 }
             }
             None => {}
@@ -226,19 +239,38 @@ impl Ledger {
         let tags = [(current, takes_over), (Tag::Global, changes)];
         let tags: Vec<Tag> =
             tags.into_iter().filter_map(|(tag, other)| other.then_some(tag)).collect();
+        self.look_anew(event, &tags, Cause::Cr3 { old, new }, replica);
+    }
+
+    /// A write of control bits: of all that its CPU has cached, what walks give no longer is stale.
+    fn control(
+        &mut self,
+        event: &Event,
+        register: &'static str,
+        (old, new): (u64, u64),
+        replica: &Replica,
+    ) {
+        let tags: Vec<Tag> = replica.cpu(event.cpu).tlb.tags().collect();
+        self.look_anew(event, &tags, Cause::Control { register, old, new }, replica);
+    }
+
+    /// Walks mean something else than before on the event's CPU: looks at all that it has cached under
+    /// `tags`.
+    fn look_anew(&mut self, event: &Event, tags: &[Tag], cause: Cause, replica: &Replica) {
         if tags.is_empty() {
             return;
         }
+        let state = replica.cpu(event.cpu);
         self.settle(event, replica, Discharger::Restored, |owed| {
             owed.cpu == event.cpu && tags.contains(&owed.tag)
         });
         let owed = self.owed(|_| true);
-        for tag in tags {
-            let mut found = Stale::none(tag, state.root());
+        for &tag in tags {
+            let Some(root) = state.tlb.root(tag) else { continue };
+            let mut found = Stale::none(tag, root);
             let is_new = |id: EntryId| !owed.contains(&(event.cpu, tag, id));
             found.look(replica, state, (Gva(0), Gva(u64::MAX)), &is_new);
             if found.is_any() {
-                let cause = Cause::Cr3 { old, new };
                 self.add(Downgrade::new(event, replica, cause), event.cpu, found);
             }
         }

@@ -83,6 +83,15 @@ pub enum Cause {
         /// The operand.
         new: u64,
     },
+    /// A write of control bits under which walks give less: SMEP, NXE.
+    Control {
+        /// The register.
+        register: &'static str,
+        /// Its value before.
+        old: u64,
+        /// Its value after.
+        new: u64,
+    },
 }
 
 impl Cause {
@@ -91,7 +100,7 @@ impl Cause {
     pub fn store(&self) -> Option<Store> {
         match self {
             Self::Store(store) => Some(*store),
-            Self::Cr3 { .. } => None,
+            Self::Cr3 { .. } | Self::Control { .. } => None,
         }
     }
 
@@ -101,6 +110,7 @@ impl Cause {
         match self {
             Self::Store(store) => store.slot.to_string(),
             Self::Cr3 { .. } => "CR3".to_owned(),
+            Self::Control { register, .. } => (*register).to_owned(),
         }
     }
 
@@ -108,7 +118,9 @@ impl Cause {
     #[must_use]
     pub fn values(&self) -> (u64, u64) {
         match *self {
-            Self::Store(Store { old, new, .. }) | Self::Cr3 { old, new } => (old, new),
+            Self::Store(Store { old, new, .. })
+            | Self::Cr3 { old, new }
+            | Self::Control { old, new, .. } => (old, new),
         }
     }
 
@@ -117,16 +129,17 @@ impl Cause {
     pub fn by_root(self) -> Self {
         match self {
             Self::Cr3 { new, .. } => Self::Cr3 { old: 0, new: cr3::root(new).0 },
-            Self::Store(_) => self,
+            Self::Store(_) | Self::Control { .. } => self,
         }
     }
 
-    /// The word for it in reports: `store` or `load`.
+    /// The word for it in reports: `store`, `load` or `write`.
     #[must_use]
     pub fn word(&self) -> &'static str {
         match self {
             Self::Store(_) => "store",
             Self::Cr3 { .. } => "load",
+            Self::Control { .. } => "write",
         }
     }
 }

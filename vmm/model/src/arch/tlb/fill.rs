@@ -59,15 +59,17 @@ impl Tlb {
         }
         let generation = self.generation;
         let Some(tagged) = self.tagged.get_mut(&self.current) else { return Vec::new() };
-        let (root, filled) = (tagged.root, tagged.filled.replace(generation));
-        if filled == Some(generation) {
+        let (root, filled) = (tagged.root, tagged.filled.replace((generation, paging)));
+        if filled == Some((generation, paging)) {
             return Vec::new();
         }
         let cached: Vec<StructureEntry> = tagged.structures.iter().copied().collect();
         let empty = tagged.entries.is_empty() && cached.is_empty();
         let lazy = self.model.fill == Fill::LazyA;
         let mut found = Reachable { lazy, ..Reachable::default() };
-        match filled.and_then(|filled| self.changes_since(filled)) {
+        // Under other control bits all that walks give may be another thing.
+        let filled = filled.filter(|(_, by)| *by == paging);
+        match filled.and_then(|(filled, _)| self.changes_since(filled)) {
             Some(changes) => {
                 for reach in changes.into_iter().filter(|reach| reach.root == root) {
                     harvest_slot(tables, paging, reach, &mut found);

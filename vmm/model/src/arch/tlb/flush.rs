@@ -121,8 +121,9 @@ impl Tlb {
         }
     }
 
-    /// MOV to CR4: a change of PGE, or PCIDE 1→0, removes everything; a change of PAE, or SMEP
-    /// 0→1, what the current PCID may use.
+    /// MOV to CR4: a change of PGE, or PCIDE 1→0, removes everything; a change of PAE, or SMEP 0→1, all
+    /// that was cached for the current PCID (SDM vol. 3, 4.10.4.1). Globals that may have been cached
+    /// under another PCID may stay.
     pub fn write_cr4(&mut self, tables: &dyn Tables, paging: Paging, old: u64, new: u64) -> Effect {
         let changed = old ^ new;
         let clears_pcide = old & !new & cr4::PCIDE != 0;
@@ -136,7 +137,8 @@ impl Tlb {
             return effect;
         }
         if changed & cr4::PAE != 0 || new & !old & cr4::SMEP != 0 {
-            let mut effect = self.clear(tables, paging, &[self.current], true);
+            let alone = self.tagged.keys().all(|pcid| *pcid == self.current);
+            let mut effect = self.clear(tables, paging, &[self.current], alone);
             effect.scope = Scope::Everything;
             return effect;
         }
@@ -144,12 +146,15 @@ impl Tlb {
     }
 
     /// An architectural page fault: the page in the current PCID, and the paging-structure
-    /// entries used for it.
+    /// entries used for it; without PCIDs the page among globals too.
     pub fn page_fault(&mut self, tables: &dyn Tables, paging: Paging, va: Gva) -> Effect {
-        let removed = self.remove_page(tables, paging, Tag::Pcid(self.current), va);
+        let mut removed = vec![self.remove_page(tables, paging, Tag::Pcid(self.current), va)];
+        if !paging.pcide {
+            removed.push(self.remove_page(tables, paging, Tag::Global, va));
+        }
         self.remove_structures(tables, paging, self.current, Some(va));
         self.refill(tables, paging, va);
-        self.effect(tables, paging, vec![removed])
+        self.effect(tables, paging, removed)
     }
 
     /// Removes the paging-structure entries of `pcid` that are used for `va`, or all of them.

@@ -45,8 +45,9 @@ struct Tagged {
     root: Gpa,
     entries: EntrySet,
     structures: StructureSet,
-    /// The table generation up to which everything reachable has been filled.
-    filled: Option<u64>,
+    /// The table generation up to which everything reachable has been filled, and by which control
+    /// bits it was walked.
+    filled: Option<(u64, Paging)>,
 }
 
 /// The worst-case fill of one root into an empty PCID: valid for one table generation and paging mode.
@@ -183,7 +184,7 @@ impl Tlb {
             let span = today.path.last().map_or(1 << 12, |step| 1 << shift(step.level));
             // The topmost page ends where addresses do.
             let last = Gva(at.0 + (span.min(entry.translation.size.bytes()) - 1));
-            let stale = entry.translation.grants_more(at, today.result.as_ref().ok());
+            let stale = entry.translation.grants_more(at, today.result.as_ref().ok(), paging);
             if let Some(page) = entry.pages_in(at, last).next().filter(|_| stale) {
                 return Some(page);
             }
