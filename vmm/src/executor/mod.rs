@@ -121,7 +121,7 @@ pub trait Executor {
     /// Lets `space` use `page` as `leaf` says. What was mapped there before grants less.
     ///
     /// # Errors
-    /// When the host has no room for another table.
+    /// When the frame is beyond memory, or the host has no room for another table.
     fn map(&mut self, space: Space, page: Gva, leaf: Leaf) -> Result<(), ExecutorError>;
 
     /// The leaf through which `space` may use `page`.

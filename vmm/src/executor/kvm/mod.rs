@@ -66,7 +66,9 @@ impl KvmExecutor {
     pub fn new(kvm: &Host, guest: &GuestMemory, limit: Duration) -> Result<Self, ExecutorError> {
         let (memory, len) = (guest.host_address(), guest.len() as usize);
         let vm = kvm.kvm.create_vm().map_err(host("KVM_CREATE_VM"))?;
-        let shadow = ShadowPages::new(memory)?;
+        // SAFETY: `_memory` keeps the guest's memory mapped and is dropped after `shadow`; it is
+        // read and written through copies only, by the thread that runs the virtual CPU.
+        let shadow = unsafe { ShadowPages::new(memory, len as u64) }?;
         pages::no_huge_pages(memory, len);
         let monitor = shadow.memory();
         let slots = [

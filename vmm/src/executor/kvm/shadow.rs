@@ -36,12 +36,17 @@ pub struct ShadowPages {
     monitor_pdpt: u64,
     spaces: BTreeMap<Space, Tables>,
     guest_memory: u64,
+    guest_len: u64,
 }
 
 impl ShadowPages {
     /// The monitor, and no shadow pages yet. `guest_memory` is the host address of guest-physical
-    /// address 0.
-    pub fn new(guest_memory: u64) -> Result<Self, ExecutorError> {
+    /// address 0, `guest_len` the bytes of guest memory.
+    ///
+    /// # Safety
+    /// Those bytes are whole pages of one readable and writable mapping that outlives the result,
+    /// and no reference into them is in use while a method of the result runs.
+    pub unsafe fn new(guest_memory: u64, guest_len: u64) -> Result<Self, ExecutorError> {
         let monitor_pages = monitor::PAGES as usize;
         let pages = HostPages::new((monitor_pages + POOL_PAGES) * 4096)?;
         for (index, word) in monitor::image().chunks_exact(8).enumerate() {
@@ -54,6 +59,7 @@ impl ShadowPages {
             monitor_pdpt: 0,
             spaces: BTreeMap::new(),
             guest_memory,
+            guest_len,
         };
         // The monitor's own tables carry no USER bit: code at CPL 3 cannot touch it.
         let supervisor = PRESENT | WRITABLE | ACCESSED;
@@ -90,8 +96,12 @@ impl ShadowPages {
         self.spaces.get(&space)?.leaves.get(&page.page()).copied()
     }
 
-    /// Maps `page` in `space`; what was there grants less, or was revoked.
+    /// Maps `page` in `space`; what was there grants less, or was revoked. A frame beyond guest
+    /// memory is refused: the monitor and these tables lie there.
     pub fn map(&mut self, space: Space, page: Gva, leaf: Leaf) -> Result<(), ExecutorError> {
+        if leaf.frame.0.checked_add(4096).is_none_or(|end| end > self.guest_len) {
+            return Err(ExecutorError::BeyondMemory { frame: leaf.frame });
+        }
         let mut table = self.root(space)?;
         for level in [3u32, 2, 1] {
             let index = index(page, level);
@@ -168,7 +178,9 @@ impl ShadowPages {
         frames.sort_unstable();
         frames.dedup();
         for run in frames.chunk_by(|a, b| a + 4096 == *b) {
-            revoke(self.guest_memory + run[0], run.len() * 4096)?;
+            // SAFETY: `map` lets in frames of guest memory only, which `new`'s caller keeps mapped;
+            // the virtual CPU runs on this thread, hence not now.
+            unsafe { revoke(self.guest_memory + run[0], run.len() * 4096) }?;
         }
         Ok(())
     }
@@ -206,4 +218,27 @@ fn encode(leaf: Leaf) -> u64 {
         entry |= NO_EXECUTE;
     }
     entry
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arch::addr::{CpuId, Pcid};
+
+    #[test]
+    fn frames_beyond_guest_memory_are_refused() {
+        let memory = HostPages::new(4 * 4096).expect("pages");
+        // SAFETY: `memory` is four whole pages, dropped after `shadow`; nothing refers into it.
+        let mut shadow =
+            unsafe { ShadowPages::new(memory.host_address(), 4 * 4096) }.expect("pool");
+        let space = Space { cpu: CpuId(0), pcid: Pcid::new(0), user: false };
+        let mut map = |frame| {
+            let leaf = Leaf { frame: Gpa(frame), writable: true, executable: true };
+            shadow.map(space, Gva(0x1000), leaf)
+        };
+        assert!(map(3 * 4096).is_ok());
+        for frame in [4 * 4096, monitor::PHYS, u64::MAX - 4095] {
+            assert!(matches!(map(frame), Err(ExecutorError::BeyondMemory { .. })), "{frame:#x}");
+        }
+    }
 }
