@@ -13,7 +13,7 @@ mod watchdog;
 pub use host::{Host, HostError};
 
 use super::interp::InterpExecutor;
-use super::{Executor, ExecutorError, Leaf, Space, Trap};
+use super::{Executor, ExecutorError, HostExit, Leaf, Space, Trap};
 use crate::arch::addr::Gva;
 use crate::arch::vcpu::{Vcpu, cr0, cr4, efer, flags, gpr};
 use crate::memory::GuestMemory;
@@ -184,6 +184,23 @@ impl KvmExecutor {
         Ok(())
     }
 
+    /// Takes the state at an exit that the monitor did not ask for. The guest's own RIP, RSP and
+    /// RFLAGS are known only where it ran natively; else they are those that it last began with.
+    fn broken(&self, vcpu: &mut Vcpu, exit: HostExit) -> Trap {
+        let regs = self.vcpu.sync_regs();
+        let r = regs.regs;
+        let rsp = vcpu.gpr[gpr::RSP];
+        vcpu.gpr = [
+            r.rax, r.rcx, r.rdx, r.rbx, rsp, r.rbp, r.rsi, r.rdi, r.r8, r.r9, r.r10, r.r11, r.r12,
+            r.r13, r.r14, r.r15,
+        ];
+        if regs.sregs.cs.dpl == 3 {
+            vcpu.gpr[gpr::RSP] = r.rsp;
+            vcpu.rip = r.rip;
+        }
+        Trap::Broken { exit, rip: r.rip }
+    }
+
     /// Takes the state at a trap through `vector`'s stub.
     fn store(&mut self, vcpu: &mut Vcpu, vector: u8) -> Trap {
         let regs = self.vcpu.sync_regs();
@@ -234,8 +251,8 @@ impl Executor for KvmExecutor {
             let start = Instant::now();
             let exit = match self.vcpu.run() {
                 Ok(VcpuExit::IoOut(port, _)) => Ok(port),
-                Ok(exit) => Err(format!("{exit:?}")),
-                Err(error) if error.errno() == libc::EINTR => Err(String::new()),
+                Ok(exit) => Err(Some(host_exit(&exit))),
+                Err(error) if error.errno() == libc::EINTR => Err(None),
                 Err(error) => return Err(host("KVM_RUN")(error)),
             };
             self.time_in_kvm += start.elapsed();
@@ -249,19 +266,15 @@ impl Executor for KvmExecutor {
                 {
                     return Ok(self.store(vcpu, (port - monitor::PORT) as u8));
                 }
-                Err(exit) if exit.is_empty() => {
+                Err(None) => {
                     if self.watchdog.expired() {
                         // The interrupted RIP varies from run to run: it is not reported. The
                         // executor is used no further.
                         return Ok(Trap::Timeout { limit: self.limit });
                     }
                 }
-                other => {
-                    return Err(ExecutorError::UnexpectedExit {
-                        exit: other.map_or_else(|exit| exit, |port| format!("OUT {port:#x}")),
-                        rip: self.vcpu.sync_regs().regs.rip,
-                    });
-                }
+                Ok(_) => return Ok(self.broken(vcpu, HostExit::Port)),
+                Err(Some(exit)) => return Ok(self.broken(vcpu, exit)),
             }
         }
     }
@@ -347,6 +360,17 @@ impl Executor for KvmExecutor {
         // SAFETY: no feature with state beyond `kvm_xsave`'s 4096 bytes was enabled, since
         // KVM_CAP_XSAVE2's dynamic features are never asked for.
         unsafe { self.vcpu.set_xsave(&xsave) }.map_err(host("KVM_SET_XSAVE"))
+    }
+}
+
+fn host_exit(exit: &VcpuExit<'_>) -> HostExit {
+    match exit {
+        VcpuExit::Shutdown => HostExit::Shutdown,
+        VcpuExit::InternalError => HostExit::InternalError,
+        VcpuExit::FailEntry(..) => HostExit::FailEntry,
+        VcpuExit::MmioRead(..) | VcpuExit::MmioWrite(..) => HostExit::Mmio,
+        VcpuExit::IoIn(..) | VcpuExit::IoOut(..) => HostExit::Port,
+        _ => HostExit::Other,
     }
 }
 
