@@ -12,6 +12,7 @@ mod faults;
 mod findings;
 mod fuzz;
 mod history;
+mod hostile;
 mod image;
 mod interrupts;
 mod litmus;
