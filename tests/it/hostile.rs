@@ -3,8 +3,10 @@
 
 use crate::common::{Rig, backends, config, say, scenario};
 use stalemate::event::Trace;
-use stalemate::executor::Backend;
+use stalemate::executor::interp::Flaw;
+use stalemate::executor::{Backend, HostExit};
 use stalemate::kernel::steps::Guest;
+use stalemate::machine::Stop;
 use stalemate::runner::{Outcome, RunResult, crosscheck};
 use stalemate::scenario::{Policy, Run};
 use std::path::Path;
@@ -233,4 +235,29 @@ fn three_runs_from_one_snapshot_are_equal_in_either_order() {
             }
         }
     }
+}
+
+#[test]
+#[allow(irrefutable_let_patterns, reason = "the only one without the `kvm` feature")]
+fn a_guest_that_breaks_the_hosts_machine_has_crashed_and_other_runs_go_on() {
+    // POPCNT, at the second step.
+    let step = "inc dword ptr [r15 + 0x24000]; mov esi, [r15 + 0x24000]; cmp esi, 2; jne 2f; \
+                popcnt eax, eax; 2:";
+    let guest = match assembled("breaks", "", step) {
+        Ok(guest) => guest,
+        Err(reason) => return say(&reason),
+    };
+    let mut rig = Rig::of(Backend::interp(), guest);
+    if let Backend::Interp { flaw, .. } = &mut rig.backend {
+        *flaw = Some(Flaw::Breaks);
+    }
+    let runs = [1, 2, 1, 2, 2, 1].map(steps);
+    let results = rig.runner().run_all(&runs, &mut |_| {}).expect("a guest's misdeed is no error");
+    let outcomes: Vec<Outcome> = results.iter().map(|result| result.outcome).collect();
+    let (well, broken) = (Outcome::Mismatch, Outcome::Crash);
+    assert_eq!(outcomes, [well, broken, well, broken, broken, well]);
+    let (stop, vcpu) = results[1].stop.as_ref().expect("it stopped");
+    assert!(matches!(stop, Stop::Broken { exit: HostExit::Shutdown, .. }), "{stop}");
+    assert!(stop.to_string().starts_with("the host shut the virtual machine down"), "{stop}");
+    assert_eq!(vcpu.gpr[stalemate::arch::vcpu::gpr::RSI], 2, "its registers");
 }
