@@ -85,7 +85,7 @@ impl InterpExecutor {
 
     fn run_for(&mut self, vcpu: &mut Vcpu, limit: u64) -> Result<Option<Trap>, ExecutorError> {
         let space = Space::of(vcpu);
-        self.engine.memory.enter(space)?;
+        self.engine.memory.enter(space);
         self.engine.load(vcpu);
         if self.engine.memory.code_written() {
             self.code.drop_written(&mut self.engine.memory);
