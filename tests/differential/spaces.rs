@@ -5,7 +5,7 @@ use stalemate::arch::addr::{CpuId, Gpa, Gva, Pcid};
 use stalemate::arch::core::Memory;
 use stalemate::arch::features::CpuFeatures;
 use stalemate::arch::vcpu::{Vcpu, cr4, gpr};
-use stalemate::executor::{Executor, Leaf, Space, Trap};
+use stalemate::executor::{Executor, ExecutorError, Leaf, Space, Trap};
 use stalemate::memory::GuestMemory;
 
 const CODE: Gva = Gva(0x40_0000);
@@ -151,5 +151,114 @@ fn code_is_what_memory_holds_now() {
         // MOV BYTE [RDI], 7; two bytes that it changes; INT3.
         rig.vcpu.gpr[gpr::RDI] = CODE.0 + 4;
         assert_eq!(rig.run(&[0xc6, 0x07, 7, 0xb0, 0, 0xcc]), Ok(7), "{}", rig.name);
+    }
+}
+
+/// PML4 slot 256: a software KVM answers it with a reserved-bit fault, whoever maps it.
+const UNUSABLE_SLOT: u64 = 256;
+
+/// The linear address of a page in PML4 slot `slot`.
+fn in_slot(slot: u64, page: u64) -> Gva {
+    let upper = if slot < 256 { 0 } else { 0xffff << 48 };
+    Gva(upper | slot << 39 | (page & 0x7ff_ffff) << 12)
+}
+
+/// A run of the code and of a load at a page of data, as a machine does it: what is not mapped, or
+/// was dropped, is mapped again. The loaded byte.
+fn load_at(rig: &mut Rig, code: Gva, data: Gva) -> u8 {
+    rig.vcpu.rip = code.0;
+    rig.vcpu.gpr[gpr::RDI] = data.0;
+    for _ in 0..16 {
+        match rig.executor.run(&mut rig.vcpu).expect("the host works") {
+            Trap::Exception { vector: 3, .. } => return rig.vcpu.gpr[gpr::RAX] as u8,
+            Trap::Exception { vector: 14, address, .. } => {
+                let page = Gva(address).page();
+                let leaf = match page == code {
+                    true => CODE_LEAF,
+                    false => DATA_LEAF,
+                };
+                assert!(page == code || page == data, "{}: {page:?}", rig.name);
+                rig.executor.map(KERNEL, page, leaf).expect("room for tables");
+            }
+            other => panic!("{}: {other:?}", rig.name),
+        }
+    }
+    panic!("{}: {code:?} and {data:?} are never mapped together", rig.name);
+}
+
+#[test]
+fn any_page_of_the_canonical_range_is_mapped() {
+    for mut rig in rigs() {
+        rig.memory.write(CODE_LEAF.frame, LOAD);
+        let mut entropy = crate::entropy::Entropy::new(1);
+        // Each slot, then any: whoever has used all of them uses the monitor's again.
+        let each = (0..512).rev();
+        let any: Vec<u64> = (0..256).map(|_| entropy.bits() % 512).collect();
+        for slot in each.chain(any).filter(|slot| *slot != UNUSABLE_SLOT) {
+            let page = if entropy.one_in(4) { 0 } else { entropy.bits() };
+            let (data, code) = (in_slot(slot, page), in_slot(slot, page.wrapping_add(1)));
+            let byte = entropy.bits() as u8;
+            rig.memory.write(DATA_LEAF.frame, &[byte]);
+            assert_eq!(load_at(&mut rig, code, data), byte, "{} {data:?}", rig.name);
+        }
+    }
+}
+
+#[test]
+fn the_pages_of_the_monitors_first_place_are_the_guests() {
+    for mut rig in rigs() {
+        rig.memory.write(CODE_LEAF.frame, LOAD);
+        for slot in [510, 509, 508, 510] {
+            for page in [0, 1, 2, 3, 0x100] {
+                let byte = (slot + page) as u8;
+                rig.memory.write(DATA_LEAF.frame, &[byte]);
+                let data = in_slot(slot, page);
+                assert_eq!(load_at(&mut rig, CODE, data), byte, "{} {data:?}", rig.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn shadow_tables_are_made_anew_when_the_pool_is_used_up() {
+    for mut rig in rigs() {
+        rig.memory.write(CODE_LEAF.frame, LOAD);
+        // Two tables for each page; the pool has 4096.
+        for page in 0..4500 {
+            let byte = page as u8;
+            rig.memory.write(DATA_LEAF.frame, &[byte]);
+            let data = in_slot(1 + page / 512, page << 18);
+            assert_eq!(load_at(&mut rig, CODE, data), byte, "{} {page}", rig.name);
+        }
+    }
+}
+
+#[test]
+fn frames_beyond_memory_are_refused() {
+    for mut rig in rigs() {
+        for frame in [0x1_0000, 0x4000_0000, 0x4000_4000, u64::MAX - 4095] {
+            let leaf = Leaf { frame: Gpa(frame), ..DATA_LEAF };
+            let refused = rig.executor.map(KERNEL, DATA, leaf);
+            let named = matches!(refused, Err(ExecutorError::BeyondMemory { .. }));
+            assert!(named, "{}: {frame:#x} is {refused:?}", rig.name);
+        }
+    }
+}
+
+#[test]
+fn a_guest_may_use_more_spaces_than_an_executor_keeps() {
+    for mut rig in rigs() {
+        rig.memory.write(CODE_LEAF.frame, LOAD);
+        rig.memory.write(DATA_LEAF.frame, &[7]);
+        rig.vcpu.cr4 |= cr4::PCIDE;
+        for pcid in (0..4096).chain([0, 1]) {
+            for user in [false, true] {
+                let space = Space { cpu: CpuId(0), pcid: Pcid::new(pcid), user };
+                for (page, leaf) in [(CODE, CODE_LEAF), (DATA, DATA_LEAF)] {
+                    rig.executor.map(space, page, leaf).expect("room");
+                }
+            }
+        }
+        assert_eq!(rig.run(LOAD), Ok(7), "{}", rig.name);
     }
 }

@@ -13,6 +13,7 @@ mod fences;
 mod findings;
 mod fuzz;
 mod history;
+mod hostile;
 mod image;
 mod interrupts;
 mod litmus;

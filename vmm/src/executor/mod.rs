@@ -75,11 +75,48 @@ pub enum Trap {
         /// The watchdog's time.
         limit: std::time::Duration,
     },
+    /// The host's virtual machine cannot go on with this guest. The executor is used no further.
+    Broken {
+        /// What the host said.
+        exit: HostExit,
+        /// RIP at that moment; that of the monitor's code where that ran.
+        rip: u64,
+    },
     /// No trap in so many instructions.
     InstructionLimit {
         /// How many.
         instructions: u64,
     },
+}
+
+/// What a host came back with that no monitor asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostExit {
+    /// A triple fault of the real processor.
+    Shutdown,
+    /// The host could not emulate an instruction.
+    InternalError,
+    /// The host could not enter the guest.
+    FailEntry,
+    /// An access beyond memory.
+    Mmio,
+    /// An access to a port that is not the monitor's.
+    Port,
+    /// Any other.
+    Other,
+}
+
+impl std::fmt::Display for HostExit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Shutdown => "shut the virtual machine down",
+            Self::InternalError => "could not emulate an instruction",
+            Self::FailEntry => "could not enter the guest",
+            Self::Mmio => "found an access beyond memory",
+            Self::Port => "found an access to a port",
+            Self::Other => "came back for a reason that has no name here",
+        })
+    }
 }
 
 /// An executor of unprivileged x86-64 code for one virtual CPU at a time.
@@ -121,7 +158,7 @@ pub trait Executor {
     /// Lets `space` use `page` as `leaf` says. What was mapped there before grants less.
     ///
     /// # Errors
-    /// When the host has no room for another table.
+    /// When the frame is beyond memory, or the host has no room for another table.
     fn map(&mut self, space: Space, page: Gva, leaf: Leaf) -> Result<(), ExecutorError>;
 
     /// The leaf through which `space` may use `page`.
@@ -180,21 +217,13 @@ pub enum ExecutorError {
         #[source]
         source: std::io::Error,
     },
-    /// KVM came back with something that the monitor never asks for.
-    #[error("KVM_RUN returned {exit} at rip {rip:#x}")]
-    UnexpectedExit {
-        /// The exit, as text.
-        exit: String,
-        /// RIP at the exit.
-        rip: u64,
-    },
     /// A leaf leads beyond guest-physical memory.
     #[error("a leaf's frame {frame} is beyond guest memory")]
     BeyondMemory {
         /// The frame.
         frame: Gpa,
     },
-    /// The pool of shadow page tables is used up.
+    /// The pool of shadow page tables is too small for one page.
     #[error("no page left for shadow page tables ({pages} in use)")]
     OutOfTables {
         /// Pages in the pool.

@@ -1,7 +1,7 @@
 //! Why a machine's loop came to an end.
 
 use crate::arch::fault;
-use crate::executor::ExecutorError;
+use crate::executor::{ExecutorError, HostExit};
 
 /// Why the guest cannot go on. None of these is an error of the VMM.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -34,6 +34,14 @@ pub enum Stop {
     Timeout {
         /// The watchdog's time.
         seconds: u64,
+    },
+    /// The host's virtual machine cannot go on with this guest.
+    #[error("the host {exit}, at rip {rip:#x}")]
+    Broken {
+        /// What the host said.
+        exit: HostExit,
+        /// RIP of the real processor.
+        rip: u64,
     },
     /// No trap within so many instructions.
     #[error("no trap within {instructions} instructions")]

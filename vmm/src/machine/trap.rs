@@ -99,6 +99,7 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
         let on = |()| Ran::On;
         match trap {
             Trap::Timeout { limit } => Err(Stop::Timeout { seconds: limit.as_secs() }.into()),
+            Trap::Broken { exit, rip } => Err(Stop::Broken { exit, rip }.into()),
             Trap::InstructionLimit { instructions } => {
                 Err(Stop::InstructionLimit { instructions }.into())
             }

@@ -64,9 +64,8 @@ impl DataMemory {
     }
 
     /// Makes `space` the one that accesses go through.
-    pub fn enter(&mut self, space: Space) -> Result<(), ExecutorError> {
-        self.current = self.number(space)? as u64;
-        Ok(())
+    pub fn enter(&mut self, space: Space) {
+        self.current = self.number(space) as u64;
     }
 
     /// What a block of decoded code is valid for: this space, until less can be fetched.
@@ -96,22 +95,27 @@ impl DataMemory {
         }
     }
 
-    fn number(&mut self, space: Space) -> Result<usize, ExecutorError> {
+    /// The number of `space`. When all are used up, every space is dropped: what the guest still
+    /// uses faults and is mapped again.
+    fn number(&mut self, space: Space) -> usize {
         if let Some(number) = self.spaces.iter().position(|(known, _)| *known == space) {
-            return Ok(number);
+            return number;
         }
         if self.spaces.len() >= MAX_SPACES {
-            return Err(ExecutorError::OutOfTables { pages: MAX_SPACES });
+            self.spaces.clear();
+            self.read.fill(EMPTY);
+            self.write.fill(EMPTY);
+            self.epoch += 1;
         }
         self.spaces.push((space, BTreeMap::new()));
-        Ok(self.spaces.len() - 1)
+        self.spaces.len() - 1
     }
 
     pub fn map(&mut self, space: Space, page: Gva, leaf: Leaf) -> Result<(), ExecutorError> {
         if leaf.frame.0.checked_add(PAGE).is_none_or(|end| end > self.len) {
             return Err(ExecutorError::BeyondMemory { frame: leaf.frame });
         }
-        let number = self.number(space)?;
+        let number = self.number(space);
         self.spaces[number].1.insert(page.page(), leaf);
         Ok(())
     }

@@ -15,7 +15,7 @@ mod xmm;
 
 pub use supported::is_supported;
 
-use super::{Executor, ExecutorError, Leaf, Space, Trap};
+use super::{Executor, ExecutorError, HostExit, Leaf, Space, Trap};
 use crate::arch::addr::Gva;
 use crate::arch::vcpu::Vcpu;
 use crate::memory::GuestMemory;
@@ -34,6 +34,8 @@ pub enum Flaw {
     OperandSizeOfMov,
     /// BTS of a register sets nothing.
     BitOfBts,
+    /// An instruction that it does not know breaks it, as a host's virtual machine may break.
+    Breaks,
 }
 
 /// An interpreter of unprivileged code.
@@ -83,13 +85,16 @@ impl InterpExecutor {
 
     fn run_for(&mut self, vcpu: &mut Vcpu, limit: u64) -> Result<Option<Trap>, ExecutorError> {
         let space = Space::of(vcpu);
-        self.engine.memory.enter(space)?;
+        self.engine.memory.enter(space);
         self.engine.load(vcpu);
         if self.engine.memory.code_written() {
             self.code.drop_written(&mut self.engine.memory);
         }
         let start = Instant::now();
-        let trap = run::run(&mut self.engine, &mut self.code, limit);
+        let mut trap = run::run(&mut self.engine, &mut self.code, limit);
+        if self.code.flaw == Some(Flaw::Breaks) && trap == Some(Trap::Unsupported) {
+            trap = Some(Trap::Broken { exit: HostExit::Shutdown, rip: vcpu.rip });
+        }
         self.time += start.elapsed();
         self.engine.store(vcpu);
         self.instructions += self.engine.retired;

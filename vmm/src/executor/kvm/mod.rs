@@ -13,14 +13,16 @@ mod watchdog;
 pub use host::{Host, HostError};
 
 use super::interp::InterpExecutor;
-use super::{Executor, ExecutorError, Leaf, Space, Trap};
+use super::{Executor, ExecutorError, HostExit, Leaf, Space, Trap};
 use crate::arch::addr::Gva;
 use crate::arch::vcpu::{Vcpu, cr0, cr4, efer, flags, gpr};
 use crate::memory::GuestMemory;
 use kvm_bindings::{
-    Msrs, kvm_dtable, kvm_msr_entry, kvm_regs, kvm_segment, kvm_userspace_memory_region, kvm_xsave,
+    Msrs, kvm_dtable, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs, kvm_userspace_memory_region,
+    kvm_xsave,
 };
 use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd, VmFd};
+use monitor::Place;
 use shadow::ShadowPages;
 use std::time::{Duration, Instant};
 use vm_memory::GuestMemoryMmap;
@@ -29,6 +31,8 @@ use watchdog::Watchdog;
 /// CR4.UMIP: SGDT, SIDT, SLDT, STR and SMSW fault at CPL 3.
 const CR4_UMIP: u64 = 1 << 11;
 const MSR_LSTAR: u32 = 0xc000_0082;
+const GUEST_SLOT: u32 = 0;
+const MONITOR_SLOT: u32 = 1;
 const DEBUG: u8 = 1;
 const PAGE_FAULT: u8 = 14;
 
@@ -37,7 +41,7 @@ const PAGE_FAULT: u8 = 14;
 pub struct KvmExecutor {
     // Dropped first: its slots point into the memories below.
     vcpu: VcpuFd,
-    _vm: VmFd,
+    vm: VmFd,
     shadow: ShadowPages,
     /// Keeps the guest's memory mapped for as long as the VM has it.
     _memory: GuestMemoryMmap<()>,
@@ -66,33 +70,24 @@ impl KvmExecutor {
     pub fn new(kvm: &Host, guest: &GuestMemory, limit: Duration) -> Result<Self, ExecutorError> {
         let (memory, len) = (guest.host_address(), guest.len() as usize);
         let vm = kvm.kvm.create_vm().map_err(host("KVM_CREATE_VM"))?;
-        let shadow = ShadowPages::new(memory)?;
+        // SAFETY: `_memory` keeps the guest's memory mapped and is dropped after `shadow`; it is
+        // read and written through copies only, by the thread that runs the virtual CPU.
+        let shadow = unsafe { ShadowPages::new(memory, len as u64) }?;
         pages::no_huge_pages(memory, len);
         let monitor = shadow.memory();
-        let slots = [
-            (0, 0, memory, len as u64),
-            (1, monitor::PHYS, monitor.host_address(), monitor.len() as u64),
-        ];
-        for (slot, guest_phys_addr, userspace_addr, memory_size) in slots {
-            let region = kvm_userspace_memory_region {
-                slot,
-                flags: 0,
-                guest_phys_addr,
-                memory_size,
-                userspace_addr,
-            };
-            // SAFETY: both memories outlive the VM: `_memory` keeps the first mapped, the second
-            // is in `shadow`, and both fields are dropped after the VM.
-            unsafe { vm.set_user_memory_region(region) }
-                .map_err(host("KVM_SET_USER_MEMORY_REGION"))?;
+        // SAFETY: both memories outlive the VM: `_memory` keeps the first mapped, the second is in
+        // `shadow`, and both fields are dropped after the VM.
+        unsafe {
+            show(&vm, GUEST_SLOT, 0, memory, len as u64)?;
+            show(&vm, MONITOR_SLOT, monitor::PHYS, monitor.host_address(), monitor.len() as u64)?;
         }
         let mut vcpu = vm.create_vcpu(0).map_err(host("KVM_CREATE_VCPU"))?;
         vcpu.set_cpuid2(&kvm.cpuid).map_err(host("KVM_SET_CPUID2"))?;
-        set_msrs(&vcpu)?;
+        set_msrs(&vcpu, shadow.place())?;
         vcpu.set_sync_valid_reg(SyncReg::Register);
         vcpu.set_sync_valid_reg(SyncReg::SystemRegister);
         let mut sregs = vcpu.get_sregs().map_err(host("KVM_GET_SREGS"))?;
-        set_sregs(&mut sregs, kvm.umip());
+        set_sregs(&mut sregs, shadow.place(), kvm.umip());
         vcpu.sync_regs_mut().sregs = sregs;
         let watchdog = Watchdog::new(limit).map_err(|source| ExecutorError::Host {
             what: "installing the watchdog's signal handler",
@@ -100,7 +95,7 @@ impl KvmExecutor {
         })?;
         Ok(Self {
             vcpu,
-            _vm: vm,
+            vm,
             shadow,
             _memory: guest.mmap().clone(),
             storer: InterpExecutor::for_single_steps(guest),
@@ -113,9 +108,28 @@ impl KvmExecutor {
         })
     }
 
+    /// Drops all shadow page tables, and with `page` moves the monitor out of its way.
+    fn drop_tables(&mut self, page: Option<Gva>) -> Result<(), ExecutorError> {
+        let (at, len) = (self.shadow.memory().host_address(), self.shadow.memory().len() as u64);
+        // SAFETY: the memory is in `shadow`, which is dropped after the VM.
+        unsafe { show(&self.vm, MONITOR_SLOT, monitor::PHYS, at, 0)? };
+        self.shadow.reset(page)?;
+        // SAFETY: as above.
+        unsafe { show(&self.vm, MONITOR_SLOT, monitor::PHYS, at, len)? };
+        set_msrs(&self.vcpu, self.shadow.place())?;
+        let place = self.shadow.place();
+        set_tables(&mut self.vcpu.sync_regs_mut().sregs, place);
+        self.space = None;
+        Ok(())
+    }
+
     /// Puts `vcpu`'s state where the stub's IRETQ and KVM find it.
     fn load(&mut self, vcpu: &Vcpu) -> Result<(), ExecutorError> {
         let space = Space::of(vcpu);
+        if !self.shadow.has_tables() {
+            self.drop_tables(None)?;
+        }
+        let place = self.shadow.place();
         let rflags = flags::FIXED
             | flags::IF
             | vcpu.rflags & (flags::ARITHMETIC | flags::DF)
@@ -129,19 +143,21 @@ impl KvmExecutor {
             u64::from(monitor::GUEST_SS),
         ];
         for (index, word) in frame.into_iter().enumerate() {
-            let at = monitor::FRAME - monitor::BASE + index as u64 * 8;
+            let at = monitor::FRAME + index as u64 * 8;
             self.shadow.memory().write(at, word);
         }
         let root = self.shadow.root(space)?;
-        let stale = self.space != Some(space) || self.gs_base != vcpu.gs_base;
         let regs = self.vcpu.sync_regs_mut();
+        let stale = self.space != Some(space)
+            || self.gs_base != vcpu.gs_base
+            || !has_own_segments(&regs.sregs, vcpu.gs_base);
         let g = &vcpu.gpr;
         regs.regs = kvm_regs {
             rax: g[0],
             rcx: g[1],
             rdx: g[2],
             rbx: g[3],
-            rsp: monitor::FRAME,
+            rsp: place.frame(),
             rbp: g[5],
             rsi: g[6],
             rdi: g[7],
@@ -153,12 +169,12 @@ impl KvmExecutor {
             r13: g[13],
             r14: g[14],
             r15: g[15],
-            rip: monitor::IRET,
+            rip: place.iret(),
             rflags: flags::FIXED,
         };
         if stale {
             regs.sregs.cr3 = root;
-            regs.sregs.gs.base = vcpu.gs_base;
+            set_data_segments(&mut regs.sregs, vcpu.gs_base);
             // The stub was left at CPL 0, and resumes there.
             self.vcpu.set_sync_dirty_reg(SyncReg::SystemRegister);
             self.space = Some(space);
@@ -168,12 +184,29 @@ impl KvmExecutor {
         Ok(())
     }
 
+    /// Takes the state at an exit that the monitor did not ask for. The guest's own RIP, RSP and
+    /// RFLAGS are known only where it ran natively; else they are those that it last began with.
+    fn broken(&self, vcpu: &mut Vcpu, exit: HostExit) -> Trap {
+        let regs = self.vcpu.sync_regs();
+        let r = regs.regs;
+        let rsp = vcpu.gpr[gpr::RSP];
+        vcpu.gpr = [
+            r.rax, r.rcx, r.rdx, r.rbx, rsp, r.rbp, r.rsi, r.rdi, r.r8, r.r9, r.r10, r.r11, r.r12,
+            r.r13, r.r14, r.r15,
+        ];
+        if regs.sregs.cs.dpl == 3 {
+            vcpu.gpr[gpr::RSP] = r.rsp;
+            vcpu.rip = r.rip;
+        }
+        Trap::Broken { exit, rip: r.rip }
+    }
+
     /// Takes the state at a trap through `vector`'s stub.
     fn store(&mut self, vcpu: &mut Vcpu, vector: u8) -> Trap {
         let regs = self.vcpu.sync_regs();
         let r = regs.regs;
         let memory = self.shadow.memory();
-        let word = |index: u64| memory.read(monitor::FRAME - monitor::BASE + index * 8);
+        let word = |index: u64| memory.read(monitor::FRAME + index * 8);
         vcpu.gpr = [
             r.rax,
             r.rcx,
@@ -196,12 +229,13 @@ impl KvmExecutor {
         let kept = flags::ARITHMETIC | flags::DF;
         vcpu.rflags = vcpu.rflags & !kept | word(2) & kept;
         let error = match monitor::has_error_code(vector) {
-            true => memory.read(monitor::FRAME - monitor::BASE - 8) as u32,
+            true => memory.read(monitor::FRAME - 8) as u32,
             false => 0,
         };
+        let lstar = self.shadow.place().lstar();
         let address = if vector == PAGE_FAULT { regs.sregs.cr2 } else { 0 };
         // SYSCALL with an LSTAR that is not mapped: the fetch fault after the transfer.
-        if vector == PAGE_FAULT && address == monitor::LSTAR && vcpu.rip == monitor::LSTAR {
+        if vector == PAGE_FAULT && address == lstar && vcpu.rip == lstar {
             vcpu.rip = vcpu.gpr[gpr::RCX].wrapping_sub(2);
             return Trap::Syscall;
         }
@@ -217,8 +251,8 @@ impl Executor for KvmExecutor {
             let start = Instant::now();
             let exit = match self.vcpu.run() {
                 Ok(VcpuExit::IoOut(port, _)) => Ok(port),
-                Ok(exit) => Err(format!("{exit:?}")),
-                Err(error) if error.errno() == libc::EINTR => Err(String::new()),
+                Ok(exit) => Err(Some(host_exit(&exit))),
+                Err(error) if error.errno() == libc::EINTR => Err(None),
                 Err(error) => return Err(host("KVM_RUN")(error)),
             };
             self.time_in_kvm += start.elapsed();
@@ -232,19 +266,15 @@ impl Executor for KvmExecutor {
                 {
                     return Ok(self.store(vcpu, (port - monitor::PORT) as u8));
                 }
-                Err(exit) if exit.is_empty() => {
+                Err(None) => {
                     if self.watchdog.expired() {
                         // The interrupted RIP varies from run to run: it is not reported. The
                         // executor is used no further.
                         return Ok(Trap::Timeout { limit: self.limit });
                     }
                 }
-                other => {
-                    return Err(ExecutorError::UnexpectedExit {
-                        exit: other.map_or_else(|exit| exit, |port| format!("OUT {port:#x}")),
-                        rip: self.vcpu.sync_regs().regs.rip,
-                    });
-                }
+                Ok(_) => return Ok(self.broken(vcpu, HostExit::Port)),
+                Err(Some(exit)) => return Ok(self.broken(vcpu, exit)),
             }
         }
     }
@@ -279,6 +309,10 @@ impl Executor for KvmExecutor {
     }
 
     fn map(&mut self, space: Space, page: Gva, leaf: Leaf) -> Result<(), ExecutorError> {
+        if !self.shadow.has_room(page) {
+            let collides = self.shadow.has_tables();
+            self.drop_tables(collides.then_some(page))?;
+        }
         self.shadow.map(space, page, leaf)
     }
 
@@ -329,10 +363,21 @@ impl Executor for KvmExecutor {
     }
 }
 
+fn host_exit(exit: &VcpuExit<'_>) -> HostExit {
+    match exit {
+        VcpuExit::Shutdown => HostExit::Shutdown,
+        VcpuExit::InternalError => HostExit::InternalError,
+        VcpuExit::FailEntry(..) => HostExit::FailEntry,
+        VcpuExit::MmioRead(..) | VcpuExit::MmioWrite(..) => HostExit::Mmio,
+        VcpuExit::IoIn(..) | VcpuExit::IoOut(..) => HostExit::Port,
+        _ => HostExit::Other,
+    }
+}
+
 /// SYSCALL leads to an address that is never mapped.
-fn set_msrs(vcpu: &VcpuFd) -> Result<(), ExecutorError> {
+fn set_msrs(vcpu: &VcpuFd, place: Place) -> Result<(), ExecutorError> {
     let entry = |index, data| kvm_msr_entry { index, data, ..Default::default() };
-    let msrs = [entry(MSR_LSTAR, monitor::LSTAR)];
+    let msrs = [entry(MSR_LSTAR, place.lstar())];
     let list = Msrs::from_entries(&msrs).map_err(|_| ExecutorError::Host {
         what: "building the MSR list",
         source: std::io::ErrorKind::OutOfMemory.into(),
@@ -349,8 +394,18 @@ fn set_msrs(vcpu: &VcpuFd) -> Result<(), ExecutorError> {
 
 /// Long mode at CPL 0 in the monitor; EFER.SCE stays clear, so that SYSCALL is #UD where it
 /// does not lead to LSTAR.
-fn set_sregs(sregs: &mut kvm_bindings::kvm_sregs, umip: bool) {
-    let segment = |selector: u16, type_: u8, l: u8| kvm_segment {
+fn set_sregs(sregs: &mut kvm_sregs, place: Place, umip: bool) {
+    sregs.cs = segment(monitor::MONITOR_CS, 0xb, 1);
+    sregs.ss = segment(monitor::MONITOR_SS, 3, 0);
+    set_data_segments(sregs, 0);
+    set_tables(sregs, place);
+    sregs.cr0 = cr0::PE | cr0::ET | cr0::NE | cr0::WP | cr0::PG;
+    sregs.cr4 = cr4::PAE | cr4::OSFXSR | cr4::OSXMMEXCPT | if umip { CR4_UMIP } else { 0 };
+    sregs.efer = efer::LME | efer::LMA | efer::NXE;
+}
+
+fn segment(selector: u16, type_: u8, l: u8) -> kvm_segment {
+    kvm_segment {
         base: 0,
         limit: 0xffff_ffff,
         selector,
@@ -364,27 +419,54 @@ fn set_sregs(sregs: &mut kvm_bindings::kvm_sregs, umip: bool) {
         avl: 0,
         unusable: 0,
         padding: 0,
-    };
-    sregs.cs = segment(monitor::MONITOR_CS, 0xb, 1);
-    sregs.ss = segment(monitor::MONITOR_SS, 3, 0);
-    let data = segment(monitor::GUEST_SS, 3, 0);
-    for register in [&mut sregs.ds, &mut sregs.es, &mut sregs.fs, &mut sregs.gs] {
-        *register = kvm_segment { dpl: 3, ..data };
     }
+}
+
+/// DS, ES, FS and GS as every run finds them.
+fn set_data_segments(sregs: &mut kvm_sregs, gs_base: u64) {
+    let data = kvm_segment { dpl: 3, ..segment(monitor::GUEST_SS, 3, 0) };
+    (sregs.ds, sregs.es, sregs.fs) = (data, data, data);
+    sregs.gs = kvm_segment { base: gs_base, ..data };
+}
+
+/// Whether no code at CPL 3 has loaded a data segment register since [`set_data_segments`].
+fn has_own_segments(sregs: &kvm_sregs, gs_base: u64) -> bool {
+    let kvm_sregs { ds, es, fs, gs, .. } = sregs;
+    let own = |segment: &kvm_segment| segment.selector == monitor::GUEST_SS;
+    [ds, es, fs, gs].into_iter().all(own) && fs.base == 0 && gs.base == gs_base
+}
+
+/// TR, GDTR and IDTR lead to the monitor.
+fn set_tables(sregs: &mut kvm_sregs, place: Place) {
     sregs.tr = kvm_segment {
-        base: monitor::TSS_BASE,
+        base: place.tss(),
         limit: monitor::TSS_LIMIT,
         selector: monitor::TSS,
         type_: 0xb,
         s: 0,
         db: 0,
         g: 0,
-        ..segment(monitor::TSS, 0xb, 1)
+        l: 1,
+        ..sregs.cs
     };
-    sregs.gdt = kvm_dtable { base: monitor::GDT, limit: monitor::GDT_LIMIT, padding: [0; 3] };
+    sregs.gdt = kvm_dtable { base: place.gdt(), limit: monitor::GDT_LIMIT, padding: [0; 3] };
     let limit = monitor::VECTORS * 16 - 1;
-    sregs.idt = kvm_dtable { base: monitor::IDT, limit, padding: [0; 3] };
-    sregs.cr0 = cr0::PE | cr0::ET | cr0::NE | cr0::WP | cr0::PG;
-    sregs.cr4 = cr4::PAE | cr4::OSFXSR | cr4::OSXMMEXCPT | if umip { CR4_UMIP } else { 0 };
-    sregs.efer = efer::LME | efer::LMA | efer::NXE;
+    sregs.idt = kvm_dtable { base: place.idt(), limit, padding: [0; 3] };
+}
+
+/// Lets the virtual machine have `len` bytes of host memory at a guest-physical address; with 0
+/// bytes, no longer.
+///
+/// # Safety
+/// The host memory stays mapped for as long as the virtual machine has it.
+unsafe fn show(vm: &VmFd, slot: u32, at: u64, host_at: u64, len: u64) -> Result<(), ExecutorError> {
+    let region = kvm_userspace_memory_region {
+        slot,
+        flags: 0,
+        guest_phys_addr: at,
+        memory_size: len,
+        userspace_addr: host_at,
+    };
+    // SAFETY: the caller keeps the memory mapped.
+    unsafe { vm.set_user_memory_region(region) }.map_err(host("KVM_SET_USER_MEMORY_REGION"))
 }

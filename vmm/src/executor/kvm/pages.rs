@@ -85,13 +85,15 @@ impl Drop for HostPages {
 /// MMU notifier it zaps their shadow or EPT/NPT entries, in all roots and aliases, and flushes
 /// the processor's TLB before the guest runs again.
 ///
+/// # Safety
+/// The range is whole pages of a readable and writable mapping that the caller owns, no virtual
+/// CPU runs, and nothing reads or writes the range meanwhile: between two calls it is unreadable.
+///
 /// # Errors
 /// When mprotect fails.
-pub fn revoke(address: u64, len: usize) -> Result<(), ExecutorError> {
+pub unsafe fn revoke(address: u64, len: usize) -> Result<(), ExecutorError> {
     for protection in [libc::PROT_NONE, libc::PROT_READ | libc::PROT_WRITE] {
-        // SAFETY: the caller passes whole pages of guest memory that it owns. They are
-        // unreadable only between the two calls, on this thread, which reads nothing there; the
-        // virtual CPU is not running.
+        // SAFETY: this function's own conditions; the second call restores the protection.
         let result = unsafe { libc::mprotect(address as *mut libc::c_void, len, protection) };
         if result != 0 {
             return Err(ExecutorError::Host {

@@ -309,7 +309,7 @@ impl Session {
             None => None,
             Some(Halt::Executor(error)) => return Err(error),
             Some(Halt::Stop(stop)) => {
-                self.spent |= matches!(stop, Stop::Timeout { .. });
+                self.spent |= matches!(stop, Stop::Timeout { .. } | Stop::Broken { .. });
                 Some((stop, Box::new(machine.vcpu().clone())))
             }
         };
