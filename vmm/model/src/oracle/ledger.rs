@@ -94,9 +94,6 @@ impl Ledger {
                     self.mapped_anew(event.cpu, &reaches, replica);
                 }
                 self.downgrade(downgrade, &reaches, replica);
-                if replica.census.has_pins() {
-                    self.detached(downgrade, replica);
-                }
             }
             // A D that a processor sets again makes what has it right again.
             Some(Happened::AccessedDirty { old, new, .. }) if (old ^ new) & DIRTY != 0 => {
@@ -276,23 +273,6 @@ impl Ledger {
         }
     }
 
-    /// A store to a table that no root reaches, but some cached paging-structure entry: what that one
-    /// leads to now is stale.
-    fn detached(&mut self, downgrade: Downgrade, replica: &Replica) {
-        let owed = self.owed(|_| true);
-        for (cpu, state) in replica.numbered() {
-            for tag in state.tlb.tags() {
-                let Some(root) = state.tlb.root(tag) else { continue };
-                let mut found = Stale::none(tag, root);
-                let is_new = |id: EntryId| !owed.contains(&(cpu, tag, id));
-                found.look_at_structures(replica, state, (Gva(0), Gva(u64::MAX)), &is_new);
-                if found.is_any() {
-                    self.add(downgrade, cpu, found);
-                }
-            }
-        }
-    }
-
     fn add(&mut self, downgrade: Downgrade, cpu: CpuId, stale: Stale) {
         let id = ObligationId(self.next);
         self.next += 1;
@@ -331,7 +311,12 @@ impl Ledger {
                 obligation.structures.retain(|&id| {
                     tlb.structures(pcid).any(|structure| {
                         structure.id == id
-                            && (!look || tlb.structure_is_stale(&replica.tables, paging, structure))
+                            && (!look
+                                || tlb.structure_leads_elsewhere(
+                                    &replica.tables,
+                                    paging,
+                                    structure,
+                                ))
                     })
                 });
             }

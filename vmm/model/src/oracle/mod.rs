@@ -148,7 +148,8 @@ impl Oracle {
             ledger: &self.ledger,
             effect: &Effect::default(),
         };
-        rules::on_stale_entries().any(|rule| (rule.owes)(deadline, owed, &context))
+        owed.does_harm(replica)
+            && rules::on_stale_entries().any(|rule| (rule.owes)(deadline, owed, &context))
     }
 
     /// The task that `cpu` is in, or was in last, and the flush that it is in the middle of.

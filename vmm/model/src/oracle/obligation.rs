@@ -280,23 +280,11 @@ impl Stale {
                 self.entry.get_or_insert_with(|| entry.clone());
             }
         }
-        self.look_at_structures(replica, cpu, (base, last), is_new);
-    }
-
-    /// As [`Stale::look`], of paging-structure entries alone.
-    pub(super) fn look_at_structures(
-        &mut self,
-        replica: &Replica,
-        cpu: &ReplicaCpu,
-        (base, last): (Gva, Gva),
-        is_new: &dyn Fn(EntryId) -> bool,
-    ) {
-        let (tlb, paging) = (&cpu.tlb, cpu.paging());
-        let Tag::Pcid(pcid) = self.tag else { return };
+        let Tag::Pcid(pcid) = tag else { return };
         for structure in tlb.structures(pcid).filter(|structure| is_new(structure.id)) {
             let inside = base <= structure.base && structure.base <= last;
             let here = inside || structure.covers(base);
-            if here && tlb.structure_is_stale(&replica.tables, paging, structure) {
+            if here && tlb.structure_leads_elsewhere(&replica.tables, paging, structure) {
                 self.structures.push(structure.id);
                 self.structure.get_or_insert(*structure);
                 self.page.get_or_insert(structure.base.max(base));
@@ -390,6 +378,21 @@ impl Obligation {
     #[must_use]
     pub fn waits_for_reuse(&self) -> bool {
         self.waits() && !self.is_deferred(Until::Batched)
+    }
+
+    /// Whether a processor that uses what is cached comes to something that is not so today: an entry,
+    /// or what a paging-structure entry leads to. One that leads to a table which maps nothing, or the
+    /// same, does no harm as long as that is so.
+    #[must_use]
+    pub fn does_harm(&self, replica: &Replica) -> bool {
+        let cpu = replica.cpu(self.cpu);
+        let Tag::Pcid(pcid) = self.tag else { return !self.entries.is_empty() };
+        let mut held = cpu.tlb.structures(pcid);
+        !self.entries.is_empty()
+            || held.any(|structure| {
+                self.structures.contains(&structure.id)
+                    && cpu.tlb.structure_is_stale(&replica.tables, cpu.paging(), structure)
+            })
     }
 
     /// Whether `cpu` owes its flush: it made the downgrade, or has mapped the page anew.

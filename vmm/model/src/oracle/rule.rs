@@ -123,7 +123,9 @@ impl Rule for StaleRule {
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {
         let mut found = Vec::new();
         for deadline in context.deadlines {
-            let due = context.ledger.open().filter(|owed| (self.owes)(deadline, owed, context));
+            let due = context.ledger.open().filter(|owed| {
+                (self.owes)(deadline, owed, context) && owed.does_harm(context.replica)
+            });
             found.extend(due.map(|owed| Finding {
                 obligation: Some(owed.id),
                 deadline: Some(*deadline),

@@ -219,7 +219,8 @@ impl Tlb {
 
     /// Whether a cached paging-structure entry gives another table, or more rights, than a walk of
     /// its PCID's root today.
-    fn structure_leads_elsewhere(
+    #[must_use]
+    pub fn structure_leads_elsewhere(
         &self,
         tables: &dyn Tables,
         paging: Paging,

@@ -95,6 +95,7 @@ impl Generation {
                     && replica.is_pair(space.root, owed.root)
                     && owed.downgrade.seq < claim.seq
                     && owed.generation.is_some_and(|of| of <= generation)
+                    && owed.does_harm(replica)
             })?;
             Some(Finding {
                 obligation: Some(owed.id),
