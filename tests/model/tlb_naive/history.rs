@@ -1,7 +1,7 @@
 //! Any history.
 
 use super::driver::Op;
-use super::space::{A, D, G, HUGE, NX, P, PDE, PDE_LARGE, PDPTE_HUGE, PS, U, VAS, W};
+use super::space::{A, Bit, D, G, HUGE, NX, P, PDE, PDE_LARGE, PDPTE_HUGE, PS, U, VAS, W};
 use proptest::prelude::*;
 
 /// An entry of `base` with some of `flags`, each as likely set as not.
@@ -55,7 +55,7 @@ fn ops() -> impl Strategy<Value = Op> {
         4 => (va(), any::<bool>()).prop_map(|(va, write)| Op::Access { va, write }),
         2 => va().prop_map(|va| Op::Invlpg { va }),
         2 => (0u64..4, pcid, va()).prop_map(|(kind, pcid, va)| Op::Invpcid { kind, pcid, va }),
-        1 => Just(Op::Pge),
+        2 => prop::sample::select(&Bit::ALL[..]).prop_map(Op::Toggle),
     ]
 }
 

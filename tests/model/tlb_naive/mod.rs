@@ -22,7 +22,7 @@ fn check(history: &[Op], fill: Fill, structure_caches: bool) -> Result<(), TestC
     let naive = Naive::new(&driver.did, model);
     prop_assert_eq!(&driver.ram.0, &naive.world, "A and D");
     for va in VAS {
-        for pcid in [None, Some(1), Some(2), Some(3)] {
+        for pcid in [None, Some(0), Some(1), Some(2), Some(3)] {
             let tag = pcid.map_or(Tag::Global, |pcid| Tag::Pcid(Pcid::new(pcid)));
             let entries = driver.tlb.entries_in(tag, Gva(va), Gva(va));
             let held: Vec<(u64, Grants)> = entries

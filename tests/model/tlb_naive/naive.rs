@@ -1,7 +1,7 @@
 //! The naive model.
 
 use super::driver::Did;
-use super::space::{A, D, FRAME, G, NX, P, PS, U, VAS, W, World, initial};
+use super::space::{A, Bit, D, FRAME, G, NX, P, PS, U, VAS, W, World, initial};
 use stalemate_model::arch::tlb::{Fill, TlbModel};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -57,6 +57,10 @@ pub const ALL: Grants = Grants { writable: true, user: true, executable: true, d
 pub struct Naive {
     model: TlbModel,
     pub world: World,
+    pcide: bool,
+    pge: bool,
+    smep: bool,
+    nxe: bool,
     current: Option<u16>,
     roots: BTreeMap<u16, u64>,
     pub pieces: BTreeSet<Piece>,
@@ -68,6 +72,10 @@ impl Naive {
         let mut naive = Self {
             model,
             world: initial(),
+            pcide: true,
+            pge: true,
+            smep: false,
+            nxe: true,
             current: None,
             roots: BTreeMap::new(),
             pieces: BTreeSet::new(),
@@ -75,6 +83,9 @@ impl Naive {
         };
         for &did in history {
             naive.remove(did);
+            if let Did::Toggled(bit) = did {
+                naive.toggle(bit);
+            }
             if let Did::Store { slot, bits } = did {
                 naive.world.insert(slot, bits);
             }
@@ -117,6 +128,9 @@ impl Naive {
             Did::Faulted { va } => {
                 self.remove_page(current, va);
                 self.remove_cached(current, va);
+                if !self.pcide {
+                    self.remove_page(None, va);
+                }
             }
             Did::Invpcid { kind: 0, pcid, va } => {
                 self.remove_page(Some(pcid), va);
@@ -130,11 +144,44 @@ impl Naive {
                 self.pieces.retain(|piece| piece.pcid.is_none());
                 self.cached.clear();
             }
-            Did::Invpcid { .. } | Did::Pge => {
+            Did::Toggled(Bit::Smep) if !self.smep => {
+                // A global that no other PCID can have brought in is the current one's too.
+                let alone = self.roots.keys().all(|pcid| Some(*pcid) == current);
+                self.pieces.retain(|piece| match piece.pcid {
+                    None => !alone,
+                    pcid => pcid != current,
+                });
+                self.cached.retain(|cached| Some(cached.pcid) != current);
+            }
+            Did::Toggled(Bit::Pcide) if !self.pcide => {}
+            Did::Invpcid { .. } | Did::Toggled(Bit::Pge | Bit::Pcide) => {
                 self.pieces.clear();
                 self.cached.clear();
             }
+            Did::Toggled(Bit::Smep | Bit::Wp | Bit::Nxe) => {}
         }
+    }
+
+    fn toggle(&mut self, bit: Bit) {
+        match bit {
+            Bit::Pge => self.pge = !self.pge,
+            Bit::Smep => self.smep = !self.smep,
+            Bit::Nxe => self.nxe = !self.nxe,
+            Bit::Wp => {}
+            Bit::Pcide => {
+                self.pcide = !self.pcide;
+                let root = self.current.map(|pcid| self.roots[&pcid]);
+                if let Some(root) = root.filter(|_| !self.pcide) {
+                    self.current = Some(0);
+                    self.roots.insert(0, root);
+                }
+            }
+        }
+    }
+
+    /// Whether a walk goes on, or ends, with this entry.
+    fn is_valid(&self, bits: u64) -> bool {
+        bits & P != 0 && (self.nxe || bits & NX == 0)
     }
 
     /// What translates the address, with all pieces of its page; where memory maps a smaller page
@@ -167,7 +214,7 @@ impl Naive {
         let mut table = root;
         for shift in [39, 30, 21, 12] {
             let (_, bits) = self.entry(table, shift, va);
-            if bits & P == 0 {
+            if !self.is_valid(bits) {
                 return None;
             }
             if shift == 12 || bits & PS != 0 {
@@ -197,15 +244,16 @@ impl Naive {
         loop {
             shift -= 9;
             let (slot, bits) = self.entry(table, shift, va);
-            if bits & P == 0 || self.model.fill == Fill::LazyA && bits & A == 0 {
+            if !self.is_valid(bits) || self.model.fill == Fill::LazyA && bits & A == 0 {
                 return;
             }
             self.world.insert(slot, bits | A);
             grants = grants.and(bits);
             if shift == 12 || bits & PS != 0 {
-                let pcid = if bits & G != 0 { None } else { Some(pcid) };
+                let pcid = if self.pge && bits & G != 0 { None } else { Some(pcid) };
                 let offset = va & ((1 << shift) - 1) & !0xfff;
                 let frame = (bits & FRAME) + offset;
+                let grants = Grants { executable: grants.executable || !self.nxe, ..grants };
                 self.pieces.insert(Piece { pcid, va, shift, frame, grants });
                 return;
             }

@@ -5,8 +5,23 @@ use stalemate_model::arch::features::Paging;
 use stalemate_model::arch::walk::Tables;
 use std::collections::BTreeMap;
 
+/// The control bits at first.
 pub const PAGING: Paging =
     Paging { pcide: true, pge: true, wp: true, smep: false, nxe: true, gib_pages: true };
+/// A control bit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bit {
+    Pge,
+    Pcide,
+    Smep,
+    Wp,
+    Nxe,
+}
+
+impl Bit {
+    pub const ALL: [Self; 5] = [Self::Pge, Self::Pcide, Self::Smep, Self::Wp, Self::Nxe];
+}
+
 pub const P: u64 = 1;
 pub const W: u64 = 1 << 1;
 pub const U: u64 = 1 << 2;
