@@ -5,6 +5,7 @@ mod legality;
 mod memory;
 mod replica;
 mod rules;
+mod stale;
 mod story;
 mod tlb_naive;
 mod tlb_rules;

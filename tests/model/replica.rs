@@ -6,7 +6,7 @@ use stalemate_model::arch::addr::{CpuId, Gpa, Gva, Pcid};
 use stalemate_model::arch::census::Census;
 use stalemate_model::arch::choice::{Chooser, Point};
 use stalemate_model::arch::core::{Core, Done, Log, table_entries};
-use stalemate_model::arch::features::{CpuFeatures, Errata};
+use stalemate_model::arch::features::{CpuFeatures, Errata, Paging};
 use stalemate_model::arch::happened::Happened;
 use stalemate_model::arch::op::{ControlRegister, InvpcidDescriptor, Op};
 use stalemate_model::arch::tlb::{Entry, FILLS, Fill, Tag, Tlb, TlbModel, split_mix};
@@ -170,8 +170,8 @@ fn is_covered(entry: &Entry, other: &Entry) -> bool {
     let (one, two) = (entry.translation, other.translation);
     entry.id != other.id
         && (one.page, one.size, one.frame) == (two.page, two.size, two.frame)
-        && !one.rights().exceed(&two.rights())
-        && two.rights().exceed(&one.rights())
+        && !one.rights().exceed(&two.rights(), Paging::default())
+        && two.rights().exceed(&one.rights(), Paging::default())
         && (two.dirty || !one.dirty)
         && entry.root == other.root
         && other.missing.is_empty()

@@ -1,7 +1,7 @@
 //! Any history.
 
 use super::driver::Op;
-use super::space::{A, Bit, D, G, HUGE, NX, P, PDE, PDE_LARGE, PDPTE_HUGE, PS, U, VAS, W};
+use super::space::{A, Bit, D, G, HUGE, NX, P, PDE, PDE_LARGE, PDPTE_HUGE, PS, U, VAS, W, WT};
 use proptest::prelude::*;
 
 /// An entry of `base` with some of `flags`, each as likely set as not.
@@ -16,7 +16,7 @@ fn leaf(frames: [u64; 2], ps: u64) -> impl Strategy<Value = u64> {
     prop_oneof![
         1 => Just(0),
         3 => prop::sample::select(frames.to_vec())
-            .prop_flat_map(move |frame| entry(frame | ps, &[W, U, NX, A, D, W | A])),
+            .prop_flat_map(move |frame| entry(frame | ps, &[W, U, WT, NX, A, D, W | A])),
         1 => entry(frames[0] | ps, &[W, A, G]),
     ]
 }

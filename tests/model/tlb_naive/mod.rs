@@ -28,9 +28,11 @@ fn check(history: &[Op], fill: Fill, structure_caches: bool) -> Result<(), TestC
             let held: Vec<(u64, Grants)> = entries
                 .filter(|entry| entry.covers(Gva(va)))
                 .map(|entry| {
-                    let Translation { writable, user, no_execute, dirty, .. } = entry.translation;
-                    let grants = Grants { writable, user, executable: !no_execute, dirty };
-                    (entry.translation.at(Gva(va)).0, grants)
+                    let held = entry.translation;
+                    let Translation { writable, user, dirty, .. } = held;
+                    let (executable, write_through) = (!held.no_execute, held.memory_type == 1);
+                    let grants = Grants { writable, user, executable, dirty, write_through };
+                    (held.at(Gva(va)).0, grants)
                 })
                 .collect();
             let pieces = naive.pieces.iter().filter(|piece| piece.pcid == pcid && piece.va == va);

@@ -1,7 +1,7 @@
 //! The naive model.
 
 use super::driver::Did;
-use super::space::{A, Bit, D, FRAME, G, NX, P, PS, U, VAS, W, World, initial};
+use super::space::{A, Bit, D, FRAME, G, NX, P, PS, U, VAS, W, WT, World, initial};
 use stalemate_model::arch::tlb::{Fill, TlbModel};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,6 +12,7 @@ pub struct Grants {
     pub user: bool,
     pub executable: bool,
     pub dirty: bool,
+    pub write_through: bool,
 }
 
 impl Grants {
@@ -21,6 +22,7 @@ impl Grants {
             user: self.user && bits & U != 0,
             executable: self.executable && bits & NX == 0,
             dirty: bits & D != 0,
+            write_through: bits & WT != 0,
         }
     }
 
@@ -29,6 +31,7 @@ impl Grants {
             && self.user >= other.user
             && self.executable >= other.executable
             && self.dirty >= other.dirty
+            && self.write_through == other.write_through
     }
 }
 
@@ -52,7 +55,8 @@ pub struct Begin {
     pub grants: Grants,
 }
 
-pub const ALL: Grants = Grants { writable: true, user: true, executable: true, dirty: false };
+pub const ALL: Grants =
+    Grants { writable: true, user: true, executable: true, dirty: false, write_through: false };
 
 pub struct Naive {
     model: TlbModel,
@@ -259,7 +263,7 @@ impl Naive {
             }
             table = bits & FRAME;
             if self.model.structure_caches {
-                let grants = Grants { dirty: false, ..grants };
+                let grants = Grants { dirty: false, write_through: false, ..grants };
                 self.cached.insert(Begin { pcid, base: va >> shift, shift, table, grants });
             }
         }

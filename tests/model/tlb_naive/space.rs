@@ -25,6 +25,7 @@ impl Bit {
 pub const P: u64 = 1;
 pub const W: u64 = 1 << 1;
 pub const U: u64 = 1 << 2;
+pub const WT: u64 = 1 << 3;
 pub const A: u64 = 1 << 5;
 pub const D: u64 = 1 << 6;
 pub const PS: u64 = 1 << 7;

@@ -11,9 +11,15 @@ pub mod entry {
     pub const PRESENT: u64 = 1;
     pub const WRITABLE: u64 = 1 << 1;
     pub const USER: u64 = 1 << 2;
+    pub const WRITE_THROUGH: u64 = 1 << 3;
+    pub const CACHE_DISABLE: u64 = 1 << 4;
     pub const ACCESSED: u64 = 1 << 5;
     pub const DIRTY: u64 = 1 << 6;
     pub const PAGE_SIZE: u64 = 1 << 7;
+    /// PAT, in a PTE.
+    pub const PAT: u64 = 1 << 7;
+    /// PAT, in a leaf of an upper level.
+    pub const LARGE_PAT: u64 = 1 << 12;
     pub const GLOBAL: u64 = 1 << 8;
     pub const NO_EXECUTE: u64 = 1 << 63;
     pub const FRAME: u64 = 0x000f_ffff_ffff_f000;
@@ -87,12 +93,13 @@ impl Rights {
         }
     }
 
-    /// Whether something is allowed that `other` forbids.
+    /// Whether something is allowed that `other` forbids. Under SMEP U/S takes from the supervisor
+    /// what it gives to user mode: the fetch.
     #[must_use]
-    pub const fn exceed(&self, other: &Self) -> bool {
+    pub const fn exceed(&self, other: &Self, paging: Paging) -> bool {
         self.writable && !other.writable
             || self.user && !other.user
-            || !self.no_execute && other.no_execute
+            || !self.no_execute && (other.no_execute || paging.smep && !self.user && other.user)
     }
 }
 
@@ -115,6 +122,9 @@ pub struct Translation {
     pub dirty: bool,
     /// G of the leaf, with CR4.PGE.
     pub global: bool,
+    /// PAT, PCD and PWT of the leaf as one number, 0 to 7: the field of IA32_PAT that says the
+    /// memory type (SDM vol. 3, 4.9.2).
+    pub memory_type: u8,
 }
 
 impl Translation {
@@ -143,17 +153,17 @@ impl Translation {
     }
 
     /// Whether this grants, at `va`, something that `today` does not: another frame, more rights,
-    /// a store that does not set D, a supervisor's fetch that SMEP forbids, or use under every PCID.
+    /// a store that does not set D, use under every PCID, or another memory type.
     #[must_use]
     pub fn grants_more(&self, va: Gva, today: Option<&Self>, paging: Paging) -> bool {
         today.is_none_or(|today| {
-            let stores = self.writable || !paging.wp && !self.user;
-            let fetches = !self.no_execute && !self.user;
+            // Without CR0.WP a supervisor stores to read-only pages, user ones among them.
+            let stores = self.writable || !paging.wp;
             self.at(va) != today.at(va)
-                || self.rights().exceed(&today.rights())
+                || self.rights().exceed(&today.rights(), paging)
                 || self.dirty && !today.dirty && stores
-                || paging.smep && fetches && today.user
                 || self.global && !today.global
+                || self.memory_type != today.memory_type
         })
     }
 
@@ -183,6 +193,9 @@ impl fmt::Display for Translation {
             (self.global, 'g'),
         ] {
             write!(f, "{}", if set { letter } else { '-' })?;
+        }
+        if self.memory_type != 0 {
+            write!(f, " PAT {}", self.memory_type)?;
         }
         Ok(())
     }
@@ -349,7 +362,17 @@ pub fn leaf(bits: u64, size: PageSize, va: Gva, rights: Rights, paging: Paging) 
         no_execute: rights.no_execute && paging.nxe,
         dirty: bits & entry::DIRTY != 0,
         global: paging.pge && bits & entry::GLOBAL != 0,
+        memory_type: memory_type(bits, size),
     }
+}
+
+/// PAT, PCD and PWT of a leaf, as one number.
+fn memory_type(bits: u64, size: PageSize) -> u8 {
+    let pat = if size == PageSize::Small { entry::PAT } else { entry::LARGE_PAT };
+    [(pat, 4), (entry::CACHE_DISABLE, 2), (entry::WRITE_THROUGH, 1)]
+        .into_iter()
+        .filter(|(bit, _)| bits & bit != 0)
+        .fold(0, |number, (_, value)| number | value)
 }
 
 /// Walks from `start` for `va`. Changes nothing: A and D are the caller's to set.

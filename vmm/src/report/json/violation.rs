@@ -152,12 +152,23 @@ struct Translation {
     dirty: bool,
     /// G.
     global: bool,
+    /// PAT, PCD and PWT as one number: the field of IA32_PAT that says the memory type.
+    memory_type: u8,
 }
 
 impl From<walk::Translation> for Translation {
     fn from(of: walk::Translation) -> Self {
-        let walk::Translation { page, size, frame, writable, user, no_execute, dirty, global } = of;
-        Self { page: page.0, size, frame: frame.0, writable, user, no_execute, dirty, global }
+        Self {
+            page: of.page.0,
+            size: of.size,
+            frame: of.frame.0,
+            writable: of.writable,
+            user: of.user,
+            no_execute: of.no_execute,
+            dirty: of.dirty,
+            global: of.global,
+            memory_type: of.memory_type,
+        }
     }
 }
 

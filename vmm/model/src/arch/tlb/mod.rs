@@ -228,7 +228,7 @@ impl Tlb {
     ) -> bool {
         let Some(root) = self.root(Tag::Pcid(structure.pcid)) else { return false };
         today(tables, paging, root, structure).is_none_or(|today| {
-            today.table != structure.table || structure.rights.exceed(&today.rights)
+            today.table != structure.table || structure.rights.exceed(&today.rights, paging)
         })
     }
 
