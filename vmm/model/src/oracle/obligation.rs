@@ -83,7 +83,7 @@ pub enum Cause {
         /// The operand.
         new: u64,
     },
-    /// A write of control bits under which walks give less: SMEP, NXE.
+    /// A write of control bits under which walks give less: SMEP, NXE, WP.
     Control {
         /// The register.
         register: &'static str,
