@@ -14,7 +14,7 @@ const ITEM_LEN: u64 = 160;
 const TRIES: usize = 16;
 
 /// Instructions that trap in whatever state, and that the kernel's code may contain.
-const TRAPS: [Code; 15] = [
+const TRAPS: [Code; 20] = [
     Code::Ud2,
     Code::Hlt,
     Code::Cli,
@@ -28,6 +28,11 @@ const TRAPS: [Code; 15] = [
     Code::In_AL_imm8,
     Code::Out_imm8_AL,
     Code::In_EAX_DX,
+    Code::In_AX_imm8,
+    Code::Out_DX_EAX,
+    Code::Mov_dr_r64,
+    Code::Mov_r64_dr,
+    Code::Lldt_r32m16,
     Code::Lmsw_rm16,
     Code::Lidt_m1664,
 ];

@@ -281,6 +281,17 @@ fn lock_where_it_is_not_allowed() {
 }
 
 #[test]
+fn the_clock_is_not_the_hosts() {
+    for end in run(CODE, &[0x0f, 0x31], |_| {}) {
+        if end.executor != "interp" && end.trap == BREAKPOINT {
+            common::say("this host's KVM lets RDTSC run in spite of CR4.TSD");
+            continue;
+        }
+        assert_eq!((end.trap, end.registers.rip), (PROTECTION, CODE), "{}", end.executor);
+    }
+}
+
+#[test]
 fn what_is_no_instruction() {
     let cases: [&[u8]; 5] = [&[0x0f, 0x0b], &[0x06], &[0x0f, 0xff], &[0x62, 0, 0, 0], &[0xd6]];
     for code in cases {

@@ -44,8 +44,8 @@ pub trait Kernel: Clone {
     /// The store by which the kernel would say this now; none if it has no word for it.
     fn store_for(&self, memory: &GuestMemory, announcement: &Announcement) -> Option<WordStore>;
 
-    /// Answers an OUT at CPL 0 to `port`, whose instruction ends at `next`; none if the port is not
-    /// the kernel's. Moves RIP on, unless the CPU stays at the instruction.
+    /// Answers an OUT of one byte at CPL 0 to `port`, whose instruction ends at `next`; none if the
+    /// port is not the kernel's. Moves RIP on, unless the CPU stays at the instruction.
     fn output(
         &mut self,
         port: u8,
@@ -53,6 +53,23 @@ pub trait Kernel: Clone {
         next: u64,
         memory: &GuestMemory,
     ) -> Option<Result<Call, Stop>>;
+
+    /// What IN finds in the `size` low bytes (1, 2 or 4) of `port` on this kernel's board; none if
+    /// no device is there. `instructions` have completed so far.
+    fn port_in(&mut self, _port: u16, _size: u8, _instructions: u64) -> Option<u32> {
+        None
+    }
+
+    /// OUT of the `size` low bytes (1, 2 or 4) of `value` to a device of this kernel's board; none
+    /// if there is none. `instructions` have completed so far.
+    fn port_out(&mut self, _port: u16, _size: u8, _value: u32, _instructions: u64) -> Option<()> {
+        None
+    }
+
+    /// The time-stamp counter once `instructions` have completed; none if the board has no clock.
+    fn time(&self, _instructions: u64) -> Option<u64> {
+        None
+    }
 }
 
 /// A kernel's words as they are now.

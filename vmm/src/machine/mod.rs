@@ -64,6 +64,8 @@ pub(crate) struct Machine<K, I> {
     /// The number of the next event.
     pub(crate) seq: u64,
     pub(crate) traps: u64,
+    /// What the executor had counted when the machine's own count was 0.
+    counted: u64,
     /// Instructions that were stepped over since the last trap.
     stepped: u64,
     /// When the first of them began.
@@ -96,6 +98,7 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
             interceptor,
             seq: 0,
             traps: 0,
+            counted: 0,
             stepped: 0,
             trapped: Instant::now(),
             probe: None,
@@ -109,6 +112,12 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
     /// The CPU that the executor's state is of.
     pub(crate) fn current(&self) -> usize {
         self.current
+    }
+
+    /// Instructions that all CPUs have completed; on an executor that does not count them, none. It
+    /// goes back with a snapshot.
+    pub(crate) fn instructions(&self) -> u64 {
+        self.executor.instructions().unwrap_or(0).wrapping_sub(self.counted)
     }
 
     /// Its registers.

@@ -18,6 +18,7 @@ pub(crate) struct Snapshot<K, I> {
     interceptor: I,
     seq: u64,
     traps: u64,
+    instructions: u64,
     held: Vec<Event>,
     memory: Delta,
     fpu: Vec<u32>,
@@ -34,6 +35,7 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
             interceptor: self.interceptor.clone(),
             seq: self.seq,
             traps: self.traps,
+            instructions: self.instructions(),
             held: self.held.clone(),
             memory: self.memory.delta(),
             fpu: self.executor.save_fpu()?,
@@ -49,6 +51,8 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
         self.interceptor.clone_from(&snapshot.interceptor);
         self.seq = snapshot.seq;
         self.traps = snapshot.traps;
+        let counted = self.executor.instructions().unwrap_or(0);
+        self.counted = counted.wrapping_sub(snapshot.instructions);
         self.held.clone_from(&snapshot.held);
         self.probed = None;
         self.stepped = 0;

@@ -232,7 +232,10 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
         };
         let next = instruction.next_ip();
         match classify(self.vcpu(), &instruction) {
-            Decoded::Op(Op::Out(port)) if self.vcpu().cpl == 0 => self.output(director, port, next),
+            Decoded::Op(op @ (Op::In { .. } | Op::Out { .. })) if self.vcpu().cpl == 0 => {
+                self.port(director, op, next)
+            }
+            Decoded::Op(Op::Rdtsc) => self.read_time(director, next).map(|()| Ran::On),
             Decoded::Op(op) => self.operation(director, op, next).map(|()| Ran::On),
             // At virtual CPL 3 a privileged instruction is the guest user's own #GP or #UD.
             Decoded::Unknown if self.vcpu().cpl == 0 => {
@@ -245,15 +248,54 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
         }
     }
 
-    /// OUT at CPL 0: the kernel's call, where the port is its own.
-    fn output(&mut self, director: &mut dyn Director, port: u8, next: u64) -> Result<Ran, Halt> {
+    /// IN or OUT at CPL 0: the kernel's call, where the port is its own, or a device's answer.
+    fn port(&mut self, director: &mut dyn Director, op: Op, next: u64) -> Result<Ran, Halt> {
+        let instructions = self.instructions();
+        match op {
+            Op::In { port, size } => {
+                if let Some(value) = self.kernel.port_in(port, size, instructions) {
+                    self.with_core(director, |core| core.input(size, value, next))?;
+                    return Ok(Ran::On);
+                }
+            }
+            Op::Out { port, size, value } => {
+                if let (1, Ok(port)) = (size, u8::try_from(port))
+                    && let Some(ran) = self.output(director, port, next)?
+                {
+                    return Ok(ran);
+                }
+                if self.kernel.port_out(port, size, value, instructions).is_some() {
+                    self.with_core(director, |core| core.output(next))?;
+                    return Ok(Ran::On);
+                }
+            }
+            _ => {}
+        }
+        self.operation(director, op, next).map(|()| Ran::On)
+    }
+
+    /// RDTSC: the board's time.
+    fn read_time(&mut self, director: &mut dyn Director, next: u64) -> Result<(), Halt> {
+        match self.kernel.time(self.instructions()) {
+            Some(now) => self.with_core(director, |core| core.read_time(now, next)),
+            None => self.operation(director, Op::Rdtsc, next),
+        }
+    }
+
+    /// OUT of a byte at CPL 0: the kernel's call; none if the port is not the kernel's own.
+    fn output(
+        &mut self,
+        director: &mut dyn Director,
+        port: u8,
+        next: u64,
+    ) -> Result<Option<Ran>, Halt> {
         let rip = self.vcpu().rip();
         let current = self.current();
         let vcpu = &mut self.cpus[current].vcpu;
         let Some(answer) = self.kernel.output(port, vcpu, next, &self.memory) else {
-            return self.operation(director, Op::Out(port), next).map(|()| Ran::On);
+            return Ok(None);
         };
-        match answer? {
+        let ran = match answer? {
             Call::Says(announcements) => {
                 let moments: Vec<Moment> = announcements.iter().filter_map(moment_of).collect();
                 if !announcements.is_empty() {
@@ -267,7 +309,8 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
             Call::Watches => self.revalidate_all().map(|()| Ran::On),
             Call::Waits => self.moment(director, Moment::Waits).map(|()| Ran::Waits),
             Call::Asks => self.moment(director, Moment::TaskEnds).map(|()| Ran::Asks),
-        }
+        };
+        ran.map(Some)
     }
 
     /// Carries out one operation, or what the interceptor makes of it.

@@ -91,8 +91,24 @@ pub enum Op {
         /// ECX.
         subleaf: u32,
     },
-    /// OUT imm8, AL.
-    Out(u8),
+    /// IN from a port to AL, AX or EAX.
+    In {
+        /// The port.
+        port: u16,
+        /// Bytes: 1, 2 or 4.
+        size: u8,
+    },
+    /// OUT to a port from AL, AX or EAX.
+    Out {
+        /// The port.
+        port: u16,
+        /// Bytes: 1, 2 or 4.
+        size: u8,
+        /// What is written, in its low bytes.
+        value: u32,
+    },
+    /// RDTSC.
+    Rdtsc,
     /// CLI.
     Cli,
     /// STI.
@@ -126,6 +142,8 @@ impl fmt::Display for Op {
             Self::Invpcid { kind, .. } | Self::InvpcidOf { kind, .. } => {
                 write!(f, "INVPCID type {kind}")
             }
+            Self::In { port, .. } => write!(f, "IN from port {port:#x}"),
+            Self::Out { port, value, .. } => write!(f, "OUT to port {port:#x} of {value:#x}"),
             Self::Wrmsr { msr, value } => write!(f, "WRMSR {msr:#x} of {value:#x}"),
             other => write!(f, "{other:x?}"),
         }
@@ -143,6 +161,7 @@ impl Op {
                 | Self::Iret
                 | Self::PushFlags
                 | Self::PopFlags
+                | Self::Rdtsc
                 | Self::Sgdt(_)
                 | Self::Sidt(_)
                 | Self::StoreWord { .. }
@@ -162,7 +181,7 @@ pub enum Decoded {
 }
 
 /// Sensitive, but nothing that the model carries out.
-const UNKNOWN: [Mnemonic; 27] = [
+const UNKNOWN: [Mnemonic; 26] = [
     Mnemonic::Sysret,
     Mnemonic::Iret,
     Mnemonic::Iretd,
@@ -170,8 +189,6 @@ const UNKNOWN: [Mnemonic; 27] = [
     Mnemonic::Sysexit,
     Mnemonic::Sysexitq,
     Mnemonic::Sysenter,
-    Mnemonic::In,
-    Mnemonic::Out,
     Mnemonic::Insb,
     Mnemonic::Insd,
     Mnemonic::Insw,
@@ -183,6 +200,7 @@ const UNKNOWN: [Mnemonic; 27] = [
     Mnemonic::Wbinvd,
     Mnemonic::Invd,
     Mnemonic::Rdpmc,
+    Mnemonic::Rdtscp,
     Mnemonic::Xsetbv,
     Mnemonic::Monitor,
     Mnemonic::Mwait,
@@ -256,6 +274,9 @@ pub fn is_sensitive(instruction: &Instruction) -> bool {
             | Mnemonic::Cli
             | Mnemonic::Sti
             | Mnemonic::Hlt
+            | Mnemonic::In
+            | Mnemonic::Out
+            | Mnemonic::Rdtsc
     ) || UNKNOWN.contains(&instruction.mnemonic())
         || matches!(
             instruction.code(),
@@ -299,9 +320,12 @@ pub fn classify(vcpu: &Vcpu, instruction: &Instruction) -> Decoded {
             value: u64::from(low(gpr::RDX)) << 32 | u64::from(low(gpr::RAX)),
         }),
         Mnemonic::Cpuid => Some(Op::Cpuid { leaf: low(gpr::RAX), subleaf: low(gpr::RCX) }),
-        Mnemonic::Out if instruction.code() == Code::Out_imm8_AL => {
-            Some(Op::Out(instruction.immediate8()))
-        }
+        Mnemonic::In => port(vcpu, instruction, 1).map(|(port, size)| Op::In { port, size }),
+        Mnemonic::Out => port(vcpu, instruction, 0).map(|(port, size)| {
+            let value = low(gpr::RAX) & (u32::MAX >> (32 - 8 * u32::from(size)));
+            Op::Out { port, size, value }
+        }),
+        Mnemonic::Rdtsc => Some(Op::Rdtsc),
         Mnemonic::Cli => Some(Op::Cli),
         Mnemonic::Sti => Some(Op::Sti),
         Mnemonic::Hlt => Some(Op::Hlt),
@@ -317,6 +341,15 @@ pub fn classify(vcpu: &Vcpu, instruction: &Instruction) -> Decoded {
         _ => return Decoded::Ordinary,
     };
     op.map_or(Decoded::Unknown, Decoded::Op)
+}
+
+/// The port that operand `operand` of IN or OUT names, and the bytes of the other operand.
+fn port(vcpu: &Vcpu, instruction: &Instruction, operand: u32) -> Option<(u16, u8)> {
+    let port = match instruction.op_kind(operand) {
+        OpKind::Register => vcpu.gpr[gpr::RDX] as u16,
+        _ => u16::from(instruction.immediate8()),
+    };
+    Some((port, instruction.op_register(1 - operand).size().try_into().ok()?))
 }
 
 fn store_word(vcpu: &Vcpu, instruction: &Instruction, word: Word) -> Option<Op> {

@@ -131,13 +131,48 @@ impl Core<'_> {
                     Word::Cs | Word::Ss | Word::Null => "MOV r, Sreg",
                 });
             }
-            // The machine takes the ports that there are before they get here.
-            Op::Out(port) => {
-                return Err(Stop::NotModelled(format!("OUT to port {port:#x}")).into());
+            // The machine answers these before they get here, where it can.
+            Op::In { port, .. } => {
+                let what = format!("IN from port {port:#x}, where no device is");
+                return Err(Stop::NotModelled(what).into());
+            }
+            Op::Out { port, .. } => {
+                let what = format!("OUT to port {port:#x}, where no device is");
+                return Err(Stop::NotModelled(what).into());
+            }
+            Op::Rdtsc => {
+                let what = "RDTSC on a machine that has no clock".to_owned();
+                return Err(Stop::NotModelled(what).into());
             }
         }
         self.vcpu.rip = next;
         Ok(())
+    }
+
+    /// IN of `size` bytes, which finds `value` at the port.
+    pub fn input(&mut self, size: u8, value: u32, next: u64) {
+        let rax = &mut self.vcpu.gpr[gpr::RAX];
+        *rax = match size {
+            1 => *rax & !0xff | u64::from(value & 0xff),
+            2 => *rax & !0xffff | u64::from(value & 0xffff),
+            _ => u64::from(value),
+        };
+        self.vcpu.rip = next;
+        self.other("IN");
+    }
+
+    /// OUT to a port that something answers.
+    pub fn output(&mut self, next: u64) {
+        self.vcpu.rip = next;
+        self.other("OUT");
+    }
+
+    /// RDTSC at time `now`.
+    pub fn read_time(&mut self, now: u64, next: u64) {
+        self.vcpu.gpr[gpr::RAX] = now & 0xffff_ffff;
+        self.vcpu.gpr[gpr::RDX] = now >> 32;
+        self.vcpu.rip = next;
+        self.other("RDTSC");
     }
 
     pub(super) fn other(&mut self, mnemonic: &'static str) {

@@ -30,6 +30,8 @@ use watchdog::Watchdog;
 
 /// CR4.UMIP: SGDT, SIDT, SLDT, STR and SMSW fault at CPL 3.
 const CR4_UMIP: u64 = 1 << 11;
+/// CR4.TSD: RDTSC and RDTSCP fault at CPL 3.
+const CR4_TSD: u64 = 1 << 2;
 const MSR_LSTAR: u32 = 0xc000_0082;
 const GUEST_SLOT: u32 = 0;
 const MONITOR_SLOT: u32 = 1;
@@ -400,7 +402,8 @@ fn set_sregs(sregs: &mut kvm_sregs, place: Place, umip: bool) {
     set_data_segments(sregs, 0);
     set_tables(sregs, place);
     sregs.cr0 = cr0::PE | cr0::ET | cr0::NE | cr0::WP | cr0::PG;
-    sregs.cr4 = cr4::PAE | cr4::OSFXSR | cr4::OSXMMEXCPT | if umip { CR4_UMIP } else { 0 };
+    sregs.cr4 =
+        cr4::PAE | cr4::OSFXSR | cr4::OSXMMEXCPT | CR4_TSD | if umip { CR4_UMIP } else { 0 };
     sregs.efer = efer::LME | efer::LMA | efer::NXE;
 }
 
