@@ -3,6 +3,7 @@
 //! Exit codes: 0 all as expected, 1 an outcome was not as expected, 2 bad usage or bad input,
 //! 3 the host cannot run what was asked.
 
+mod audit;
 mod compare;
 mod describe;
 mod doctor;
@@ -81,6 +82,8 @@ impl Cli {
 enum Command {
     /// Run scenarios: built-in ones by name, files by path, all files of a directory
     Run(run::RunArgs),
+    /// Judge a kernel that is not ours
+    Audit(audit::AuditArgs),
     /// Run random programs, on which every correct policy is clean
     Fuzz(fuzz::FuzzArgs),
     /// List what there is
@@ -121,6 +124,7 @@ pub fn main(cli: Cli) -> Result<u8, Failure> {
     let text = match cli.command {
         None => return run::run(&run::RunArgs::default(), &cli.kvm_device, terminal),
         Some(Command::Compare(args)) => return compare::run(&args, terminal),
+        Some(Command::Audit(args)) => return audit::run(&args, terminal),
         Some(Command::Faults(args)) => return faults::run(&args, &cli.kvm_device, terminal),
         Some(Command::Run(args)) => return run::run(&args, &cli.kvm_device, terminal),
         Some(Command::Fuzz(args)) => return fuzz::run(&args, &cli.kvm_device, terminal),

@@ -127,6 +127,9 @@ pub trait Executor {
     /// When the host fails; never for anything that the guest does.
     fn run(&mut self, vcpu: &mut Vcpu) -> Result<Trap, ExecutorError>;
 
+    /// Gives the next runs so many instructions each, where the executor counts them.
+    fn set_limit(&mut self, _instructions: u64) {}
+
     /// Runs one instruction, or one round of a repeated string instruction. None when it
     /// completed.
     ///

@@ -1,3 +1,4 @@
 //! The kernels that the machine can run, and their drivers.
 
+pub mod free;
 pub mod steps;

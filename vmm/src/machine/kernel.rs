@@ -4,7 +4,7 @@ use super::Stop;
 use crate::arch::addr::Gpa;
 use crate::arch::happened::WordStore;
 use crate::arch::vcpu::Vcpu;
-use crate::event::{Announcement, Word};
+use crate::event::{Announcement, Owner, Word};
 use crate::memory::GuestMemory;
 use std::collections::BTreeSet;
 
@@ -15,6 +15,16 @@ pub struct Statement {
     pub announcements: Vec<Announcement>,
     /// The word, as people read it.
     pub word: Word,
+}
+
+impl Statement {
+    /// Of a word that nobody has described: nothing.
+    #[must_use]
+    pub fn unknown(store: &WordStore) -> Self {
+        let WordStore { at, old, new } = *store;
+        let word = Word { field: format!("the word at {at}"), owner: Owner::Unknown, old, new };
+        Self { announcements: Vec::new(), word }
+    }
 }
 
 /// What a kernel wants by one call.
@@ -63,6 +73,27 @@ pub trait Kernel: Clone {
     /// OUT of the `size` low bytes (1, 2 or 4) of `value` to a device of this kernel's board; none
     /// if there is none. `instructions` have completed so far.
     fn port_out(&mut self, _port: u16, _size: u8, _value: u32, _instructions: u64) -> Option<()> {
+        None
+    }
+
+    /// Whether a device of the board asks for an interrupt, once `instructions` have completed.
+    fn is_interrupting(&mut self, _instructions: u64) -> bool {
+        false
+    }
+
+    /// The CPU takes that interrupt: its vector; none if no device asks any more.
+    fn acknowledge(&mut self) -> Option<u8> {
+        None
+    }
+
+    /// So many more instructions may complete before a device of the board has something to do; none if
+    /// it never has, so that a kernel which runs on without a trap is one that hangs.
+    fn quiet(&self, _instructions: u64) -> Option<u64> {
+        None
+    }
+
+    /// What a trap of `vcpu` says by itself, before it is carried out.
+    fn at_trap(&mut self, _vcpu: &Vcpu, _memory: &GuestMemory) -> Option<Announcement> {
         None
     }
 

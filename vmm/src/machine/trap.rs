@@ -4,6 +4,7 @@ use super::kernel::View;
 use super::{Call, Director, Halt, Interceptor, Kernel, Machine, Moment, PlannedOp, Site, Stop};
 use crate::arch::addr::Gva;
 use crate::arch::fault::{self, Exception, Fault, vector};
+use crate::arch::vcpu::flags;
 use crate::arch::op::{Decoded, Op, classify, decode};
 use crate::arch::walk::AccessKind;
 use crate::event::{Announcement, Kind};
@@ -52,7 +53,7 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
     pub(crate) fn run(&mut self, director: &mut dyn Director, single: bool) -> Result<Ran, Halt> {
         // STI keeps interrupts off for one more instruction.
         let shadowed = std::mem::take(&mut self.vcpu_mut().sti_shadow);
-        let holds_off = shadowed && (single || self.vcpu().is_interrupted());
+        let holds_off = shadowed && (single || self.is_interrupted());
         if !holds_off {
             self.interrupts(director)?;
         }
@@ -63,7 +64,14 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
             return self.one_instruction(director);
         }
         let current = self.current();
+        let quiet = self.kernel.quiet(self.instructions());
+        if let Some(quiet) = quiet {
+            self.executor.set_limit(quiet);
+        }
         let trap = self.executor.run(&mut self.cpus[current].vcpu)?;
+        if quiet.is_some() && matches!(trap, Trap::InstructionLimit { .. }) {
+            return Ok(Ran::On);
+        }
         self.trap(director, trap)
     }
 
@@ -96,6 +104,10 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
     fn trap(&mut self, director: &mut dyn Director, trap: Trap) -> Result<Ran, Halt> {
         self.traps += 1;
         self.stepped = 0;
+        let current = self.current();
+        if let Some(said) = self.kernel.at_trap(&self.cpus[current].vcpu, &self.memory) {
+            self.announce(director, self.vcpu().rip(), vec![said]);
+        }
         let on = |()| Ran::On;
         match trap {
             Trap::Timeout { limit } => Err(Stop::Timeout { seconds: limit.as_secs() }.into()),
@@ -133,25 +145,42 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
         }
     }
 
+    /// Whether the current CPU would take an interrupt or NMI now.
+    fn is_interrupted(&mut self) -> bool {
+        self.vcpu().is_interrupted() || self.board_interrupts()
+    }
+
+    /// Whether it would take an interrupt of a device of the board.
+    fn board_interrupts(&mut self) -> bool {
+        let instructions = self.instructions();
+        self.kernel.is_interrupting(instructions) && self.vcpu().rflags & flags::IF != 0
+    }
+
     /// Delivers what waits for an instruction boundary.
     fn interrupts(&mut self, director: &mut dyn Director) -> Result<(), Halt> {
         let cpu = self.vcpu().id;
         for scheduled in self.interceptor.due(cpu) {
             self.carry_out(director, scheduled)?;
         }
+        let external = self.board_interrupts();
         let vcpu = self.vcpu_mut();
-        if !vcpu.is_interrupted() {
+        if !vcpu.is_interrupted() && !external {
             return Ok(());
         }
         vcpu.halted = false;
         if vcpu.nmi_pending && !vcpu.nmi_blocked {
             return self.deliver_nmi(director);
         }
-        match vcpu.apic.deliverable() {
+        let own = vcpu.apic.deliverable().filter(|_| vcpu.rflags & flags::IF != 0);
+        let vector = match own {
             Some(vector) => {
                 vcpu.apic.take(vector);
-                self.resolve(director, Err(Exception::interrupt(vector).into()))
+                Some(vector)
             }
+            None => external.then(|| self.kernel.acknowledge()).flatten(),
+        };
+        match vector {
+            Some(vector) => self.resolve(director, Err(Exception::interrupt(vector).into())),
             None => Ok(()),
         }
     }

@@ -108,6 +108,10 @@ impl Executor for InterpExecutor {
         Ok(trap.unwrap_or(Trap::InstructionLimit { instructions: self.limit }))
     }
 
+    fn set_limit(&mut self, instructions: u64) {
+        self.limit = instructions;
+    }
+
     fn step(&mut self, vcpu: &mut Vcpu) -> Result<Option<Trap>, ExecutorError> {
         self.engine.stepping = true;
         let stepped = self.run_for(vcpu, 1);

@@ -74,7 +74,7 @@ impl Kernel for Steps {
     fn stored(&self, memory: &GuestMemory, store: &WordStore) -> Statement {
         let statement = self.layout().map(|layout| layout.stored(memory, store));
         // What is watched has been described.
-        statement.unwrap_or_else(|| words::unknown(store))
+        statement.unwrap_or_else(|| Statement::unknown(store))
     }
 
     fn state(&self, memory: &GuestMemory) -> Vec<Announcement> {

@@ -133,13 +133,6 @@ fn marked(bit: u8) -> Pcid {
     Pcid::new(u16::from(bit) | USER_PCID_BIT as u16)
 }
 
-/// A store to a word that nobody has described.
-pub(super) fn unknown(store: &WordStore) -> Statement {
-    let WordStore { at, old, new } = *store;
-    let word = Word { field: format!("the word at {at}"), owner: Owner::Unknown, old, new };
-    Statement { announcements: Vec::new(), word }
-}
-
 /// The PCIDs of each slot.
 pub(super) fn slot_pcids() -> Vec<SlotPcids> {
     let pcids =

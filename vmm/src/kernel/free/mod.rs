@@ -1,0 +1,117 @@
+//! A kernel that runs freely: nobody hands it steps, it announces nothing, halts its own CPUs, and ends
+//! when it says so or when it is told to.
+
+mod boot;
+mod image;
+mod payload;
+mod platform;
+mod session;
+mod task;
+
+pub use boot::Boot;
+pub use image::{KernelError, KernelImage};
+pub use payload::PayloadError;
+pub use session::{End, Free, FreeError, FreeRun, Settings};
+
+use crate::arch::addr::Gpa;
+use crate::arch::happened::WordStore;
+use crate::arch::vcpu::Vcpu;
+use crate::event::Announcement;
+use crate::machine::{Call, Kernel, Statement, Stop};
+use crate::memory::GuestMemory;
+use platform::Platform;
+use std::collections::BTreeSet;
+use task::Tasks;
+
+/// The longest that the executor runs before the platform is looked at.
+const SLICE: u64 = 10_000;
+
+/// A kernel that runs freely, with the platform that it runs on. Time is the count of instructions, and of
+/// those that idle CPUs would have completed.
+#[derive(Clone, Debug)]
+pub(crate) struct FreeKernel {
+    platform: Platform,
+    /// What idle CPUs have slept through.
+    slept: u64,
+    tasks: Tasks,
+    watched: BTreeSet<Gpa>,
+}
+
+impl FreeKernel {
+    fn new(platform: Platform) -> Self {
+        Self { platform, slept: 0, tasks: Tasks::default(), watched: BTreeSet::new() }
+    }
+
+    fn now(&self, instructions: u64) -> u64 {
+        instructions + self.slept
+    }
+
+    /// Every CPU has halted: time goes on to when a device has something to do. Whether one ever has.
+    fn sleep(&mut self, instructions: u64) -> bool {
+        let now = self.now(instructions);
+        let Some(next) = self.platform.next() else { return false };
+        self.slept += next.saturating_sub(now);
+        true
+    }
+}
+
+impl Kernel for FreeKernel {
+    fn watched(&self) -> &BTreeSet<Gpa> {
+        &self.watched
+    }
+
+    fn stored(&self, _: &GuestMemory, store: &WordStore) -> Statement {
+        Statement::unknown(store)
+    }
+
+    fn state(&self, _: &GuestMemory) -> Vec<Announcement> {
+        Vec::new()
+    }
+
+    fn store_for(&self, _: &GuestMemory, _: &Announcement) -> Option<WordStore> {
+        None
+    }
+
+    fn output(
+        &mut self,
+        _: u8,
+        _: &mut Vcpu,
+        _: u64,
+        _: &GuestMemory,
+    ) -> Option<Result<Call, Stop>> {
+        None
+    }
+
+    fn port_in(&mut self, port: u16, _: u8, instructions: u64) -> Option<u32> {
+        Some(self.platform.read(port, self.now(instructions)))
+    }
+
+    fn port_out(&mut self, port: u16, _: u8, value: u32, instructions: u64) -> Option<()> {
+        let now = self.now(instructions);
+        self.platform.write(port, value, now);
+        Some(())
+    }
+
+    fn is_interrupting(&mut self, instructions: u64) -> bool {
+        let now = self.now(instructions);
+        self.platform.advance(now)
+    }
+
+    fn acknowledge(&mut self) -> Option<u8> {
+        self.platform.acknowledge()
+    }
+
+    fn quiet(&self, instructions: u64) -> Option<u64> {
+        let now = self.now(instructions);
+        let next = self.platform.next().map_or(SLICE, |next| next.saturating_sub(now).max(1));
+        Some(next.min(SLICE))
+    }
+
+    fn at_trap(&mut self, vcpu: &Vcpu, _: &GuestMemory) -> Option<Announcement> {
+        self.tasks.at_trap(vcpu).map(Announcement::TaskBegins)
+    }
+
+    fn time(&self, instructions: u64) -> Option<u64> {
+        Some(self.now(instructions))
+    }
+}

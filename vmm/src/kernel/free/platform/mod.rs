@@ -1,0 +1,123 @@
+//! The least of a PC that a kernel boots on: serial line, interrupt controllers, timer, clock. It is
+//! part of a snapshot: plain data.
+
+mod pic;
+mod pit;
+mod uart;
+
+use pic::Pic;
+use pit::Pit;
+use std::collections::BTreeMap;
+use uart::Uart;
+
+/// The timer's line, and the serial port's.
+const TIMER_LINE: u8 = 0;
+const SERIAL_LINE: u8 = 4;
+/// The serial port's registers.
+const SERIAL: std::ops::RangeInclusive<u16> = 0x3f8..=0x3ff;
+
+/// What answers at ports.
+#[derive(Clone, Debug)]
+pub struct Platform {
+    pic: Pic,
+    pit: Pit,
+    uart: Uart,
+    /// The register of the real-time clock that is selected.
+    cmos: u8,
+    /// Ports that nothing answers at, and how often they were used.
+    absent: BTreeMap<u16, u64>,
+}
+
+impl Platform {
+    /// A platform whose time has `hz` units a second, and whose timer is `times` as fast as it is
+    /// programmed.
+    #[must_use]
+    pub fn new(hz: u64, times: u64) -> Self {
+        Self {
+            pic: Pic::new(),
+            pit: Pit::new(hz, times),
+            uart: Uart::new(),
+            cmos: 0,
+            absent: BTreeMap::new(),
+        }
+    }
+
+    /// IN: what `port` gives, all ones where there is nothing.
+    pub fn read(&mut self, port: u16, now: u64) -> u32 {
+        let byte = match port {
+            0x20 | 0x21 => self.pic.read(0, port & 1 != 0),
+            0xa0 | 0xa1 => self.pic.read(1, port & 1 != 0),
+            0x40 => self.pit.read(now),
+            0x71 => cmos(self.cmos),
+            port if SERIAL.contains(&port) => self.uart.read((port - SERIAL.start()) as u8),
+            _ => {
+                *self.absent.entry(port).or_default() += 1;
+                return u32::MAX;
+            }
+        };
+        u32::from(byte)
+    }
+
+    /// OUT of the low byte of `value`.
+    pub fn write(&mut self, port: u16, value: u32, now: u64) {
+        let byte = value as u8;
+        match port {
+            0x20 | 0x21 => self.pic.write(0, port & 1 != 0, byte),
+            0xa0 | 0xa1 => self.pic.write(1, port & 1 != 0, byte),
+            0x40 => self.pit.write(byte, now),
+            0x43 => self.pit.control(byte, now),
+            0x70 => self.cmos = byte & 0x7f,
+            port if SERIAL.contains(&port) => {
+                self.uart.write((port - SERIAL.start()) as u8, byte);
+                if self.uart.interrupts() {
+                    self.pic.request(SERIAL_LINE);
+                }
+            }
+            _ => *self.absent.entry(port).or_default() += 1,
+        }
+    }
+
+    /// Lets what is due by `now` happen; whether an interrupt waits for the processor then.
+    pub fn advance(&mut self, now: u64) -> bool {
+        if self.pit.tick(now) {
+            self.pic.request(TIMER_LINE);
+        }
+        self.pic.is_pending()
+    }
+
+    /// When something happens next by itself.
+    #[must_use]
+    pub fn next(&self) -> Option<u64> {
+        self.pit.next()
+    }
+
+    /// The processor takes the interrupt that waits: its vector.
+    pub fn acknowledge(&mut self) -> Option<u8> {
+        self.pic.acknowledge()
+    }
+
+    /// What was written to the serial line since the last call.
+    pub fn take_output(&mut self) -> Vec<u8> {
+        self.uart.take_output()
+    }
+
+    /// Ports that were used and that nothing answers at.
+    pub fn absent(&self) -> impl Iterator<Item = (u16, u64)> + '_ {
+        self.absent.iter().map(|(port, count)| (*port, *count))
+    }
+}
+
+/// Registers of the MC146818 clock: the first moment of 2026, never being updated, in BCD.
+fn cmos(register: u8) -> u8 {
+    match register {
+        // Day of the week, of the month, month, year, century.
+        0x06 => 0x05,
+        0x07 | 0x08 => 0x01,
+        0x09 => 0x26,
+        0x0a => 0x26,
+        0x0b => 0x02,
+        0x0d => 0x80,
+        0x32 => 0x20,
+        _ => 0,
+    }
+}

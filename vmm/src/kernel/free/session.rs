@@ -1,0 +1,165 @@
+//! One boot of a kernel that runs freely: from its first instruction to its end.
+
+use super::platform::Platform;
+use super::{Boot, FreeKernel, KernelError, SLICE};
+use crate::arch::features::CpuFeatures;
+use crate::arch::tlb::TlbModel;
+use crate::event::{CpuHeader, KernelAbout, Kind, TraceHeader};
+use crate::executor::ExecutorError;
+use crate::executor::interp::InterpExecutor;
+use crate::inject::Injector;
+use crate::machine::{Director, Halt, Machine, Ran, Stop};
+use crate::memory::GuestMemory;
+use crate::arch::fault;
+use crate::arch::vcpu::Vcpu;
+
+/// Units of the clock in a second: what the command line tells the kernel too.
+pub const CLOCK_HZ: u64 = 1_000_000_000;
+
+/// What a kernel is run on.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// What the processor has.
+    pub features: CpuFeatures,
+    /// Fill choice and structure caches.
+    pub model: TlbModel,
+    /// Memory, in bytes.
+    pub ram: u64,
+    /// The timer is so many times as fast as the kernel programs it.
+    pub ticks: u64,
+    /// Instructions, at most.
+    pub instructions: u64,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The kernel reset the machine, by a triple fault.
+    Reset,
+    /// It halted every CPU, and nothing is left that could wake one.
+    Halted,
+    /// It printed the text that ends the run.
+    Said,
+    /// It has had its instructions.
+    Instructions,
+    /// It cannot go on.
+    Stopped(Stop, Box<Vcpu>),
+}
+
+/// What came of a run.
+#[derive(Clone, Debug)]
+pub struct FreeRun {
+    /// How it ended.
+    pub end: End,
+    /// Instructions that completed.
+    pub instructions: u64,
+    /// The same when user mode was first entered.
+    pub user_mode: Option<u64>,
+    /// Traps taken.
+    pub traps: u64,
+    /// Ports that nothing answers at, and how often they were used.
+    pub absent_ports: Vec<(u16, u64)>,
+}
+
+/// Why there is no run.
+#[derive(Debug, thiserror::Error)]
+pub enum FreeError {
+    /// The kernel does not fit.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The host failed.
+    #[error(transparent)]
+    Executor(#[from] ExecutorError),
+    /// No memory.
+    #[error("mapping {0} MiB of guest memory failed")]
+    Memory(u64),
+}
+
+/// A kernel before its first instruction.
+pub struct Free {
+    machine: Machine<FreeKernel, Injector>,
+    settings: Settings,
+}
+
+impl Free {
+    /// Puts the kernel into memory.
+    ///
+    /// # Errors
+    /// When it does not fit, or the host has no memory.
+    pub fn new(boot: &Boot<'_>, settings: Settings) -> Result<Self, FreeError> {
+        let memory = GuestMemory::new(settings.ram)
+            .map_err(|_| FreeError::Memory(settings.ram >> 20))?;
+        let vcpu = boot.load(&memory, settings.features)?;
+        let executor = Box::new(InterpExecutor::new(&memory, SLICE));
+        let kernel = FreeKernel::new(Platform::new(CLOCK_HZ, settings.ticks));
+        let injector = Injector::default();
+        let machine = Machine::new(vcpu, settings.model, executor, memory, kernel, injector);
+        Ok(Self { machine, settings })
+    }
+
+    /// What an observer is shown before the first event.
+    #[must_use]
+    pub fn header(&self) -> TraceHeader {
+        let cpus = self.machine.cpus.iter().map(|cpu| CpuHeader {
+            cr0: cpu.vcpu.cr0,
+            cr3: cpu.vcpu.cr3,
+            cr4: cpu.vcpu.cr4,
+            efer: cpu.vcpu.efer,
+        });
+        TraceHeader {
+            model: self.settings.model,
+            features: self.settings.features,
+            cpus: cpus.collect(),
+            kernel: KernelAbout::default(),
+        }
+    }
+
+    /// Runs the kernel. `console` gets what it prints as it comes; the run ends when that says so.
+    ///
+    /// # Errors
+    /// When the host fails.
+    pub fn run(
+        &mut self,
+        director: &mut dyn Director,
+        console: &mut dyn FnMut(&[u8]) -> bool,
+    ) -> Result<FreeRun, ExecutorError> {
+        let mut user_mode = None;
+        let end = loop {
+            let ran = match self.machine.run(director, false) {
+                Ok(ran) => ran,
+                Err(Halt::Executor(error)) => return Err(error),
+                Err(Halt::Stop(Stop::Processor(fault::Stop::TripleFault { .. }))) => {
+                    break End::Reset;
+                }
+                Err(Halt::Stop(stop)) => {
+                    break End::Stopped(stop, Box::new(self.machine.vcpu().clone()));
+                }
+            };
+            let instructions = self.machine.instructions();
+            if user_mode.is_none() && self.machine.vcpu().cpl == 3 {
+                user_mode = Some(instructions);
+            }
+            let printed = self.machine.kernel.platform.take_output();
+            if !printed.is_empty() && console(&printed) {
+                break End::Said;
+            }
+            if instructions >= self.settings.instructions {
+                break End::Instructions;
+            }
+            let wakes = self.machine.vcpu().rflags & crate::arch::vcpu::flags::IF != 0;
+            if ran == Ran::Halted && !(wakes && self.machine.kernel.sleep(instructions)) {
+                break End::Halted;
+            }
+        };
+        console(&self.machine.kernel.platform.take_output());
+        self.machine.release(director);
+        self.machine.publish(director, false, Kind::End);
+        Ok(FreeRun {
+            end,
+            instructions: self.machine.instructions(),
+            user_mode,
+            traps: self.machine.traps,
+            absent_ports: self.machine.kernel.platform.absent().collect(),
+        })
+    }
+}
