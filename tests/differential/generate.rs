@@ -72,7 +72,7 @@ impl Generator {
         let mut state = State::any(e);
         // Sometimes an instruction lies across a page boundary.
         let begin = CODE + e.below(PAGE);
-        let mut draft = Draft { e, gs_base: state.gs_base, out: Assembler::new(begin) };
+        let mut draft = Draft { e, bases: state.bases, out: Assembler::new(begin) };
         for _ in 0..ITEMS {
             if draft.out.here() + 8 * ITEM_LEN > CODE + CODE_LEN {
                 break;
@@ -214,14 +214,14 @@ fn kind(code: Code) -> Kind {
 /// A sequence in the making.
 struct Draft<'e, 'b> {
     e: &'e mut Entropy<'b>,
-    gs_base: u64,
+    bases: [u64; 2],
     out: Assembler,
 }
 
 impl<'b> Draft<'_, 'b> {
     fn operands(&mut self, needs: Needs) -> Operands<'_, 'b> {
-        let gs_base = self.gs_base;
-        Operands { e: self.e, gs_base, needs, before: Vec::new(), moves_stack: false }
+        let bases = self.bases;
+        Operands { e: self.e, bases, needs, before: Vec::new(), moves_stack: false }
     }
 
     fn push(&mut self, register: Register) -> Result<(), Refused> {
@@ -358,8 +358,8 @@ impl<'b> Draft<'_, 'b> {
             0 => from.wrapping_add(operands.e.below(32)).wrapping_sub(16),
             _ => operands.target(size),
         };
-        let short = self.e.one_in(8);
-        let segment = self.e.one_in(8);
+        let short = operands.e.one_in(8);
+        let segment = operands.e.one_in(8);
         let mut instruction = Instruction::default();
         instruction.set_code(code);
         for operand in 0..info.op_count() {
@@ -386,8 +386,7 @@ impl<'b> Draft<'_, 'b> {
         }
         let has_source = info.op_kinds().contains(&OpCodeOperandKind::seg_rSI);
         let offset = if segment && has_source {
-            instruction.set_segment_prefix(R::GS);
-            from.wrapping_sub(self.gs_base)
+            from.wrapping_sub(operands.segment(&mut instruction))
         } else {
             from
         };

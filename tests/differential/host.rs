@@ -116,6 +116,7 @@ fn address(step: &Step, vcpu: &Vcpu) -> Option<u64> {
 fn linear(step: &Step, operand: u32, vcpu: &Vcpu) -> Option<u64> {
     step.instruction.virtual_address(operand, 0, |register, _, _| {
         Some(match register {
+            iced_x86::Register::FS => vcpu.fs_base,
             iced_x86::Register::GS => vcpu.gs_base,
             _ if register.is_segment_register() => 0,
             _ if register.is_gpr32() => vcpu.gpr[register.number()] & 0xffff_ffff,

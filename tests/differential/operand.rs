@@ -30,7 +30,8 @@ pub struct Needs {
 /// Chooses operands.
 pub struct Operands<'e, 'b> {
     pub e: &'e mut Entropy<'b>,
-    pub gs_base: u64,
+    /// Of FS and GS.
+    pub bases: [u64; 2],
     pub needs: Needs,
     /// Instructions that put values in place.
     pub before: Vec<Instruction>,
@@ -226,6 +227,13 @@ impl Operands<'_, '_> {
         }
     }
 
+    /// FS or GS for the memory operand; its base.
+    pub fn segment(&mut self, instruction: &mut Instruction) -> u64 {
+        let number = self.e.below(2) as usize;
+        instruction.set_segment_prefix([Register::FS, Register::GS][number]);
+        self.bases[number]
+    }
+
     /// A register that an address may use.
     fn register(&mut self, with_rsp: bool) -> Register {
         loop {
@@ -250,8 +258,7 @@ impl Operands<'_, '_> {
     fn address(&mut self, instruction: &mut Instruction, target: u64) {
         let mut offset = target;
         if self.e.one_in(6) {
-            instruction.set_segment_prefix(Register::GS);
-            offset = target.wrapping_sub(self.gs_base);
+            offset = target.wrapping_sub(self.segment(instruction));
         }
         let fits = |value: u64| value as i64 == i64::from(value as i32);
         match self.e.below(10) {
@@ -317,8 +324,7 @@ impl Operands<'_, '_> {
     fn short_address(&mut self, instruction: &mut Instruction, target: u64) {
         let mut offset = target as u32;
         if self.e.one_in(4) {
-            instruction.set_segment_prefix(Register::GS);
-            offset = target.wrapping_sub(self.gs_base) as u32;
+            offset = target.wrapping_sub(self.segment(instruction)) as u32;
         }
         let displacement = self.displacement() as u32;
         let mut base = offset.wrapping_sub(displacement);

@@ -87,7 +87,8 @@ fn place(at: u64) -> usize {
 pub struct State {
     pub gpr: [u64; 16],
     pub flags: u64,
-    pub gs_base: u64,
+    /// Of FS and GS.
+    pub bases: [u64; 2],
     pub user: bool,
     pub mxcsr: u32,
     pub xmm: [u128; 16],
@@ -105,7 +106,8 @@ impl State {
         Self {
             gpr,
             flags: 2 | e.bits() & 0x8d5,
-            gs_base: e.pick(&[0, DATA, DATA + 8, 0x10_0000_0000, 0x7ff0_0000_0000]),
+            bases: [0; 2]
+                .map(|_: u64| e.pick(&[0, DATA, DATA + 8, 0x10_0000_0000, 0x7ff0_0000_0000])),
             user: e.one_in(2),
             mxcsr: e.mxcsr(),
             xmm: [0; 16].map(|_: u128| u128::from(e.data()) << 64 | u128::from(e.data())),
@@ -118,7 +120,7 @@ impl State {
         let mut gpr = [0; 16];
         gpr[gpr::RSP] = STACK_MIDDLE;
         let memory = vec![0; PAGES.len() * PAGE as usize];
-        Self { gpr, flags: 2, gs_base: 0, user: false, mxcsr: 0x1f80, xmm: [0; 16], memory }
+        Self { gpr, flags: 2, bases: [0; 2], user: false, mxcsr: 0x1f80, xmm: [0; 16], memory }
     }
 
     /// Puts `bytes` at `at`, which is mapped.
@@ -177,8 +179,8 @@ impl Side {
         self.restore_fpu(&fpu);
         let cpl = if state.user { 3 } else { 0 };
         let vcpu = Vcpu::long_mode(CpuId(0), CpuFeatures::default(), CODE, 0);
-        let (gpr, rflags, gs_base) = (state.gpr, state.flags, state.gs_base);
-        self.vcpu = Vcpu { gpr, rflags, gs_base, cpl, ..vcpu };
+        let (gpr, rflags, [fs_base, gs_base]) = (state.gpr, state.flags, state.bases);
+        self.vcpu = Vcpu { gpr, rflags, fs_base, gs_base, cpl, ..vcpu };
     }
 
     /// Puts `bytes` at `at`, which is mapped.

@@ -20,6 +20,8 @@ const LOAD: &[u8] = &[0x8a, 0x07, 0xcc];
 const STORE: &[u8] = &[0x88, 0x07, 0xcc];
 /// MOV AL, GS:\[0\]; INT3.
 const LOAD_GS: &[u8] = &[0x65, 0x8a, 0x04, 0x25, 0, 0, 0, 0, 0xcc];
+/// MOV AL, FS:\[0\]; INT3.
+const LOAD_FS: &[u8] = &[0x64, 0x8a, 0x04, 0x25, 0, 0, 0, 0, 0xcc];
 
 /// An executor with a page of code and a page of data in [`KERNEL`].
 struct Rig {
@@ -130,12 +132,16 @@ fn each_space_has_leaves_of_its_own() {
 }
 
 #[test]
-fn a_gs_base_that_changes_alone_is_used() {
+fn a_base_that_changes_alone_is_used() {
     for mut rig in rigs() {
         rig.memory.write(DATA_LEAF.frame, &[1, 2, 3]);
         for offset in [0, 2, 1] {
             rig.vcpu.gs_base = DATA.0 + offset;
             assert_eq!(rig.run(LOAD_GS), Ok(offset as u8 + 1), "{}", rig.name);
+        }
+        for offset in [1, 0, 2] {
+            rig.vcpu.fs_base = DATA.0 + offset;
+            assert_eq!(rig.run(LOAD_FS), Ok(offset as u8 + 1), "{}", rig.name);
         }
     }
 }

@@ -8,5 +8,6 @@ mod delivery;
 mod invalidation;
 mod returns;
 mod rights;
+mod segments;
 mod sensitive;
 mod world;

@@ -109,18 +109,8 @@ pub fn iret(core: &mut Core<'_>) -> Result<(), Fault> {
     }
     let [rip, cs, rflags, rsp, ss] = frame;
     let (cs, ss) = (cs as u16, ss as u16);
-    let cpl = (cs & 3) as u8;
-    if cpl < core.vcpu.cpl || !matches!(cpl, 0 | 3) {
-        return Err(Exception::general_protection(u32::from(cs & !3)).into());
-    }
-    code_segment(core, cs, cpl)?;
-    // A null SS is fine at CPL 0 in 64-bit mode only (SDM vol. 2, IRET).
-    if ss & !3 == 0 && cpl == 3 {
-        return Err(Exception::general_protection(0).into());
-    }
-    if ss & 3 != u16::from(cpl) {
-        return Err(Exception::general_protection(u32::from(ss & !3)).into());
-    }
+    let cpl = returned_level(core, cs)?;
+    stack_selector(ss, cpl)?;
     if !Gva(rip).is_canonical() {
         return Err(Exception::general_protection(0).into());
     }
@@ -134,8 +124,63 @@ pub fn iret(core: &mut Core<'_>) -> Result<(), Fault> {
     core.vcpu.ss = ss;
     core.vcpu.cs = cs;
     core.vcpu.rip = rip;
-    enter(core, cpl);
+    return_to(core, cpl)
+}
+
+/// RETFQ, which releases `released` bytes of parameters on each stack.
+pub fn far_return(core: &mut Core<'_>, released: u16) -> Result<(), Fault> {
+    let access = core.access(AccessKind::Read);
+    let base = core.vcpu.gpr[gpr::RSP];
+    let word = |core: &mut Core<'_>, at: u64| core.read_u64(Gva(base.wrapping_add(at)), access);
+    let (rip, cs) = (word(core, 0)?, word(core, 8)? as u16);
+    let cpl = returned_level(core, cs)?;
+    let released = u64::from(released);
+    let (mut rsp, mut new_ss) = (base.wrapping_add(16 + released), core.vcpu.ss);
+    if cpl != core.vcpu.cpl {
+        let (outer, ss) = (word(core, 16 + released)?, word(core, 24 + released)? as u16);
+        stack_selector(ss, cpl)?;
+        rsp = outer.wrapping_add(released);
+        new_ss = ss;
+    }
+    if !Gva(rip).is_canonical() {
+        return Err(Exception::general_protection(0).into());
+    }
+    core.vcpu.ss = new_ss;
+    core.vcpu.gpr[gpr::RSP] = rsp;
+    core.vcpu.cs = cs;
+    core.vcpu.rip = rip;
+    return_to(core, cpl)
+}
+
+/// The privilege level that a return to `cs` goes to: this one, or user mode's.
+fn returned_level(core: &mut Core<'_>, cs: u16) -> Result<u8, Fault> {
+    let cpl = (cs & 3) as u8;
+    if cpl < core.vcpu.cpl || !matches!(cpl, 0 | 3) {
+        return Err(Exception::general_protection(u32::from(cs & !3)).into());
+    }
+    code_segment(core, cs, cpl)?;
+    Ok(cpl)
+}
+
+/// Checks the SS of a return to `cpl`.
+fn stack_selector(ss: u16, cpl: u8) -> Result<(), Fault> {
+    // A null SS is fine at CPL 0 in 64-bit mode only (SDM vol. 2, IRET).
+    if ss & !3 == 0 && cpl == 3 {
+        return Err(Exception::general_protection(0).into());
+    }
+    if ss & 3 != u16::from(cpl) {
+        return Err(Exception::general_protection(u32::from(ss & !3)).into());
+    }
     Ok(())
+}
+
+fn return_to(core: &mut Core<'_>, cpl: u8) -> Result<(), Fault> {
+    let outer = cpl > core.vcpu.cpl;
+    enter(core, cpl);
+    if outer {
+        core.drop_inner_segments();
+    }
+    core.check_alignment()
 }
 
 /// SYSCALL (SDM vol. 2): no stack, no descriptor is read.
@@ -164,7 +209,7 @@ pub fn sysret(core: &mut Core<'_>) -> Result<(), Fault> {
     vcpu.cs = base.wrapping_add(16) | 3;
     vcpu.ss = base.wrapping_add(8) | 3;
     enter(core, 3);
-    Ok(())
+    core.check_alignment()
 }
 
 fn enter(core: &mut Core<'_>, cpl: u8) {

@@ -20,6 +20,8 @@ pub mod vector {
     pub const BREAKPOINT: u8 = 3;
     pub const INVALID_OPCODE: u8 = 6;
     pub const DOUBLE_FAULT: u8 = 8;
+    pub const NOT_PRESENT: u8 = 11;
+    pub const STACK_FAULT: u8 = 12;
     pub const GENERAL_PROTECTION: u8 = 13;
     pub const PAGE_FAULT: u8 = 14;
 }
@@ -31,6 +33,13 @@ impl Exception {
     /// #DF; its error code is always 0.
     pub const DOUBLE_FAULT: Self =
         Self { vector: vector::DOUBLE_FAULT, error: Some(0), address: None };
+    /// #NP(0).
+    pub const NOT_PRESENT: Self =
+        Self { vector: vector::NOT_PRESENT, error: Some(0), address: None };
+    /// #SS(0).
+    pub const STACK_FAULT: Self =
+        Self { vector: vector::STACK_FAULT, error: Some(0), address: None };
+
     /// One that a processor raised with this error code, or 0 for a vector that has none.
     #[must_use]
     pub const fn of_processor(vector: u8, error: u32) -> Self {

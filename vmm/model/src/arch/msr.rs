@@ -1,4 +1,4 @@
-//! The model-specific registers: those of SYSCALL and of GS, EFER, and the x2APIC, by which CPUs
+//! The model-specific registers: those of SYSCALL, of FS and GS, EFER, and the x2APIC, by which CPUs
 //! interrupt each other.
 
 use super::addr::{CpuId, Gva};
@@ -14,6 +14,7 @@ const EFER: u32 = 0xc000_0080;
 const STAR: u32 = 0xc000_0081;
 const LSTAR: u32 = 0xc000_0082;
 const FMASK: u32 = 0xc000_0084;
+const FS_BASE: u32 = 0xc000_0100;
 const GS_BASE: u32 = 0xc000_0101;
 const KERNEL_GS_BASE: u32 = 0xc000_0102;
 
@@ -33,6 +34,7 @@ impl Core<'_> {
             STAR => vcpu.star,
             LSTAR => vcpu.lstar,
             FMASK => vcpu.sfmask,
+            FS_BASE => vcpu.fs_base,
             GS_BASE => vcpu.gs_base,
             KERNEL_GS_BASE => vcpu.kernel_gs_base,
             x2apic::APIC_BASE => {
@@ -59,6 +61,7 @@ impl Core<'_> {
             STAR => vcpu.star = value,
             LSTAR if canonical => vcpu.lstar = value,
             FMASK if value >> 32 == 0 => vcpu.sfmask = value,
+            FS_BASE if canonical => vcpu.fs_base = value,
             GS_BASE if canonical => vcpu.gs_base = value,
             KERNEL_GS_BASE if canonical => vcpu.kernel_gs_base = value,
             x2apic::APIC_BASE if value & APIC_BASE_ENABLE != 0 => {

@@ -1,10 +1,14 @@
 //! Decoded privileged operations: what a trapped instruction asks for, with its operands read.
 
 use super::addr::{Gva, Pcid};
+use super::operand::{debug_register, destination, port, segment_register, selector};
+use super::segment::{Query, SegmentRegister, Source};
 use super::sensitive::{Destination, Word};
 use super::vcpu::{Vcpu, gpr};
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
 use std::fmt;
+
+pub use super::operand::{effective_address, gpr_number};
 
 /// The control registers that MOV reaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +113,43 @@ pub enum Op {
     },
     /// RDTSC.
     Rdtsc,
+    /// MOV to a segment register other than CS.
+    LoadSegment {
+        /// Which.
+        register: SegmentRegister,
+        /// The selector.
+        source: Source,
+    },
+    /// LLDT.
+    Lldt(Source),
+    /// RETFQ.
+    Retf {
+        /// Bytes of parameters that it releases.
+        released: u16,
+    },
+    /// VERR, VERW, LAR, LSL.
+    Query {
+        /// Which.
+        query: Query,
+        /// The selector.
+        source: Source,
+        /// Where LAR and LSL put what they find.
+        to: Option<Destination>,
+    },
+    /// MOV r64, DRn.
+    ReadDr {
+        /// Which, 0 to 7.
+        number: usize,
+        /// Destination, a [`Vcpu::gpr`] number.
+        to: usize,
+    },
+    /// MOV DRn, r64.
+    WriteDr {
+        /// Which, 0 to 7.
+        number: usize,
+        /// The source operand.
+        value: u64,
+    },
     /// CLI.
     Cli,
     /// STI.
@@ -162,6 +203,9 @@ impl Op {
                 | Self::PushFlags
                 | Self::PopFlags
                 | Self::Rdtsc
+                | Self::LoadSegment { .. }
+                | Self::Retf { .. }
+                | Self::Query { .. }
                 | Self::Sgdt(_)
                 | Self::Sidt(_)
                 | Self::StoreWord { .. }
@@ -181,11 +225,10 @@ pub enum Decoded {
 }
 
 /// Sensitive, but nothing that the model carries out.
-const UNKNOWN: [Mnemonic; 26] = [
+const UNKNOWN: [Mnemonic; 23] = [
     Mnemonic::Sysret,
     Mnemonic::Iret,
     Mnemonic::Iretd,
-    Mnemonic::Retf,
     Mnemonic::Sysexit,
     Mnemonic::Sysexitq,
     Mnemonic::Sysenter,
@@ -204,8 +247,6 @@ const UNKNOWN: [Mnemonic; 26] = [
     Mnemonic::Xsetbv,
     Mnemonic::Monitor,
     Mnemonic::Mwait,
-    Mnemonic::Lldt,
-    Mnemonic::Ltr,
     Mnemonic::Stac,
     Mnemonic::Clac,
 ];
@@ -214,35 +255,6 @@ const UNKNOWN: [Mnemonic; 26] = [
 #[must_use]
 pub fn decode(bytes: &[u8], rip: u64) -> Instruction {
     Decoder::with_ip(64, bytes, rip, DecoderOptions::NONE).decode()
-}
-
-/// The number in [`Vcpu::gpr`] of the full register that holds `register`, if it is a
-/// general-purpose one.
-#[must_use]
-pub fn gpr_number(register: Register) -> Option<usize> {
-    register.is_gpr().then(|| register.full_register() as usize - Register::RAX as usize)
-}
-
-/// The value of a register for effective addresses; segments have base 0 but for GS.
-#[must_use]
-pub fn register_value(vcpu: &Vcpu, register: Register) -> Option<u64> {
-    match register {
-        Register::GS => Some(vcpu.gs_base),
-        Register::ES | Register::CS | Register::SS | Register::DS | Register::FS => Some(0),
-        Register::RIP => Some(vcpu.rip),
-        _ => {
-            let value = vcpu.gpr[gpr_number(register)?];
-            Some(if register.is_gpr32() { value & 0xffff_ffff } else { value })
-        }
-    }
-}
-
-/// The linear address of memory operand `operand`.
-#[must_use]
-pub fn effective_address(vcpu: &Vcpu, instruction: &Instruction, operand: u32) -> Option<Gva> {
-    instruction
-        .virtual_address(operand, 0, |register, _, _| register_value(vcpu, register))
-        .map(Gva)
 }
 
 /// Whether `instruction` is the model's to carry out, or to refuse: what a virtual processor
@@ -277,6 +289,12 @@ pub fn is_sensitive(instruction: &Instruction) -> bool {
             | Mnemonic::In
             | Mnemonic::Out
             | Mnemonic::Rdtsc
+            | Mnemonic::Retf
+            | Mnemonic::Lldt
+            | Mnemonic::Verr
+            | Mnemonic::Verw
+            | Mnemonic::Lar
+            | Mnemonic::Lsl
     ) || UNKNOWN.contains(&instruction.mnemonic())
         || matches!(
             instruction.code(),
@@ -287,6 +305,9 @@ pub fn is_sensitive(instruction: &Instruction) -> bool {
                 | Code::Mov_r32m16_Sreg
                 | Code::Mov_r64m16_Sreg
                 | Code::Mov_rm16_Sreg
+                | Code::Mov_Sreg_rm16
+                | Code::Mov_Sreg_r32m16
+                | Code::Mov_Sreg_r64m16
         )
 }
 
@@ -326,6 +347,16 @@ pub fn classify(vcpu: &Vcpu, instruction: &Instruction) -> Decoded {
             Op::Out { port, size, value }
         }),
         Mnemonic::Rdtsc => Some(Op::Rdtsc),
+        Mnemonic::Lldt => selector(vcpu, instruction, 0).map(Op::Lldt),
+        Mnemonic::Retf => match instruction.code() {
+            Code::Retfq => Some(Op::Retf { released: 0 }),
+            Code::Retfq_imm16 => Some(Op::Retf { released: instruction.immediate16() }),
+            _ => None,
+        },
+        Mnemonic::Verr => query(vcpu, instruction, Query::Readable),
+        Mnemonic::Verw => query(vcpu, instruction, Query::Writable),
+        Mnemonic::Lar => query(vcpu, instruction, Query::Rights),
+        Mnemonic::Lsl => query(vcpu, instruction, Query::Limit),
         Mnemonic::Cli => Some(Op::Cli),
         Mnemonic::Sti => Some(Op::Sti),
         Mnemonic::Hlt => Some(Op::Hlt),
@@ -343,24 +374,14 @@ pub fn classify(vcpu: &Vcpu, instruction: &Instruction) -> Decoded {
     op.map_or(Decoded::Unknown, Decoded::Op)
 }
 
-/// The port that operand `operand` of IN or OUT names, and the bytes of the other operand.
-fn port(vcpu: &Vcpu, instruction: &Instruction, operand: u32) -> Option<(u16, u8)> {
-    let port = match instruction.op_kind(operand) {
-        OpKind::Register => vcpu.gpr[gpr::RDX] as u16,
-        _ => u16::from(instruction.immediate8()),
-    };
-    Some((port, instruction.op_register(1 - operand).size().try_into().ok()?))
+fn query(vcpu: &Vcpu, instruction: &Instruction, query: Query) -> Option<Op> {
+    let last = instruction.op_count() - 1;
+    let to = if last == 0 { None } else { Some(destination(vcpu, instruction)?) };
+    Some(Op::Query { query, source: selector(vcpu, instruction, last)?, to })
 }
 
 fn store_word(vcpu: &Vcpu, instruction: &Instruction, word: Word) -> Option<Op> {
-    let to = match instruction.op0_kind() {
-        OpKind::Register => {
-            let register = instruction.op0_register();
-            Destination::Register { number: gpr_number(register)?, size: register.size() }
-        }
-        _ => Destination::Memory(effective_address(vcpu, instruction, 0)?),
-    };
-    Some(Op::StoreWord { word, to })
+    Some(Op::StoreWord { word, to: destination(vcpu, instruction)? })
 }
 
 fn classify_mov(vcpu: &Vcpu, instruction: &Instruction) -> Decoded {
@@ -383,11 +404,27 @@ fn classify_mov(vcpu: &Vcpu, instruction: &Instruction) -> Decoded {
             let word = match instruction.op1_register() {
                 Register::CS => Word::Cs,
                 Register::SS => Word::Ss,
-                _ => Word::Null,
+                Register::DS => Word::Ds,
+                Register::ES => Word::Es,
+                Register::FS => Word::Fs,
+                _ => Word::Gs,
             };
             store_word(vcpu, instruction, word)
         }
-        Code::Mov_r64_dr | Code::Mov_dr_r64 => None,
+        Code::Mov_Sreg_rm16 | Code::Mov_Sreg_r32m16 | Code::Mov_Sreg_r64m16 => {
+            segment_register(instruction.op0_register()).and_then(|register| {
+                let source = selector(vcpu, instruction, 1)?;
+                Some(Op::LoadSegment { register, source })
+            })
+        }
+        Code::Mov_r64_dr => debug_register(instruction.op1_register()).and_then(|number| {
+            let to = gpr_number(instruction.op0_register())?;
+            Some(Op::ReadDr { number, to })
+        }),
+        Code::Mov_dr_r64 => debug_register(instruction.op0_register()).and_then(|number| {
+            let from = gpr_number(instruction.op1_register())?;
+            Some(Op::WriteDr { number, value: vcpu.gpr[from] })
+        }),
         _ => return Decoded::Ordinary,
     };
     op.map_or(Decoded::Unknown, Decoded::Op)

@@ -11,7 +11,8 @@ use super::fault::{Exception, Fault, Stop};
 use super::features::MAX_PHYSICAL_BITS;
 use super::happened::Happened;
 use super::op::{ControlRegister, InvpcidDescriptor, Op};
-use super::sensitive::Word;
+use super::segment::Query;
+use super::sensitive::{Destination, Word};
 use super::vcpu::{DescriptorTable, cr0, cr4, efer, gpr};
 use super::walk::AccessKind;
 
@@ -128,8 +129,44 @@ impl Core<'_> {
                     Word::Ldtr => "SLDT",
                     Word::Tr => "STR",
                     Word::Msw => "SMSW",
-                    Word::Cs | Word::Ss | Word::Null => "MOV r, Sreg",
+                    _ => "MOV r, Sreg",
                 });
+            }
+            Op::LoadSegment { register, source } => {
+                self.load_segment(register, source)?;
+                self.other("MOV Sreg, r");
+            }
+            Op::Lldt(source) => {
+                if !self.load_ldt(source)? {
+                    let what = "LLDT of a selector that is not null".to_owned();
+                    return Err(Stop::NotModelled(what).into());
+                }
+                self.other("LLDT");
+            }
+            Op::Retf { released } => {
+                self.other("RETFQ");
+                return deliver::far_return(self, released);
+            }
+            Op::Query { query, source, to } => {
+                if let (Some(value), Some(Destination::Register { number, size })) =
+                    (self.query(query, source)?, to)
+                {
+                    self.write_register(number, size, value);
+                }
+                self.other(match query {
+                    Query::Readable => "VERR",
+                    Query::Writable => "VERW",
+                    Query::Rights => "LAR",
+                    Query::Limit => "LSL",
+                });
+            }
+            Op::ReadDr { number, to } => {
+                self.vcpu.gpr[to] = self.vcpu.debug.get(number);
+                self.other("MOV r, DR");
+            }
+            Op::WriteDr { number, value } => {
+                self.write_debug(number, value)?;
+                self.other("MOV DR, r");
             }
             // The machine answers these before they get here, where it can.
             Op::In { port, .. } => {
@@ -151,12 +188,7 @@ impl Core<'_> {
 
     /// IN of `size` bytes, which finds `value` at the port.
     pub fn input(&mut self, size: u8, value: u32, next: u64) {
-        let rax = &mut self.vcpu.gpr[gpr::RAX];
-        *rax = match size {
-            1 => *rax & !0xff | u64::from(value & 0xff),
-            2 => *rax & !0xffff | u64::from(value & 0xffff),
-            _ => u64::from(value),
-        };
+        self.write_register(gpr::RAX, size.into(), value.into());
         self.vcpu.rip = next;
         self.other("IN");
     }
@@ -224,7 +256,7 @@ impl Core<'_> {
     /// # Errors
     /// #GP for a bit above 31, PG without PE, NW without CD, and for clearing PG in 64-bit mode,
     /// whatever else (SDM vol. 2, MOV to control registers, 64-bit mode exceptions). A stop for
-    /// EM, TS and AM, whose exceptions no executor makes.
+    /// EM and TS, whose exceptions no executor makes. AM counts once user mode sets AC.
     fn write_cr0(&mut self, value: u64) -> Result<(), Fault> {
         let bad = value >> 32 != 0
             || value & cr0::PG == 0
@@ -233,8 +265,8 @@ impl Core<'_> {
         if bad {
             return Err(GP.into());
         }
-        if value & (cr0::EM | cr0::TS | cr0::AM) != 0 {
-            let what = format!("CR0 set to {value:#x}: EM, TS and AM are not modelled");
+        if value & (cr0::EM | cr0::TS) != 0 {
+            let what = format!("CR0 set to {value:#x}: EM and TS are not modelled");
             return Err(Stop::NotModelled(what).into());
         }
         let old = self.vcpu.cr0;

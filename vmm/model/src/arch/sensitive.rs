@@ -3,14 +3,14 @@
 
 use super::addr::Gva;
 use super::core::Core;
-use super::fault::Fault;
+use super::fault::{Fault, Stop};
 use super::vcpu::{DescriptorTable, cr0, flags, gpr};
 use super::walk::AccessKind;
 
 /// What SLDT, STR, SMSW and MOV from a segment register read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Word {
-    /// LDTR: never loaded.
+    /// LDTR: null.
     Ldtr,
     /// The task register.
     Tr,
@@ -20,8 +20,14 @@ pub enum Word {
     Cs,
     /// SS.
     Ss,
-    /// DS, ES, FS and GS: never loaded.
-    Null,
+    /// DS.
+    Ds,
+    /// ES.
+    Es,
+    /// FS.
+    Fs,
+    /// GS.
+    Gs,
 }
 
 /// Where it goes.
@@ -64,6 +70,16 @@ impl Core<'_> {
             loaded &= !flags::IF;
         }
         self.vcpu.rflags = self.vcpu.rflags & !(loaded | flags::RF) | image & loaded | flags::FIXED;
+        self.check_alignment()
+    }
+
+    /// No executor checks alignment: user mode that asks for it goes no further.
+    pub(super) fn check_alignment(&self) -> Result<(), Fault> {
+        let vcpu = &self.vcpu;
+        if vcpu.cpl == 3 && vcpu.cr0 & cr0::AM != 0 && vcpu.rflags & flags::AC != 0 {
+            let what = "alignment checks in user mode (CR0.AM and RFLAGS.AC)".to_owned();
+            return Err(Stop::NotModelled(what).into());
+        }
         Ok(())
     }
 
@@ -76,6 +92,17 @@ impl Core<'_> {
         self.write(at, &image, access)
     }
 
+    /// The low `size` bytes of a register; 4 clear the upper half.
+    pub(super) fn write_register(&mut self, number: usize, size: usize, value: u64) {
+        let register = &mut self.vcpu.gpr[number];
+        *register = match size {
+            1 => *register & !0xff | value & 0xff,
+            2 => *register & !0xffff | value & 0xffff,
+            4 => value & 0xffff_ffff,
+            _ => value,
+        };
+    }
+
     /// SLDT, STR, SMSW, MOV from a segment register.
     pub(super) fn store_system_word(
         &mut self,
@@ -83,20 +110,19 @@ impl Core<'_> {
         destination: Destination,
     ) -> Result<(), Fault> {
         let value = match word {
-            Word::Ldtr | Word::Null => 0,
+            Word::Ldtr => 0,
             Word::Tr => u64::from(self.vcpu.tr),
             Word::Msw => self.vcpu.cr0 | cr0::ET,
             Word::Cs => u64::from(self.vcpu.cs),
             Word::Ss => u64::from(self.vcpu.ss),
+            Word::Ds => u64::from(self.vcpu.ds.selector),
+            Word::Es => u64::from(self.vcpu.es.selector),
+            Word::Fs => u64::from(self.vcpu.fs.selector),
+            Word::Gs => u64::from(self.vcpu.gs.selector),
         };
         match destination {
             Destination::Register { number, size } => {
-                let old = self.vcpu.gpr[number];
-                self.vcpu.gpr[number] = match size {
-                    2 => old & !0xffff | value & 0xffff,
-                    4 => value & 0xffff_ffff,
-                    _ => value,
-                };
+                self.write_register(number, size, value);
                 Ok(())
             }
             Destination::Memory(at) => {

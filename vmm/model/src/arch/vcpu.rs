@@ -3,7 +3,9 @@
 use super::addr::{CpuId, Gpa, Gva, Pcid};
 use super::apic::Apic;
 use super::cr3;
+use super::debug::DebugRegisters;
 use super::features::{CpuFeatures, Paging};
+use super::segment::DataSegment;
 
 /// Numbers of the general-purpose registers in [`Vcpu::gpr`], as instructions encode them.
 #[allow(missing_docs)]
@@ -124,6 +126,14 @@ pub struct Vcpu {
     pub cs: u16,
     /// Stack selector.
     pub ss: u16,
+    /// DS.
+    pub ds: DataSegment,
+    /// ES.
+    pub es: DataSegment,
+    /// FS.
+    pub fs: DataSegment,
+    /// GS.
+    pub gs: DataSegment,
     /// CR0.
     pub cr0: u64,
     /// CR2.
@@ -140,6 +150,8 @@ pub struct Vcpu {
     pub lstar: u64,
     /// IA32_FMASK.
     pub sfmask: u64,
+    /// FS base.
+    pub fs_base: u64,
     /// GS base in use.
     pub gs_base: u64,
     /// IA32_KERNEL_GS_BASE: what SWAPGS exchanges it with.
@@ -154,6 +166,8 @@ pub struct Vcpu {
     pub tss_limit: u32,
     /// Task register.
     pub tr: u16,
+    /// DR0 to DR7.
+    pub debug: DebugRegisters,
     /// NMIs are blocked until IRET (SDM vol. 3, 6.7.1).
     pub nmi_blocked: bool,
     /// An NMI waits for the next instruction boundary.
@@ -180,6 +194,10 @@ impl Vcpu {
             cpl: 0,
             cs: 0,
             ss: 0,
+            ds: DataSegment::default(),
+            es: DataSegment::default(),
+            fs: DataSegment::default(),
+            gs: DataSegment::default(),
             cr0: cr0::PE | cr0::ET | cr0::NE | cr0::WP | cr0::PG,
             cr2: 0,
             cr3,
@@ -188,6 +206,7 @@ impl Vcpu {
             star: 0,
             lstar: 0,
             sfmask: 0,
+            fs_base: 0,
             gs_base: 0,
             kernel_gs_base: 0,
             gdt: DescriptorTable::default(),
@@ -195,6 +214,7 @@ impl Vcpu {
             tss_base: 0,
             tss_limit: 0,
             tr: 0,
+            debug: DebugRegisters::default(),
             nmi_blocked: false,
             nmi_pending: false,
             apic: Apic::default(),

@@ -120,7 +120,11 @@ fn operands(instruction: &Instruction) -> Uop {
 }
 
 fn segment(register: Register) -> u8 {
-    if register == Register::GS { reg::GS } else { reg::ZERO }
+    match register {
+        Register::FS => reg::FS,
+        Register::GS => reg::GS,
+        _ => reg::ZERO,
+    }
 }
 
 fn memory(instruction: &Instruction, uop: &mut Uop) {

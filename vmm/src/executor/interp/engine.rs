@@ -57,6 +57,7 @@ impl Engine {
     pub fn load(&mut self, vcpu: &Vcpu) {
         self.regs[..16].copy_from_slice(&vcpu.gpr);
         self.regs[usize::from(reg::RIP)] = vcpu.rip;
+        self.regs[usize::from(reg::FS)] = vcpu.fs_base;
         self.regs[usize::from(reg::GS)] = vcpu.gs_base;
         self.flags.set(vcpu.rflags);
         self.backwards = vcpu.rflags & flags::DF != 0;

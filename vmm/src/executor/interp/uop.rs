@@ -13,8 +13,10 @@ pub mod reg {
     pub const RIP: u8 = 17;
     /// The GS base.
     pub const GS: u8 = 18;
+    /// The FS base.
+    pub const FS: u8 = 19;
     /// How many there are.
-    pub const COUNT: usize = 19;
+    pub const COUNT: usize = 20;
     /// Added to the numbers of RAX to RBX: AH, CH, DH, BH.
     pub const HIGH: u8 = 0x20;
 }

@@ -51,7 +51,8 @@ pub struct KvmExecutor {
     storer: InterpExecutor,
     watchdog: Watchdog,
     space: Option<Space>,
-    gs_base: u64,
+    /// The FS and GS base that the host has.
+    bases: [u64; 2],
     limit: Duration,
     stepping: bool,
     time_in_kvm: Duration,
@@ -103,7 +104,7 @@ impl KvmExecutor {
             storer: InterpExecutor::for_single_steps(guest),
             watchdog,
             space: None,
-            gs_base: 0,
+            bases: [0; 2],
             limit,
             stepping: false,
             time_in_kvm: Duration::ZERO,
@@ -149,10 +150,11 @@ impl KvmExecutor {
             self.shadow.memory().write(at, word);
         }
         let root = self.shadow.root(space)?;
+        let bases = [vcpu.fs_base, vcpu.gs_base];
         let regs = self.vcpu.sync_regs_mut();
         let stale = self.space != Some(space)
-            || self.gs_base != vcpu.gs_base
-            || !has_own_segments(&regs.sregs, vcpu.gs_base);
+            || self.bases != bases
+            || !has_own_segments(&regs.sregs, bases);
         let g = &vcpu.gpr;
         regs.regs = kvm_regs {
             rax: g[0],
@@ -176,11 +178,11 @@ impl KvmExecutor {
         };
         if stale {
             regs.sregs.cr3 = root;
-            set_data_segments(&mut regs.sregs, vcpu.gs_base);
+            set_data_segments(&mut regs.sregs, bases);
             // The stub was left at CPL 0, and resumes there.
             self.vcpu.set_sync_dirty_reg(SyncReg::SystemRegister);
             self.space = Some(space);
-            self.gs_base = vcpu.gs_base;
+            self.bases = bases;
         }
         self.vcpu.set_sync_dirty_reg(SyncReg::Register);
         Ok(())
@@ -399,7 +401,7 @@ fn set_msrs(vcpu: &VcpuFd, place: Place) -> Result<(), ExecutorError> {
 fn set_sregs(sregs: &mut kvm_sregs, place: Place, umip: bool) {
     sregs.cs = segment(monitor::MONITOR_CS, 0xb, 1);
     sregs.ss = segment(monitor::MONITOR_SS, 3, 0);
-    set_data_segments(sregs, 0);
+    set_data_segments(sregs, [0; 2]);
     set_tables(sregs, place);
     sregs.cr0 = cr0::PE | cr0::ET | cr0::NE | cr0::WP | cr0::PG;
     sregs.cr4 =
@@ -425,18 +427,19 @@ fn segment(selector: u16, type_: u8, l: u8) -> kvm_segment {
     }
 }
 
-/// DS, ES, FS and GS as every run finds them.
-fn set_data_segments(sregs: &mut kvm_sregs, gs_base: u64) {
+/// DS, ES, FS and GS as every run finds them, with the bases of the last two.
+fn set_data_segments(sregs: &mut kvm_sregs, [fs, gs]: [u64; 2]) {
     let data = kvm_segment { dpl: 3, ..segment(monitor::GUEST_SS, 3, 0) };
-    (sregs.ds, sregs.es, sregs.fs) = (data, data, data);
-    sregs.gs = kvm_segment { base: gs_base, ..data };
+    (sregs.ds, sregs.es) = (data, data);
+    sregs.fs = kvm_segment { base: fs, ..data };
+    sregs.gs = kvm_segment { base: gs, ..data };
 }
 
 /// Whether no code at CPL 3 has loaded a data segment register since [`set_data_segments`].
-fn has_own_segments(sregs: &kvm_sregs, gs_base: u64) -> bool {
+fn has_own_segments(sregs: &kvm_sregs, bases: [u64; 2]) -> bool {
     let kvm_sregs { ds, es, fs, gs, .. } = sregs;
     let own = |segment: &kvm_segment| segment.selector == monitor::GUEST_SS;
-    [ds, es, fs, gs].into_iter().all(own) && fs.base == 0 && gs.base == gs_base
+    [ds, es, fs, gs].into_iter().all(own) && [fs.base, gs.base] == bases
 }
 
 /// TR, GDTR and IDTR lead to the monitor.
