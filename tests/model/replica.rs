@@ -114,6 +114,7 @@ impl World {
             remote: Vec::new(),
             errata: Errata::default(),
             watched: &BTreeSet::new(),
+            forgets_roots: false,
             chooser: &mut self.chance,
             log: &mut log,
         };

@@ -68,6 +68,7 @@ impl World {
             remote: Vec::new(),
             errata: self.errata,
             watched: &BTreeSet::new(),
+            forgets_roots: false,
             chooser: &mut First,
             log: &mut self.log,
         })

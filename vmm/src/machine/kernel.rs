@@ -76,6 +76,11 @@ pub trait Kernel: Clone {
         None
     }
 
+    /// It does not say when it frees a root: one that is the last loaded under no PCID is forgotten.
+    fn frees_roots_in_silence(&self) -> bool {
+        false
+    }
+
     /// Whether a device of the board asks for an interrupt, once `instructions` have completed.
     fn is_interrupting(&mut self, _instructions: u64) -> bool {
         false

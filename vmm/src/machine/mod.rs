@@ -190,6 +190,7 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
             remote: others.map(|Cpu { vcpu, tlb, .. }| Remote { vcpu, tlb }).collect(),
             census: &mut self.census,
             memory: &self.memory,
+            forgets_roots: self.kernel.frees_roots_in_silence(),
             watched: self.kernel.watched(),
             chooser: &mut *director,
             log: &mut log,

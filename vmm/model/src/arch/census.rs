@@ -102,6 +102,19 @@ impl Census {
         change
     }
 
+    /// Of the roots only these remain: what no other reaches is a table no more.
+    pub fn keep_roots(&mut self, tables: &dyn Tables, kept: &BTreeSet<Gpa>) -> CensusChange {
+        let mut change = CensusChange::default();
+        let gone: Vec<Gpa> = self.roots().filter(|root| !kept.contains(root)).collect();
+        for root in gone {
+            if let Some(node) = self.nodes.get_mut(&(root, 4)) {
+                node.root = false;
+            }
+            self.release(tables, (root, 4), &mut change);
+        }
+        change
+    }
+
     /// Whether any table is pinned.
     #[must_use]
     pub fn has_pins(&self) -> bool {

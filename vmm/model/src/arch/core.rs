@@ -86,6 +86,9 @@ pub struct Core<'a> {
     pub memory: &'a dyn Memory,
     /// The other processors.
     pub remote: Vec<Remote<'a>>,
+    /// A root that is the last loaded under no PCID is no table any more: for kernels that do not say
+    /// when they free one.
+    pub forgets_roots: bool,
     /// Frames, besides page tables, to whose words each store is logged.
     pub watched: &'a BTreeSet<Gpa>,
     /// Decides what the architecture leaves open.

@@ -3,7 +3,7 @@
 //! Legality is the manual's (SDM vol. 2, the instruction's page, and vol. 3, 4.10.4.1); what
 //! must be invalidated is the TLB's business.
 
-use super::addr::{Gva, Pcid};
+use super::addr::{Gpa, Gva, Pcid};
 use super::core::{Core, IMPLICIT_READ};
 use super::cr3::{self, NOFLUSH, PCID_MASK};
 use super::deliver;
@@ -15,6 +15,7 @@ use super::segment::Query;
 use super::sensitive::{Destination, Word};
 use super::vcpu::{DescriptorTable, cr0, cr4, efer, gpr};
 use super::walk::AccessKind;
+use std::collections::BTreeSet;
 
 const GP: Exception = Exception::general_protection(0);
 
@@ -247,8 +248,18 @@ impl Core<'_> {
         let flush = !pcide || value & NOFLUSH == 0;
         let paging = self.vcpu.paging();
         let effect = self.tlb.load_cr3(self.memory.as_tables(), paging, pcid, root, flush);
+        if self.forgets_roots {
+            self.forget_roots();
+        }
         self.flushed(effect);
         Ok(())
+    }
+
+    fn forget_roots(&mut self) {
+        let mut kept: BTreeSet<Gpa> = self.tlb.roots().collect();
+        kept.extend(self.remote.iter().flat_map(|remote| remote.tlb.roots()));
+        let change = self.census.keep_roots(self.memory.as_tables(), &kept);
+        self.link(change);
     }
 
     /// MOV to CR0.

@@ -2,6 +2,7 @@
 
 use super::Announcement;
 use crate::arch::addr::{Gpa, Gva, Pcid};
+use crate::arch::cr3;
 use crate::arch::features::CpuFeatures;
 use crate::arch::tlb::TlbModel;
 use serde::{Deserialize, Serialize};
@@ -35,6 +36,9 @@ pub struct CpuHeader {
 /// What is known of a kernel: what it has said of itself, never what it was asked to be.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KernelAbout {
+    /// Nobody hands it steps and it announces nothing: what is due when, its tasks say.
+    #[serde(default)]
+    pub runs_freely: bool,
     /// Page-table isolation: user mode runs on roots of its own.
     pub isolated: bool,
     /// How it tells user roots and user PCIDs from the kernel's.
@@ -83,6 +87,17 @@ pub struct SlotPcids {
 }
 
 impl KernelAbout {
+    /// A kernel that runs freely loads `value` after `old`: where it goes from a root to that of the same
+    /// pair, it isolates page tables.
+    pub fn loads(&mut self, old: u64, value: u64) {
+        let Some(pairing) = self.pairing.filter(|_| self.runs_freely && !self.isolated) else {
+            return;
+        };
+        let both = pairing.root_bit | pairing.pcid_bit;
+        let kept = cr3::ROOT_MASK | cr3::PCID_MASK;
+        self.isolated = (old ^ value) & kept == both || (old ^ value) & kept == pairing.root_bit;
+    }
+
     /// Whether a value of CR3 has a user PCID.
     #[must_use]
     pub fn is_user_pcid(&self, cr3: u64) -> bool {

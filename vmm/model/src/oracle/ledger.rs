@@ -1,6 +1,7 @@
 //! The ledger: the obligations of a run. What is open is looked at; what is closed is kept aside, so
 //! that the cost of an event does not grow with what has happened before.
 
+use super::held::Held;
 use super::obligation::{
     Cause, Cover, Deferral, Discharger, Downgrade, Obligation, ObligationId, Stale, State,
 };
@@ -13,7 +14,7 @@ use crate::arch::happened::Happened;
 use crate::arch::tlb::{EntryId, Store, Tag};
 use crate::arch::vcpu::{cr0, cr4, efer};
 use crate::arch::walk::entry::{DIRTY, PRESENT};
-use crate::event::{Announcement, Event, SpaceId, Until};
+use crate::event::{Announcement, Event, SpaceId, TaskId, Until};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// All obligations of a run.
@@ -21,11 +22,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 pub struct Ledger {
     next: u64,
     /// Of these something is still cached, whether a rule has spoken or not.
-    held: BTreeMap<ObligationId, Obligation>,
+    held: Held,
     /// Of these nothing is.
     closed: Vec<Obligation>,
     /// The last event removed something that an obligation is about.
     last_event_flushed_stale: bool,
+    /// Of a kernel that runs freely, what each task has made stale since it was last in user mode.
+    begun: BTreeMap<TaskId, Vec<ObligationId>>,
     /// What each CPU had cached in all when it was last looked through for late fills.
     fills: BTreeMap<CpuId, u64>,
 }
@@ -34,7 +37,7 @@ impl Ledger {
     /// All of them, in order of their downgrades.
     #[must_use]
     pub fn obligations(&self) -> Vec<&Obligation> {
-        let mut all: Vec<&Obligation> = self.closed.iter().chain(self.held.values()).collect();
+        let mut all: Vec<&Obligation> = self.closed.iter().chain(self.held.iter()).collect();
         all.sort_by_key(|obligation| obligation.id);
         all
     }
@@ -48,17 +51,30 @@ impl Ledger {
     /// One of them, of which something is still cached.
     #[must_use]
     pub fn get(&self, id: ObligationId) -> Option<&Obligation> {
-        self.held.get(&id)
+        self.held.get(id)
     }
 
     /// Those of which something is still cached.
     pub fn held(&self) -> impl Iterator<Item = &Obligation> {
-        self.held.values()
+        self.held.iter()
     }
 
     /// Those of them that no rule has spoken of.
     pub fn open(&self) -> impl Iterator<Item = &Obligation> {
         self.held().filter(|obligation| obligation.is_open())
+    }
+
+    /// Of those, the ones under a tag of a CPU.
+    pub fn open_under(&self, cpu: CpuId, tag: Tag) -> impl Iterator<Item = &Obligation> {
+        self.held.under(cpu, tag).filter(|obligation| obligation.is_open())
+    }
+
+    /// Of those, the ones that are about an address which a store to a slot with these `reaches` may
+    /// have changed, under the tags that walks of the slot's roots make.
+    pub fn open_at(&self, replica: &Replica, reaches: &BTreeSet<Reach>) -> Vec<&Obligation> {
+        let near = self.near(replica, reaches).into_iter();
+        let open = near.filter_map(|id| self.held.get(id)).filter(|owed| owed.is_open());
+        open.collect()
     }
 
     /// Whether the last event removed something that an obligation, open or violated, is about.
@@ -69,13 +85,13 @@ impl Ledger {
 
     /// Notes that a rule has spoken.
     pub fn violate(&mut self, id: ObligationId, rule: RuleId, seq: u64) {
-        if let Some(obligation) = self.held.get_mut(&id) {
+        if let Some(obligation) = self.held.get_mut(id) {
             obligation.state = State::Violated { rule, seq };
         }
     }
 
     fn open_mut(&mut self) -> impl Iterator<Item = &mut Obligation> {
-        self.held.values_mut().filter(|obligation| obligation.is_open())
+        self.held.iter_mut().filter(|obligation| obligation.is_open())
     }
 
     /// Follows one event that `replica` has applied.
@@ -86,24 +102,28 @@ impl Ledger {
         }
         match event.happened() {
             Some(&Happened::TableStore { slot, old, new }) => {
-                self.settle(event, replica, Discharger::Restored, |_| true);
+                let reaches = replica.census.reaches(slot);
+                let near = self.near(replica, &reaches);
+                self.settle(event, replica, Discharger::Restored, near, true);
                 let cause = Cause::Store(Store { slot, old, new });
                 let downgrade = Downgrade::new(event, replica, cause);
-                let reaches = replica.census.reaches(slot);
                 if old & PRESENT == 0 && new & PRESENT != 0 {
                     self.mapped_anew(event.cpu, &reaches, replica);
                 }
                 self.downgrade(downgrade, &reaches, replica);
             }
             // A D that a processor sets again makes what has it right again.
-            Some(Happened::AccessedDirty { old, new, .. }) if (old ^ new) & DIRTY != 0 => {
-                self.settle(event, replica, Discharger::Restored, |_| true);
+            Some(Happened::AccessedDirty { slot, old, new }) if (old ^ new) & DIRTY != 0 => {
+                let near = self.near(replica, &replica.census.reaches(*slot));
+                self.settle(event, replica, Discharger::Restored, near, true);
             }
             Some(happened) => {
                 if let Some(discharger) = discharger(happened, before.consuming) {
-                    self.settle(event, replica, discharger, |_| false);
+                    let near = self.invalidated(event.cpu, happened, replica);
+                    self.settle(event, replica, discharger, near, false);
                 }
                 match *happened {
+                    Happened::UserEntry => self.operation_over(event.cpu, replica),
                     Happened::LoadCr3 { old, value } => {
                         self.root_loaded(event, (old, value), replica, before);
                     }
@@ -153,18 +173,20 @@ impl Ledger {
     /// more may come of it.
     fn add_late(&mut self, id: ObligationId, late: Stale) -> Option<ObligationId> {
         let next = ObligationId(self.next);
-        let parent = self.held.get_mut(&id)?;
+        let parent = self.held.get(id)?;
         let leads_on = !late.structures.is_empty();
-        let joins = !parent.is_open() && parent.tag == late.tag;
-        if joins {
-            parent.entries.extend(late.entries);
-            parent.structures.extend(late.structures);
-        } else {
-            let child = parent.with_late(next, late);
-            self.next += 1;
-            self.held.insert(next, child);
+        if !parent.is_open() && parent.tag == late.tag {
+            self.held.change(id, |parent| {
+                parent.entries.extend(late.entries);
+                parent.structures.extend(late.structures);
+            });
+            return leads_on.then_some(id);
         }
-        leads_on.then_some(if joins { id } else { next })
+        let child = parent.with_late(next, late);
+        self.next += 1;
+        self.begin(&child);
+        self.held.insert(child);
+        leads_on.then_some(next)
     }
 
     /// `cpu` maps a page anew: what is still cached of it is no longer of a page that is gone, and
@@ -179,13 +201,14 @@ impl Ledger {
             let Downgrade { cpu, task, .. } = owed.downgrade;
             owed.deferred.is_none() && task.is_some_and(|task| replica.cpu(cpu).is_in(task))
         };
-        self.open_mut()
-            .filter(|owed| owed.covered.is_none() && here(owed) && !by_itself(owed))
+        for id in self.near(replica, reaches) {
+            let Some(owed) = self.held.get_mut(id).filter(|owed| owed.is_open()) else { continue };
             // Of addresses that each CPU uses for itself the others' entries wait for their own.
-            .filter(|owed| !owed.is_deferred(Until::ReuseHere) || owed.cpu == cpu)
-            .for_each(|owed| {
+            let waits = owed.is_deferred(Until::ReuseHere) && owed.cpu != cpu;
+            if owed.covered.is_none() && here(owed) && !by_itself(owed) && !waits {
                 owed.taken_over.insert(cpu);
-            });
+            }
+        }
     }
 
     /// An address space's generation is raised, for what the flush under way covers, or outside of
@@ -193,7 +216,7 @@ impl Ledger {
     fn generation(&mut self, cpu: CpuId, space: SpaceId, generation: u64, replica: &Replica) {
         let Some(root) = replica.space(space).map(|space| space.root) else { return };
         let open = replica.flush_on(cpu);
-        for obligation in self.held.values_mut() {
+        for obligation in self.held.iter_mut() {
             let meant = match &open {
                 Some(open) => obligation.is_requested_of(open, replica),
                 None => obligation.is_batched_by(cpu),
@@ -213,7 +236,7 @@ impl Ledger {
 
     /// What `open` is of is covered, on every CPU or on one.
     fn cover(&mut self, open: &OpenFlush, cover: Cover, on: Option<CpuId>, replica: &Replica) {
-        for obligation in self.held.values_mut() {
+        for obligation in self.held.iter_mut() {
             let meant = on.is_none_or(|cpu| obligation.cpu == cpu);
             if meant && obligation.covered.is_none() && obligation.is_requested_of(open, replica) {
                 obligation.covered = Some(cover);
@@ -258,75 +281,121 @@ impl Ledger {
             return;
         }
         let state = replica.cpu(event.cpu);
-        self.settle(event, replica, Discharger::Restored, |owed| {
-            owed.cpu == event.cpu && tags.contains(&owed.tag)
-        });
-        let owed = self.owed(|_| true);
+        let under = tags.iter().flat_map(|&tag| self.held.under(event.cpu, tag));
+        let under = under.map(|owed| owed.id).collect();
+        self.settle(event, replica, Discharger::Restored, under, true);
         for &tag in tags {
             let Some(root) = state.tlb.root(tag) else { continue };
             let mut found = Stale::none(tag, root);
-            let is_new = |id: EntryId| !owed.contains(&(event.cpu, tag, id));
+            let is_new = |id: EntryId| self.held.owners(event.cpu, tag, id).next().is_none();
             found.look(replica, state, (Gva(0), Gva(u64::MAX)), &is_new);
             if found.is_any() {
-                self.add(Downgrade::new(event, replica, cause), event.cpu, found);
+                self.add(Downgrade::new(event, replica, cause), event.cpu, found, replica);
             }
         }
     }
 
-    fn add(&mut self, downgrade: Downgrade, cpu: CpuId, stale: Stale) {
-        let id = ObligationId(self.next);
-        self.next += 1;
-        self.held.insert(id, Obligation::new(id, downgrade, cpu, stale));
+    /// A task enters user mode: what it was in the middle of is over.
+    fn operation_over(&mut self, cpu: CpuId, replica: &Replica) {
+        let task = replica.cpu(cpu).task.filter(|_| replica.kernel.runs_freely);
+        for id in task.and_then(|task| self.begun.remove(&task)).into_iter().flatten() {
+            if let Some(owed) = self.held.get_mut(id) {
+                owed.over = true;
+            }
+        }
     }
 
-    /// Closes the obligations of which nothing is left; of those that `look` names also what is no
-    /// longer stale.
+    fn add(&mut self, downgrade: Downgrade, cpu: CpuId, stale: Stale, replica: &Replica) {
+        let id = ObligationId(self.next);
+        self.next += 1;
+        let mut obligation = Obligation::new(id, downgrade, cpu, stale);
+        obligation.by_task = replica.kernel.runs_freely;
+        self.begin(&obligation);
+        self.held.insert(obligation);
+    }
+
+    /// Remembers whose operation is to be over for an obligation.
+    fn begin(&mut self, obligation: &Obligation) {
+        let task = obligation.downgrade.task.filter(|_| obligation.by_task && !obligation.over);
+        if let Some(task) = task {
+            self.begun.entry(task).or_default().push(obligation.id);
+        }
+    }
+
+    /// What a store to a slot with these `reaches` may have made right or wrong.
+    fn near(&self, replica: &Replica, reaches: &BTreeSet<Reach>) -> BTreeSet<ObligationId> {
+        let mut found = BTreeSet::new();
+        for (cpu, state) in replica.numbered().filter(|_| !self.held.is_empty()) {
+            for tag in state.tlb.tags() {
+                let Some(root) = state.tlb.root(tag) else { continue };
+                for reach in reaches.iter().filter(|reach| reach.root == root) {
+                    self.held.near(cpu, tag, reach.base, reach.last(), &mut found);
+                }
+            }
+        }
+        found
+    }
+
+    /// What an invalidation, which reaches the CPU that makes it alone, may have removed.
+    fn invalidated(
+        &self,
+        cpu: CpuId,
+        happened: &Happened,
+        replica: &Replica,
+    ) -> BTreeSet<ObligationId> {
+        let mut found = BTreeSet::new();
+        if self.held.is_empty() {
+            return found;
+        }
+        let state = replica.cpu(cpu);
+        let current = Tag::Pcid(state.pcid());
+        let page = |tags: &[Tag], va: Gva, found: &mut _| {
+            tags.iter().for_each(|&tag| self.held.near(cpu, tag, va.page(), va, found));
+        };
+        let all = |tags: Vec<Tag>| {
+            let under = tags.into_iter().flat_map(|tag| self.held.under(cpu, tag));
+            under.map(|owed| owed.id).collect::<BTreeSet<_>>()
+        };
+        match *happened {
+            Happened::Invlpg { va, .. } | Happened::PageFault { va, .. } => {
+                page(&[current, Tag::Global], va, &mut found);
+            }
+            Happened::Invpcid { kind: 0, pcid, va } => {
+                page(&[Tag::Pcid(pcid)], va, &mut found);
+            }
+            Happened::Evict { tag, page: at } => page(&[tag], at, &mut found),
+            Happened::Invpcid { kind: 1, pcid, .. } => found = all(vec![Tag::Pcid(pcid)]),
+            Happened::LoadCr3 { .. } => found = all(vec![current]),
+            _ => found = all(state.tlb.tags().collect()),
+        }
+        found
+    }
+
+    /// Closes, of these obligations, those of which nothing is left. An entry that is cached counts as
+    /// left where `look` does not ask whether it is still stale.
     fn settle(
         &mut self,
         event: &Event,
         replica: &Replica,
         by: Discharger,
-        look: impl Fn(&Obligation) -> bool,
+        these: BTreeSet<ObligationId>,
+        look: bool,
     ) {
-        let mut gone = Vec::new();
-        // An invalidation reaches the CPU that makes it, a store what every CPU holds. What a rule
-        // has spoken of is followed all the same.
-        for obligation in self.held.values_mut() {
-            let look = look(obligation);
-            if !look && obligation.cpu != event.cpu {
+        // What a rule has spoken of is followed all the same.
+        for id in these {
+            let Some(obligation) = self.held.get(id) else { continue };
+            let held = obligation.held();
+            let left = left(obligation, replica, look);
+            if left.0.len() + left.1.len() == held {
                 continue;
             }
-            let held = obligation.held();
-            let tag = obligation.tag;
-            let cpu = replica.cpu(obligation.cpu);
-            let (tlb, paging) = (&cpu.tlb, cpu.paging());
-            obligation.entries.retain(|&(page, id)| {
-                tlb.entry(tag, page, id).is_some_and(|entry| {
-                    // Of a large page the stale part alone may be gone.
-                    let look = look || !entry.missing.is_empty();
-                    !look || tlb.stale_at(&replica.tables, paging, tag, entry).is_some()
-                })
-            });
-            if let Tag::Pcid(pcid) = tag {
-                obligation.structures.retain(|&id| {
-                    tlb.structures(pcid).any(|structure| {
-                        structure.id == id
-                            && (!look
-                                || tlb.structure_leads_elsewhere(
-                                    &replica.tables,
-                                    paging,
-                                    structure,
-                                ))
-                    })
-                });
+            self.last_event_flushed_stale = true;
+            if !left.0.is_empty() || !left.1.is_empty() {
+                self.held.change(id, |owed| (owed.entries, owed.structures) = left);
+                continue;
             }
-            self.last_event_flushed_stale |= obligation.held() != held;
-            if obligation.held() == 0 {
-                gone.push(obligation.id);
-            }
-        }
-        for id in gone {
-            let Some(mut obligation) = self.held.remove(&id) else { continue };
+            let Some(mut obligation) = self.held.remove(id) else { continue };
+            (obligation.entries, obligation.structures) = left;
             if obligation.is_open() {
                 let task = replica.task();
                 obligation.state = State::Discharged { by, seq: event.seq, task };
@@ -335,37 +404,20 @@ impl Ledger {
         }
     }
 
-    /// What obligations are about, of those that `counts`.
-    fn owed(&self, counts: impl Fn(&Obligation) -> bool) -> BTreeSet<(CpuId, Tag, EntryId)> {
-        let owed = self.held().filter(|obligation| counts(obligation));
-        owed.flat_map(|obligation| {
-            obligation.ids().map(|id| (obligation.cpu, obligation.tag, id)).collect::<Vec<_>>()
-        })
-        .collect()
-    }
-
     /// What was cached through a stale paging-structure entry after the store that made that one
     /// stale is owed like it: an obligation of its own, since another page may be meant; where a rule
     /// has spoken of the first, it is one and the same.
     fn adopt(&mut self, replica: &Replica) {
         let mut parents: VecDeque<ObligationId> = self
-            .held()
-            .filter(|owed| !owed.structures.is_empty())
+            .held
+            .structural()
             .filter(|owed| self.fills.get(&owed.cpu) != Some(&replica.cpu(owed.cpu).tlb.fills()))
             .map(|owed| owed.id)
             .collect();
-        if !parents.is_empty() {
-            let mut known = self.owed(|_| true);
-            let mut found = Vec::new();
-            while let Some(id) = parents.pop_front() {
-                let Some(parent) = self.held.get(&id) else { continue };
-                for late in late(replica, parent, &known) {
-                    known.extend(late.ids().map(|id| (parent.cpu, late.tag, id)));
-                    found.push((id, late));
-                }
-                for (id, late) in found.drain(..) {
-                    parents.extend(self.add_late(id, late));
-                }
+        while let Some(id) = parents.pop_front() {
+            let Some(parent) = self.held.get(id) else { continue };
+            for late in late(replica, parent, &self.held) {
+                parents.extend(self.add_late(id, late));
             }
         }
         self.fills = replica.numbered().map(|(cpu, state)| (cpu, state.tlb.fills())).collect();
@@ -376,16 +428,42 @@ impl Ledger {
         if reaches.is_empty() {
             return;
         }
-        let owed = self.owed(Obligation::is_open);
         for (cpu, of_cpu) in replica.numbered() {
             for tag in of_cpu.tlb.tags() {
-                let is_new = |id: EntryId| !owed.contains(&(cpu, tag, id));
+                let is_new = |id: EntryId| !self.held.owners(cpu, tag, id).any(Obligation::is_open);
                 if let Some(found) = stale(replica, of_cpu, tag, reaches, &is_new) {
-                    self.add(downgrade, cpu, found);
+                    self.add(downgrade, cpu, found, replica);
                 }
             }
         }
     }
+}
+
+/// What is still cached of an obligation; with `look` only what is still stale.
+fn left(
+    obligation: &Obligation,
+    replica: &Replica,
+    look: bool,
+) -> (Vec<(Gva, EntryId)>, Vec<EntryId>) {
+    let tag = obligation.tag;
+    let cpu = replica.cpu(obligation.cpu);
+    let (tlb, paging) = (&cpu.tlb, cpu.paging());
+    let is_left = |&&(page, id): &&(Gva, EntryId)| {
+        tlb.entry(tag, page, id).is_some_and(|entry| {
+            // Of a large page the stale part alone may be gone.
+            let look = look || !entry.missing.is_empty();
+            !look || tlb.stale_at(&replica.tables, paging, tag, entry).is_some()
+        })
+    };
+    let leads_elsewhere = |&&id: &&EntryId| {
+        let Tag::Pcid(pcid) = tag else { return true };
+        let mut cached = tlb.structures(pcid).filter(|structure| structure.id == id);
+        cached.any(|structure| {
+            !look || tlb.structure_leads_elsewhere(&replica.tables, paging, structure)
+        })
+    };
+    let entries = obligation.entries.iter().filter(is_left).copied().collect();
+    (entries, obligation.structures.iter().filter(leads_elsewhere).copied().collect())
 }
 
 /// What is stale under `tag` at the places that `reaches` names.
@@ -405,17 +483,13 @@ fn stale(
 }
 
 /// What is stale, under each tag, of what a CPU cached through the stale paging-structure entries
-/// of `parent`, and is not in `known`.
-fn late(
-    replica: &Replica,
-    parent: &Obligation,
-    known: &BTreeSet<(CpuId, Tag, EntryId)>,
-) -> Vec<Stale> {
+/// of `parent`, and is nobody's yet.
+fn late(replica: &Replica, parent: &Obligation, held: &Held) -> Vec<Stale> {
     let cpu = replica.cpu(parent.cpu);
     let Tag::Pcid(pcid) = parent.tag else { return Vec::new() };
     let late = |tag| {
         let mut found = Stale::none(tag, cpu.tlb.root(tag)?);
-        let is_new = |id: EntryId| !known.contains(&(parent.cpu, tag, id));
+        let is_new = |id: EntryId| held.owners(parent.cpu, tag, id).next().is_none();
         let through = cpu.tlb.structures(pcid);
         for structure in through.filter(|entry| parent.structures.contains(&entry.id)) {
             found.look(replica, cpu, (structure.base, structure.last()), &is_new);

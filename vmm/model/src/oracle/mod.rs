@@ -1,6 +1,7 @@
 //! The oracle: judges a run from its events alone, live or recorded.
 
 mod deadline;
+mod held;
 mod id;
 mod ledger;
 mod obligation;
@@ -13,7 +14,7 @@ pub use deadline::Deadline;
 pub use id::{About, RuleId};
 pub use ledger::Ledger;
 pub use obligation::{
-    Cause, Cover, Deferral, Discharger, Downgrade, Obligation, ObligationId, State,
+    Cause, Cover, Deferral, Discharger, Downgrade, KERNEL_HALF, Obligation, ObligationId, State,
 };
 pub use replica::{OpenFlush, Replica, ReplicaCpu, Slot, Space};
 pub use rules::big_hammer::BigHammer;

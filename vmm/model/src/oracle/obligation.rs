@@ -9,6 +9,9 @@ use crate::event::{Event, Flush, FlushKind, TaskId, Until};
 use serde::Serialize;
 use std::collections::BTreeSet;
 
+/// Where the half of the address space begins that kernels keep for themselves.
+pub const KERNEL_HALF: Gva = Gva(0xffff_8000_0000_0000);
+
 /// What ended an obligation well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -213,6 +216,11 @@ pub struct Obligation {
     pub covered: Option<Cover>,
     /// Its flush is deferred.
     pub deferred: Option<Deferral>,
+    /// Its kernel runs freely: it is due as soon as the operation that made it stale is over.
+    pub by_task: bool,
+    /// The task that made it stale has entered user mode since, and owes it no longer in the middle of
+    /// something.
+    pub over: bool,
     /// The CPUs that have mapped the page anew since: they take over what is owed, and nothing waits
     /// for a batched flush any more.
     pub taken_over: BTreeSet<CpuId>,
@@ -259,11 +267,6 @@ impl Stale {
         self.page.is_some()
     }
 
-    /// The ids of all of it.
-    pub(super) fn ids(&self) -> impl Iterator<Item = EntryId> + '_ {
-        self.entries.iter().map(|(_, id)| *id).chain(self.structures.iter().copied())
-    }
-
     /// Adds what is stale from address `base` to `last`, of those that `is_new` says so of.
     pub(super) fn look(
         &mut self,
@@ -307,6 +310,8 @@ impl Obligation {
             page: stale.page.unwrap_or_default(),
             covered: None,
             deferred: None,
+            by_task: false,
+            over: false,
             taken_over: BTreeSet::new(),
             generation: None,
             state: State::Open,
@@ -321,6 +326,8 @@ impl Obligation {
         Self {
             covered: self.covered,
             deferred: self.deferred,
+            by_task: self.by_task,
+            over: self.over,
             taken_over: self.taken_over.clone(),
             generation: self.generation,
             state: self.state,
@@ -405,7 +412,22 @@ impl Obligation {
     /// itself, or that is over.
     #[must_use]
     pub fn is_due(&self) -> bool {
-        self.covered.is_some() || self.is_owed_by(self.cpu) && !self.waits()
+        match self.by_task {
+            true => self.is_over(),
+            false => self.covered.is_some() || self.is_owed_by(self.cpu) && !self.waits(),
+        }
+    }
+
+    /// Whether what was to flush it is over: a primitive that covers it, or the whole operation.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.covered.is_some() || self.over
+    }
+
+    /// Whether it is of an address in the half that kernels keep for themselves.
+    #[must_use]
+    pub fn is_of_kernel(&self) -> bool {
+        self.page >= KERNEL_HALF
     }
 
     /// Whether it may wait for what it was deferred to.

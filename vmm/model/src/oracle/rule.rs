@@ -38,6 +38,19 @@ impl Context<'_> {
         self.ledger.open().filter(|obligation| obligation.cpu == self.event.cpu)
     }
 
+    /// What is open and may be due at a deadline.
+    fn at_stake(&self, deadline: &Deadline) -> Box<dyn Iterator<Item = &Obligation> + '_> {
+        let under = |cpu, tag| self.ledger.open_under(cpu, tag);
+        match *deadline {
+            Deadline::UserEntry { cpu } => {
+                let pcid = Tag::Pcid(self.replica.cpu(cpu).pcid());
+                Box::new(under(cpu, pcid).chain(under(cpu, Tag::Global)))
+            }
+            Deadline::Current { cpu, tag } => Box::new(under(cpu, tag)),
+            _ => Box::new(self.ledger.open()),
+        }
+    }
+
     /// Whether what is tagged so may be used on `cpu` as it is now.
     #[must_use]
     pub fn is_usable(&self, cpu: CpuId, tag: Tag) -> bool {
@@ -123,7 +136,7 @@ impl Rule for StaleRule {
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {
         let mut found = Vec::new();
         for deadline in context.deadlines {
-            let due = context.ledger.open().filter(|owed| {
+            let due = context.at_stake(deadline).filter(|owed| {
                 (self.owes)(deadline, owed, context) && owed.does_harm(context.replica)
             });
             found.extend(due.map(|owed| Finding {

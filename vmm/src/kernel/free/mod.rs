@@ -92,6 +92,10 @@ impl Kernel for FreeKernel {
         Some(())
     }
 
+    fn frees_roots_in_silence(&self) -> bool {
+        true
+    }
+
     fn is_interrupting(&mut self, instructions: u64) -> bool {
         let now = self.now(instructions);
         self.platform.advance(now)

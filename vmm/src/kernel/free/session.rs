@@ -4,7 +4,7 @@ use super::platform::Platform;
 use super::{Boot, FreeKernel, KernelError, SLICE};
 use crate::arch::features::CpuFeatures;
 use crate::arch::tlb::TlbModel;
-use crate::event::{CpuHeader, KernelAbout, Kind, TraceHeader};
+use crate::event::{CpuHeader, KernelAbout, Kind, Pairing, TraceHeader};
 use crate::executor::ExecutorError;
 use crate::executor::interp::InterpExecutor;
 use crate::inject::Injector;
@@ -12,6 +12,10 @@ use crate::machine::{Director, Halt, Machine, Ran, Stop};
 use crate::memory::GuestMemory;
 use crate::arch::fault;
 use crate::arch::vcpu::Vcpu;
+
+/// How Linux tells a user root, and a user PCID, from its kernel's (arch/x86/mm/tlb.c).
+const USER_ROOT_BIT: u64 = 1 << 12;
+const USER_PCID_BIT: u64 = 1 << 11;
 
 /// Units of the clock in a second: what the command line tells the kernel too.
 pub const CLOCK_HZ: u64 = 1_000_000_000;
@@ -110,7 +114,11 @@ impl Free {
             model: self.settings.model,
             features: self.settings.features,
             cpus: cpus.collect(),
-            kernel: KernelAbout::default(),
+            kernel: KernelAbout {
+                runs_freely: true,
+                pairing: Some(Pairing { root_bit: USER_ROOT_BIT, pcid_bit: USER_PCID_BIT }),
+                ..KernelAbout::default()
+            },
         }
     }
 

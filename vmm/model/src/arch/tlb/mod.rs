@@ -133,6 +133,11 @@ impl Tlb {
         self.tagged.get(&pcid).map(|tagged| tagged.root)
     }
 
+    /// The roots last loaded under all PCIDs.
+    pub fn roots(&self) -> impl Iterator<Item = Gpa> + '_ {
+        self.tagged.values().map(|tagged| tagged.root)
+    }
+
     /// Every tag there is.
     pub fn tags(&self) -> impl Iterator<Item = Tag> + '_ {
         self.tagged.keys().map(|&pcid| Tag::Pcid(pcid)).chain([Tag::Global])

@@ -317,9 +317,15 @@ impl Replica {
                 cpu.was_user = true;
                 cpu.lazy.enters_user_mode(event.seq);
             }
-            Happened::LoadCr3 { value, .. } => {
+            Happened::LoadCr3 { old, value } => {
+                self.kernel.loads(*old, *value);
                 self.census.add_root(&self.tables, cr3::root(*value));
-                return self.invalidate(by, happened);
+                let effect = self.invalidate(by, happened);
+                if self.kernel.runs_freely {
+                    let roots = self.cpus.iter().flat_map(|cpu| cpu.tlb.roots());
+                    self.census.keep_roots(&self.tables, &roots.collect());
+                }
+                return effect;
             }
             _ => return self.invalidate(by, happened),
         }

@@ -34,7 +34,7 @@ impl Rule for Cr3Pairing {
         let Some(&Happened::LoadCr3 { value, .. }) = context.event.happened() else {
             return Vec::new();
         };
-        let kernel = &context.header.kernel;
+        let kernel = &context.replica.kernel;
         let Some(pairing) = kernel.pairing.filter(|_| context.cpu().paging().pcide) else {
             return Vec::new();
         };

@@ -18,6 +18,7 @@ pub mod stale_remote_entry;
 pub mod stale_user_entry;
 pub mod stray_mark;
 pub mod unowed_entry;
+mod va_reuse;
 
 use super::rule::{Rule, StaleRule};
 use super::{About, RuleId};
@@ -48,6 +49,7 @@ pub static RULES: &[(&About, Speaks)] = &[
     (&lost_mark::ABOUT, Speaks::Event(lost_mark::rule)),
     (&stale_user_entry::ABOUT, Speaks::Stale(stale_user_entry::RULE)),
     (&pti_leak::ABOUT, Speaks::Event(pti_leak::rule)),
+    (&va_reuse::ABOUT, Speaks::Event(va_reuse::rule)),
     (&loaded_mm::ABOUT, Speaks::Event(loaded_mm::rule)),
     (&lazy_in_user_mode::ABOUT, Speaks::Event(lazy_in_user_mode::rule)),
     (&stray_mark::ABOUT, Speaks::Event(stray_mark::rule)),

@@ -3,7 +3,7 @@
 use crate::arch::addr::Gva;
 use crate::arch::happened::Happened;
 use crate::arch::tlb::Tag;
-use crate::oracle::About;
+use crate::oracle::{About, KERNEL_HALF};
 use crate::oracle::rule::{Context, Finding, Held, Rule};
 
 /// About the rule.
@@ -27,16 +27,13 @@ pub(super) fn rule() -> Box<dyn Rule> {
     Box::new(PtiLeak)
 }
 
-/// The kernel half.
-const KERNEL_HALF: (Gva, Gva) = (Gva(0xffff_8000_0000_0000), Gva(u64::MAX));
-
 impl Rule for PtiLeak {
     fn about(&self) -> &'static About {
         &ABOUT
     }
 
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {
-        let kernel = &context.header.kernel;
+        let kernel = &context.replica.kernel;
         if context.event.happened() != Some(&Happened::UserEntry) || !kernel.isolated {
             return Vec::new();
         }
@@ -47,8 +44,12 @@ impl Rule for PtiLeak {
         if !kernel.is_user_root(context.cpu().cr3) {
             return vec![Finding::new("user mode is entered on a kernel root".to_owned())];
         }
+        // Of a kernel that has not said what it keeps mapped there nothing can be said.
+        if kernel.runs_freely {
+            return Vec::new();
+        }
         for tag in [Tag::Pcid(context.cpu().pcid()), Tag::Global] {
-            let mut held = context.cpu().tlb.entries_in(tag, KERNEL_HALF.0, KERNEL_HALF.1);
+            let mut held = context.cpu().tlb.entries_in(tag, KERNEL_HALF, Gva(u64::MAX));
             if let Some(entry) = held.find(|entry| !allowed(entry.translation.page)) {
                 return vec![Finding {
                     held: Some(Held { tag, entry: entry.clone() }),

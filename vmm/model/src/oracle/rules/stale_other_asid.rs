@@ -25,7 +25,9 @@ fn owes(deadline: &Deadline, owed: &Obligation, _: &Context<'_>) -> bool {
     let Deadline::Current { cpu, tag } = *deadline else { return false };
     // Until the flush that was requested is over, either the old page or the new one may be used
     // (SDM vol. 3, 4.10.5); where none is requested it is `never-flushed`'s.
-    (owed.cpu, owed.tag) == (cpu, tag) && owed.covered.is_some()
+    // Kernel addresses of one that runs freely may wait until they are used again: `va-reuse`.
+    let waits = owed.by_task && owed.is_of_kernel();
+    (owed.cpu, owed.tag) == (cpu, tag) && owed.is_over() && !waits
 }
 
 fn sentence(_: &Deadline, owed: &Obligation) -> String {

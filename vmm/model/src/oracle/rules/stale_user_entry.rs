@@ -25,7 +25,9 @@ fn owes(deadline: &Deadline, owed: &Obligation, context: &Context<'_>) -> bool {
     let Deadline::UserEntry { cpu } = *deadline else { return false };
     // Under PTI the entry path runs on the user root until it has switched CR3: it may use supervisor
     // entries of the user PCID.
-    let reached = context.header.kernel.isolated || owed.user_may_use();
+    // Of a kernel that runs freely nothing is known of that path.
+    let kernel = &context.replica.kernel;
+    let reached = kernel.isolated && !kernel.runs_freely || owed.user_may_use();
     owed.cpu == cpu && context.is_usable(cpu, owed.tag) && owed.is_due() && reached
 }
 
