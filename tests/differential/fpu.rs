@@ -74,3 +74,49 @@ fn what_the_guest_loaded_is_saved_and_put_back() {
         assert_eq!(stored(&mut side), first, "{}", side.name);
     }
 }
+
+/// Runs `code` and INT3: the trap's vector, and AX.
+fn ends(side: &mut Side, code: &[u8]) -> (u8, u16) {
+    side.put(CODE, &[code, &[0xcc]].concat());
+    side.vcpu.rip = CODE;
+    side.vcpu.gpr[gpr::RDI] = DATA;
+    match side.run() {
+        Trap::Exception { vector, .. } => (vector, side.vcpu.gpr[gpr::RAX] as u16),
+        trap => panic!("{}: {trap:?}", side.name),
+    }
+}
+
+#[test]
+fn the_x87_can_be_controlled_on_every_executor() {
+    // FNSTSW AX; FNCLEX and FNSTSW AX; FNINIT and FNSTSW AX; FLDCW \[RDI\] and FNSTSW AX; WAIT.
+    const STATUS: &[u8] = &[0xdf, 0xe0];
+    const CLEAR: &[u8] = &[0xdb, 0xe2, 0xdf, 0xe0];
+    const INITIALIZE: &[u8] = &[0xdb, 0xe3, 0xdf, 0xe0];
+    const LOAD_CONTROL: &[u8] = &[0xd9, 0x2f, 0xdf, 0xe0];
+    const WAIT: &[u8] = &[0x9b];
+    const BREAKPOINT: u8 = 3;
+    const MATH_FAULT: u8 = 16;
+    for backend in common::backends() {
+        let mut side = Side::new(&backend);
+        let name = side.name;
+        side.load(&State::zero());
+        // TOP is 3, and there was an invalid operation.
+        let mut first = image(0x11, 0x1f80);
+        first[2..4].copy_from_slice(&0x1801u16.to_le_bytes());
+        load(&mut side, &first);
+        assert_eq!(ends(&mut side, STATUS), (BREAKPOINT, 0x1801), "{name}");
+        assert_eq!(ends(&mut side, WAIT).0, BREAKPOINT, "{name}: it is masked");
+        side.put(DATA, &[0x7e, 0x03]);
+        assert_eq!(ends(&mut side, LOAD_CONTROL), (BREAKPOINT, 0x9881), "{name}: no longer");
+        assert_eq!(ends(&mut side, WAIT).0, MATH_FAULT, "{name}");
+        assert_eq!(ends(&mut side, CLEAR), (BREAKPOINT, 0x1800), "{name}");
+        assert_eq!(ends(&mut side, WAIT).0, BREAKPOINT, "{name}");
+        assert_eq!(ends(&mut side, INITIALIZE), (BREAKPOINT, 0), "{name}");
+        let now = stored(&mut side);
+        assert_eq!(&now[..5], &[0x7f, 3, 0, 0, 0], "{name}");
+        for number in 0..8 {
+            let [was, is] = [(number + 5) % 8, number].map(|n| STACK_REGISTERS + n * 16);
+            assert_eq!(now[is..is + 10], first[was..was + 10], "{name}: R{number} stays");
+        }
+    }
+}

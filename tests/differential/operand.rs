@@ -212,8 +212,9 @@ impl Operands<'_, '_> {
         let target = self.target(size);
         match kind {
             OpCodeOperandKind::mem_offs => {
+                let base = if self.e.one_in(4) { self.segment(instruction) } else { 0 };
                 instruction.set_memory_displ_size(8);
-                instruction.set_memory_displacement64(target);
+                instruction.set_memory_displacement64(target.wrapping_sub(base));
             }
             OpCodeOperandKind::seg_rBX_al => {
                 instruction.set_memory_base(Register::RBX);

@@ -6,6 +6,7 @@ mod control;
 mod cr0;
 mod delivery;
 mod invalidation;
+mod msr;
 mod returns;
 mod rights;
 mod segments;

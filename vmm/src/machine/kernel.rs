@@ -102,6 +102,16 @@ pub trait Kernel: Clone {
         None
     }
 
+    /// What RDMSR at CPL 0 finds in a register that the modelled processor has not; none for #GP.
+    fn read_msr(&mut self, _msr: u32) -> Option<u64> {
+        None
+    }
+
+    /// WRMSR at CPL 0 of a register that the modelled processor has not; none for #GP.
+    fn write_msr(&mut self, _msr: u32, _value: u64) -> Option<()> {
+        None
+    }
+
     /// The time-stamp counter once `instructions` have completed; none if the board has no clock.
     fn time(&self, _instructions: u64) -> Option<u64> {
         None

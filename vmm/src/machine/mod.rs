@@ -4,6 +4,7 @@
 //! It knows a [`Kernel`] and an [`Interceptor`], and neither what they are nor what its driver has
 //! the kernel do. One CPU runs at a time; the driver says which.
 
+mod board;
 mod director;
 mod interceptor;
 mod kernel;

@@ -264,6 +264,11 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
             Decoded::Op(op @ (Op::In { .. } | Op::Out { .. })) if self.vcpu().cpl == 0 => {
                 self.port(director, op, next)
             }
+            Decoded::Op(op @ (Op::Rdmsr(msr) | Op::Wrmsr { msr, .. }))
+                if self.vcpu().cpl == 0 && !self.vcpu().has_msr(msr) =>
+            {
+                self.board_msr(director, op, next).map(|()| Ran::On)
+            }
             Decoded::Op(Op::Rdtsc) => self.read_time(director, next).map(|()| Ran::On),
             Decoded::Op(op) => self.operation(director, op, next).map(|()| Ran::On),
             // At virtual CPL 3 a privileged instruction is the guest user's own #GP or #UD.
@@ -277,42 +282,8 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
         }
     }
 
-    /// IN or OUT at CPL 0: the kernel's call, where the port is its own, or a device's answer.
-    fn port(&mut self, director: &mut dyn Director, op: Op, next: u64) -> Result<Ran, Halt> {
-        let instructions = self.instructions();
-        match op {
-            Op::In { port, size } => {
-                if let Some(value) = self.kernel.port_in(port, size, instructions) {
-                    self.with_core(director, |core| core.input(size, value, next))?;
-                    return Ok(Ran::On);
-                }
-            }
-            Op::Out { port, size, value } => {
-                if let (1, Ok(port)) = (size, u8::try_from(port))
-                    && let Some(ran) = self.output(director, port, next)?
-                {
-                    return Ok(ran);
-                }
-                if self.kernel.port_out(port, size, value, instructions).is_some() {
-                    self.with_core(director, |core| core.output(next))?;
-                    return Ok(Ran::On);
-                }
-            }
-            _ => {}
-        }
-        self.operation(director, op, next).map(|()| Ran::On)
-    }
-
-    /// RDTSC: the board's time.
-    fn read_time(&mut self, director: &mut dyn Director, next: u64) -> Result<(), Halt> {
-        match self.kernel.time(self.instructions()) {
-            Some(now) => self.with_core(director, |core| core.read_time(now, next)),
-            None => self.operation(director, Op::Rdtsc, next),
-        }
-    }
-
     /// OUT of a byte at CPL 0: the kernel's call; none if the port is not the kernel's own.
-    fn output(
+    pub(super) fn output(
         &mut self,
         director: &mut dyn Director,
         port: u8,
@@ -343,7 +314,12 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
     }
 
     /// Carries out one operation, or what the interceptor makes of it.
-    fn operation(&mut self, director: &mut dyn Director, op: Op, next: u64) -> Result<(), Halt> {
+    pub(super) fn operation(
+        &mut self,
+        director: &mut dyn Director,
+        op: Op,
+        next: u64,
+    ) -> Result<(), Halt> {
         let op = match op {
             // Its operands are read before anybody alters it.
             Op::Invpcid { kind, descriptor } if self.vcpu().cpl == 0 => {

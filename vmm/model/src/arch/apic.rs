@@ -7,6 +7,8 @@ use super::addr::CpuId;
 #[allow(missing_docs)]
 pub mod msr {
     pub const APIC_BASE: u32 = 0x1b;
+    pub const FIRST: u32 = 0x800;
+    pub const LAST: u32 = 0x8ff;
     pub const ID: u32 = 0x802;
     pub const TPR: u32 = 0x808;
     pub const EOI: u32 = 0x80b;

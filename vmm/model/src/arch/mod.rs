@@ -5,7 +5,7 @@ pub mod apic;
 pub mod census;
 pub mod choice;
 pub mod core;
-mod cpuid;
+pub mod cpuid;
 pub mod cr3;
 pub mod debug;
 pub mod deliver;

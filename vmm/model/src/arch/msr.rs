@@ -1,4 +1,4 @@
-//! The model-specific registers: those of SYSCALL, of FS and GS, EFER, and the x2APIC, by which CPUs
+//! The model-specific registers: those of SYSCALL and SYSENTER, of FS and GS, EFER, PAT, and the x2APIC, by which CPUs
 //! interrupt each other.
 
 use super::addr::{CpuId, Gva};
@@ -7,12 +7,16 @@ use super::core::Core;
 use super::fault::{Exception, Fault, Stop};
 use super::happened::Happened;
 use super::tlb::Scope;
-use super::vcpu::{efer, gpr};
+use super::vcpu::{Vcpu, efer, gpr};
 
 // The registers that the guest may use, besides the x2APIC's.
+const SYSENTER_CS: u32 = 0x174;
+const SYSENTER_EIP: u32 = 0x176;
+const PAT: u32 = 0x277;
 const EFER: u32 = 0xc000_0080;
 const STAR: u32 = 0xc000_0081;
 const LSTAR: u32 = 0xc000_0082;
+const CSTAR: u32 = 0xc000_0083;
 const FMASK: u32 = 0xc000_0084;
 const FS_BASE: u32 = 0xc000_0100;
 const GS_BASE: u32 = 0xc000_0101;
@@ -26,13 +30,49 @@ const APIC_BASE_EXTD: u64 = 1 << 10;
 const APIC_BASE_ENABLE: u64 = 1 << 11;
 const APIC_BASE_ADDRESS: u64 = 0xfee0_0000;
 
+/// Whether each of the eight memory types exists (SDM vol. 3, 12.12.2).
+fn is_pat(value: u64) -> bool {
+    value.to_le_bytes().iter().all(|kind| matches!(kind, 0 | 1 | 4..=7))
+}
+
+impl Vcpu {
+    /// Whether RDMSR and WRMSR of `register` are this model's to answer, be it by a fault.
+    #[must_use]
+    pub fn has_msr(&self, register: u32) -> bool {
+        match register {
+            PAT => self.identity.pat,
+            EFER | STAR | LSTAR | CSTAR | FMASK | FS_BASE | GS_BASE | KERNEL_GS_BASE => true,
+            SYSENTER_CS..=SYSENTER_EIP | x2apic::APIC_BASE => true,
+            x2apic::FIRST..=x2apic::LAST => self.apic.x2apic,
+            _ => false,
+        }
+    }
+}
+
 impl Core<'_> {
+    /// RDMSR of a register that the board answers with `value`.
+    pub fn read_msr(&mut self, value: u64, next: u64) {
+        self.vcpu.gpr[gpr::RAX] = value & 0xffff_ffff;
+        self.vcpu.gpr[gpr::RDX] = value >> 32;
+        self.vcpu.rip = next;
+        self.other("RDMSR");
+    }
+
+    /// WRMSR of a register that the board has taken.
+    pub fn written_msr(&mut self, next: u64) {
+        self.vcpu.rip = next;
+        self.other("WRMSR");
+    }
+
     pub(super) fn rdmsr(&mut self, register: u32) -> Result<(), Fault> {
         let vcpu = &mut self.vcpu;
         let value = match register {
             EFER => vcpu.efer,
             STAR => vcpu.star,
             LSTAR => vcpu.lstar,
+            CSTAR => vcpu.cstar,
+            PAT if vcpu.identity.pat => vcpu.pat,
+            SYSENTER_CS..=SYSENTER_EIP => vcpu.sysenter[(register - SYSENTER_CS) as usize],
             FMASK => vcpu.sfmask,
             FS_BASE => vcpu.fs_base,
             GS_BASE => vcpu.gs_base,
@@ -60,6 +100,12 @@ impl Core<'_> {
             EFER => return self.write_efer(value),
             STAR => vcpu.star = value,
             LSTAR if canonical => vcpu.lstar = value,
+            CSTAR if canonical => vcpu.cstar = value,
+            PAT if vcpu.identity.pat && is_pat(value) => vcpu.pat = value,
+            SYSENTER_CS => vcpu.sysenter[0] = value & 0xffff_ffff,
+            SYSENTER_CS..=SYSENTER_EIP if canonical => {
+                vcpu.sysenter[(register - SYSENTER_CS) as usize] = value;
+            }
             FMASK if value >> 32 == 0 => vcpu.sfmask = value,
             FS_BASE if canonical => vcpu.fs_base = value,
             GS_BASE if canonical => vcpu.gs_base = value,

@@ -87,7 +87,7 @@ impl Core<'_> {
             Op::Rdmsr(register) => self.rdmsr(register)?,
             Op::Wrmsr { msr, value } => self.wrmsr(msr, value)?,
             Op::Cpuid { leaf, subleaf } => {
-                let [eax, ebx, ecx, edx] = self.vcpu.features.cpuid(leaf, subleaf);
+                let [eax, ebx, ecx, edx] = self.vcpu.cpuid(leaf, subleaf);
                 for (number, value) in
                     [(gpr::RAX, eax), (gpr::RBX, ebx), (gpr::RCX, ecx), (gpr::RDX, edx)]
                 {

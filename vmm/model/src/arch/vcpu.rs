@@ -2,6 +2,7 @@
 
 use super::addr::{CpuId, Gpa, Gva, Pcid};
 use super::apic::Apic;
+use super::cpuid::Identity;
 use super::cr3;
 use super::debug::DebugRegisters;
 use super::features::{CpuFeatures, Paging};
@@ -89,6 +90,9 @@ pub mod cr4 {
     pub const SMEP: u64 = 1 << 20;
 }
 
+/// IA32_PAT after a reset (SDM vol. 3, 12.12.4).
+const PAT_RESET: u64 = 0x0007_0406_0007_0406;
+
 /// Bits of EFER.
 #[allow(missing_docs)]
 pub mod efer {
@@ -114,6 +118,8 @@ pub struct Vcpu {
     pub id: CpuId,
     /// What it has.
     pub features: CpuFeatures,
+    /// How it describes itself.
+    pub identity: Identity,
     /// General-purpose registers in encoding order.
     pub gpr: [u64; 16],
     /// Instruction pointer.
@@ -148,8 +154,14 @@ pub struct Vcpu {
     pub star: u64,
     /// IA32_LSTAR.
     pub lstar: u64,
+    /// IA32_CSTAR, which no 64-bit code uses.
+    pub cstar: u64,
     /// IA32_FMASK.
     pub sfmask: u64,
+    /// IA32_PAT. No memory type is modelled.
+    pub pat: u64,
+    /// IA32_SYSENTER_CS, ESP and EIP, which are kept and not used.
+    pub sysenter: [u64; 3],
     /// FS base.
     pub fs_base: u64,
     /// GS base in use.
@@ -182,12 +194,13 @@ pub struct Vcpu {
 
 impl Vcpu {
     /// A virtual CPU in long mode with paging on, about to execute `entry` at virtual CPL 0. Its
-    /// selectors are null: who needs others sets them.
+    /// selectors are null and its identity is plain: who needs others sets them.
     #[must_use]
     pub fn long_mode(id: CpuId, features: CpuFeatures, entry: u64, cr3: u64) -> Self {
         Self {
             id,
             features,
+            identity: Identity::PLAIN,
             gpr: [0; 16],
             rip: entry,
             rflags: flags::FIXED,
@@ -205,7 +218,10 @@ impl Vcpu {
             efer: efer::LME | efer::LMA | efer::NXE,
             star: 0,
             lstar: 0,
+            cstar: 0,
             sfmask: 0,
+            pat: PAT_RESET,
+            sysenter: [0; 3],
             fs_base: 0,
             gs_base: 0,
             kernel_gs_base: 0,

@@ -3,7 +3,7 @@
 use super::Flaw;
 use super::ops::{
     alu, bits, branch, data, multiply, shift, sse, sse_convert, sse_move, sse_shuffle, stack,
-    string, system,
+    string, system, x87,
 };
 use super::uop::{ADDRESS_32, Handler, REP, REPNE, STACK, Uop, form, reg};
 use iced_x86::{Code, ConditionCode, Decoder, DecoderError, DecoderOptions};
@@ -111,6 +111,9 @@ fn operands(instruction: &Instruction) -> Uop {
                 }
             }
         }
+    }
+    if is_offset_form(instruction) {
+        uop.imm = instruction.memory_displacement64() as i64;
     }
     if is_string(instruction) {
         uop.bits |= if instruction.has_rep_prefix() { REP } else { 0 };
@@ -321,7 +324,8 @@ fn integer(instruction: &Instruction) -> Option<Handler> {
         M::Cmpxchg => alu::cmpxchg_handler(width, form),
         M::Cmpxchg8b => Some(alu::cmpxchg8b),
         M::Cmpxchg16b => Some(alu::cmpxchg16b),
-        M::Mov => data::mov_handler(width, form).filter(|_| !is_offset_form(instruction)),
+        M::Mov if is_offset_form(instruction) => data::mov_offset_handler(width, form),
+        M::Mov => data::mov_handler(width, form),
         M::Movnti => data::mov_handler(width, form),
         M::Movzx => data::movzx_handler(width_of(instruction, 1), width, form),
         M::Movsx | M::Movsxd => data::movsx_handler(width_of(instruction, 1), width, form),
@@ -362,15 +366,23 @@ fn integer(instruction: &Instruction) -> Option<Handler> {
         }
         M::Stmxcsr => Some(sse_move::stmxcsr),
         M::Ldmxcsr => Some(sse_move::ldmxcsr),
-        M::Fxsave64 => Some(sse_move::fxsave),
-        M::Fxrstor64 => Some(sse_move::fxrstor),
+        M::Fxsave64 => Some(sse_move::fxsave::<true>),
+        M::Fxrstor64 => Some(sse_move::fxrstor::<true>),
+        M::Fxsave => Some(sse_move::fxsave::<false>),
+        M::Fxrstor => Some(sse_move::fxrstor::<false>),
+        M::Fnstcw => Some(x87::fnstcw),
+        M::Fldcw => Some(x87::fldcw),
+        M::Fnstsw if form == form::RI => Some(x87::fnstsw_ax),
+        M::Fnstsw => Some(x87::fnstsw),
+        // Without shadow stacks it does nothing, and leaves its operand alone.
+        M::Rdsspd | M::Rdsspq => Some(system::nothing),
         _ if is_setcc(instruction) => data::setcc_handler(condition(instruction), form),
         _ if is_cmov(instruction) => data::cmov_handler(condition(instruction), width, form),
         _ => None,
     }
 }
 
-/// MOV between the accumulator and a 64-bit absolute address, which a [`Uop`] has no room for.
+/// MOV between the accumulator and a 64-bit absolute address, which is a [`Uop`]'s immediate.
 fn is_offset_form(instruction: &Instruction) -> bool {
     matches!(
         instruction.code(),
@@ -399,6 +411,9 @@ fn without_operands(instruction: &Instruction) -> Option<Handler> {
     use Mnemonic as M;
     Some(match instruction.mnemonic() {
         M::Nop | M::Pause | M::Lfence | M::Mfence | M::Sfence | M::Endbr64 => system::nothing,
+        M::Wait => x87::wait,
+        M::Fninit => x87::fninit,
+        M::Fnclex => x87::fnclex,
         M::Cbw => data::widen_handler(16)?,
         M::Cwde => data::widen_handler(32)?,
         M::Cdqe => data::widen_handler(64)?,

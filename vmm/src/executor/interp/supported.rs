@@ -27,6 +27,11 @@ fn sample(code: Code) -> Option<Instruction> {
             K::r32_or_mem | K::r32_reg | K::r32_rm | K::r32_opcode | K::eax => Register::EAX,
             K::r64_or_mem | K::r64_reg | K::r64_rm | K::r64_opcode | K::rax => Register::RAX,
             K::xmm_or_mem | K::xmm_reg | K::xmm_rm => Register::XMM0,
+            K::mem_offs => {
+                instruction.set_op_kind(operand, OpKind::Memory);
+                instruction.set_memory_displ_size(8);
+                continue;
+            }
             K::mem => {
                 instruction.set_op_kind(operand, OpKind::Memory);
                 instruction.set_memory_base(Register::RAX);

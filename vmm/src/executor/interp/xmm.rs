@@ -9,6 +9,19 @@ pub const STATE_WORDS: usize = 1024;
 const MXCSR_AT: usize = 24;
 const MXCSR_MASK_AT: usize = 28;
 const XMM_AT: usize = 160;
+/// Where FXSAVE stores the x87's registers, ST0 first, and how long each of them is there.
+const STACK_AT: usize = 32;
+const STACK_LEN: usize = 16;
+/// The x87's control word after FNINIT.
+const CONTROL_RESET: u16 = 0x37f;
+/// Bits that the control word has, and the one that is always 1.
+const CONTROL_BITS: u16 = 0x1f3f;
+const CONTROL_ONE: u16 = 0x40;
+/// The exceptions in the control and status words.
+const EXCEPTIONS: u16 = 0x3f;
+/// Exception flags, stack fault, and the summary of what is not masked.
+const CLEARED: u16 = 0x80ff;
+const SUMMARY: u16 = 0x8080;
 /// Where FXSAVE stops to write.
 const RESERVED_AT: usize = 416;
 /// XSTATE_BV's place in an XSAVE area, in words; x87 and SSE in it.
@@ -42,7 +55,7 @@ impl Fpu {
         let mask = u32_at(&host.0, MXCSR_MASK_AT);
         let mut x87 = [0; XMM_AT];
         // FCW after FNINIT.
-        x87[..2].copy_from_slice(&0x37fu16.to_le_bytes());
+        x87[..2].copy_from_slice(&CONTROL_RESET.to_le_bytes());
         Self {
             xmm: [0; 16],
             mxcsr: MXCSR_RESET,
@@ -61,6 +74,63 @@ impl Fpu {
             image[XMM_AT + number * 16..][..16].copy_from_slice(&xmm.to_le_bytes());
         }
         image
+    }
+
+    /// What FXSAVE stores: offsets of 32 bits, and selectors, which are 0.
+    pub fn short_image(&self) -> [u8; RESERVED_AT] {
+        let mut image = self.image();
+        for offset in [8, 16] {
+            image[offset + 4..offset + 8].fill(0);
+        }
+        image
+    }
+
+    /// Loads what [`Fpu::short_image`] gave, as [`Fpu::load`] does.
+    pub fn load_short(&mut self, image: &[u8; RESERVED_AT]) -> bool {
+        let mut wide = *image;
+        for offset in [8, 16] {
+            wide[offset + 4..offset + 8].fill(0);
+        }
+        self.load(&wide)
+    }
+
+    /// The x87's control word.
+    pub fn control_word(&self) -> u16 {
+        u16::from_le_bytes([self.x87[0], self.x87[1]])
+    }
+
+    /// The x87's status word.
+    pub fn status_word(&self) -> u16 {
+        u16::from_le_bytes([self.x87[2], self.x87[3]])
+    }
+
+    fn set_status_word(&mut self, word: u16) {
+        self.x87[2..4].copy_from_slice(&word.to_le_bytes());
+    }
+
+    /// Whether an exception of the x87 waits for the next of its instructions.
+    pub fn is_pending(&self) -> bool {
+        self.status_word() & !self.control_word() & EXCEPTIONS != 0
+    }
+
+    /// FLDCW: what it unmasks is pending from now on.
+    pub fn set_control_word(&mut self, word: u16) {
+        self.x87[..2].copy_from_slice(&(word & CONTROL_BITS | CONTROL_ONE).to_le_bytes());
+        let summary = if self.is_pending() { SUMMARY } else { 0 };
+        self.set_status_word(self.status_word() & !SUMMARY | summary);
+    }
+
+    /// FNCLEX.
+    pub fn clear_exceptions(&mut self) {
+        self.set_status_word(self.status_word() & !CLEARED);
+    }
+
+    /// FNINIT. The registers keep what they hold; their numbers are counted from TOP.
+    pub fn initialize(&mut self) {
+        let top = usize::from(self.status_word() >> 11 & 7);
+        self.x87[STACK_AT..].rotate_right(top * STACK_LEN);
+        self.x87[..MXCSR_AT].fill(0);
+        self.x87[..2].copy_from_slice(&CONTROL_RESET.to_le_bytes());
     }
 
     /// Loads what [`Fpu::image`] gave; false for an MXCSR with bits that do not exist.

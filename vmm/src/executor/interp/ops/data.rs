@@ -26,6 +26,27 @@ pub fn mov_handler(bits: u32, form: u8) -> Option<Handler> {
     }
 }
 
+fn mov_offset<const BITS: u32, const FORM: u8>(e: &mut Engine, u: &Uop) -> Result<(), Trapped> {
+    let address = (u.imm as u64).wrapping_add(e.regs[usize::from(u.segment)]);
+    if FORM == form::MR {
+        return e.store_at::<BITS>(address, false, e.regs[0]);
+    }
+    let value = e.load_at::<BITS>(address, false)?;
+    e.write::<BITS>(0, value);
+    Ok(())
+}
+
+/// MOV between the accumulator and an absolute address; RM loads, MR stores.
+pub fn mov_offset_handler(bits: u32, form: u8) -> Option<Handler> {
+    match bits {
+        8 => forms!(form, [RM, MR], mov_offset, [8]),
+        16 => forms!(form, [RM, MR], mov_offset, [16]),
+        32 => forms!(form, [RM, MR], mov_offset, [32]),
+        64 => forms!(form, [RM, MR], mov_offset, [64]),
+        _ => None,
+    }
+}
+
 /// What [`super::super::Flaw::OperandSizeOfMov`] makes of a 32-bit MOV: the upper half stays.
 pub fn mov_flawed(e: &mut Engine, u: &Uop) -> Result<(), Trapped> {
     let high = e.regs[usize::from(u.dst)] & !0xffff_ffff;

@@ -13,6 +13,7 @@ pub mod sse_shuffle;
 pub mod stack;
 pub mod string;
 pub mod system;
+pub mod x87;
 
 /// Picks the instance of a handler for an operand width given at run time:
 /// `width!(bits, alu::<OP, _, FORM>)` with the width where `_` stands.

@@ -189,20 +189,21 @@ fn image_address(e: &mut Engine, u: &Uop) -> Result<(u64, bool), Trapped> {
     if is_canonical(address) { e.general_protection() } else { e.not_canonical(stack) }
 }
 
-/// FXSAVE64.
-pub fn fxsave(e: &mut Engine, u: &Uop) -> Result<(), Trapped> {
+/// FXSAVE64 with WIDE, else FXSAVE.
+pub fn fxsave<const WIDE: bool>(e: &mut Engine, u: &Uop) -> Result<(), Trapped> {
     let (address, stack) = image_address(e, u)?;
     // The area's end is not written, and must be writable.
     e.modify_at::<8, ()>(address.wrapping_add(AREA - 1), stack, |_, last| (last, ()))?;
-    let image = e.fpu.image();
+    let image = if WIDE { e.fpu.image() } else { e.fpu.short_image() };
     e.store_bytes(address, &image, stack)
 }
 
-/// FXRSTOR64.
-pub fn fxrstor(e: &mut Engine, u: &Uop) -> Result<(), Trapped> {
+/// FXRSTOR64 with WIDE, else FXRSTOR.
+pub fn fxrstor<const WIDE: bool>(e: &mut Engine, u: &Uop) -> Result<(), Trapped> {
     let (address, stack) = image_address(e, u)?;
     e.load_at::<8>(address.wrapping_add(AREA - 1), stack)?;
     let mut image = [0; IMAGE];
     e.load_bytes(address, &mut image, stack)?;
-    if e.fpu.load(&image) { Ok(()) } else { e.general_protection() }
+    let loaded = if WIDE { e.fpu.load(&image) } else { e.fpu.load_short(&image) };
+    if loaded { Ok(()) } else { e.general_protection() }
 }
