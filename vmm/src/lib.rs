@@ -176,6 +176,7 @@
 pub use stalemate_model::{arch, event, oracle};
 
 #[doc(hidden)]
+pub mod audit;
 pub mod cli;
 #[doc(hidden)]
 pub mod compare;

@@ -1,15 +1,16 @@
 //! `stalemate audit`: judges a kernel that is not ours.
 
-use super::failure::Failure;
-use super::terminal::Terminal;
-use crate::arch::features::CpuFeatures;
+use super::failure::{EXIT_OK, EXIT_UNEXPECTED, Failure};
+use super::terminal::{Format, Terminal};
+use super::{input, names};
 use crate::arch::tlb::{Fill, TlbModel};
-use crate::kernel::free::{Boot, Free, KernelImage, Settings};
-use crate::machine::NullDirector;
+use crate::audit::{self, COMMAND_LINE, Subject, Verdict};
+use crate::kernel::free::{KernelImage, Settings};
+use crate::symbols::Symbols;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-/// Arguments of `stalemate audit`.
+/// Arguments of `audit`.
 #[derive(Debug, clap::Args)]
 pub struct AuditArgs {
     /// The kernel: a bzImage (/boot/vmlinuz-*) or an ELF file (vmlinux)
@@ -18,37 +19,88 @@ pub struct AuditArgs {
     /// Its initramfs
     #[arg(long, value_name = "FILE")]
     initrd: PathBuf,
-    /// What is appended to the command line
+    /// What is appended to the command line that kernels get by default
     #[arg(long, value_name = "STRING", default_value = "")]
     cmdline: String,
-    /// Instructions, at most
-    #[arg(long, default_value_t = 4_000_000_000)]
+    /// The whole command line
+    #[arg(long, value_name = "STRING", conflicts_with = "cmdline")]
+    cmdline_only: Option<String>,
+    /// Memory, in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 256,
+          value_parser = clap::value_parser!(u64).range(32..=1024))]
+    ram: u64,
+    /// The processor
+    #[arg(long, value_name = "NAME", default_value = "pcid-invpcid", value_parser = names::cpus(),
+          hide_possible_values = true)]
+    cpu: names::Cpus,
+    /// Make the timer so many times as fast as the kernel programs it
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u64).range(1..=1000))]
+    tick: u64,
+    /// End the run when the console says this
+    #[arg(long, value_name = "TEXT")]
+    until: Option<String>,
+    /// End the run after so many instructions
+    #[arg(long, value_name = "N", default_value_t = 10_000_000_000)]
     instructions: u64,
+    /// Inject this fault; may be given again
+    #[arg(long, value_name = "FAULT")]
+    inject: Vec<String>,
+    /// How to report
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
 }
 
-const CMDLINE: &str = "console=ttyS0 nokaslr pti=on rdinit=/init panic=-1 reboot=t lpj=4000000 \
-    tsc_early_khz=1000000 pci=off acpi=off quiet lsm= audit=0 init_on_alloc=0 \
-    kfence.sample_interval=0 cgroup_disable=memory numa=off dhash_entries=1024 \
-    ihash_entries=1024 nowatchdog cryptomgr.notests=1 ftrace=off";
-
+/// Audits the kernel that `args` name.
 pub fn run(args: &AuditArgs, terminal: &mut Terminal<'_>) -> Result<u8, Failure> {
-    let file = std::fs::read(&args.kernel).unwrap();
-    let kernel = KernelImage::parse(&file).unwrap();
-    let initrd = std::fs::read(&args.initrd).unwrap();
-    let command_line = format!("{CMDLINE} {}", args.cmdline);
-    let boot = Boot { kernel: &kernel, initrd: &initrd, command_line: &command_line };
-    let features =
-        CpuFeatures { pcid: true, invpcid: true, pge: true, smep: false, gib_pages: false };
-    let model = TlbModel { fill: Fill::OnDemand, structure_caches: false, seed: 0 };
-    let settings =
-        Settings { features, model, ram: 256 << 20, ticks: 1, instructions: args.instructions };
-    let mut free = Free::new(&boot, settings).unwrap();
-    let run = free
-        .run(&mut NullDirector, &mut |bytes| {
-            std::io::stderr().write_all(bytes).unwrap();
-            false
-        })
-        .unwrap();
-    terminal.write(&format!("{run:#x?}\n"))?;
-    Ok(0)
+    let kernel = KernelImage::parse(&read(&args.kernel)?)
+        .map_err(|error| Failure::usage(format!("{}: {error}", args.kernel.display())))?;
+    let initrd = read(&args.initrd)?;
+    let command_line = match &args.cmdline_only {
+        Some(all) => all.clone(),
+        None => format!("{COMMAND_LINE} {}", args.cmdline).trim_end().to_owned(),
+    };
+    let [cpu] = names::each_once(std::slice::from_ref(&args.cpu))[..] else {
+        return Err(Failure::usage("an audit is made on one processor; see `stalemate list cpus`"));
+    };
+    let faults = input::faults(&args.inject)?;
+    let subject = Subject {
+        kernel: &kernel,
+        initrd: &initrd,
+        command_line: &command_line,
+        symbols: &Symbols::new(&kernel.elf),
+        settings: Settings {
+            features: cpu.features,
+            // What is cached was accessed: so each finding is of a translation that the processor held.
+            model: TlbModel { fill: Fill::OnDemand, structure_caches: false, seed: 0 },
+            ram: args.ram << 20,
+            ticks: args.tick,
+            instructions: args.instructions,
+        },
+        faults: &faults,
+        until: args.until.as_deref(),
+    };
+    let quiet = terminal.quiet;
+    let audited = audit::audit(&subject, &mut |bytes| {
+        // The console of the audited kernel is no result.
+        if !quiet {
+            let _ = std::io::stderr().write_all(bytes);
+        }
+    });
+    let audited = audited.map_err(|error| match error {
+        crate::kernel::free::FreeError::Kernel(error) => Failure::usage(error.to_string()),
+        error => Failure::host(&error),
+    })?;
+    match args.format {
+        Format::Json => terminal.json(&audit::json(&audited))?,
+        Format::Text => {
+            let text = audit::text(&audited, terminal.ink);
+            terminal.report(&text, &["interp"])?;
+        }
+    }
+    Ok(if audited.verdict() == Verdict::Clean { EXIT_OK } else { EXIT_UNEXPECTED })
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    std::fs::read(path).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
 }

@@ -25,7 +25,7 @@ pub use witness::{Contradiction, Missed, Violation};
 use crate::arch::addr::{CpuId, Gpa};
 use crate::arch::happened::Happened;
 use crate::arch::tlb::Effect;
-use crate::event::{Announcement, Event, Flush, Observer, TaskId, TraceHeader};
+use crate::event::{Announcement, Event, Flush, KernelAbout, Observer, TaskId, TraceHeader};
 use rule::{Context, Rule};
 use std::collections::{BTreeSet, VecDeque};
 use witness::Invalidation;
@@ -97,6 +97,12 @@ impl Oracle {
     #[must_use]
     pub fn violations(&self) -> &[Violation] {
         &self.violations
+    }
+
+    /// What is known of the kernel by now.
+    #[must_use]
+    pub fn kernel(&self) -> Option<&KernelAbout> {
+        self.replica.as_ref().map(|replica| &replica.kernel)
     }
 
     /// The obligations and how they stand, in order of their downgrades.

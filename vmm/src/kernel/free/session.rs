@@ -101,6 +101,17 @@ impl Free {
         Ok(Self { machine, settings })
     }
 
+    /// Injects faults into the run.
+    pub(crate) fn inject(&mut self, injector: Injector) {
+        self.machine.interceptor = injector;
+    }
+
+    /// The faults that never fired, as text.
+    #[must_use]
+    pub fn not_fired(&self) -> Vec<String> {
+        self.machine.interceptor.not_fired().map(ToString::to_string).collect()
+    }
+
     /// What an observer is shown before the first event.
     #[must_use]
     pub fn header(&self) -> TraceHeader {

@@ -1,0 +1,91 @@
+//! What rules have found, put together where it is one and the same.
+
+use super::coverage::{Change, function};
+use crate::oracle::{RuleId, Violation};
+use crate::symbols::Symbols;
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// Which violations are the same: stable over builds, since it has no addresses and no counts.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key {
+    /// The rule.
+    pub rule: String,
+    /// What was taken away.
+    pub change: String,
+    /// The function that took it away.
+    pub function: String,
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.rule, self.change, self.function)
+    }
+}
+
+/// Violations that are the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What they have in common.
+    pub key: Key,
+    /// The rule.
+    pub rule: RuleId,
+    /// How many there are.
+    pub count: usize,
+    /// The first.
+    pub first: Violation,
+    /// The functions in which the operations were that came in between and did not help, with why, of the
+    /// first.
+    pub missed: Vec<(String, String)>,
+    /// The function in which the deadline passed, of the first.
+    pub at: String,
+}
+
+impl Finding {
+    /// Why the flush was due, and who says so.
+    #[must_use]
+    pub fn due(&self) -> &'static str {
+        match self.rule.to_string().as_str() {
+            "stale-user-entry" | "stale-other-asid" => {
+                "the task that made the entry stale returned to user mode without its flush: a \
+                 heuristic, which takes it that an operation is over then"
+            }
+            "va-reuse" => "the address was given out again: SDM vol. 3, 4.10.5",
+            _ => "the architecture",
+        }
+    }
+}
+
+pub(super) fn collect(violations: &[Violation], symbols: &Symbols) -> Vec<Finding> {
+    let mut found: BTreeMap<Key, Finding> = BTreeMap::new();
+    for violation in violations {
+        let downgrade = violation.downgrade.as_ref();
+        let store = downgrade.and_then(|downgrade| downgrade.cause.store());
+        let change = store.and_then(|store| Change::of(store.old, store.new));
+        let rip = downgrade.map_or(violation.rip, |downgrade| downgrade.rip);
+        let key = Key {
+            rule: violation.rule.to_string(),
+            change: change.map_or("none", Change::name).to_owned(),
+            function: function(symbols, rip),
+        };
+        let finding = found.entry(key.clone()).or_insert_with(|| Finding {
+            key,
+            rule: violation.rule,
+            count: 0,
+            first: violation.clone(),
+            missed: violation
+                .missed
+                .iter()
+                .map(|missed| {
+                    let place = function(symbols, missed.rip);
+                    (format!("{} in {place}", missed.what), missed.why.clone())
+                })
+                .collect(),
+            at: function(symbols, violation.rip),
+        });
+        finding.count += 1;
+    }
+    let mut found: Vec<Finding> = found.into_values().collect();
+    found.sort_by_key(|finding| finding.first.seq);
+    found
+}

@@ -1,0 +1,57 @@
+//! An audit for programs.
+
+use super::Audited;
+use crate::kernel::free::End;
+use serde_json::{Value, json as object};
+
+/// The report.
+#[must_use]
+pub fn json(audited: &Audited) -> Value {
+    let findings = audited.findings.iter().map(|finding| {
+        let first = &finding.first;
+        object!({
+            "key": finding.key.to_string(),
+            "rule": finding.key.rule,
+            "change": finding.key.change,
+            "function": finding.key.function,
+            "count": finding.count,
+            "grade": "held",
+            "due": finding.due(),
+            "message": first.message,
+            "seq": first.seq,
+            "store": first.downgrade.as_ref().map(|downgrade| downgrade.rip.0),
+            "store_task": first.downgrade.as_ref().and_then(|downgrade| downgrade.task),
+            "found_at": first.rip.0,
+            "found_in": finding.at,
+            "task": first.task,
+            "in_between": finding.missed,
+        })
+    });
+    let rows = audited.coverage.rows.iter().map(|((function, change), row)| {
+        object!({ "function": function, "change": change, "counts": row })
+    });
+    let run = &audited.run;
+    object!({
+        "schema": "stalemate-audit",
+        "version": 1,
+        "verdict": audited.verdict().word(),
+        "end": match &run.end {
+            End::Reset => "reset".to_owned(),
+            End::Halted => "halted".to_owned(),
+            End::Said => "said".to_owned(),
+            End::Instructions => "instructions".to_owned(),
+            End::Stopped(stop, _) => stop.to_string(),
+        },
+        "instructions": run.instructions,
+        "user_mode_at": run.user_mode,
+        "traps": run.traps,
+        "features": audited.features.names(),
+        "isolated": audited.isolated,
+        "flushes": audited.flushes.iter().copied().collect::<std::collections::BTreeMap<_, _>>(),
+        "findings": findings.collect::<Vec<_>>(),
+        "coverage": rows.collect::<Vec<_>>(),
+        "total": audited.coverage.total(),
+        "not_fired": audited.not_fired,
+        "absent_ports": run.absent_ports,
+    })
+}

@@ -1,0 +1,149 @@
+//! `stalemate audit`: judges the flushes of a kernel that is not ours, and that says nothing of them.
+//!
+//! The kernel boots on the interpreter's modelled processor; the one oracle judges it. When a flush is due
+//! is told by the architecture, and by the *task*: whose kernel context made something stale owes its
+//! flush until that task returns to user mode.
+
+mod coverage;
+mod finding;
+mod json;
+mod text;
+mod watch;
+
+pub use coverage::{Change, Coverage, Row};
+pub use finding::{Finding, Key};
+pub use json::json;
+pub use text::text;
+
+use crate::arch::features::CpuFeatures;
+use crate::inject::{Fault, Injector, Sites};
+use crate::kernel::free::{Boot, End, Free, FreeError, FreeRun, KernelImage, Settings};
+use crate::symbols::Symbols;
+use watch::Watch;
+
+/// What Linux is told where nobody says otherwise: a console, no address randomisation, and nothing that
+/// needs devices which are not there.
+pub const COMMAND_LINE: &str = "console=ttyS0 nokaslr pti=on rdinit=/init panic=-1 reboot=t \
+    lpj=4000000 tsc_early_khz=1000000 pci=off acpi=off quiet lsm= audit=0 init_on_alloc=0 \
+    kfence.sample_interval=0 cgroup_disable=memory numa=off dhash_entries=1024 \
+    ihash_entries=1024 nowatchdog cryptomgr.notests=1 ftrace=off";
+
+/// What is audited, and on what.
+#[derive(Clone, Debug)]
+pub struct Subject<'a> {
+    /// The kernel.
+    pub kernel: &'a KernelImage,
+    /// Its initramfs.
+    pub initrd: &'a [u8],
+    /// Its command line.
+    pub command_line: &'a str,
+    /// The names of its functions, where they are known.
+    pub symbols: &'a Symbols,
+    /// What it runs on.
+    pub settings: Settings,
+    /// What is injected.
+    pub faults: &'a [Fault],
+    /// The text on the console that ends the run.
+    pub until: Option<&'a str>,
+}
+
+/// What came of an audit.
+#[derive(Clone, Debug)]
+pub struct Audited {
+    /// How the kernel ran.
+    pub run: FreeRun,
+    /// What it ran on.
+    pub features: CpuFeatures,
+    /// It loads user page tables of its own to return to user mode.
+    pub isolated: bool,
+    /// What rules have found, by key.
+    pub findings: Vec<Finding>,
+    /// What was changed in page tables, by whom, and what became of it.
+    pub coverage: Coverage,
+    /// How often each operation that removes cached translations was executed.
+    pub flushes: Vec<(&'static str, u64)>,
+    /// Faults that met nothing, as text.
+    pub not_fired: Vec<String>,
+}
+
+/// What an audit comes to, in a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing was stale past its deadline.
+    Clean,
+    /// A rule has spoken.
+    Violation,
+    /// Nothing was there to judge.
+    Vacuous,
+    /// The kernel did not come to user mode, or cannot go on.
+    Stopped,
+    /// A fault met nothing.
+    NotApplied,
+}
+
+impl Verdict {
+    /// The word.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Clean => "clean",
+            Self::Violation => "violation",
+            Self::Vacuous => "vacuous",
+            Self::Stopped => "stopped",
+            Self::NotApplied => "not-applied",
+        }
+    }
+}
+
+impl Audited {
+    /// What it comes to.
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        if !self.findings.is_empty() {
+            Verdict::Violation
+        } else if matches!(self.run.end, End::Stopped(..)) || self.run.user_mode.is_none() {
+            Verdict::Stopped
+        } else if !self.not_fired.is_empty() {
+            Verdict::NotApplied
+        } else if self.coverage.judged() == 0 {
+            Verdict::Vacuous
+        } else {
+            Verdict::Clean
+        }
+    }
+}
+
+/// Boots and judges. `console` gets what the kernel prints as it comes.
+///
+/// # Errors
+/// When the kernel does not fit into memory, or the host fails.
+pub fn audit(
+    subject: &Subject<'_>,
+    console: &mut dyn FnMut(&[u8]),
+) -> Result<Audited, FreeError> {
+    let Subject { kernel, initrd, command_line, settings, .. } = *subject;
+    let mut free = Free::new(&Boot { kernel, initrd, command_line }, settings)?;
+    free.inject(Injector::new(subject.faults, Sites::default()));
+    let mut watch = Watch::new(&free.header());
+    let mut printed: Vec<u8> = Vec::new();
+    let run = free.run(&mut watch, &mut |bytes| {
+        console(bytes);
+        let Some(until) = subject.until else { return false };
+        printed.extend(bytes);
+        let ends = printed.windows(until.len().max(1)).any(|part| part == until.as_bytes());
+        // Of what was printed no more is needed than may be the text's begin.
+        let kept = printed.len().saturating_sub(until.len());
+        printed.drain(..kept);
+        ends
+    })?;
+    let coverage = watch.coverage(subject.symbols);
+    Ok(Audited {
+        features: settings.features,
+        isolated: watch.is_isolated(),
+        findings: watch.findings(subject.symbols),
+        flushes: watch.flushes(),
+        not_fired: free.not_fired(),
+        coverage,
+        run,
+    })
+}

@@ -1,0 +1,156 @@
+//! An audit as people read it: the verdict first.
+
+use super::{Audited, Finding, Verdict};
+use crate::ink::{Ink, Tone};
+use crate::kernel::free::End;
+use std::fmt::Write;
+
+/// Rows of the coverage that are shown; the JSON has all.
+const ROWS: usize = 20;
+/// Operations that came in between that are shown of a finding.
+const MISSED: usize = 6;
+
+/// The report.
+#[must_use]
+pub fn text(audited: &Audited, ink: Ink) -> String {
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    let _ = write_all(&mut out, audited, ink);
+    out
+}
+
+fn write_all(out: &mut String, audited: &Audited, ink: Ink) -> std::fmt::Result {
+    let verdict = audited.verdict();
+    let tone = if verdict == Verdict::Clean { Tone::Good } else { Tone::Bad };
+    writeln!(out, "{}: {}", ink.paint(tone, verdict.word()), sentence(audited, verdict))?;
+    for finding in &audited.findings {
+        write_finding(out, finding)?;
+    }
+    let run = &audited.run;
+    writeln!(out, "\nThe run")?;
+    writeln!(out, "  it ended       {}", end(&run.end))?;
+    let user = run.user_mode.map_or_else(
+        || "user mode was never entered".to_owned(),
+        |at| format!("user mode from {} on", millions(at)),
+    );
+    writeln!(out, "  instructions   {}; {user}; {} traps", millions(run.instructions), run.traps)?;
+    let names = audited.features.names().join(", ");
+    let isolated = if audited.isolated { "isolated page tables (PTI)" } else { "no PTI" };
+    writeln!(out, "  processor      {names}; the kernel was seen to use {isolated}")?;
+    for (name, count) in audited.flushes.iter().filter(|(_, count)| *count > 0) {
+        writeln!(out, "  {count:>12}   {name}")?;
+    }
+    for fault in &audited.not_fired {
+        writeln!(out, "  `{fault}` met nothing")?;
+    }
+    write_coverage(out, audited)
+}
+
+fn sentence(audited: &Audited, verdict: Verdict) -> String {
+    let coverage = &audited.coverage;
+    match verdict {
+        Verdict::Clean => format!(
+            "of {} stores that took something away from page tables, {} left something stale \
+             behind, and all of that was flushed in time",
+            coverage.stores(),
+            coverage.judged(),
+        ),
+        Verdict::Violation => {
+            let count: usize = audited.findings.iter().map(|finding| finding.count).sum();
+            let kinds = audited.findings.len();
+            format!("{count} times a translation was still cached when it was due, in {kinds} kinds")
+        }
+        Verdict::Vacuous => "nothing was ever stale, so nothing was judged".to_owned(),
+        Verdict::NotApplied => "a fault that was to be injected met nothing".to_owned(),
+        Verdict::Stopped => "the kernel did not run to user mode and its end".to_owned(),
+    }
+}
+
+fn write_finding(out: &mut String, finding: &Finding) -> std::fmt::Result {
+    let Finding { key, first, .. } = finding;
+    writeln!(out, "\nBUG: STALEMATE: {} in {}", key.rule, key.function)?;
+    writeln!(out, "  {}", first.message)?;
+    if let Some(downgrade) = &first.downgrade {
+        let (old, new) = downgrade.cause.values();
+        let task = downgrade.task.map_or_else(String::new, |task| format!(" by task {}", task.0));
+        writeln!(
+            out,
+            "  made stale   {} at {} in {}{task}: {old:#x} became {new:#x}",
+            key.change, downgrade.rip, key.function
+        )?;
+    }
+    if let Some((tag, entry)) = &first.entry {
+        writeln!(out, "  still cached {} under {tag}", entry.translation)?;
+    }
+    if let Some(walk) = &first.walk {
+        writeln!(out, "  tables say   {}", walk.result)?;
+    }
+    let task = first.task.map_or_else(String::new, |task| format!(" by task {}", task.0));
+    writeln!(out, "  found        at {} in {}{task}", first.rip, finding.at)?;
+    writeln!(out, "  due          {}", finding.due())?;
+    writeln!(
+        out,
+        "  grade        held: this PCID on this CPU has used the page through the old entry, and \
+         nothing has removed it since"
+    )?;
+    let shown = finding.missed.len().saturating_sub(MISSED);
+    if shown > 0 {
+        writeln!(out, "  in between   {shown} earlier operations, and")?;
+    }
+    for (what, why) in &finding.missed[shown..] {
+        writeln!(out, "  in between   {what}: {why}")?;
+    }
+    writeln!(out, "  {} times; key {key}", finding.count)
+}
+
+fn write_coverage(out: &mut String, audited: &Audited) -> std::fmt::Result {
+    let coverage = &audited.coverage;
+    let columns = ["stores", "harmless", "flushed", "violated", "parked", "unused", "unjudged"];
+    writeln!(out, "\nWhat was taken away, by whom, and what became of what was cached of it")?;
+    write!(out, "  {:<46}", "function and kind")?;
+    columns.iter().try_for_each(|name| write!(out, "{name:>9}"))?;
+    writeln!(out)?;
+    let mut rows: Vec<_> = coverage.rows.iter().collect();
+    rows.sort_by_key(|(_, row)| std::cmp::Reverse(row.stores));
+    let line = |out: &mut String, name: &str, row: &super::Row| {
+        let name: String = name.chars().take(45).collect();
+        write!(out, "  {name:<46}")?;
+        let counts = [
+            row.stores,
+            row.harmless,
+            row.flushed,
+            row.violated,
+            row.parked,
+            row.unused,
+            row.unjudged,
+        ];
+        counts.iter().try_for_each(|count| write!(out, "{count:>9}"))?;
+        writeln!(out)
+    };
+    for ((function, change), row) in rows.iter().take(ROWS) {
+        line(out, &format!("{function}, {}", change.name()), row)?;
+    }
+    if let Some(more) = rows.len().checked_sub(ROWS).filter(|more| *more > 0) {
+        writeln!(out, "  ... and {more} more rows; --format json has them")?;
+    }
+    line(out, "all", &coverage.total())?;
+    writeln!(
+        out,
+        "  harmless: nothing that grants more was cached. parked: cached under a PCID that is not \
+         current.\n  unused: a kernel address that was not given out again. unjudged: no deadline came."
+    )
+}
+
+fn end(end: &End) -> String {
+    match end {
+        End::Reset => "by a reset that the kernel asked for".to_owned(),
+        End::Halted => "with every CPU halted for good".to_owned(),
+        End::Said => "with the text that was waited for".to_owned(),
+        End::Instructions => "when its instructions were used up".to_owned(),
+        End::Stopped(stop, vcpu) => format!("at {}: {stop}", vcpu.rip()),
+    }
+}
+
+fn millions(count: u64) -> String {
+    format!("{}.{} million", count / 1_000_000, count / 100_000 % 10)
+}
