@@ -10,6 +10,8 @@ mod entropy;
 mod fpu;
 mod generate;
 mod host;
+#[cfg(feature = "kvm")]
+mod native;
 mod operand;
 mod precise;
 mod raw;

@@ -126,13 +126,16 @@ fn an_nmi_blocks_nmis_until_iret_and_other_vectors_do_not() {
 fn a_gate_leads_to_kernel_code_only() {
     let mut world = World::new(true, true);
     world.gate(6);
+    world.gate(11);
     world.gate(13);
     // Not present, data, without L, of privilege 3.
-    for descriptor in [0x00af_1b00u64, 0x00af_9300, 0x008f_9b00, 0x00af_fb00] {
+    for (descriptor, vector) in
+        [(0x00af_1b00u64, 11), (0x00af_9300, 13), (0x008f_9b00, 13), (0x00af_fb00, 13)]
+    {
         world.memory.write_word(Gpa(GDT + 0x90), descriptor << 32 | 0xffff);
         world.memory.write(Gpa(IDT + 6 * 16 + 2), &[0x90, 0]);
         assert_eq!(world.with(|core| deliver(core, Exception::INVALID_OPCODE)), Ok(()));
-        assert_eq!(delivered(&world), Some(13), "{descriptor:#x}");
+        assert_eq!(delivered(&world), Some(vector), "{descriptor:#x}");
         assert_eq!(world.memory.read_word(Gpa(0x1_0000 - 48)), 0x90, "{descriptor:#x}");
     }
 }

@@ -50,10 +50,8 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
                     return self.with_core(director, |core| core.read_msr(value, next));
                 }
             }
-            Op::Wrmsr { msr, value } => {
-                if self.kernel.write_msr(msr, value).is_some() {
-                    return self.with_core(director, |core| core.written_msr(next));
-                }
+            Op::Wrmsr { msr, value } if self.kernel.write_msr(msr, value).is_some() => {
+                return self.with_core(director, |core| core.written_msr(next));
             }
             _ => {}
         }

@@ -257,9 +257,12 @@ fn code_segment(core: &mut Core<'_>, selector: u16, dpl: u8) -> Result<(), Fault
         return Err(bad.into());
     }
     let descriptor = core.read_u64(Gva(table.base.wrapping_add(offset)), IMPLICIT_READ)?;
-    let needed = PRESENT | NON_SYSTEM | TYPE_CODE | LONG;
+    let needed = NON_SYSTEM | TYPE_CODE | LONG;
     if descriptor & needed != needed || descriptor >> 45 & 3 != u64::from(dpl) {
         return Err(bad.into());
+    }
+    if descriptor & PRESENT == 0 {
+        return Err(Exception { error: bad.error, ..Exception::NOT_PRESENT }.into());
     }
     Ok(())
 }
