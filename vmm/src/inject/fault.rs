@@ -114,6 +114,8 @@ pub enum Site {
     ParanoidEntry,
     /// The paranoid exit.
     ParanoidExit,
+    /// Wherever: in a kernel whose sites nobody knows.
+    Any,
 }
 
 /// Which occurrences, counted from the first step.

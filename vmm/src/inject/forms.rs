@@ -93,13 +93,14 @@ pub const DELAY: &str = "What happens late happens right before the next operati
      kind (which is then the one that is late, where all are meant), or when its step is over.";
 
 /// The names of sites.
-pub const SITES: [(&str, Site); 6] = [
+pub const SITES: [(&str, Site); 7] = [
     ("return", Site::Return),
     ("entry", Site::Entry),
     ("switch", Site::Switch),
     ("flush", Site::Flush),
     ("paranoid-entry", Site::ParanoidEntry),
     ("paranoid-exit", Site::ParanoidExit),
+    ("any", Site::Any),
 ];
 
 /// The names of points.

@@ -2,10 +2,12 @@
 
 use super::Injector;
 use super::alter::perturb;
-use super::fault::{self, Action, Point, Target};
+use super::fault::{self, Action, Fault, Point, Target};
 use super::site::SiteAt;
 use crate::arch::apic::msr::ICR;
+use crate::arch::cr3::NOFLUSH;
 use crate::arch::op::{ControlRegister, Op};
+use crate::arch::vcpu::cr4::PCIDE;
 use crate::event::Announcement;
 use crate::machine::{KernelWords, Plan, Scheduled, SideEffect, Site};
 use stalemate_shared::pcid::USER_ROOT_BIT;
@@ -73,7 +75,7 @@ impl Injector {
                     let unmarked = marks.into_iter().map(SideEffect::Say);
                     plan.before.extend(unmarked.map(Scheduled::surely));
                 }
-            } else if concerns(target, op, site, armed.fault.site) && armed.fires() {
+            } else if concerns(&armed.fault, op, site, cr4) && armed.fires() {
                 plan.delayed |= action == Action::Delay;
                 perturb(&mut plan.ops, action, target, cr4);
             }
@@ -107,14 +109,20 @@ fn is_user_load(op: Op) -> bool {
     matches!(op, Op::WriteCr { register, value } if register == cr3 && value & USER_ROOT_BIT != 0)
 }
 
-fn concerns(target: Target, op: Op, at: Option<SiteAt>, site: Option<fault::Site>) -> bool {
-    match (target, OpKind::of(op)) {
+fn concerns(fault: &Fault, op: Op, at: Option<SiteAt>, cr4: u64) -> bool {
+    match (fault.target, OpKind::of(op)) {
         (Target::Invlpg | Target::InvlpgKeepsGlobals, Some(OpKind::Invlpg))
         | (Target::Invpcid | Target::InvpcidGp, Some(OpKind::Invpcid))
         | (Target::Cr4, Some(OpKind::Cr4))
         | (Target::Ipi, Some(OpKind::Ipi)) => true,
+        (Target::Noflush, Some(OpKind::Cr3)) if fault.site == Some(fault::Site::Any) => {
+            // The loads that it makes another of: those that flush, or those that do not.
+            let keeps = matches!(op, Op::WriteCr { value, .. } if value & NOFLUSH != 0);
+            cr4 & PCIDE != 0 && keeps == (fault.action == Action::Clear)
+        }
         (Target::Noflush | Target::Pcid | Target::Root | Target::Cr3, Some(OpKind::Cr3)) => {
-            site.is_some_and(|site| at == Some(SiteAt::Cr3(site)))
+            let here = |site| site == fault::Site::Any || at == Some(SiteAt::Cr3(site));
+            fault.site.is_some_and(here)
         }
         _ => false,
     }
