@@ -156,7 +156,10 @@ pub fn flush_tlb_kernel_range(start: u64, end: u64) {
 /// CPU's other slots, until it next loads them.
 #[inline(always)]
 pub fn flush_tlb_all() {
-    announced(Primitive::All, What::Everything, 0, u64::MAX);
+    let flush = hypercall::begin(Primitive::All, 0, 0, u64::MAX);
+    let cpus = if variant::is(Variant::FlushAllIsLocal) { 0 } else { EVERY_CPU };
+    flush_on(cpus, &Request::new(What::Everything, 0, u64::MAX, PAGE_SIZE));
+    hypercall::end(flush);
 }
 
 #[inline(always)]
@@ -196,6 +199,8 @@ fn announced_user(
 #[inline(never)]
 fn flush_user(number: usize, start: u64, end: u64, stride: u64, frees_tables: bool) {
     let late = variant::is(Variant::GenerationAfterIpi);
+    let early = variant::is(Variant::CpumaskBeforeGeneration);
+    let early = early.then(|| percpu::mm_state(number).cpumask);
     let tlb_gen = match late {
         true => percpu::mm_state(number).tlb_gen + 1,
         false => percpu::raise_tlb_gen(number),
@@ -203,7 +208,8 @@ fn flush_user(number: usize, start: u64, end: u64, stride: u64, frees_tables: bo
     let what = What::User { number, tlb_gen, frees_tables };
     // Read after the generation was raised: a CPU that is not in it yet will see that.
     let local = variant::is(Variant::UserFlushIsLocal);
-    let cpus = if local { 0 } else { percpu::cpumask_after_raise(number) };
+    let mask = || early.unwrap_or_else(|| percpu::cpumask_after_raise(number));
+    let cpus = if local { 0 } else { mask() };
     flush_on(cpus, &Request::new(what, start, end, stride));
     if late {
         percpu::raise_tlb_gen(number);
@@ -266,7 +272,8 @@ pub fn defer(number: usize, page: Downgrade) {
     PENDING[number].set(1);
     percpu::raise_tlb_gen(number);
     let batch = &BATCHES[percpu::number() as usize];
-    batch.set(batch.get() | percpu::cpumask_after_raise(number) | BATCHED);
+    let before = if variant::is(Variant::BatchForgetsCpus) { 0 } else { batch.get() };
+    batch.set(before | percpu::cpumask_after_raise(number) | BATCHED);
     // The generation has risen: nobody can load the address space without a flush.
     let _ = page.discharge(None, 0, u64::MAX);
 }

@@ -52,13 +52,17 @@ pub fn enter_lazy_tlb() {
 /// Does not promise yet: the same of its user PCID, until user mode is next entered.
 #[inline(never)]
 pub fn switch_mm(number: usize) {
+    let early = variant::is(Variant::CatchesUpWhileLazy) && percpu::is_lazy() != 0;
+    if early && is_loaded(&percpu::mm_state(number)) {
+        catch_up(&percpu::mm_state(number));
+    }
     let was_lazy = match variant::is(Variant::LazyStays) {
         true => percpu::is_lazy() != 0,
         false => percpu::leave_lazy(),
     };
     if is_loaded(&percpu::mm_state(number)) {
         // Nobody has told a lazy CPU of flushes.
-        if was_lazy && !variant::is(Variant::LazyDoesNotCatchUp) {
+        if was_lazy && !early && !variant::is(Variant::LazyDoesNotCatchUp) {
             // A flush that found this CPU lazy has raised the generation before it looked.
             fence::mfence::<LAZY_EXIT>();
             catch_up(&percpu::mm_state_after::<LAZY_EXIT>(number));
@@ -74,11 +78,13 @@ pub fn switch_mm(number: usize) {
     } else {
         percpu::begin_switch();
     }
+    let early = variant::is(Variant::GenerationBeforeCpumask);
+    let early = early.then(|| percpu::mm_state(number));
     percpu::join(number);
     // Read after the cpumask was written, and `loaded_mm`: a flush that saw neither has raised it
     // before.
     fence::mfence::<SWITCH>();
-    let next = percpu::mm_state_after::<SWITCH>(number);
+    let next = early.unwrap_or_else(|| percpu::mm_state_after::<SWITCH>(number));
     let previous = (previous as usize).checked_sub(1);
     let early = variant::is(Variant::LeavesEarly);
     if let Some(previous) = previous.filter(|_| early) {
@@ -165,7 +171,8 @@ pub fn catch_up(mm: &MmState) {
 /// Kernel entries in the other ASIDs are stale: whoever owns their slots must flush.
 fn clear_asid_other() {
     let loaded = percpu::loaded_mm_asid() as u16;
-    for asid in (0..ASID_SLOTS as u16).filter(|&asid| asid != loaded) {
+    let slots = ASID_SLOTS - usize::from(variant::is(Variant::LastSlotKept));
+    for asid in (0..slots as u16).filter(|&asid| asid != loaded) {
         percpu::set_slot(asid, Slot { ctx_id: 0, ..percpu::slot(asid) });
     }
     percpu::set_invalidate_other(0);

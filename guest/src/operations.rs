@@ -47,7 +47,7 @@ pub fn unmap_range(mm: usize, start: u64, end: u64) -> Result<(), Refused> {
     for (index, frame) in frames.iter().enumerate() {
         // Two of the pages may have shown one frame.
         if let Some(frame) = frame.filter(|_| !frames[..index].contains(frame)) {
-            release(frame);
+            release(mm, frame);
         }
     }
     Ok(())
@@ -95,13 +95,13 @@ pub fn migrate(mm: usize, va: u64, frame: u64) -> Result<(), Refused> {
     let held = (!variant::is(Variant::MigrationUnlocksFirst)).then_some(locked);
     if held.is_none() {
         // Whoever comes now sees no page, flushes nothing, and takes the frame for unused.
-        release(entry::frame(bits));
+        release(mm, entry::frame(bits));
         flush_one(mm, token);
     } else {
         flush_one(mm, token);
         // Whoever migrates copies the page here; steps give it a frame with contents of its own.
         hypercall::contents_taken(entry::frame(bits));
-        release(entry::frame(bits));
+        release(mm, entry::frame(bits));
     }
     put(mm, va, entry::moved(bits, frame))?;
     drop(held);
@@ -346,15 +346,17 @@ fn flush_one(mm: usize, token: Downgrade) {
 /// The first half of the user test pages, and the second: two mappings.
 const SECOND_MAPPING: u64 = USER_PAGES + USER_PAGE_COUNT / 2 * PAGE_SIZE;
 
-/// Gives the frame of a page that was unmapped back, unless some other page maps it still, or a
+/// Gives the frame of a page that `mm` has unmapped back, unless some other page maps it still, or a
 /// batch that has unmapped it is not over.
-fn release(frame: u64) {
+fn release(mm: usize, frame: u64) {
     let pages =
         |first: u64, count: u64| (first..first + count * PAGE_SIZE).step_by(PAGE_SIZE as usize);
     let user =
         || pages(USER_PAGES, USER_PAGE_COUNT).chain(pages(USER_TABLE_PAGES, USER_TABLE_PAGE_COUNT));
     let maps = |mm: usize, va: u64| get(mm, va).is_ok_and(|bits| entry::frame(bits) == frame);
-    let by_user = (0..MM_COUNT).any(|mm| user().any(|va| maps(mm, va)));
+    let one = variant::is(Variant::ReleaseAsksOneSpace);
+    let mut spaces = if one { mm..mm + 1 } else { 0..MM_COUNT };
+    let by_user = spaces.any(|mm| user().any(|va| maps(mm, va)));
     let by_kernel = || pages(KERNEL_PAGES, KERNEL_PAGE_COUNT).any(|va| maps(0, va));
     if !by_user && !by_kernel() && !flush::is_held(frame) {
         pool::give_back(frame);

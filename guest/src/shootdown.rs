@@ -226,7 +226,8 @@ fn user(number: usize, asked: u64, request: &Request) {
         return;
     }
     let few = (request.end - request.start) / request.stride <= CEILING;
-    if few && asked == slot.tlb_gen + 1 && asked == mm.tlb_gen {
+    let last = asked == mm.tlb_gen || variant::is(Variant::LaterGenerationsForgotten);
+    if few && asked == slot.tlb_gen + 1 && last {
         let mut va = request.start;
         while va < request.end {
             policy().flush_tlb_one_user(va);
@@ -235,6 +236,8 @@ fn user(number: usize, asked: u64, request: &Request) {
     } else {
         policy().flush_tlb_mm();
     }
+    let again = variant::is(Variant::GenerationReadAgain);
+    let mm = if again { percpu::mm_state(number) } else { mm };
     // Not before: what the slot says has been flushed.
     percpu::set_slot(asid, Slot { ctx_id: mm.ctx_id, tlb_gen: mm.tlb_gen });
 }

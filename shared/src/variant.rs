@@ -145,6 +145,24 @@ variants! {
         "A window of kernel pages is flushed when its first page is used again, and no other.";
     WriteProtectNotFlushed = 54, "write-protect-not-flushed", "operations::write_protect",
         "A page is write-protected, and nobody flushes.";
+    LastSlotKept = 55, "last-slot-kept", "mm::clear_asid_other",
+        "Kernel entries in other ASIDs are stale, and the last slot is not among those that flush.";
+    CatchesUpWhileLazy = 56, "catches-up-while-lazy", "mm::switch_mm",
+        "A lazy CPU looks at the generation before it ceases to be lazy.";
+    LaterGenerationsForgotten = 57, "later-generations-forgotten", "shootdown::user",
+        "One page is flushed although later flushes are on their way, and the slot counts as up to date.";
+    GenerationReadAgain = 58, "generation-read-again", "shootdown::user",
+        "What the slot is said to be flushed up to is read after the flush.";
+    ReleaseAsksOneSpace = 59, "release-asks-one-space", "operations::release",
+        "A frame is given back although another address space maps it.";
+    GenerationBeforeCpumask = 60, "generation-before-cpumask", "mm::switch_mm",
+        "The generation is read before the CPU has joined the cpumask.";
+    CpumaskBeforeGeneration = 61, "cpumask-before-generation", "flush::flush_user",
+        "The cpumask is read before the generation is raised.";
+    BatchForgetsCpus = 62, "batch-forgets-cpus", "flush::defer",
+        "A batch asks the CPUs of its last page, and no others.";
+    FlushAllIsLocal = 63, "flush-all-is-local", "flush::flush_tlb_all",
+        "Everything is flushed on the CPU that asks, and on no other.";
 }
 
 impl Variant {

@@ -27,6 +27,8 @@ pub enum Action {
     Nmi,
     /// An interrupt arrives.
     Irq,
+    /// A CPU that is held back comes in.
+    Preempt,
     /// What is cached of a page goes.
     Evict,
     /// A page is cached.

@@ -8,7 +8,7 @@ use stalemate_shared::page::Page;
 
 /// Every form of a fault but for its occurrence, with one line of help. SITE, POINT and PAGE stand
 /// for one of [`SITES`], one of [`POINTS`] and a test page. What is not in this table is refused.
-pub const FORMS: [(&str, &str); 49] = [
+pub const FORMS: [(&str, &str); 50] = [
     // The marks of user PCIDs.
     ("drop mark", "the store that marks a user PCID does not happen"),
     ("repeat mark", "the store that marks a user PCID happens twice"),
@@ -74,6 +74,11 @@ pub const FORMS: [(&str, &str); 49] = [
         "an interrupt is raised, in a run of its own, at each instruction boundary; `#2..4` of \
          steps 2 to 4",
     ),
+    (
+        "preempt@each",
+        "the CPU that `until` holds back comes in, in a run of its own, at each instruction boundary, \
+         until its step is over or it waits; `#2..4` of steps 2 to 4",
+    ),
     ("evict PAGE@POINT", "what the current PCID caches of the page goes; with fills on demand"),
     ("speculate PAGE@POINT", "the page is cached though nobody used it; with fills on demand"),
     (
@@ -119,7 +124,7 @@ pub(super) const OWN_POINTS: [(&str, Point); 2] =
     [("each", Point::Each), ("paranoid-exit", Point::ParanoidExit)];
 
 /// The names of actions.
-pub(super) const ACTIONS: [(&str, Action); 14] = [
+pub(super) const ACTIONS: [(&str, Action); 15] = [
     ("drop", Action::Drop),
     ("repeat", Action::Repeat),
     ("delay", Action::Delay),
@@ -130,6 +135,7 @@ pub(super) const ACTIONS: [(&str, Action); 14] = [
     ("erratum", Action::Erratum),
     ("nmi", Action::Nmi),
     ("irq", Action::Irq),
+    ("preempt", Action::Preempt),
     ("clear-mark", Action::ClearMark),
     ("evict", Action::Evict),
     ("speculate", Action::Speculate),

@@ -1,4 +1,4 @@
-//! `nmi@each` and `irq@each`: not one fault but as many runs as there are boundaries.
+//! `nmi@each`, `irq@each` and `preempt@each`: not one fault but as many runs as there are boundaries.
 
 use super::Fault;
 use super::fault::{Action, Occurrence, Point, Target};
@@ -10,9 +10,11 @@ pub enum Interrupt {
     Nmi,
     /// An interrupt.
     Irq,
+    /// The first CPU that is held back.
+    Preempt,
 }
 
-/// `nmi@each` or `irq@each`: not one fault but as many runs as there are boundaries.
+/// `nmi@each`, `irq@each` or `preempt@each`: not one fault but as many runs as there are boundaries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sweep {
     /// As it was asked for.
@@ -35,7 +37,11 @@ impl Sweep {
         let first = rest.iter().position(is_each).map(|at| rest.remove(at));
         let sweep = first.map(|fault| Self {
             fault,
-            interrupt: if fault.action == Action::Irq { Interrupt::Irq } else { Interrupt::Nmi },
+            interrupt: match fault.action {
+                Action::Irq => Interrupt::Irq,
+                Action::Preempt => Interrupt::Preempt,
+                _ => Interrupt::Nmi,
+            },
             steps: match fault.occurrence {
                 Occurrence::Steps(first, last) => Some((first, last)),
                 _ => None,

@@ -16,7 +16,7 @@ mod stop;
 mod store;
 mod trap;
 
-pub use director::Director;
+pub use director::{Access, Accesses, Director, Watch};
 pub use interceptor::{Interceptor, Moment, Plan, PlannedOp, Scheduled, SideEffect, Site};
 pub use kernel::{Call, Kernel, KernelWords, Statement};
 pub use stop::Stop;
@@ -77,6 +77,8 @@ pub(crate) struct Machine<K, I> {
     /// Fills and A/D updates of one instruction, held back to be sorted by address: the order in
     /// which a processor makes them is its own.
     held: Vec<Event>,
+    /// The accesses that the director is asked about. The driver says so before each move.
+    watch: Option<Watch>,
 }
 
 impl<K: Kernel, I: Interceptor> Machine<K, I> {
@@ -105,6 +107,7 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
             probe: None,
             probed: None,
             held: Vec::new(),
+            watch: None,
         };
         machine.reset_tlb(0);
         machine
@@ -206,6 +209,20 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
     /// watch.
     pub(crate) fn is_protected(&self, gpa: Gpa) -> bool {
         self.kernel.watched().contains(&gpa.page()) || self.census.is_table(gpa.page())
+    }
+
+    /// Has the director asked about these accesses from now on.
+    pub(crate) fn watch(&mut self, watch: Option<Watch>) -> Result<(), Halt> {
+        if self.watch == watch {
+            return Ok(());
+        }
+        self.watch = watch;
+        self.revalidate_all()
+    }
+
+    /// Whether accesses of this kind by the current CPU are watched.
+    fn is_watched(&self, accesses: Accesses) -> bool {
+        self.watch == Some(Watch { cpu: self.vcpu().id, accesses })
     }
 
     /// Lets the interceptor know of a moment of the current CPU, and does what it wants at it.

@@ -1,6 +1,6 @@
 //! Keeps the shadow pages within the modelled TLB: a page is mapped only while some entry grants it.
 
-use super::{Cpu, Halt, Interceptor, Kernel, Machine};
+use super::{Accesses, Cpu, Halt, Interceptor, Kernel, Machine, Watch};
 use crate::arch::addr::{CpuId, Gpa, Gva};
 use crate::arch::census::Census;
 use crate::arch::core::Log;
@@ -13,6 +13,7 @@ struct View<'a> {
     cpus: &'a [Cpu],
     census: &'a Census,
     watched: &'a BTreeSet<Gpa>,
+    watch: Option<Watch>,
 }
 
 impl View<'_> {
@@ -25,6 +26,10 @@ impl View<'_> {
             return None;
         }
         let frame = found.at(page).page();
+        let loads = Some(Watch { cpu: space.cpu, accesses: Accesses::Loads });
+        if self.watch == loads && self.watched.contains(&frame) {
+            return None;
+        }
         let watched = self.watched.contains(&frame) || self.census.is_table(frame);
         let may_write = found.writable || (!space.user && !paging.wp);
         let may_execute = !found.no_execute && (space.user || !paging.smep || !found.user);
@@ -53,7 +58,8 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
     }
 
     fn view(&self) -> View<'_> {
-        View { cpus: &self.cpus, census: &self.census, watched: self.kernel.watched() }
+        let watched = self.kernel.watched();
+        View { cpus: &self.cpus, census: &self.census, watched, watch: self.watch }
     }
 
     /// Revokes what the operations in `log` took away.
@@ -77,13 +83,15 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
 
     /// Revalidates every leaf; after a reset of the TLB.
     pub(crate) fn revalidate_all(&mut self) -> Result<(), Halt> {
-        let view = View { cpus: &self.cpus, census: &self.census, watched: self.kernel.watched() };
+        let watched = self.kernel.watched();
+        let view = View { cpus: &self.cpus, census: &self.census, watched, watch: self.watch };
         let keep = &mut |space: Space, page: Gva, _: Leaf| view.leaf(space, page);
         Ok(self.executor.revalidate(&|_| true, keep)?)
     }
 
     fn revalidate(&mut self, cpu: CpuId, scope: &Scope) -> Result<(), ExecutorError> {
-        let view = View { cpus: &self.cpus, census: &self.census, watched: self.kernel.watched() };
+        let watched = self.kernel.watched();
+        let view = View { cpus: &self.cpus, census: &self.census, watched, watch: self.watch };
         let keep = &mut |space: Space, page: Gva, _: Leaf| view.leaf(space, page);
         let of_cpu = |space: Space| space.cpu == cpu;
         match scope {
@@ -103,7 +111,8 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
 
     /// Takes back what the executor grants of a page beyond what the TLB does.
     pub(super) fn narrow(&mut self, space: Space, page: Gva) -> Result<(), ExecutorError> {
-        let view = View { cpus: &self.cpus, census: &self.census, watched: self.kernel.watched() };
+        let watched = self.kernel.watched();
+        let view = View { cpus: &self.cpus, census: &self.census, watched, watch: self.watch };
         let keep = &mut |space: Space, page: Gva, _: Leaf| view.leaf(space, page);
         self.executor.revalidate_page(&|known| known == space, page, keep)
     }

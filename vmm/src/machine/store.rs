@@ -1,12 +1,13 @@
-//! Stores to watched frames: page tables, and words that the kernel has described.
+//! Accesses to watched frames: page tables, and words that the kernel has described.
 //!
 //! Such a frame is read-only for natively running code, so that each store is seen. The instruction
 //! is carried out by the interpreter, one step on the machine's own registers and memory, with its
 //! frames writable for that long; what has changed of a watched frame is put back, and then stored
-//! again word by word as the processor and the interceptor have it.
+//! again word by word as the processor and the interceptor have it. While the director wants to be
+//! asked before loads of words, their pages are not mapped either, and those are carried out likewise.
 
 use super::kernel::View;
-use super::{Director, Halt, Interceptor, Kernel, Machine};
+use super::{Access, Accesses, Director, Halt, Interceptor, Kernel, Machine};
 use crate::arch::addr::{Gpa, Gva};
 use crate::arch::core::Memory;
 use crate::arch::fault::{Exception, Fault, vector};
@@ -26,19 +27,34 @@ struct Before {
 }
 
 impl<K: Kernel, I: Interceptor> Machine<K, I> {
-    /// Carries out `instruction`, which is at RIP and stores to a watched frame through `va`.
-    pub(super) fn watched_store(
+    /// Whether an access to `gpa` is carried out by interpretation, and not natively.
+    pub(super) fn is_emulated(&self, kind: AccessKind, gpa: Gpa) -> bool {
+        let is_word = || self.kernel.watched().contains(&gpa.page());
+        match kind {
+            AccessKind::Write => self.is_protected(gpa),
+            AccessKind::Read => self.is_watched(Accesses::Loads) && is_word(),
+            AccessKind::Execute => false,
+        }
+    }
+
+    /// Carries out `instruction`, which is at RIP and accesses a watched frame through `va`; unless the
+    /// director holds the CPU before it.
+    pub(super) fn watched_access(
         &mut self,
         director: &mut dyn Director,
         instruction: &Instruction,
         va: Gva,
         gpa: Gpa,
+        kind: AccessKind,
     ) -> Result<Result<(), Fault>, Halt> {
+        if kind == AccessKind::Read && self.is_held_before_load(director, gpa) {
+            return Ok(Ok(()));
+        }
         let mut vcpu = self.vcpu().clone();
         let space = Space::of(&vcpu);
         let uses_vector_state = stores_vector_state(instruction);
         let (mut before, mut pages) = (Vec::new(), Vec::new());
-        let mut missing = Some((va, AccessKind::Write));
+        let mut missing = Some((va, kind));
         let fault = loop {
             if let Some((va, kind)) = missing.take() {
                 match self.open(director, space, va, kind, &mut before)? {
@@ -65,7 +81,10 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
             return Ok(Err(fault));
         }
         let mut stores = self.changes(&before);
-        if stores.is_empty() {
+        if self.is_held_before_store(director, &stores) {
+            return Ok(Ok(()));
+        }
+        if stores.is_empty() && !before.is_empty() {
             // A store is seen also where it changes nothing.
             let at = Gpa(gpa.0 & !7);
             let word = self.memory.read_word(at);
@@ -74,6 +93,28 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
         stores.into_iter().try_for_each(|store| self.store(director, store))?;
         *self.vcpu_mut() = vcpu;
         Ok(Ok(()))
+    }
+
+    /// Whether the current CPU is held before it loads the word at `gpa`.
+    fn is_held_before_load(&self, director: &mut dyn Director, gpa: Gpa) -> bool {
+        let at = Gpa(gpa.0 & !7);
+        let old = self.memory.read_word(at);
+        let word = self.kernel.stored(&self.memory, &WordStore { at, old, new: old }).word;
+        director.holds_before(self.vcpu().id, &Access::Load(&word))
+    }
+
+    /// Whether the current CPU is held before it makes these stores.
+    fn is_held_before_store(&self, director: &mut dyn Director, stores: &[WordStore]) -> bool {
+        self.is_watched(Accesses::Stores)
+            && stores.iter().any(|store| {
+                let is_word = self.kernel.watched().contains(&store.at.page());
+                let said = is_word.then(|| self.kernel.stored(&self.memory, store).announcements);
+                let access = match &said {
+                    Some(said) => Access::WordStore(said),
+                    None => Access::TableStore,
+                };
+                director.holds_before(self.vcpu().id, &access)
+            })
     }
 
     /// Lets the instruction have the page of `va`, watched or not.

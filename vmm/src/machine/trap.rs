@@ -207,7 +207,7 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
         }
     }
 
-    /// A fault of the shadow pages: a TLB miss, a store to a watched frame, or an architectural
+    /// A fault of the shadow pages: a TLB miss, an access to a watched frame, or an architectural
     /// page fault.
     fn page_fault(&mut self, director: &mut dyn Director, va: Gva, error: u32) -> Result<(), Halt> {
         let kind = access_kind(error);
@@ -216,9 +216,11 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
             core.translate(va, access)
         })?;
         match translated {
-            Ok(gpa) if kind == AccessKind::Write && self.is_protected(gpa) => {
+            Ok(gpa) if self.is_emulated(kind, gpa) => {
                 let result = match self.fetch(director)? {
-                    Ok((instruction, _)) => self.watched_store(director, &instruction, va, gpa)?,
+                    Ok((instruction, _)) => {
+                        self.watched_access(director, &instruction, va, gpa, kind)?
+                    }
                     Err(fault) => Err(fault),
                 };
                 self.resolve(director, result)

@@ -272,11 +272,15 @@ fn sweep(out: &mut String, results: &Results<'_>, scenario: &Scenario, sweep: &S
     let what = match sweep.interrupt {
         Interrupt::Nmi => "NMI",
         Interrupt::Irq => "interrupt",
+        Interrupt::Preempt => "CPU held back",
     };
     let Swept { tried, held, undelivered, cut_short, .. } = sweep.swept;
     let _ = write!(out, "  {what} at each boundary: {tried} tried");
     if held > 0 {
-        let _ = write!(out, ", {held} while NMIs are blocked");
+        let _ = match sweep.interrupt {
+            Interrupt::Preempt => write!(out, ", {held} while none is"),
+            _ => write!(out, ", {held} while NMIs are blocked"),
+        };
     }
     if undelivered > 0 {
         let _ = write!(out, ", {undelivered} never delivered since interrupts stayed off");

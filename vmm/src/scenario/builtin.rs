@@ -46,7 +46,16 @@ pub const BUILTIN: &[(&str, &str)] = &files!(
         "lazy-purge",
         "cpu-window",
         "lazy-said-wrongly",
+        "lazy-catches-up-first",
         "batched-frame",
+        "batch-of-two-spaces",
+        "frame-of-two-spaces",
+        "six-slots-kernel-page",
+        "flush-all-remote",
+        "later-generations-on-the-way",
+        "generation-read-again",
+        "generation-before-cpumask",
+        "cpumask-before-generation",
     ]
 );
 

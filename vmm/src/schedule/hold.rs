@@ -2,8 +2,10 @@
 
 use crate::arch::happened::Happened;
 use crate::event::{Announcement, Event};
+use crate::machine::{Access, Accesses};
 
-/// Where a scenario holds a CPU back, within a step: right after the CPU's own event.
+/// Where a scenario holds a CPU back, within a step: right after the CPU's own event, or right before
+/// it loads or stores a word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum HoldPoint {
@@ -15,6 +17,7 @@ pub enum HoldPoint {
     CpuMask,
     Switching,
     LoadedMm,
+    Lazy,
     Slot,
     Mark,
     Consume,
@@ -26,10 +29,14 @@ pub enum HoldPoint {
     Acknowledge,
     Freed,
     User,
+    /// Right before the store that the point is right after.
+    Before(&'static HoldPoint),
+    /// Right before a load of the word with this name.
+    Reads(&'static str),
 }
 
-/// Every point by its name in scenarios, with what has just happened there.
-pub const HOLD_POINTS: [(&str, HoldPoint, &str); 19] = [
+/// Every point by its name in scenarios, with what has just happened there, or is about to.
+pub const HOLD_POINTS: [(&str, HoldPoint, &str); 35] = [
     ("start", HoldPoint::Start, "the step was handed over, nothing is done"),
     ("instruction", HoldPoint::Instruction, "an instruction was completed"),
     ("primitive", HoldPoint::Primitive, "a flush primitive began"),
@@ -38,6 +45,7 @@ pub const HOLD_POINTS: [(&str, HoldPoint, &str); 19] = [
     ("cpumask", HoldPoint::CpuMask, "an address space's cpumask was changed"),
     ("switching", HoldPoint::Switching, "loaded_mm was set to say that CR3 is being changed"),
     ("loaded-mm", HoldPoint::LoadedMm, "loaded_mm was set to an address space"),
+    ("lazy", HoldPoint::Lazy, "is_lazy was changed"),
     ("slot", HoldPoint::Slot, "an ASID slot was changed"),
     ("mark", HoldPoint::Mark, "a user PCID was marked"),
     ("consume", HoldPoint::Consume, "a mark was cleared"),
@@ -49,6 +57,57 @@ pub const HOLD_POINTS: [(&str, HoldPoint, &str); 19] = [
     ("acknowledge", HoldPoint::Acknowledge, "a shootdown was acknowledged"),
     ("freed", HoldPoint::Freed, "a frame was given back"),
     ("user", HoldPoint::User, "user mode was entered"),
+    (
+        "before-table-store",
+        HoldPoint::Before(&HoldPoint::TableStore),
+        "a paging-structure entry is about to be stored",
+    ),
+    (
+        "before-generation",
+        HoldPoint::Before(&HoldPoint::Generation),
+        "an address space's tlb_gen is about to be raised",
+    ),
+    (
+        "before-cpumask",
+        HoldPoint::Before(&HoldPoint::CpuMask),
+        "an address space's cpumask is about to be changed",
+    ),
+    (
+        "before-switching",
+        HoldPoint::Before(&HoldPoint::Switching),
+        "loaded_mm is about to say that CR3 is being changed",
+    ),
+    (
+        "before-loaded-mm",
+        HoldPoint::Before(&HoldPoint::LoadedMm),
+        "loaded_mm is about to be set to an address space",
+    ),
+    ("before-lazy", HoldPoint::Before(&HoldPoint::Lazy), "is_lazy is about to be changed"),
+    ("before-slot", HoldPoint::Before(&HoldPoint::Slot), "an ASID slot is about to be changed"),
+    ("before-mark", HoldPoint::Before(&HoldPoint::Mark), "a user PCID is about to be marked"),
+    ("before-consume", HoldPoint::Before(&HoldPoint::Consume), "a mark is about to be cleared"),
+    (
+        "before-acknowledge",
+        HoldPoint::Before(&HoldPoint::Acknowledge),
+        "a shootdown is about to be acknowledged",
+    ),
+    (
+        "reads-generation",
+        HoldPoint::Reads("tlb_gen"),
+        "an address space's tlb_gen is about to be read",
+    ),
+    (
+        "reads-cpumask",
+        HoldPoint::Reads("cpumask"),
+        "an address space's cpumask is about to be read",
+    ),
+    ("reads-loaded-mm", HoldPoint::Reads("loaded_mm"), "a CPU's loaded_mm is about to be read"),
+    ("reads-lazy", HoldPoint::Reads("is_lazy"), "a CPU's is_lazy is about to be read"),
+    (
+        "reads-mark",
+        HoldPoint::Reads("user_pcid_flush_mask"),
+        "a CPU's user_pcid_flush_mask is about to be read",
+    ),
 ];
 
 /// Until where a step runs before its CPU is held back.
@@ -61,6 +120,27 @@ pub struct Hold {
 }
 
 impl HoldPoint {
+    /// Which of its CPU's accesses the point is right before.
+    pub(super) fn watches(self) -> Option<Accesses> {
+        match self {
+            Self::Before(_) => Some(Accesses::Stores),
+            Self::Reads(_) => Some(Accesses::Loads),
+            _ => None,
+        }
+    }
+
+    /// Whether the access is one before which a CPU is held here.
+    pub(super) fn precedes(self, access: &Access<'_>) -> bool {
+        match (self, access) {
+            (Self::Before(HoldPoint::TableStore), Access::TableStore) => true,
+            (Self::Before(after), Access::WordStore(said)) => {
+                said.iter().any(|said| after.is_said(said))
+            }
+            (Self::Reads(name), Access::Load(word)) => word.field == name,
+            _ => false,
+        }
+    }
+
     /// Whether the event is one after which a CPU is held here.
     pub(super) fn matches(self, event: &Event) -> bool {
         match event.happened() {
@@ -90,6 +170,7 @@ impl HoldPoint {
                 | (Self::CpuMask, Announcement::Member { .. })
                 | (Self::Switching, Announcement::Switching { .. })
                 | (Self::LoadedMm, Announcement::Loaded { .. })
+                | (Self::Lazy, Announcement::Lazy { .. })
                 | (Self::Slot, Announcement::SlotOwner { .. } | Announcement::SlotFlushed { .. })
                 | (Self::Mark, Announcement::Marked { .. })
                 | (Self::Consume, Announcement::Unmarked { .. })

@@ -14,6 +14,7 @@ use super::{Schedule, Scheduler};
 use crate::arch::addr::CpuId;
 use crate::arch::choice::{Chooser, CpuState, Move, Point};
 use crate::event::Event;
+use crate::machine::{Access, Watch};
 
 /// One step, as far as a scheduler knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +87,8 @@ pub struct Scripted {
     /// The held CPU that stood in last, for the foreground as it is.
     last_held: Option<usize>,
     slice: Option<Slice>,
+    /// A held CPU that has come in before the foreground goes on.
+    preempts: Option<usize>,
 }
 
 impl Scripted {
@@ -105,7 +108,20 @@ impl Scripted {
             stand_in: None,
             last_held: None,
             slice: None,
+            preempts: None,
         }
+    }
+
+    /// The first CPU that is held back.
+    #[must_use]
+    pub fn held(&self) -> Option<CpuId> {
+        let held = self.held.iter().position(|held| *held);
+        held.map(|cpu| CpuId(cpu as u8))
+    }
+
+    /// Lets the first CPU that is held back come in now: it runs until its step is over, or it waits.
+    pub fn preempt(&mut self) {
+        self.preempts = self.held().map(|cpu| usize::from(cpu.0));
     }
 
     /// The CPU whose step is under way in the foreground.
@@ -191,6 +207,11 @@ impl Scripted {
 
     /// Who runs now: the foreground, or another CPU where the schedule says so.
     fn pick(&mut self, foreground: usize, cpus: &[CpuState], seq: u64) -> Move {
+        let goes_on = |&cpu: &usize| cpus[cpu].in_task && !cpus[cpu].waits;
+        self.preempts = self.preempts.filter(goes_on);
+        if let Some(cpu) = self.preempts {
+            return Move::Run(CpuId(cpu as u8));
+        }
         let (cpu, single) = match self.schedule {
             _ if cpus.len() == 1 => (foreground, false),
             Schedule::InOrder => (self.in_order(foreground, cpus, seq), false),
@@ -303,6 +324,18 @@ impl Scheduler for Scripted {
             let here = event.cpu == pending.cpu;
             pending.passed += u32::from(here && pending.hold.point.matches(event));
         }
+    }
+
+    fn watch(&self) -> Option<Watch> {
+        let pending = self.hold.as_ref()?;
+        Some(Watch { cpu: pending.cpu, accesses: pending.hold.point.watches()? })
+    }
+
+    fn holds_before(&mut self, cpu: CpuId, access: &Access<'_>) -> bool {
+        let Some(pending) = &mut self.hold else { return false };
+        let here = pending.cpu == cpu && pending.hold.point.precedes(access);
+        pending.passed += u32::from(here);
+        here && pending.passed >= pending.hold.nth
     }
 
     fn stepped(&mut self, cpu: CpuId, moved: bool) {

@@ -7,7 +7,7 @@ use super::Steps;
 use crate::arch::addr::CpuId;
 use crate::arch::choice::{Chooser, CpuState, Move, Point};
 use crate::event::{Announcement, Event, Observer, TaskId, TraceHeader};
-use crate::machine::{Halt, Interceptor, Machine, Moment, Ran, Stop};
+use crate::machine::{Access, Director, Halt, Interceptor, Machine, Moment, Ran, Stop};
 use crate::schedule::{Hold, Scheduler, ScriptItem};
 use stalemate_shared::step::{Op, Status};
 
@@ -107,6 +107,12 @@ impl<S: Scheduler> Observer for Seen<'_, S> {
 impl<S: Scheduler> Chooser for Seen<'_, S> {
     fn choose(&mut self, point: Point<'_>) -> usize {
         self.scheduler.choose(point)
+    }
+}
+
+impl<S: Scheduler> Director for Seen<'_, S> {
+    fn holds_before(&mut self, cpu: CpuId, access: &Access<'_>) -> bool {
+        self.scheduler.holds_before(cpu, access)
     }
 }
 
@@ -231,6 +237,7 @@ impl<'s, S: Scheduler> Driver<'s, S> {
         let task = &mut self.tasks[number];
         task.in_interrupt |= task.step.is_none();
         let before = single.then(|| machine.vcpu().clone());
+        machine.watch(self.scheduler.watch())?;
         let mut seen = Seen { scheduler: &mut self.scheduler, observer };
         let ran = machine.run(&mut seen, single)?;
         if let Some(before) = before {

@@ -1,5 +1,5 @@
-//! An interrupt at every instruction boundary: the run goes on from a snapshot with the interrupt
-//! and then, from the same snapshot, without it to the next boundary.
+//! An interrupt, or a CPU that was held back, at every instruction boundary: the run goes on from a
+//! snapshot with it and then, from the same snapshot, without it to the next boundary.
 
 use super::driver::{Driver, StepInput};
 use super::session::{RunEnd, RunError, Session};
@@ -9,7 +9,7 @@ use crate::arch::vcpu::Vcpu;
 use crate::event::{Event, Observer};
 use crate::executor::ExecutorError;
 use crate::inject::{Injector, Interrupt, Sweep};
-use crate::machine::Halt;
+use crate::machine::{Access, Halt, Watch};
 use crate::schedule::{Scheduler, Scripted};
 use stalemate_shared::layout::IRQ_VECTOR;
 
@@ -31,7 +31,8 @@ pub struct Swept {
     pub met: usize,
     /// An interrupt was tried at so many.
     pub tried: usize,
-    /// At so many an NMI would have been held back: one was being handled.
+    /// At so many an NMI would have been held back, since one was being handled; or no CPU was held
+    /// back that could come in.
     pub held: usize,
     /// At so many it was raised and never delivered: interrupts stayed off.
     pub undelivered: usize,
@@ -75,7 +76,11 @@ impl Chooser for Sweeping<'_> {
                 chosen
             }
             Point::Interrupt { nmi_blocked, .. } => {
-                let held = self.sweep.interrupt == Interrupt::Nmi && nmi_blocked;
+                let held = match self.sweep.interrupt {
+                    Interrupt::Nmi => nmi_blocked,
+                    Interrupt::Irq => false,
+                    Interrupt::Preempt => self.inner.held().is_none(),
+                };
                 self.swept.met += 1;
                 self.swept.held += usize::from(held);
                 self.swept.cut_short |= !held && self.swept.tried >= self.limit;
@@ -91,6 +96,14 @@ impl Chooser for Sweeping<'_> {
 impl Scheduler for Sweeping<'_> {
     fn saw(&mut self, event: &Event) {
         self.inner.saw(event);
+    }
+
+    fn watch(&self) -> Option<Watch> {
+        self.inner.watch()
+    }
+
+    fn holds_before(&mut self, cpu: CpuId, access: &Access<'_>) -> bool {
+        self.inner.holds_before(cpu, access)
     }
 
     fn stepped(&mut self, cpu: CpuId, moved: bool) {
@@ -194,11 +207,15 @@ impl Session {
         match interrupt {
             Interrupt::Nmi => vcpu.nmi_pending = true,
             Interrupt::Irq => vcpu.apic.request(IRQ_VECTOR),
+            Interrupt::Preempt => branch.scheduler.preempt(),
         }
         let halt = branch.run(&mut self.machine, &mut seen).err();
         let end = self.end(&mut seen, branch, halt)?;
         let vcpu = &self.machine.cpus[usize::from(cpu.0)].vcpu;
-        let undelivered = vcpu.nmi_pending || vcpu.apic.is_pending();
+        let undelivered = match interrupt {
+            Interrupt::Nmi | Interrupt::Irq => vcpu.nmi_pending || vcpu.apic.is_pending(),
+            Interrupt::Preempt => false,
+        };
         driver.scheduler.swept.undelivered += usize::from(undelivered);
         each(boundary, end, seen);
         if !self.spent {

@@ -188,16 +188,16 @@ struct Stop {
     at: Location,
 }
 
-/// An interrupt at every instruction boundary.
+/// An interrupt, or a CPU that was held back, at every instruction boundary.
 #[derive(Serialize, JsonSchema)]
 #[schemars(inline)]
 struct Sweep<'a> {
-    /// The interrupt that was injected.
-    #[schemars(extend("enum" = ["nmi", "irq"]))]
+    /// The interrupt that was injected; or `preempt`, a CPU that was held back and came in.
+    #[schemars(extend("enum" = ["nmi", "irq", "preempt"]))]
     interrupt: &'static str,
     /// Boundaries.
     tried: usize,
-    /// Boundaries at which NMIs are blocked.
+    /// Boundaries at which NMIs are blocked, or no CPU is held back.
     held: usize,
     /// Boundaries after which interrupts stayed off to the end.
     undelivered: usize,
@@ -241,6 +241,7 @@ impl<'a> Sweep<'a> {
             interrupt: match sweep.interrupt {
                 Interrupt::Nmi => "nmi",
                 Interrupt::Irq => "irq",
+                Interrupt::Preempt => "preempt",
             },
             tried: sweep.swept.tried,
             held: sweep.swept.held,
