@@ -45,7 +45,11 @@ pub struct FaultsArgs {
 
 /// Scores what `args` select.
 pub fn run(args: &FaultsArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result<u8, Failure> {
-    let scenarios = input::scenarios(&args.scenarios)?;
+    let mut scenarios = input::scenarios(&args.scenarios)?;
+    if args.scenarios.is_empty() {
+        // The combinations of axes where they are named: they repeat what the others have.
+        scenarios.retain(|scenario| scenario.cell.is_none());
+    }
     let wanted = Wanted {
         cpus: names::or_default(&args.cpu),
         policy: args.policy,

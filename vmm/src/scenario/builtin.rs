@@ -35,18 +35,14 @@ pub const BUILTIN: &[(&str, &str)] = &files!(
         "forgotten-flush",
         "global-under-pti",
         "shootdown",
-        "kernel-range",
         "switch-window",
         "two-shooters",
-        "batched-unmap",
-        "freed-table",
-        "split-and-merge",
-        "fork-and-copy",
         "late-fill",
         "lazy-purge",
         "cpu-window",
         "lazy-said-wrongly",
         "batched-frame",
+        "matrix",
     ]
 );
 

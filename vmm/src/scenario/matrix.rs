@@ -1,6 +1,6 @@
 //! From a scenario to its runs.
 
-use super::config::{CpuModel, Policy, RunConfig};
+use super::config::{CPUS, CpuModel, Policy, RunConfig};
 use super::raw::Stops;
 use super::{FaultCase, Scenario};
 use crate::arch::tlb::Fill;
@@ -59,6 +59,8 @@ pub struct Selection {
     pub schedule: Option<Schedule>,
     /// Where seeded choices begin, instead of where the file says.
     pub seed: Option<u64>,
+    /// Of the configurations of a combination of axes as few as its file says.
+    pub thin: bool,
 }
 
 impl Selection {
@@ -75,6 +77,7 @@ impl Selection {
             fill: None,
             schedule: None,
             seed: None,
+            thin: true,
         }
     }
 }
@@ -97,6 +100,14 @@ pub struct Run {
 /// Every pair.
 fn product<'a, A, B>(first: &'a [A], second: &'a [B]) -> impl Iterator<Item = (&'a A, &'a B)> {
     first.iter().flat_map(move |one| second.iter().map(move |other| (one, other)))
+}
+
+/// Where a configuration stands among those of every named CPU, policy and kind of isolation.
+fn place(config: &RunConfig) -> usize {
+    let cpu = CPUS.iter().position(|cpu| *cpu == config.cpu).unwrap_or(0);
+    let policies = Policy::all();
+    let policy = policies.iter().position(|policy| *policy == config.policy).unwrap_or(0);
+    (cpu * policies.len() + policy) * 2 + usize::from(config.pti)
 }
 
 impl Run {
@@ -147,6 +158,9 @@ impl Scenario {
             }
         }
         configs.retain(|config| self.allows(config));
+        if let Some(cell) = self.cell.as_ref().filter(|_| selection.thin) {
+            configs.retain(|config| (place(config) + cell.number).is_multiple_of(cell.one_in));
+        }
         configs
     }
 
@@ -229,6 +243,8 @@ impl Scenario {
             let expected = self.expected(&config, selection);
             let for_costs =
                 config.fill == Fill::WorstCase && expected == Expected::Clean && config.pti;
+            // Of combinations `compare` says what they cost.
+            let for_costs = for_costs && self.cell.is_none();
             if selection.case.is_none_or(|case| case == 0) {
                 runs.push(run(&[], expected, config, false));
             }
