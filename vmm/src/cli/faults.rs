@@ -16,7 +16,7 @@ use std::path::Path;
 /// Arguments of `faults`.
 #[derive(Debug, clap::Args)]
 pub struct FaultsArgs {
-    /// Scenarios by name or path; none means the built-in suite
+    /// Scenarios by name or path; none means the built-in suite without `matrix`
     #[arg(value_name = "PATH|NAME")]
     scenarios: Vec<String>,
     /// What runs unprivileged instructions

@@ -1,6 +1,6 @@
 //! From a scenario to its runs.
 
-use super::config::{CPUS, CpuModel, Policy, RunConfig};
+use super::config::{CpuModel, Policy, RunConfig};
 use super::raw::Stops;
 use super::{FaultCase, Scenario};
 use crate::arch::tlb::Fill;
@@ -59,7 +59,7 @@ pub struct Selection {
     pub schedule: Option<Schedule>,
     /// Where seeded choices begin, instead of where the file says.
     pub seed: Option<u64>,
-    /// Of the configurations of a combination of axes as few as its file says.
+    /// Of a combination of axes run as few configurations as its file says.
     pub thin: bool,
 }
 
@@ -100,14 +100,6 @@ pub struct Run {
 /// Every pair.
 fn product<'a, A, B>(first: &'a [A], second: &'a [B]) -> impl Iterator<Item = (&'a A, &'a B)> {
     first.iter().flat_map(move |one| second.iter().map(move |other| (one, other)))
-}
-
-/// Where a configuration stands among those of every named CPU, policy and kind of isolation.
-fn place(config: &RunConfig) -> usize {
-    let cpu = CPUS.iter().position(|cpu| *cpu == config.cpu).unwrap_or(0);
-    let policies = Policy::all();
-    let policy = policies.iter().position(|policy| *policy == config.policy).unwrap_or(0);
-    (cpu * policies.len() + policy) * 2 + usize::from(config.pti)
 }
 
 impl Run {
@@ -159,7 +151,13 @@ impl Scenario {
         }
         configs.retain(|config| self.allows(config));
         if let Some(cell) = self.cell.as_ref().filter(|_| selection.thin) {
-            configs.retain(|config| (place(config) + cell.number).is_multiple_of(cell.one_in));
+            // At least one is left, and another one than the combination before has.
+            let one_in = cell.one_in.min(configs.len()).max(1);
+            let mut place = cell.number;
+            configs.retain(|_| {
+                place += 1;
+                (place - 1).is_multiple_of(one_in)
+            });
         }
         configs
     }
