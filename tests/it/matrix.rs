@@ -21,7 +21,7 @@ use Wrong::{Fault, Variant};
 /// By primitive and place: what violates it on `pcid`, under `split` and with page-table isolation,
 /// and the rules that speak.
 const VIOLATED: &[(&str, Wrong, &[&str])] = &[
-    ("one-user/here", Variant("other-for-current"), &["stale-user-entry"]),
+    ("one-user/here", Variant("user-pcid-forgotten"), &["stale-user-entry"]),
     ("one-user-large/remote", Variant("all-but-self"), &["stale-kernel-entry"]),
     ("range/lazy", Variant("lazy-does-not-catch-up"), &["stale-other-asid", "stale-user-entry"]),
     ("range-large/left", Fault("drop invlpg"), &["stale-kernel-entry"]),
@@ -39,7 +39,7 @@ const VIOLATED: &[(&str, Wrong, &[&str])] = &[
     ("unmap-range/parked-here", Fault("set noflush@switch"), &["stale-other-asid"]),
     (
         "unmap-range-above/here",
-        Fault("drop cr3@flush"),
+        Variant("second-mapping-forgotten"),
         &["reuse-before-flush", "stale-kernel-entry"],
     ),
     ("batched/remote", Fault("drop cr3@flush"), &["stale-kernel-entry", "stale-remote-entry"]),
