@@ -17,6 +17,7 @@ mod hostile;
 mod image;
 mod interrupts;
 mod litmus;
+mod matrix;
 mod misbehaviour;
 mod policies;
 mod replay;

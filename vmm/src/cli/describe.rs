@@ -157,6 +157,9 @@ pub fn explain(args: &ExplainArgs) -> Result<String, Failure> {
     if let Some((file, text)) = scenario::builtin_file(name) {
         return Ok(format!("{name}\n\n{file}:\n\n{text}"));
     }
+    if let Some(one) = scenario::builtin(name) {
+        return Ok(format!("{name}\n\n{}:\n\n{}", one.title(), one.source));
+    }
     Err(Failure::usage(format!(
         "`{name}` is no rule, fault, policy, fill, variant, CPU or scenario; see `stalemate list rules`, \
          `list faults` and so on"

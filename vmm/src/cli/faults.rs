@@ -16,7 +16,7 @@ use std::path::Path;
 /// Arguments of `faults`.
 #[derive(Debug, clap::Args)]
 pub struct FaultsArgs {
-    /// Scenarios by name or path; none means the built-in suite
+    /// Scenarios by name or path; none means the built-in suite without `matrix`
     #[arg(value_name = "PATH|NAME")]
     scenarios: Vec<String>,
     /// What runs unprivileged instructions
@@ -45,7 +45,11 @@ pub struct FaultsArgs {
 
 /// Scores what `args` select.
 pub fn run(args: &FaultsArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result<u8, Failure> {
-    let scenarios = input::scenarios(&args.scenarios)?;
+    let mut scenarios = input::scenarios(&args.scenarios)?;
+    if args.scenarios.is_empty() {
+        // The combinations of axes where they are named: they repeat what the others have.
+        scenarios.retain(|scenario| scenario.cell.is_none());
+    }
     let wanted = Wanted {
         cpus: names::or_default(&args.cpu),
         policy: args.policy,

@@ -20,21 +20,23 @@ pub fn scenarios(names: &[String]) -> Result<Vec<Arc<Scenario>>, Failure> {
             found.extend(scenario::zoo()?);
             continue;
         }
-        if let Some((file, text)) = scenario::builtin_file(name) {
-            found.push(scenario::parse(name, &file, text)?);
+        if let Some(known) = scenario::builtins(name) {
+            found.extend(known?);
             continue;
         }
         let path = Path::new(name);
         if path.is_dir() {
             let before = found.len();
             for path in toml_files(path)? {
-                found.push(file(&path)?);
+                found.extend(file(&path)?);
             }
             if found.len() == before {
                 return Err(Failure::usage(format!("{name}: no .toml file in this directory")));
             }
         } else if path.exists() {
-            found.push(file(path)?);
+            found.extend(file(path)?);
+        } else if let Some(one) = one_of_file(name)? {
+            found.push(one);
         } else {
             let known = BUILTIN.iter().chain(ZOO).map(|(known, _)| *known);
             let near = nearest(name, known.chain(["zoo"]));
@@ -57,11 +59,10 @@ fn tell_apart(scenarios: &mut [Arc<Scenario>]) {
         files.entry(scenario.name.clone()).or_default().insert(scenario.file.clone());
     }
     for scenario in scenarios {
-        let is_built_in =
-            scenario::builtin_file(&scenario.name).is_some_and(|(_, text)| text == scenario.source);
-        if files[&scenario.name].len() > 1 && !is_built_in {
+        if files[&scenario.name].len() > 1 && !scenario::is_builtin(scenario) {
             let scenario = Arc::make_mut(scenario);
-            scenario.name.clone_from(&scenario.file);
+            let cell = scenario.cell.as_ref().map(|cell| format!("/{}", cell.name));
+            scenario.name = scenario.file.clone() + &cell.unwrap_or_default();
         }
     }
 }
@@ -79,7 +80,18 @@ fn toml_files(directory: &Path) -> Result<Vec<std::path::PathBuf>, Failure> {
     Ok(paths)
 }
 
-fn file(path: &Path) -> Result<Arc<Scenario>, Failure> {
+/// The scenario that `FILE.toml/VALUE/VALUE` names, of a file with axes.
+fn one_of_file(name: &str) -> Result<Option<Arc<Scenario>>, Failure> {
+    let Some((path, cell)) = name.split_once(".toml/") else { return Ok(None) };
+    let path = format!("{path}.toml");
+    if !Path::new(&path).is_file() {
+        return Ok(None);
+    }
+    let is = |one: &Arc<Scenario>| one.cell.as_ref().is_some_and(|of| of.name == cell);
+    Ok(file(Path::new(&path))?.into_iter().find(is))
+}
+
+fn file(path: &Path) -> Result<Vec<Arc<Scenario>>, Failure> {
     let shown = path.display().to_string();
     // Names go into reports of every format, and to terminals.
     if shown.chars().any(char::is_control) {
@@ -89,7 +101,7 @@ fn file(path: &Path) -> Result<Arc<Scenario>, Failure> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| Failure::usage(format!("{shown}: {error}")))?;
     let name = path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into());
-    Ok(scenario::parse(&name, &shown, &text)?)
+    Ok(scenario::parse_all(&name, &shown, &text)?)
 }
 
 /// The faults of `--inject`.

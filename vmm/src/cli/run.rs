@@ -104,6 +104,7 @@ pub fn run(args: &RunArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result
         fill: args.fill,
         schedule: args.schedule.map(|of| of(args.seed.unwrap_or_default())),
         seed: args.seed,
+        thin: args.policy.is_none() && args.variant.is_none(),
         ..Selection::of(&names::or_default(&args.cpu))
     };
     let all = Selection { cpus: CPUS.to_vec(), ..selection.clone() };

@@ -199,7 +199,7 @@ fn snippet<'a>(
         };
         Some(kind.span(scenario.span(remark.step)?).label(remark.text))
     });
-    Snippet::source(tame(&scenario.source)).path(&scenario.file).annotations(annotations)
+    Snippet::source(tame(&scenario.source)).path(scenario.title()).annotations(annotations)
 }
 
 /// The CPU, where there is more than one.

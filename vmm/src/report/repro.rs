@@ -1,7 +1,7 @@
 //! The command line that reproduces a run.
 
 use crate::arch::tlb::Fill;
-use crate::scenario::{BUILTIN, Run, RunConfig, Scenario, ZOO};
+use crate::scenario::{self, Run, RunConfig, Scenario};
 use std::path::Path;
 
 /// The one command that reproduces a run: with this kernel where it is not the built-in guest, and
@@ -47,9 +47,11 @@ pub fn command(run: &Run, guest: Option<&Path>, both: bool) -> String {
 /// the same name need not be; else its file.
 #[must_use]
 pub fn named(scenario: &Scenario) -> String {
-    let is = |(name, text): &(&str, &str)| *name == scenario.name && *text == scenario.source;
-    let builtin = BUILTIN.iter().chain(ZOO).any(is);
-    quoted(if builtin { &scenario.name } else { &scenario.file })
+    match &scenario.cell {
+        _ if scenario::is_builtin(scenario) => quoted(&scenario.name),
+        Some(cell) => quoted(&format!("{}/{}", scenario.file, cell.name)),
+        None => quoted(&scenario.file),
+    }
 }
 
 /// What was left to chance in the run, where the scenario leaves it open.
@@ -98,7 +100,7 @@ mod tests {
 
     #[test]
     fn a_file_that_is_called_like_a_built_in_scenario_is_none() {
-        let (name, text) = BUILTIN[0];
+        let (name, text) = scenario::BUILTIN[0];
         let file = format!("scenarios/{name}.toml");
         let own = crate::scenario::parse(name, &file, text).expect("legal");
         assert_eq!(named(&own), name);

@@ -113,7 +113,7 @@ fn entry(
         "locations": [location(scenario, seen)],
         "relatedLocations": others,
         // What makes it the same finding in the next run of the tool.
-        "partialFingerprints": { "run/v1": format!("{}/{title}/{rule}/{message}", scenario.file) },
+        "partialFingerprints": { "run/v1": format!("{}/{title}/{rule}/{message}", scenario.title()) },
         "properties": {
             "again": results.command(&result.run),
             "report": report,
@@ -125,10 +125,12 @@ fn entry(
 fn location(scenario: &Scenario, step: Option<usize>) -> Value {
     let span = step.and_then(|step| scenario.span(step)).unwrap_or_default();
     let before = &scenario.source[..span.start];
-    let line = before.matches('\n').count() + 1;
+    let line = scenario.file_line(before.matches('\n').count() + 1);
     let column = before.chars().rev().take_while(|&c| c != '\n').count() + 1;
     let width = scenario.source[span].chars().count();
     let region = match width {
+        // What is in the file has other columns.
+        _ if scenario.cell.is_some() => value!({ "startLine": line }),
         0 => value!({ "startLine": line }),
         _ => value!({ "startLine": line, "startColumn": column, "endColumn": column + width }),
     };

@@ -45,17 +45,17 @@ pub fn summary(results: &Results<'_>, ink: Ink) -> String {
         .filter(|name| results.results.iter().any(|result| result.run.config.cpu.name == *name))
         .collect();
     let heading = "scenario";
-    let names = results.scenarios.iter().map(|scenario| scenario.name.chars().count());
+    let names = results.scenarios.iter().map(|scenario| scenario.row().chars().count());
     let width = names.max().unwrap_or(0).max(heading.len());
     let _ = write!(out, "\n{heading:width$} ");
     for cpu in &cpus {
         let _ = write!(out, " {cpu:>COLUMN$}");
     }
     let _ = writeln!(out, "  caught  lost  obligations by discharger");
-    for scenario in results.scenarios {
-        let of: Vec<&RunResult> = results.of(scenario).collect();
+    for together in results.scenarios.chunk_by(|one, other| one.row() == other.row()) {
+        let of: Vec<&RunResult> = together.iter().flat_map(|one| results.of(one)).collect();
         if !of.is_empty() {
-            row(&mut out, ink, scenario, &of, &cpus, width);
+            row(&mut out, ink, together[0].row(), &of, &cpus, width);
         }
     }
     let failed = results.results.iter().filter(|result| !result.as_expected).count();
@@ -140,15 +140,8 @@ fn caught_without_fault(out: &mut String, results: &Results<'_>) {
     }
 }
 
-fn row(
-    out: &mut String,
-    ink: Ink,
-    scenario: &Scenario,
-    of: &[&RunResult],
-    cpus: &[&str],
-    width: usize,
-) {
-    let _ = write!(out, "{:width$} ", scenario.name);
+fn row(out: &mut String, ink: Ink, name: &str, of: &[&RunResult], cpus: &[&str], width: usize) {
+    let _ = write!(out, "{name:width$} ");
     for cpu in cpus {
         let wide = cpu.len().max(COLUMN);
         let here: Vec<_> = of.iter().filter(|result| result.run.config.cpu.name == *cpu).collect();

@@ -48,7 +48,7 @@ pub fn unexplained(symbols: &Symbols, scenario: &Scenario, result: &RunResult) -
 
 /// A step's file and line, as editors and terminals know them.
 fn place(scenario: &Scenario, step: usize) -> String {
-    format!("{}:{}", scenario.file, scenario.steps[step].line)
+    format!("{}:{}", scenario.file, scenario.file_line(scenario.steps[step].line))
 }
 
 /// The registers, in two lines.

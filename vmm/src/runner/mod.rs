@@ -268,7 +268,11 @@ impl Runner {
     fn session(&mut self, config: &RunConfig) -> Result<&mut Session, BootError> {
         let wanted = SessionConfig::from(config);
         let session = match self.session.take() {
-            Some(session) if *session.config() == wanted => session,
+            // How CPUs preempt each other is a matter of the steps: booting is not scheduled.
+            Some(mut session) if session.is_for(&wanted) => {
+                session.set_schedule(wanted.schedule);
+                session
+            }
             _ => {
                 let session = Session::boot(wanted, &self.guest, &self.backend)?;
                 self.primed = Observers::default();

@@ -35,13 +35,8 @@ pub const BUILTIN: &[(&str, &str)] = &files!(
         "forgotten-flush",
         "global-under-pti",
         "shootdown",
-        "kernel-range",
         "switch-window",
         "two-shooters",
-        "batched-unmap",
-        "freed-table",
-        "split-and-merge",
-        "fork-and-copy",
         "late-fill",
         "lazy-purge",
         "cpu-window",
@@ -56,6 +51,7 @@ pub const BUILTIN: &[(&str, &str)] = &files!(
         "generation-read-again",
         "generation-before-cpumask",
         "cpumask-before-generation",
+        "matrix",
     ]
 );
 

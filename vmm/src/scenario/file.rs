@@ -1,5 +1,6 @@
 //! Scenario files: TOML, typed and checked before anything boots.
 
+use super::axes::{self, Cell};
 use super::config::{CPUS, Policy, RunConfig, When};
 use super::diagnostic::{Diagnostic, explain};
 use super::matrix::Selection;
@@ -18,7 +19,27 @@ where
     if list.0.is_empty() { default.to_vec() } else { list.0 }
 }
 
-/// Parses and checks one file.
+/// Parses and checks one file: one scenario, or where it has axes one for each combination.
+///
+/// # Errors
+/// The first error in it.
+pub fn parse_all(name: &str, file: &str, text: &str) -> Result<Vec<Arc<Scenario>>, Diagnostic> {
+    let cells = axes::cells(&Source { file, text })?;
+    if cells.is_empty() {
+        return Ok(vec![parse(name, file, text)?]);
+    }
+    let one = |(cell, text): (Cell, String)| {
+        let name = format!("{name}/{}", cell.name);
+        let mut scenario = parse(&name, &format!("{file} ({})", cell.name), &text)?;
+        let of = Arc::make_mut(&mut scenario);
+        file.clone_into(&mut of.file);
+        of.cell = Some(cell);
+        Ok(scenario)
+    };
+    cells.into_iter().map(one).collect()
+}
+
+/// Parses and checks one scenario, which has no axes.
 ///
 /// # Errors
 /// The first error in it.
@@ -29,6 +50,11 @@ pub fn parse(name: &str, file: &str, text: &str) -> Result<Arc<Scenario>, Diagno
         let (message, help) = explain(error.message());
         source.error(span, message, help)
     })?;
+    if raw.axis.is_some() || raw.axes.is_some() {
+        let message = "axes, where one scenario is read".to_owned();
+        let help = "give the whole file to `stalemate run`, its axes last".to_owned();
+        return Err(source.error(0..0, message, help));
+    }
     let pti = or(raw.kernel.pti, &[true, false]);
     let global = raw.kernel.global.as_ref().map(|global| *global.get_ref());
     let wants_global = raw.kernel.global.as_ref().filter(|global| *global.get_ref());
@@ -69,6 +95,7 @@ pub fn parse(name: &str, file: &str, text: &str) -> Result<Arc<Scenario>, Diagno
         steps: source.steps(&raw.steps)?,
         faults: Vec::new(),
         verdicts: Vec::new(),
+        cell: None,
     };
     let configs = every_config(&scenario);
     if let (true, Some(spanned)) = (configs.is_empty(), &raw.kernel.global) {
@@ -123,7 +150,7 @@ fn schedules(grains: &[Grain], seeds: &[u64]) -> Vec<Schedule> {
 /// Every configuration that a command line can ask of a scenario.
 fn every_config(scenario: &Scenario) -> Vec<RunConfig> {
     let configs = |policy| {
-        let selection = Selection { policy, ..Selection::of(&CPUS) };
+        let selection = Selection { policy, thin: false, ..Selection::of(&CPUS) };
         scenario.configs(&selection)
     };
     Policy::all().into_iter().flat_map(|policy| configs(Some(policy))).collect()

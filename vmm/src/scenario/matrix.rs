@@ -59,6 +59,8 @@ pub struct Selection {
     pub schedule: Option<Schedule>,
     /// Where seeded choices begin, instead of where the file says.
     pub seed: Option<u64>,
+    /// Of a combination of axes run as few configurations as its file says.
+    pub thin: bool,
 }
 
 impl Selection {
@@ -75,6 +77,7 @@ impl Selection {
             fill: None,
             schedule: None,
             seed: None,
+            thin: true,
         }
     }
 }
@@ -147,6 +150,15 @@ impl Scenario {
             }
         }
         configs.retain(|config| self.allows(config));
+        if let Some(cell) = self.cell.as_ref().filter(|_| selection.thin) {
+            // At least one is left, and another one than the combination before has.
+            let one_in = cell.one_in.min(configs.len()).max(1);
+            let mut place = cell.number;
+            configs.retain(|_| {
+                place += 1;
+                (place - 1).is_multiple_of(one_in)
+            });
+        }
         configs
     }
 
@@ -229,6 +241,8 @@ impl Scenario {
             let expected = self.expected(&config, selection);
             let for_costs =
                 config.fill == Fill::WorstCase && expected == Expected::Clean && config.pti;
+            // Of combinations `compare` says what they cost.
+            let for_costs = for_costs && self.cell.is_none();
             if selection.case.is_none_or(|case| case == 0) {
                 runs.push(run(&[], expected, config, false));
             }

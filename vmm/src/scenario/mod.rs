@@ -1,5 +1,6 @@
 //! Scenarios: what a guest is asked to do, on which configurations, and what must come of it.
 
+mod axes;
 mod builtin;
 mod config;
 mod diagnostic;
@@ -10,10 +11,11 @@ mod raw;
 mod source;
 mod step;
 
+pub use axes::Cell;
 pub use builtin::{BUILTIN, NOT_REBUILT, ZOO};
 pub use config::{CPUS, CpuModel, POLICIES, Policy, RunConfig, When};
 pub use diagnostic::Diagnostic;
-pub use file::parse;
+pub use file::{parse, parse_all};
 pub use matrix::{Expected, Run, Selection};
 pub use raw::{Stops, schema};
 pub(crate) use step::parse as parse_step;
@@ -75,6 +77,8 @@ pub struct Scenario {
     pub faults: Vec<FaultCase>,
     /// Where the run without faults is not clean.
     pub verdicts: Vec<Verdict>,
+    /// Which combination of its file's axes it is, where that has axes.
+    pub cell: Option<Cell>,
 }
 
 /// A historical bug.
@@ -102,6 +106,30 @@ impl Scenario {
             None => (line.len() - line.trim_start().len(), line.trim().len()),
         };
         Some(start + at..start + at + width)
+    }
+
+    /// The line of the file that a line of the text was made from, both from 1.
+    #[must_use]
+    pub fn file_line(&self, line: usize) -> usize {
+        let from = self.cell.as_ref().and_then(|cell| cell.lines.get(line.checked_sub(1)?));
+        from.copied().unwrap_or(line)
+    }
+
+    /// What its text is called where it is shown: the file, and which scenario of it.
+    #[must_use]
+    pub fn title(&self) -> String {
+        let cell = self.cell.as_ref().map(|cell| format!(" ({})", cell.name));
+        self.file.clone() + &cell.unwrap_or_default()
+    }
+
+    /// What the row of a table is called that it belongs to: scenarios that differ by their last axis
+    /// only share one.
+    #[must_use]
+    pub fn row(&self) -> &str {
+        match (&self.cell, self.name.rsplit_once('/')) {
+            (Some(_), Some((row, _))) => row,
+            _ => &self.name,
+        }
     }
 
     /// How many CPUs its steps use.
@@ -134,8 +162,30 @@ pub struct Verdict {
 /// The scenario that is built in under this name, of the suite or the zoo.
 #[must_use]
 pub fn builtin(name: &str) -> Option<Arc<Scenario>> {
-    let (file, text) = builtin_file(name)?;
-    parse(name, &file, text).ok()
+    let mut all = builtins(name)?.ok()?;
+    if all.len() == 1 { all.pop() } else { None }
+}
+
+/// The scenarios that are built in under this name: one, or all of a file with axes.
+pub(crate) fn builtins(name: &str) -> Option<Result<Vec<Arc<Scenario>>, Diagnostic>> {
+    let (stem, _) = name.split_once('/').unwrap_or((name, ""));
+    let (file, text) = builtin_file(stem)?;
+    let mut all = match parse_all(stem, &file, text) {
+        Ok(all) => all,
+        Err(error) => return Some(Err(error)),
+    };
+    all.retain(|scenario| stem == name || scenario.name == name);
+    (!all.is_empty()).then_some(Ok(all))
+}
+
+/// Whether the scenario is the built-in one of its name, which a file of the same name need not be.
+#[must_use]
+pub fn is_builtin(scenario: &Scenario) -> bool {
+    let name = &scenario.name;
+    match builtin_file(name) {
+        Some((_, text)) => text == scenario.source,
+        None => builtin(name).is_some_and(|known| known.source == scenario.source),
+    }
 }
 
 /// The file of a built-in scenario, and its text.
@@ -164,8 +214,8 @@ pub fn zoo() -> Result<Vec<Arc<Scenario>>, Diagnostic> {
 }
 
 fn all_of(files: &[(&str, &str)], directory: &str) -> Result<Vec<Arc<Scenario>>, Diagnostic> {
-    files
-        .iter()
-        .map(|(name, text)| parse(name, &format!("{directory}/{name}.toml"), text))
-        .collect()
+    let each =
+        |(name, text): &(&str, &str)| parse_all(name, &format!("{directory}/{name}.toml"), text);
+    let all: Result<Vec<_>, _> = files.iter().map(each).collect();
+    Ok(all?.into_iter().flatten().collect())
 }

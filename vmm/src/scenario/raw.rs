@@ -10,6 +10,7 @@ use serde::de::{DeserializeOwned, IntoDeserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use stalemate_shared::variant::VARIANTS;
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 use toml::Spanned;
@@ -129,6 +130,39 @@ pub(super) struct RawScenario {
     /// Where the run without faults is not clean; the first whose condition holds counts.
     #[serde(default)]
     pub verdict: Vec<RawVerdict>,
+    /// How much of the combinations of its axes is run.
+    #[serde(default)]
+    #[schemars(with = "RawThin")]
+    pub axes: Option<toml::Value>,
+    /// The axes, by name, each with its values: the file is one scenario for each combination, in
+    /// which `{AXIS.KEY}` stands for what the value says. These are the last tables of the file.
+    #[serde(default)]
+    #[schemars(with = "BTreeMap<String, BTreeMap<String, RawAxis>>")]
+    pub axis: Option<toml::Value>,
+}
+
+/// What one value of an axis says, by key: a string, or a list of them; a line that holds a list is
+/// there once for each.
+pub(super) type RawAxis = BTreeMap<String, List<String>>;
+
+/// The axes of a file, which are its last tables.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawAxes {
+    #[serde(default)]
+    pub axes: RawThin,
+    #[serde(default)]
+    pub axis: BTreeMap<String, BTreeMap<String, RawAxis>>,
+}
+
+/// How much of the combinations of its axes is run.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawThin {
+    /// Of the configurations of each combination one in so many is run, others for the next one; all
+    /// where a policy or a variant is asked for, and where nothing is said.
+    #[schemars(range(min = 1))]
+    pub one_in: Option<usize>,
 }
 
 /// What the processor must have or must not have.

@@ -208,6 +208,17 @@ impl Session {
         &self.config
     }
 
+    /// Whether it was booted with this, schedules apart.
+    #[must_use]
+    pub fn is_for(&self, config: &SessionConfig) -> bool {
+        self.config == SessionConfig { schedule: self.config.schedule, ..config.clone() }
+    }
+
+    /// Lets the next runs be scheduled so.
+    pub fn set_schedule(&mut self, schedule: Schedule) {
+        self.config.schedule = schedule;
+    }
+
     /// What the kernel said of itself.
     #[must_use]
     pub fn info(&self) -> Option<&KernelInfo> {

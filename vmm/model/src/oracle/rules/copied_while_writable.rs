@@ -15,7 +15,7 @@ pub static ABOUT: About = About {
     source: "Linux 6ce64428d620 (the page-table lock held over a fork's write protection), \
              wp_page_copy; SDM vol. 3, 4.10.5",
     violated_by: "copied-while-writable --cpu pcid",
-    near_miss: "fork-and-copy --cpu pcid --policy split",
+    near_miss: "matrix/fork/remote --cpu pcid --policy split",
     hint: "take write access away, flush on every CPU that may have it, and only then read what is \
            to be copied; hold the page-table lock from the store to the end of the flush",
     is_cost: false,

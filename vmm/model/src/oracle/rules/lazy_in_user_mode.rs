@@ -11,7 +11,7 @@ pub static ABOUT: About = About {
                 leave it out of their flushes.",
     source: "Linux arch/x86/mm/tlb.c, is_lazy and switch_mm_irqs_off",
     violated_by: "lazy-said-wrongly --cpu pcid",
-    near_miss: "freed-table --cpu pcid --policy split",
+    near_miss: "matrix/free-table/lazy --cpu pcid --policy split",
     hint: "take the word back whenever an address space is loaded, its own or another, before the \
            generation is read",
     is_cost: false,

@@ -12,7 +12,7 @@ pub static ABOUT: About = About {
                 owes the flush as well, and no longer defers it.",
     source: "SDM vol. 3, 4.10.5: the old frame must not be reused before the flush",
     violated_by: "forgotten-flush --cpu pcid --policy split",
-    near_miss: "batched-unmap --cpu pcid --policy split",
+    near_miss: "matrix/batched/remote --cpu pcid --policy split",
     hint: "call a primitive whose range covers the page after the store, in the same \
            step; or announce the flush as deferred and do it before the frame is freed",
     is_cost: false,

@@ -22,7 +22,7 @@ pub static ABOUT: About = About {
                 address space has got it.",
     source: "SDM vol. 3, 4.10.5; CVE-2018-18281 (eb66ae030829), Linux 2ff6ddf19c0e",
     violated_by: "table-freed-before-shootdown --cpu pcid",
-    near_miss: "freed-table --cpu pcid --policy split",
+    near_miss: "matrix/free-table/lazy --cpu pcid --policy split",
     hint: "give a frame or a table back after the flush, when every CPU that may hold it \
            has acknowledged; not between the store and the flush",
     is_cost: false,
