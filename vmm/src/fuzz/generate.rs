@@ -4,12 +4,13 @@ use super::action::{Action, Frame, Verb};
 use super::model::World;
 use crate::arch::tlb::{Fill, split_mix};
 use crate::inject::Fault;
-use crate::schedule::{Hold, HoldPoint, Schedule};
+use crate::schedule::{HOLD_POINTS, Hold, HoldPoint, Schedule};
 use stalemate_shared::layout::{
     COLOURS, KERNEL_PAGE_COUNT, LARGE_COLOURS, MAX_CPUS, MM_COUNT, USER_LARGE_PAGE_COUNT,
     USER_PAGE_COUNT, USER_TABLE_PAGE_COUNT,
 };
 use stalemate_shared::page::Page;
+use stalemate_shared::pcid::ASID_SLOTS;
 
 /// Steps of a program, at least and at most.
 pub const LENGTH: std::ops::RangeInclusive<usize> = 4..=40;
@@ -74,23 +75,26 @@ pub struct Program {
     pub faults: Vec<Fault>,
 }
 
-/// The seed of seeded fills and schedules: one, because each is a guest to boot.
-const SEED: u64 = 1;
-
-/// CPUs, fill and schedule, with their weights: the verdict is the worst case's. Few of them,
-/// since each is a guest to boot, on every processor and for every policy.
-const MODELS: [(u64, (u8, Fill, Schedule)); 10] = [
-    (28, (1, Fill::WorstCase, Schedule::InOrder)),
-    (3, (1, Fill::LazyA, Schedule::InOrder)),
-    (2, (1, Fill::Seeded, Schedule::InOrder)),
-    (14, (2, Fill::WorstCase, Schedule::InOrder)),
-    (2, (2, Fill::LazyA, Schedule::InOrder)),
-    (2, (2, Fill::WorstCase, Schedule::Events(SEED))),
-    (1, (2, Fill::WorstCase, Schedule::Instructions(SEED))),
-    (5, (4, Fill::WorstCase, Schedule::InOrder)),
-    (2, (4, Fill::WorstCase, Schedule::Events(SEED))),
-    (1, (MAX_CPUS as u8, Fill::WorstCase, Schedule::InOrder)),
+/// CPUs and fill, with their weights: the verdict is the worst case's. Few of them, since each is a
+/// guest to boot, on every processor and for every policy.
+const MODELS: [(u64, (u8, Fill)); 10] = [
+    (24, (1, Fill::WorstCase)),
+    (3, (1, Fill::LazyA)),
+    (2, (1, Fill::OnDemand)),
+    (3, (1, Fill::Seeded)),
+    (20, (2, Fill::WorstCase)),
+    (2, (2, Fill::LazyA)),
+    (2, (2, Fill::OnDemand)),
+    (2, (2, Fill::Seeded)),
+    (7, (4, Fill::WorstCase)),
+    (1, (MAX_CPUS as u8, Fill::WorstCase)),
 ];
+
+/// How several CPUs preempt each other, with weights, from a drawn seed.
+const SCHEDULES: [(u64, Schedule); 3] =
+    [(12, Schedule::InOrder), (2, Schedule::Events(0)), (1, Schedule::Instructions(0))];
+/// Seeds of fills and schedules.
+const SEEDS: u64 = 1 << 16;
 
 /// One program in so many is interrupted at a named point.
 const INTERRUPTED: u64 = 8;
@@ -102,17 +106,87 @@ const SWEEPS: [&str; 2] = ["nmi@each", "irq@each"];
 
 /// Of the steps that may be, one in so many is held back, where there is another CPU.
 const HELD: u64 = 3;
-/// Where.
-const HOLDS: [HoldPoint; 8] = [
+/// Of those, one in so many wherever it may be, and not where it is known to come by.
+const ANYWHERE: u64 = 8;
+
+/// Where a CPU is on its way to an address space, or to user mode.
+const OF_SWITCHES: [HoldPoint; 10] = [
     HoldPoint::Start,
+    HoldPoint::Instruction,
     HoldPoint::Switching,
     HoldPoint::Cr3,
     HoldPoint::LoadedMm,
     HoldPoint::CpuMask,
     HoldPoint::Slot,
     HoldPoint::Consume,
+    HoldPoint::Interrupt,
     HoldPoint::User,
 ];
+/// Where it is in an edit that flushes nothing.
+const OF_EDITS: [HoldPoint; 3] = [HoldPoint::Start, HoldPoint::Instruction, HoldPoint::TableStore];
+/// Where it is in a flush.
+const OF_FLUSHES: [HoldPoint; 11] = [
+    HoldPoint::Start,
+    HoldPoint::Instruction,
+    HoldPoint::Primitive,
+    HoldPoint::Generation,
+    HoldPoint::Ipi,
+    HoldPoint::Invlpg,
+    HoldPoint::Invpcid,
+    HoldPoint::Mark,
+    HoldPoint::Slot,
+    HoldPoint::Cr3,
+    HoldPoint::Acknowledge,
+];
+/// Where it is in an edit that flushes.
+const OF_OPERATIONS: [HoldPoint; 8] = [
+    HoldPoint::Instruction,
+    HoldPoint::TableStore,
+    HoldPoint::Primitive,
+    HoldPoint::Generation,
+    HoldPoint::Ipi,
+    HoldPoint::Slot,
+    HoldPoint::Freed,
+    HoldPoint::TableStore,
+];
+
+/// Where a CPU may be held back in a step, so that it comes by for the most part.
+fn points(verb: Verb) -> &'static [HoldPoint] {
+    match verb {
+        Verb::Switch
+        | Verb::Nop
+        | Verb::Read(..)
+        | Verb::Write(..)
+        | Verb::Lazy
+        | Verb::LeaveMm
+        | Verb::Resume => &OF_SWITCHES,
+        Verb::Map(..)
+        | Verb::Remap(..)
+        | Verb::Unmap(_)
+        | Verb::Protect(..)
+        | Verb::Clean(_)
+        | Verb::Age(_) => &OF_EDITS,
+        Verb::FlushOne(_)
+        | Verb::FlushRange(..)
+        | Verb::FlushMm
+        | Verb::FlushAll
+        | Verb::FlushKernelRange(..)
+        | Verb::FlushBatched => &OF_FLUSHES,
+        Verb::UnmapBatched(_)
+        | Verb::Fork(_)
+        | Verb::Split(_)
+        | Verb::Merge(_)
+        | Verb::Move(..)
+        | Verb::Migrate(..)
+        | Verb::WriteProtect(_)
+        | Verb::MakeClean(_)
+        | Verb::UnmapRange(..)
+        | Verb::FreeTable(_) => &OF_OPERATIONS,
+    }
+}
+
+/// Instructions that a CPU runs at most before it is held back at one.
+const INSTRUCTIONS: u64 = 400;
 
 /// How many address spaces a program has; past six slots they take each other's.
 const SPACES: [(u64, u64); 6] = [(6, 1), (8, 2), (3, 3), (1, 6), (2, 8), (1, MM_COUNT as u64)];
@@ -189,6 +263,22 @@ const KINDS: [(u64, Kind); 25] = [
     (1, |_| Some(Verb::LeaveMm)),
 ];
 
+/// Attempts at a step, for a whole program.
+const TRIES: usize = 1000;
+
+/// One program in so many has a motif after its beginning.
+const MOTIF: u64 = 4;
+/// Steps that belong together, of which chance alone makes too few; at most so many.
+type Motif = fn(&mut Author, usize);
+
+const MOTIFS: [Motif; 5] = [
+    Author::cleaned_when_old,
+    Author::shared_by_spaces,
+    Author::batch_of_spaces,
+    Author::full_slots,
+    Author::little_by_little,
+];
+
 /// Ways to pay for a page, with their weights.
 #[derive(Clone, Copy)]
 enum Payment {
@@ -205,9 +295,12 @@ const PAYMENTS: [(u64, Payment); 4] =
 #[must_use]
 pub fn setup(seed: u64, number: u64) -> Setup {
     let mut draw = stream(seed, number, 0);
-    let (cpus, fill, schedule) = draw.weighted(&MODELS);
+    let (cpus, fill) = draw.weighted(&MODELS);
     let (cpu, pti) = (draw.bits() >> 1, draw.one_in(2));
-    Setup { cpu, pti, cpus, fill, schedule, seed: if fill == Fill::Seeded { SEED } else { 0 } }
+    let (schedule, drawn) = (draw.weighted(&SCHEDULES), draw.below(SEEDS));
+    // A file has one seed for both.
+    let schedule = if cpus > 1 { schedule.from_seed(drawn) } else { Schedule::InOrder };
+    Setup { cpu, pti, cpus, fill, schedule, seed: if fill == Fill::Seeded { drawn } else { 0 } }
 }
 
 /// Program `number` of `seed`.
@@ -258,53 +351,81 @@ impl Author {
         let more = (0..3).map(|_| self.draw.below(span)).min().unwrap_or_default();
         let wanted = LENGTH.start() + more as usize;
         let beginning = 1 + self.draw.below(wanted as u64 / 3 + 1) as usize;
-        // Whoever is held back goes on before the end, in a step of its own.
-        while self.actions.len() + self.world.held().len() < wanted {
+        let motif = self.draw.one_in(MOTIF).then(|| self.draw.pick(&MOTIFS));
+        // Whoever is held back goes on before the end, in a step of its own, and what is owed then is
+        // flushed in one more. A program that cannot be as long as was wanted is shorter.
+        for _ in 0..TRIES {
+            let left = wanted.saturating_sub(self.actions.len() + self.ending());
+            if left == 0 {
+                break;
+            }
             self.mm = self.draw.below(self.spaces) as usize;
             // The first step is the last CPU's, so that a program uses all that there are.
             let any = self.draw.below(u64::from(self.cpus)) as u8;
             self.cpu = if self.actions.is_empty() { self.cpus - 1 } else { any };
-            // One step is kept for the flush of what is owed at the end.
-            let left = wanted - self.actions.len() - self.world.held().len();
-            let last = left <= 1;
+            let begins = self.actions.len() < beginning;
+            if let Some(motif) = motif.filter(|_| self.actions.len() == beginning) {
+                motif(self, left);
+                // Where it can take no step the program goes on without.
+                if self.actions.len() > beginning {
+                    continue;
+                }
+            }
             let owing = self.world.owed().next().is_some();
-            if !owing && !self.world.held().is_empty() && self.draw.one_in(3) {
+            if self.world.held().len() > 0 && self.draw.one_in(3) {
                 self.resume();
                 continue;
             }
-            if owing && (last || self.draw.one_in(2)) {
-                self.pay(last);
+            if owing && self.draw.one_in(2) {
+                self.pay();
                 continue;
             }
-            if !self.world.deferred().is_empty() && (last || self.draw.one_in(3)) {
-                self.pay_deferred(last);
+            if self.world.deferred().next().is_some() && self.draw.one_in(3) {
+                self.pay_deferred();
                 continue;
             }
-            let kind = if self.actions.len() < beginning { KINDS[0].1 } else { self.kind() };
+            let kind = if begins { KINDS[0].1 } else { self.kind() };
             let Some(verb) = kind(self).or_else(|| self.kind()(self)) else { continue };
-            if !last || !(verb.owes() || matches!(verb, Verb::UnmapBatched(_))) {
-                let hold = if left > 2 { self.hold(verb) } else { None };
+            let owes = verb.owes() || matches!(verb, Verb::UnmapBatched(_));
+            if left > 1 || !owes {
+                let hold = if left > 3 { self.hold(verb) } else { None };
                 self.take_until(verb, hold);
             }
         }
-        while !self.world.held().is_empty() {
+        while self.world.held().len() > 0 {
             self.resume();
         }
+        if !self.world.is_paid() {
+            self.take(Verb::FlushAll);
+        }
+    }
+
+    /// The steps that a program still needs, as it is, to come to its end.
+    fn ending(&self) -> usize {
+        self.world.held().len() + usize::from(!self.world.is_paid())
     }
 
     /// Where the step's CPU is held back, if it is: never the last that goes on.
     fn hold(&mut self, verb: Verb) -> Option<Hold> {
         let held = self.world.held().len() + 1;
-        if held >= usize::from(self.cpus) || !matches!(verb, Verb::Switch | Verb::Nop) {
+        if held >= usize::from(self.cpus) || !self.draw.one_in(HELD) {
             return None;
         }
-        let nth = if self.draw.one_in(3) { 2 } else { 1 };
-        self.draw.one_in(HELD).then(|| Hold { point: self.draw.pick(&HOLDS), nth })
+        let point = match self.draw.one_in(ANYWHERE) {
+            true => self.draw.pick(&HOLD_POINTS).1,
+            false => self.draw.pick(points(verb)),
+        };
+        let nth = match point {
+            HoldPoint::Instruction => 1 + self.draw.below(INSTRUCTIONS) as u32,
+            _ if self.draw.one_in(3) => 2,
+            _ => 1,
+        };
+        Some(Hold { point, nth })
     }
 
     /// One of those who are held back goes on.
     fn resume(&mut self) {
-        let held: Vec<u8> = self.world.held().iter().copied().collect();
+        let held: Vec<u8> = self.world.held().collect();
         self.cpu = self.draw.pick(&held);
         self.take(Verb::Resume);
     }
@@ -324,12 +445,11 @@ impl Author {
         }
     }
 
-    /// Flushes something that is owed; everything, where this is the last step.
-    fn pay(&mut self, last: bool) {
+    /// Flushes something that is owed.
+    fn pay(&mut self) {
         let owed: Vec<_> = self.world.owed().collect();
         let (mm, page) = self.draw.pick(&owed);
         let payment = match self.draw.weighted(&PAYMENTS) {
-            _ if last && (owed.len() > 1 || !self.world.deferred().is_empty()) => Payment::All,
             Payment::Mm if matches!(page, Page::Kernel(_)) => Payment::One,
             payment => payment,
         };
@@ -337,16 +457,17 @@ impl Author {
         self.flush(payment, page);
     }
 
-    /// Does what a CPU has deferred; what all have, where this is the last step.
-    fn pay_deferred(&mut self, last: bool) {
-        let cpus: Vec<u8> = self.world.deferred().iter().map(|(cpu, _)| *cpu).collect();
+    /// Does what a CPU has deferred.
+    fn pay_deferred(&mut self) {
+        let cpus: Vec<u8> = self.world.deferred().map(|(cpu, _)| cpu).collect();
         self.cpu = self.draw.pick(&cpus);
-        if self.world.held().contains(&self.cpu) {
+        let held = self.world.held().any(|cpu| cpu == self.cpu);
+        if held {
             self.take(Verb::Resume);
-            return;
+        } else {
+            let hold = self.hold(Verb::FlushBatched);
+            self.take_until(Verb::FlushBatched, hold);
         }
-        let one = cpus.iter().all(|cpu| *cpu == self.cpu);
-        self.take(if last && !one { Verb::FlushAll } else { Verb::FlushBatched });
     }
 
     fn flush(&mut self, payment: Payment, page: Page) {
@@ -356,7 +477,8 @@ impl Author {
             Payment::Mm => Verb::FlushMm,
             Payment::All => Verb::FlushAll,
         };
-        self.take(verb);
+        let hold = self.hold(verb);
+        self.take_until(verb, hold);
     }
 
     /// A range around a page, in the address space of the step.
@@ -385,6 +507,123 @@ impl Author {
         }
     }
 
+    /// A page that is old, and cleaned: what is cached of it has D, and the entry has neither.
+    fn cleaned_when_old(&mut self, left: usize) {
+        let Some(page) = self.small() else { return };
+        let (cpu, mm) = (self.cpu, self.mm);
+        let other = self.draw.below(u64::from(self.cpus)) as u8;
+        let value = self.value();
+        let steps = [
+            (other, Verb::Write(page, true, value)),
+            (cpu, Verb::Age(page)),
+            (cpu, Verb::MakeClean(page)),
+            (other, Verb::Write(page, true, value + 1)),
+        ];
+        for (cpu, verb) in steps.into_iter().take(left) {
+            (self.cpu, self.mm) = (cpu, mm);
+            self.take(verb);
+        }
+    }
+
+    /// A frame that several address spaces show, one of which takes it away for good.
+    fn shared_by_spaces(&mut self, left: usize) {
+        let Some(page) = self.small() else { return };
+        let (mm, other) = (self.mm, self.draw.below(MM_COUNT as u64) as usize);
+        let Some(frame) = self.world.frame(mm, page) else { return };
+        if frame.colour >= COLOURS.len() || left < 5 {
+            return;
+        }
+        let (cpu, there) = (self.cpu, self.draw.below(u64::from(self.cpus)) as u8);
+        let frame = Frame::new(frame.colour, frame.writable, frame.dirty);
+        let to = Page::User(self.draw.below(USER_PAGE_COUNT));
+        let away = match self.draw.one_in(2) {
+            true => Verb::UnmapRange(page, page),
+            false => Verb::Migrate(page, self.draw.below(COLOURS.len() as u64) as usize),
+        };
+        let steps = [
+            (cpu, other, Verb::Map(to, frame)),
+            (there, other, Verb::Read(to, true)),
+            (cpu, mm, away),
+            (there, other, Verb::Read(to, true)),
+        ];
+        for (cpu, mm, verb) in steps {
+            (self.cpu, self.mm) = (cpu, mm);
+            self.take(verb);
+        }
+    }
+
+    /// A batch of pages of several address spaces, each in use on some CPU.
+    fn batch_of_spaces(&mut self, left: usize) {
+        let cpu = self.cpu;
+        let mut left = left.saturating_sub(1);
+        for _ in 0..3 {
+            let Some(page) = self.mapped().filter(|page| !matches!(page, Page::Kernel(_))) else {
+                continue;
+            };
+            if left < 2 {
+                break;
+            }
+            let mm = self.mm;
+            self.cpu = self.draw.below(u64::from(self.cpus)) as u8;
+            self.take(Verb::Read(page, true));
+            (self.cpu, self.mm) = (cpu, mm);
+            self.take(Verb::UnmapBatched(page));
+            left -= 2;
+        }
+        self.cpu = cpu;
+        self.take(Verb::FlushBatched);
+    }
+
+    /// All slots of a CPU are taken before a kernel page changes, and it goes back to each.
+    fn full_slots(&mut self, left: usize) {
+        let cpu = self.cpu;
+        let kernel = |page: &Page| matches!(page, Page::Kernel(_));
+        let Some(page) = self.pages.iter().copied().find(kernel) else { return };
+        let there = self.draw.below(u64::from(self.cpus)) as u8;
+        let room = left.saturating_sub(4) / 2;
+        let first = self.draw.below(MM_COUNT as u64) as usize;
+        let spaces = (first..first + room.min(ASID_SLOTS)).map(|mm| mm % MM_COUNT);
+        if room < 2 {
+            return;
+        }
+        if self.world.frame(0, page).is_none() {
+            let frame = self.frame(page);
+            self.take(Verb::Map(page, frame));
+        }
+        for mm in spaces.clone() {
+            (self.cpu, self.mm) = (there, mm);
+            self.take(Verb::Read(page, false));
+        }
+        self.cpu = cpu;
+        let frame = self.frame(page);
+        self.take(Verb::Remap(page, frame));
+        self.take(Verb::FlushOne(page));
+        for mm in spaces {
+            (self.cpu, self.mm) = (there, mm);
+            self.take(Verb::Read(page, false));
+        }
+    }
+
+    /// Pages of one address space change one by one, each flushed for itself, on CPUs that use it.
+    fn little_by_little(&mut self, left: usize) {
+        let Some(page) = self.mapped() else { return };
+        let mm = self.mm;
+        for _ in 0..left.min(9) / 3 {
+            let cpu = self.draw.below(u64::from(self.cpus)) as u8;
+            let other = self.draw.below(u64::from(self.cpus)) as u8;
+            let frame = self.frame(page);
+            let steps = [
+                (cpu, Verb::Remap(page, frame)),
+                (cpu, Verb::FlushOne(page)),
+                (other, Verb::Read(page, !matches!(page, Page::Kernel(_)))),
+            ];
+            for (cpu, verb) in steps {
+                (self.cpu, self.mm) = (cpu, mm);
+                self.take(verb);
+            }
+        }
+    }
+
     /// A page for an access: mostly one that is mapped somewhere.
     fn page(&mut self) -> Page {
         let mapped = if self.draw.one_in(4) { None } else { self.mapped() };
@@ -408,7 +647,7 @@ impl Author {
 
     /// A page whose flush was deferred, at times; the step is about its address space then.
     fn pending(&mut self) -> Option<Page> {
-        let pending: Vec<_> = self.world.deferred().iter().map(|(_, place)| *place).collect();
+        let pending: Vec<_> = self.world.deferred().map(|(_, place)| place).collect();
         if pending.is_empty() || self.draw.one_in(2) {
             return None;
         }
