@@ -377,7 +377,7 @@ fn correct_policies_are_clean_and_something_was_stale() {
         assert_eq!(tallies.len(), CPUS.len(), "{policy} ran on every CPU");
         assert_eq!(tallies.iter().map(|tally| tally.runs).sum::<u64>(), 300);
         let clean: u64 = tallies.iter().map(|tally| tally.outcome(Outcome::Clean)).sum();
-        assert!(clean > 120, "{policy}: of 300 runs only {clean} had something stale");
+        assert!(clean > 100, "{policy}: of 300 runs only {clean} had something stale");
     }
 }
 

@@ -1,16 +1,20 @@
 //! Random programs: legal by construction, each a function of its seed and its number alone.
 
+mod motif;
+mod points;
+
 use super::action::{Action, Frame, Verb};
 use super::model::World;
 use crate::arch::tlb::{Fill, split_mix};
 use crate::inject::Fault;
 use crate::schedule::{HOLD_POINTS, Hold, HoldPoint, Schedule};
+use motif::MOTIFS;
+use points::points;
 use stalemate_shared::layout::{
     COLOURS, KERNEL_PAGE_COUNT, LARGE_COLOURS, MAX_CPUS, MM_COUNT, USER_LARGE_PAGE_COUNT,
     USER_PAGE_COUNT, USER_TABLE_PAGE_COUNT,
 };
 use stalemate_shared::page::Page;
-use stalemate_shared::pcid::ASID_SLOTS;
 
 /// Steps of a program, at least and at most.
 pub const LENGTH: std::ops::RangeInclusive<usize> = 4..=40;
@@ -107,83 +111,7 @@ const SWEEPS: [&str; 2] = ["nmi@each", "irq@each"];
 /// Of the steps that may be, one in so many is held back, where there is another CPU.
 const HELD: u64 = 3;
 /// Of those, one in so many wherever it may be, and not where it is known to come by.
-const ANYWHERE: u64 = 8;
-
-/// Where a CPU is on its way to an address space, or to user mode.
-const OF_SWITCHES: [HoldPoint; 10] = [
-    HoldPoint::Start,
-    HoldPoint::Instruction,
-    HoldPoint::Switching,
-    HoldPoint::Cr3,
-    HoldPoint::LoadedMm,
-    HoldPoint::CpuMask,
-    HoldPoint::Slot,
-    HoldPoint::Consume,
-    HoldPoint::Interrupt,
-    HoldPoint::User,
-];
-/// Where it is in an edit that flushes nothing.
-const OF_EDITS: [HoldPoint; 3] = [HoldPoint::Start, HoldPoint::Instruction, HoldPoint::TableStore];
-/// Where it is in a flush.
-const OF_FLUSHES: [HoldPoint; 11] = [
-    HoldPoint::Start,
-    HoldPoint::Instruction,
-    HoldPoint::Primitive,
-    HoldPoint::Generation,
-    HoldPoint::Ipi,
-    HoldPoint::Invlpg,
-    HoldPoint::Invpcid,
-    HoldPoint::Mark,
-    HoldPoint::Slot,
-    HoldPoint::Cr3,
-    HoldPoint::Acknowledge,
-];
-/// Where it is in an edit that flushes.
-const OF_OPERATIONS: [HoldPoint; 8] = [
-    HoldPoint::Instruction,
-    HoldPoint::TableStore,
-    HoldPoint::Primitive,
-    HoldPoint::Generation,
-    HoldPoint::Ipi,
-    HoldPoint::Slot,
-    HoldPoint::Freed,
-    HoldPoint::TableStore,
-];
-
-/// Where a CPU may be held back in a step, so that it comes by for the most part.
-fn points(verb: Verb) -> &'static [HoldPoint] {
-    match verb {
-        Verb::Switch
-        | Verb::Nop
-        | Verb::Read(..)
-        | Verb::Write(..)
-        | Verb::Lazy
-        | Verb::LeaveMm
-        | Verb::Resume => &OF_SWITCHES,
-        Verb::Map(..)
-        | Verb::Remap(..)
-        | Verb::Unmap(_)
-        | Verb::Protect(..)
-        | Verb::Clean(_)
-        | Verb::Age(_) => &OF_EDITS,
-        Verb::FlushOne(_)
-        | Verb::FlushRange(..)
-        | Verb::FlushMm
-        | Verb::FlushAll
-        | Verb::FlushKernelRange(..)
-        | Verb::FlushBatched => &OF_FLUSHES,
-        Verb::UnmapBatched(_)
-        | Verb::Fork(_)
-        | Verb::Split(_)
-        | Verb::Merge(_)
-        | Verb::Move(..)
-        | Verb::Migrate(..)
-        | Verb::WriteProtect(_)
-        | Verb::MakeClean(_)
-        | Verb::UnmapRange(..)
-        | Verb::FreeTable(_) => &OF_OPERATIONS,
-    }
-}
+const ANYWHERE: u64 = 16;
 
 /// Instructions that a CPU runs at most before it is held back at one.
 const INSTRUCTIONS: u64 = 400;
@@ -268,17 +196,6 @@ const TRIES: usize = 1000;
 
 /// One program in so many has a motif after its beginning.
 const MOTIF: u64 = 4;
-/// Steps that belong together, of which chance alone makes too few; at most so many.
-type Motif = fn(&mut Author, usize);
-
-const MOTIFS: [Motif; 5] = [
-    Author::cleaned_when_old,
-    Author::shared_by_spaces,
-    Author::batch_of_spaces,
-    Author::full_slots,
-    Author::little_by_little,
-];
-
 /// Ways to pay for a page, with their weights.
 #[derive(Clone, Copy)]
 enum Payment {
@@ -417,7 +334,7 @@ impl Author {
         };
         let nth = match point {
             HoldPoint::Instruction => 1 + self.draw.below(INSTRUCTIONS) as u32,
-            _ if self.draw.one_in(3) => 2,
+            _ if self.draw.one_in(5) => 2,
             _ => 1,
         };
         Some(Hold { point, nth })
@@ -504,123 +421,6 @@ impl Author {
             Payment::Range => self.range(page),
             Payment::Mm => Verb::FlushMm,
             Payment::All => Verb::FlushAll,
-        }
-    }
-
-    /// A page that is old, and cleaned: what is cached of it has D, and the entry has neither.
-    fn cleaned_when_old(&mut self, left: usize) {
-        let Some(page) = self.small() else { return };
-        let (cpu, mm) = (self.cpu, self.mm);
-        let other = self.draw.below(u64::from(self.cpus)) as u8;
-        let value = self.value();
-        let steps = [
-            (other, Verb::Write(page, true, value)),
-            (cpu, Verb::Age(page)),
-            (cpu, Verb::MakeClean(page)),
-            (other, Verb::Write(page, true, value + 1)),
-        ];
-        for (cpu, verb) in steps.into_iter().take(left) {
-            (self.cpu, self.mm) = (cpu, mm);
-            self.take(verb);
-        }
-    }
-
-    /// A frame that several address spaces show, one of which takes it away for good.
-    fn shared_by_spaces(&mut self, left: usize) {
-        let Some(page) = self.small() else { return };
-        let (mm, other) = (self.mm, self.draw.below(MM_COUNT as u64) as usize);
-        let Some(frame) = self.world.frame(mm, page) else { return };
-        if frame.colour >= COLOURS.len() || left < 5 {
-            return;
-        }
-        let (cpu, there) = (self.cpu, self.draw.below(u64::from(self.cpus)) as u8);
-        let frame = Frame::new(frame.colour, frame.writable, frame.dirty);
-        let to = Page::User(self.draw.below(USER_PAGE_COUNT));
-        let away = match self.draw.one_in(2) {
-            true => Verb::UnmapRange(page, page),
-            false => Verb::Migrate(page, self.draw.below(COLOURS.len() as u64) as usize),
-        };
-        let steps = [
-            (cpu, other, Verb::Map(to, frame)),
-            (there, other, Verb::Read(to, true)),
-            (cpu, mm, away),
-            (there, other, Verb::Read(to, true)),
-        ];
-        for (cpu, mm, verb) in steps {
-            (self.cpu, self.mm) = (cpu, mm);
-            self.take(verb);
-        }
-    }
-
-    /// A batch of pages of several address spaces, each in use on some CPU.
-    fn batch_of_spaces(&mut self, left: usize) {
-        let cpu = self.cpu;
-        let mut left = left.saturating_sub(1);
-        for _ in 0..3 {
-            let Some(page) = self.mapped().filter(|page| !matches!(page, Page::Kernel(_))) else {
-                continue;
-            };
-            if left < 2 {
-                break;
-            }
-            let mm = self.mm;
-            self.cpu = self.draw.below(u64::from(self.cpus)) as u8;
-            self.take(Verb::Read(page, true));
-            (self.cpu, self.mm) = (cpu, mm);
-            self.take(Verb::UnmapBatched(page));
-            left -= 2;
-        }
-        self.cpu = cpu;
-        self.take(Verb::FlushBatched);
-    }
-
-    /// All slots of a CPU are taken before a kernel page changes, and it goes back to each.
-    fn full_slots(&mut self, left: usize) {
-        let cpu = self.cpu;
-        let kernel = |page: &Page| matches!(page, Page::Kernel(_));
-        let Some(page) = self.pages.iter().copied().find(kernel) else { return };
-        let there = self.draw.below(u64::from(self.cpus)) as u8;
-        let room = left.saturating_sub(4) / 2;
-        let first = self.draw.below(MM_COUNT as u64) as usize;
-        let spaces = (first..first + room.min(ASID_SLOTS)).map(|mm| mm % MM_COUNT);
-        if room < 2 {
-            return;
-        }
-        if self.world.frame(0, page).is_none() {
-            let frame = self.frame(page);
-            self.take(Verb::Map(page, frame));
-        }
-        for mm in spaces.clone() {
-            (self.cpu, self.mm) = (there, mm);
-            self.take(Verb::Read(page, false));
-        }
-        self.cpu = cpu;
-        let frame = self.frame(page);
-        self.take(Verb::Remap(page, frame));
-        self.take(Verb::FlushOne(page));
-        for mm in spaces {
-            (self.cpu, self.mm) = (there, mm);
-            self.take(Verb::Read(page, false));
-        }
-    }
-
-    /// Pages of one address space change one by one, each flushed for itself, on CPUs that use it.
-    fn little_by_little(&mut self, left: usize) {
-        let Some(page) = self.mapped() else { return };
-        let mm = self.mm;
-        for _ in 0..left.min(9) / 3 {
-            let cpu = self.draw.below(u64::from(self.cpus)) as u8;
-            let other = self.draw.below(u64::from(self.cpus)) as u8;
-            let frame = self.frame(page);
-            let steps = [
-                (cpu, Verb::Remap(page, frame)),
-                (cpu, Verb::FlushOne(page)),
-                (other, Verb::Read(page, !matches!(page, Page::Kernel(_)))),
-            ];
-            for (cpu, verb) in steps {
-                (self.cpu, self.mm) = (cpu, mm);
-                self.take(verb);
-            }
         }
     }
 

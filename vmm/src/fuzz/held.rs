@@ -35,12 +35,10 @@ pub(super) struct Store {
     pub alone: bool,
 }
 
-/// Whether for a while the pages of a step map nothing, whatever they map before and after.
+/// Whether for a while the pages of a step map nothing, whatever they map before and after. Those of
+/// a store that copies do as well.
 pub(super) fn is_between(verb: Verb) -> bool {
-    matches!(
-        verb,
-        Verb::Migrate(..) | Verb::Split(_) | Verb::Merge(_) | Verb::Move(..) | Verb::Write(..)
-    )
+    matches!(verb, Verb::Migrate(..) | Verb::Split(_) | Verb::Merge(_) | Verb::Move(..))
 }
 
 /// Whether a step frees a frame, has a batch hold it, or takes its contents: until it is over nobody

@@ -18,9 +18,11 @@
 //! Nor has it, for want of words in a step line, a store that may fault or not, or a load of more
 //! than [`MOST_VALUES`](crate::scenario::MOST_VALUES) values.
 
+mod access;
+
 use super::action::{Action, Frame, Named, Outcome, Verb, line};
-use super::held::{Held, Store, is_between, is_exclusive, pages_of};
-use super::words::{Reading, Word, Words};
+use super::held::{Held, Store, is_exclusive, pages_of};
+use super::words::{Reading, Words};
 use stalemate_shared::layout::{COLOURS, POOL_FRAME_COUNT};
 use stalemate_shared::page::Page;
 use std::collections::{BTreeMap, BTreeSet};
@@ -229,36 +231,6 @@ impl World {
         self.follow(&held.action, &held.places)
     }
 
-    /// What a step has done may be seen by the loads that are held back.
-    fn follow(
-        &mut self,
-        action: &Action,
-        pages: &BTreeMap<Place, Option<Frame>>,
-    ) -> Result<(), Illegal> {
-        let loads: Vec<u8> = self
-            .held
-            .iter()
-            .filter(|(_, held)| held.reading.is_some())
-            .map(|(cpu, _)| *cpu)
-            .collect();
-        for cpu in loads {
-            let Some(held) = self.held.get(&cpu) else { continue };
-            let Verb::Read(page, user) = held.action.verb else { continue };
-            let mut seen = self.reading(held.action.mm, page, user);
-            let between = pages.contains_key(&place(held.action.mm, page));
-            seen.fault |= between && is_between(action.verb);
-            let Some(reading) = self.held.get_mut(&cpu).and_then(|held| held.reading.as_mut())
-            else {
-                continue;
-            };
-            reading.add(seen);
-            if reading.outcome().is_none() {
-                return Err(Illegal::Refused);
-            }
-        }
-        Ok(())
-    }
-
     /// Refuses what meets a step that another CPU is in the midst of.
     fn apart(
         &self,
@@ -347,7 +319,7 @@ impl World {
             Verb::Migrate(page, colour) => {
                 let old = *self.edit_locked(action, page)?;
                 let own = place(mm, page);
-                let written = self.is_written(old.colour, |of| of != own);
+                let written = self.is_written(old.colour, |of, _| of != own);
                 if colour == old.colour || self.is_owed(old.colour) || written {
                     return Err(Illegal::Refused);
                 }
@@ -464,16 +436,17 @@ impl World {
         small.any(|(_, debt)| debt.colours.contains(&colour))
     }
 
-    /// Whether something stale may write to a frame of this colour, at one of these pages.
-    fn is_written(&self, colour: usize, at: impl Fn(Place) -> bool) -> bool {
-        let owed = self
-            .owed
-            .iter()
-            .flat_map(|(place, debt)| debt.cached.iter().map(move |cached| (*place, *cached)));
-        let pending = self.deferred.iter().map(|((_, place), pending)| (*place, pending.cached));
-        let mut cached = owed.chain(pending);
-        cached.any(|(place, frame)| {
-            at(place) && !is_large(place.1) && frame.writable && frame.colour == colour
+    /// Whether something stale may write to a frame of this colour, at a page that counts: one whose
+    /// flush is owed or, if so, deferred.
+    fn is_written(&self, colour: usize, counts: impl Fn(Place, bool) -> bool) -> bool {
+        let owed = self.owed.iter().flat_map(|(place, debt)| {
+            debt.cached.iter().map(move |cached| (*place, false, *cached))
+        });
+        let pending =
+            self.deferred.iter().map(|((_, place), pending)| (*place, true, pending.cached));
+        owed.chain(pending).any(|(place, deferred, frame)| {
+            let reaches = !is_large(place.1) && frame.writable && frame.colour == colour;
+            reaches && counts(place, deferred)
         })
     }
 
@@ -482,10 +455,12 @@ impl World {
         if mm == child || self.pages.range(user(child)).next().is_some() {
             return Err(Illegal::Refused);
         }
-        // Those of its own pages it flushes first.
-        let own = |(of, page): Place| of == mm && !matches!(page, Page::Kernel(_));
+        // Its own pages it flushes first, and what is pending of the child's.
+        let counts = |(of, page): Place, deferred: bool| {
+            matches!(page, Page::Kernel(_)) || of != mm && !(deferred && of == child)
+        };
         let mut copied = self.pages.range(user(mm));
-        if copied.any(|(_, frame)| self.is_written(frame.colour, |place| !own(place))) {
+        if copied.any(|(_, frame)| self.is_written(frame.colour, counts)) {
             return Err(Illegal::Refused);
         }
         let mut inherited = Vec::new();
@@ -531,91 +506,6 @@ impl World {
         Ok(())
     }
 
-    /// What a load may come to.
-    fn reading(&self, mm: usize, page: Page, user: bool) -> Reading {
-        let mut reading = Reading::default();
-        for state in self.states(place(mm, page)) {
-            // User mode meets no kernel page.
-            match state.filter(|_| !user || !matches!(page, Page::Kernel(_))) {
-                Some(Frame { colour, .. }) => {
-                    reading.values.extend(self.words.get(Word { large: is_large(page), colour }));
-                }
-                None => reading.fault = true,
-            }
-        }
-        reading
-    }
-
-    /// A store; `store` is where it is to, if it copies nothing.
-    fn write(
-        &mut self,
-        action: &Action,
-        (page, user, new): (Page, bool, u64),
-        pages: &BTreeMap<Place, Option<Frame>>,
-        store: &mut Option<Store>,
-    ) -> Result<Outcome, Illegal> {
-        let place = place(action.mm, page);
-        let states = self.states(place);
-        let barred = user && matches!(page, Page::Kernel(_));
-        let word = |frame: &Frame| Word { large: is_large(page), colour: frame.colour };
-        let copies = |frame: &Frame| user && frame.shared && !frame.writable;
-        let faults = |state: &Option<Frame>| {
-            barred || state.is_none_or(|frame| !frame.writable && !copies(&frame))
-        };
-        if states.iter().all(faults) {
-            return Ok(Outcome::Fault);
-        }
-        match states[..] {
-            [Some(frame)] if frame.writable => {
-                let held = action.hold.is_some();
-                *store = Some(self.store(word(&frame), new, held));
-            }
-            [Some(frame)] => {
-                self.apart(action, pages)?;
-                if self.is_written(frame.colour, |of| of != place) {
-                    return Err(Illegal::Refused);
-                }
-                self.take_frame()?;
-                let colour = self.words.copy(new);
-                let copied = Frame { colour, writable: true, shared: false, ..frame };
-                self.pages.insert(place, copied);
-            }
-            // To one of several frames.
-            _ => {
-                let writable = |state: &Option<Frame>| state.filter(|frame| frame.writable);
-                let frames: Option<Vec<Frame>> = states.iter().map(writable).collect();
-                let frames = frames.filter(|_| action.hold.is_none()).ok_or(Illegal::Refused)?;
-                for frame in frames {
-                    self.words.may_be(word(&frame), new);
-                    self.overlaps(word(&frame));
-                }
-            }
-        }
-        Ok(Outcome::Done)
-    }
-
-    /// Stores a value, now or, where the step is held back, some time until it goes on.
-    fn store(&mut self, word: Word, value: u64, held: bool) -> Store {
-        let others = self.overlaps(word);
-        let mut values: BTreeSet<u64> = others.iter().copied().chain([value]).collect();
-        if held {
-            values.extend(self.words.get(word));
-        }
-        self.words.set(word, values);
-        Store { word, value, alone: others.is_empty() }
-    }
-
-    /// The values that stores of other CPUs may still leave in a word: which is last is open.
-    fn overlaps(&mut self, word: Word) -> Vec<u64> {
-        let stores = self.held.values_mut().filter_map(|held| held.store.as_mut());
-        let here = stores.filter(|store| store.word == word);
-        here.map(|store| {
-            store.alone = false;
-            store.value
-        })
-        .collect()
-    }
-
     fn edit(&mut self, action: &Action, page: Page) -> Result<&mut Frame, Illegal> {
         let place = place(action.mm, page);
         let since = self.steps;
@@ -635,36 +525,6 @@ impl World {
     /// used for another page in its place.
     fn is_pending(&self, place: Place) -> bool {
         self.deferred.keys().any(|&(_, deferred)| deferred == place)
-    }
-
-    /// What an access may meet at a page: what it shows, or what is cached; what it showed, or
-    /// nothing, where another CPU is in the midst of an edit.
-    fn states(&self, place: Place) -> Vec<Option<Frame>> {
-        let held = self.held.values().filter_map(|held| {
-            let before = *held.places.get(&place)?;
-            let between = is_between(held.action.verb).then_some(None);
-            Some(std::iter::once(before).chain(between))
-        });
-        let owed = self.owed.get(&place).into_iter().flat_map(|debt| &debt.cached);
-        let pending = self.deferred.iter().filter(|((_, of), _)| *of == place);
-        let cached = owed.copied().chain(pending.map(|(_, pending)| pending.cached));
-        let all = std::iter::once(self.pages.get(&place).copied())
-            .chain(held.flatten())
-            .chain(cached.map(Some));
-        let alike = |one: &Frame, other: &Frame| {
-            (one.colour, one.writable, one.shared) == (other.colour, other.writable, other.shared)
-        };
-        let mut states: Vec<Option<Frame>> = Vec::new();
-        for state in all {
-            let known = states.iter().any(|known| match (known, &state) {
-                (Some(known), Some(state)) => alike(known, state),
-                (known, state) => known.is_none() && state.is_none(),
-            });
-            if !known {
-                states.push(state);
-            }
-        }
-        states
     }
 }
 
