@@ -8,7 +8,7 @@ mod coverage;
 mod finding;
 mod json;
 mod text;
-mod watch;
+mod watcher;
 
 pub use coverage::{Change, Coverage, Row};
 pub use finding::{Finding, Key};
@@ -19,7 +19,7 @@ use crate::arch::features::CpuFeatures;
 use crate::inject::{Fault, Injector, Sites};
 use crate::kernel::free::{Boot, End, Free, FreeError, FreeRun, KernelImage, Settings};
 use crate::symbols::Symbols;
-use watch::Watch;
+use watcher::Watcher;
 
 /// What Linux is told where nobody says otherwise: a console, no address randomisation, and nothing that
 /// needs devices which are not there.
@@ -124,9 +124,9 @@ pub fn audit(
     let Subject { kernel, initrd, command_line, settings, .. } = *subject;
     let mut free = Free::new(&Boot { kernel, initrd, command_line }, settings)?;
     free.inject(Injector::new(subject.faults, Sites::default()));
-    let mut watch = Watch::new(&free.header());
+    let mut watcher = Watcher::new(&free.header());
     let mut printed: Vec<u8> = Vec::new();
-    let run = free.run(&mut watch, &mut |bytes| {
+    let run = free.run(&mut watcher, &mut |bytes| {
         console(bytes);
         let Some(until) = subject.until else { return false };
         printed.extend(bytes);
@@ -136,12 +136,12 @@ pub fn audit(
         printed.drain(..kept);
         ends
     })?;
-    let coverage = watch.coverage(subject.symbols);
+    let coverage = watcher.coverage(subject.symbols);
     Ok(Audited {
         features: settings.features,
-        isolated: watch.is_isolated(),
-        findings: watch.findings(subject.symbols),
-        flushes: watch.flushes(),
+        isolated: watcher.is_isolated(),
+        findings: watcher.findings(subject.symbols),
+        flushes: watcher.flushes(),
         not_fired: free.not_fired(),
         coverage,
         run,

@@ -8,7 +8,9 @@ use crate::event::{Announcement, Event, NullObserver, Observer, TraceHeader, Wor
 pub trait Director: Observer + Chooser {
     /// The CPU of the machine's [`Watch`] is about to make an access: whether it is held before that,
     /// and the access is not made.
-    fn holds_before(&mut self, cpu: CpuId, access: &Access<'_>) -> bool;
+    fn holds_before(&mut self, _cpu: CpuId, _access: &Access<'_>) -> bool {
+        false
+    }
 }
 
 /// Which accesses of a CPU its director is asked about before they are made.
@@ -55,11 +57,7 @@ impl Observer for NullDirector {
     }
 }
 
-impl Director for NullDirector {
-    fn holds_before(&mut self, _: CpuId, _: &Access<'_>) -> bool {
-        false
-    }
-}
+impl Director for NullDirector {}
 
 impl Chooser for NullDirector {
     fn choose(&mut self, point: Point<'_>) -> usize {

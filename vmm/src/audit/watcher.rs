@@ -8,6 +8,7 @@ use crate::arch::cr3::NOFLUSH;
 use crate::arch::happened::Happened;
 use crate::arch::vcpu::cr4;
 use crate::event::{Event, Kind, Observer, TraceHeader};
+use crate::machine::Director;
 use crate::oracle::Oracle;
 use crate::symbols::Symbols;
 use std::collections::BTreeMap;
@@ -25,7 +26,7 @@ const FLUSHES: [&str; 7] = [
 
 /// The oracle, and counts.
 #[derive(Default)]
-pub(super) struct Watch {
+pub(super) struct Watcher {
     oracle: Oracle,
     pcide: bool,
     flushes: [u64; FLUSHES.len()],
@@ -33,7 +34,7 @@ pub(super) struct Watch {
     changes: BTreeMap<(Gva, Change), u64>,
 }
 
-impl Watch {
+impl Watcher {
     pub(super) fn new(header: &TraceHeader) -> Self {
         let mut watch = Self::default();
         watch.begin(header);
@@ -83,7 +84,7 @@ impl Watch {
     }
 }
 
-impl Observer for Watch {
+impl Observer for Watcher {
     fn begin(&mut self, header: &TraceHeader) {
         self.oracle.begin(header);
     }
@@ -99,7 +100,9 @@ impl Observer for Watch {
     }
 }
 
-impl Chooser for Watch {
+impl Director for Watcher {}
+
+impl Chooser for Watcher {
     fn choose(&mut self, point: Point<'_>) -> usize {
         First.choose(point)
     }
