@@ -82,7 +82,9 @@ impl<'e> Image<'e> {
     fn parse(elf: &'e [u8]) -> Option<Self> {
         let file = elf::FileHeader64::<Endianness>::parse(elf).ok()?;
         let endian = file.endian().ok()?;
-        let mut image = Self { contents: Vec::new(), text: Vec::new(), all: u64::MAX..0 };
+        // An empty range, which the first segment replaces.
+        let all = Range { start: u64::MAX, end: 0 };
+        let mut image = Self { contents: Vec::new(), text: Vec::new(), all };
         for segment in file.program_headers(endian, elf).ok()? {
             let begin = segment.p_vaddr(endian);
             let end = begin.checked_add(segment.p_memsz(endian))?;

@@ -6,12 +6,12 @@ const TEXT: u64 = 0xffff_ffff_8100_0000;
 const TEXT_SIZE: u64 = 0x10_0000;
 const READ_ONLY: u64 = TEXT + TEXT_SIZE;
 
-/// In which order the tables stand.
+/// In which order the tables stand; between 6.2 and 6.4 another one is among them.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Order {
-    OffsetsFirst,
-    OffsetsFirstSeqsBetween,
-    OffsetsLast,
+    Before6_4,
+    Between,
+    Since6_4,
 }
 
 /// An image's read-only data, and where what begins in it.
@@ -54,7 +54,7 @@ impl Made {
         // What is nearly it: digits in UTF-16, and numbers.
         made.data.extend((0..300u16).flat_map(u16::to_le_bytes));
         made.data.extend((0..200u64).flat_map(|number| (number * 7).to_le_bytes()));
-        if order != Order::OffsetsLast {
+        if order != Order::Since6_4 {
             made.offsets(symbols, encoding);
         }
         made.count = made.begin();
@@ -77,7 +77,7 @@ impl Made {
         let begin = made.begin();
         made.data.extend(markers.into_iter().flat_map(u32::to_le_bytes));
         made.markers = begin..made.data.len();
-        if order == Order::OffsetsFirstSeqsBetween {
+        if order == Order::Between {
             made.begin();
             made.data.extend((0..symbols.len() * 3).map(|at| at as u8));
         }
@@ -90,7 +90,7 @@ impl Made {
         let begin = made.begin();
         made.data.extend(index.into_iter().flat_map(u16::to_le_bytes));
         made.index = begin..made.data.len();
-        if order == Order::OffsetsLast {
+        if order == Order::Since6_4 {
             made.offsets(symbols, encoding);
         }
         made
@@ -177,8 +177,7 @@ fn symbols(encoding: Encoding) -> Vec<KernelSymbol> {
     symbols
 }
 
-const ORDERS: [Order; 3] =
-    [Order::OffsetsFirst, Order::OffsetsFirstSeqsBetween, Order::OffsetsLast];
+const ORDERS: [Order; 3] = [Order::Before6_4, Order::Between, Order::Since6_4];
 
 fn each() -> impl Iterator<Item = (Vec<KernelSymbol>, Made)> {
     ORDERS.into_iter().flat_map(|order| {
@@ -274,7 +273,7 @@ fn what_no_kernel_has_is_not_believed() {
     let read_changed = |change: &dyn Fn(&mut Vec<KernelSymbol>)| {
         let mut symbols = symbols(encoding);
         change(&mut symbols);
-        Made::new(&symbols, Order::OffsetsLast, encoding).read()
+        Made::new(&symbols, Order::Since6_4, encoding).read()
     };
     assert!(read_changed(&|_| ()).is_some());
     assert_eq!(read_changed(&|all| all.swap(300, 400)), None, "not by address");
@@ -291,7 +290,7 @@ fn what_no_kernel_has_is_not_believed() {
     assert_eq!(read_changed(&|all| all[9].2 = "long".repeat(128)), None, "too long a name");
 
     let symbols = symbols(encoding);
-    let made = Made::new(&symbols, Order::OffsetsLast, encoding);
+    let made = Made::new(&symbols, Order::Since6_4, encoding);
     assert_eq!(
         read(&elf_of(&made.data, READABLE, EXECUTABLE)),
         None,
