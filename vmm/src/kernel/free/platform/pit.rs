@@ -102,14 +102,18 @@ mod tests {
     fn a_periodic_timer_goes_on_and_a_single_shot_does_not() {
         let mut pit = Pit::new(INPUT_HZ, 1);
         pit.control(0x34, 0);
-        [0xe8, 0x03].map(|byte| pit.write(byte, 0));
+        for byte in [0xe8, 0x03] {
+            pit.write(byte, 0);
+        }
         assert_eq!((pit.next(), pit.tick(999)), (Some(1000), false));
         assert!(pit.tick(1000));
         assert_eq!(pit.next(), Some(2000));
         assert!(pit.tick(5500), "what was missed is one interrupt");
         assert_eq!(pit.next(), Some(6000));
         pit.control(0x38, 6000);
-        [0x10, 0].map(|byte| pit.write(byte, 6000));
+        for byte in [0x10, 0] {
+            pit.write(byte, 6000);
+        }
         assert!(pit.tick(6016) && pit.next().is_none());
     }
 
@@ -117,7 +121,9 @@ mod tests {
     fn it_can_be_so_many_times_as_fast() {
         let mut pit = Pit::new(INPUT_HZ, 10);
         pit.control(0x34, 0);
-        [0xe8, 0x03].map(|byte| pit.write(byte, 0));
+        for byte in [0xe8, 0x03] {
+            pit.write(byte, 0);
+        }
         assert_eq!(pit.next(), Some(100));
     }
 
@@ -125,7 +131,9 @@ mod tests {
     fn the_count_is_read_low_byte_first() {
         let mut pit = Pit::new(INPUT_HZ, 1);
         pit.control(0x34, 0);
-        [0x00, 0x10].map(|byte| pit.write(byte, 0));
+        for byte in [0x00, 0x10] {
+            pit.write(byte, 0);
+        }
         pit.control(0x00, 0x100);
         assert_eq!([pit.read(0x200), pit.read(0x200)], [0x00, 0x0f], "as it was latched");
     }

@@ -1,4 +1,8 @@
-//! Names and source lines of guest addresses.
+//! Names and source lines of guest addresses: of an image with its own symbols and DWARF, or of a
+//! kernel whose symbols are had apart.
+
+pub mod kallsyms;
+pub mod system_map;
 
 use crate::arch::addr::Gva;
 use addr2line::Context;
@@ -44,12 +48,17 @@ pub fn demangled(symbol: &str) -> String {
     by_type.unwrap_or(name)
 }
 
+/// A kernel's symbol: its address, its kind as `nm` has it, its name.
+pub type KernelSymbol = (u64, char, String);
+
 type Reader = EndianArcSlice<RunTimeEndian>;
 
 /// The symbols of one image.
 pub struct Symbols {
     by_address: BTreeMap<u64, (String, u64)>,
     by_name: BTreeMap<String, u64>,
+    /// Whether each size reaches to the next symbol, so that what lies beyond it is in no function.
+    sizes_are_ends: bool,
     /// The line table, which is read as far as it is needed.
     lines: Option<Mutex<Context<Reader>>>,
 }
@@ -61,11 +70,19 @@ impl fmt::Debug for Symbols {
 }
 
 impl Symbols {
+    fn empty() -> Self {
+        Self {
+            by_address: BTreeMap::new(),
+            by_name: BTreeMap::new(),
+            sizes_are_ends: false,
+            lines: None,
+        }
+    }
+
     /// Reads an image's symbols and line table; what cannot be read is left out.
     #[must_use]
     pub fn new(image: &[u8]) -> Self {
-        let mut symbols =
-            Self { by_address: BTreeMap::new(), by_name: BTreeMap::new(), lines: None };
+        let mut symbols = Self::empty();
         let Ok(file) = object::File::parse(image) else { return symbols };
         for symbol in file.symbols() {
             let Ok(name) = symbol.name() else { continue };
@@ -85,6 +102,32 @@ impl Symbols {
         }
         symbols.lines = Self::context(&file).map(Mutex::new);
         symbols
+    }
+
+    /// A kernel's symbols, without lines. A function ends where the next symbol begins, whatever
+    /// kind that is; of the last one no end is known. Of symbols at one address the first names
+    /// the function; of symbols of one name a global one is found before those of single files.
+    #[must_use]
+    pub fn of_kernel(symbols: &[KernelSymbol]) -> Self {
+        let mut this = Self { sizes_are_ends: true, ..Self::empty() };
+        let mut begins = symbols.iter().map(|&(address, _, _)| address).collect::<Vec<_>>();
+        begins.sort_unstable();
+        for &(address, kind, ref name) in symbols {
+            let is_text = matches!(kind, 'T' | 't' | 'W' | 'w');
+            if is_text && Gva(address).is_kernel() {
+                let next = begins.get(begins.partition_point(|&begin| begin <= address));
+                let size = next.map_or(0, |next| next - address);
+                this.by_address.entry(address).or_insert_with(|| (demangled(name), size));
+            }
+        }
+        for global in [true, false] {
+            for (address, kind, name) in symbols {
+                if kind.is_ascii_uppercase() == global {
+                    this.by_name.entry(demangled(name)).or_insert(*address);
+                }
+            }
+        }
+        this
     }
 
     fn context(file: &object::File<'_>) -> Option<Context<Reader>> {
@@ -139,15 +182,22 @@ impl Symbols {
         found.unwrap_or_default()
     }
 
+    /// The symbol that `address` is at or after, and how far. Only the kernel's half has symbols.
+    fn nearest(&self, address: Gva) -> Option<(&str, u64)> {
+        let (&begin, (name, size)) = self.by_address.range(..=address.0).next_back()?;
+        let offset = address.0 - begin;
+        let is_in = !self.sizes_are_ends || offset == 0 || offset < *size;
+        (Gva(begin).is_kernel() && is_in).then_some((name, offset))
+    }
+
     /// Where `address` is.
     #[must_use]
     pub fn locate(&self, address: Gva) -> Location {
         let at = address.0;
-        let symbol =
-            self.by_address.range(..=at).next_back().map(|(&start, (name, _))| match at - start {
-                0 => name.clone(),
-                offset => format!("{name}+{offset:#x}"),
-            });
+        let symbol = self.nearest(address).map(|(name, offset)| match offset {
+            0 => name.to_owned(),
+            offset => format!("{name}+{offset:#x}"),
+        });
         let line = self.lines().and_then(|lines| {
             // Of what was inlined here the outermost is the symbol's own line.
             let mut frames = lines.find_frames(at).skip_all_loads().ok()?;
@@ -158,8 +208,9 @@ impl Symbols {
             let location = outermost?;
             Some(format!("{}:{}", location.file?, location.line?))
         });
-        // Only the image's own half has symbols.
-        let symbol = symbol.filter(|_| at >= stalemate_shared::layout::KERNEL_BASE);
         Location { address, symbol, line }
     }
 }
+
+#[cfg(test)]
+mod tests;
