@@ -27,4 +27,5 @@ mod structure;
 mod terminal;
 mod timeline;
 mod verdicts;
+mod witness;
 mod zoo;
