@@ -13,7 +13,8 @@ const ALL: CpuFeatures =
 /// Programs that a modelled processor runs.
 const SEEDS: std::ops::Range<u64> = 1..13;
 
-/// Replays what a processor of the model's own does, which does not carry out what it does not heed.
+/// Replays what a processor of the model's own does, which does not carry out what it does not
+/// heed.
 fn modelled(
     features: CpuFeatures,
     heeds: impl Fn(&Action) -> bool,

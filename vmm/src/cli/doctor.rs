@@ -12,8 +12,8 @@ use std::path::Path;
 /// Arguments of `doctor`.
 #[derive(Debug, clap::Args)]
 pub struct DoctorArgs {
-    /// Run a small guest on this host's own TLB, say what that was seen to keep, and replay it on the
-    /// model: exit status 1 if something was kept that the model does not hold
+    /// Run a small guest on this host's own TLB, say what that was seen to keep, and replay it on
+    /// the model: exit status 1 if something was kept that the model does not hold
     #[arg(long)]
     witness: bool,
     /// The seed of the first program of --witness

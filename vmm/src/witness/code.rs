@@ -1,11 +1,13 @@
 //! A program as machine code.
 //!
-//! It runs at CPL 3, one block an action. What needs CPL 0 is a *service*: RAX holds its address, and
-//! INT3 leads to a handler that jumps there; an IRETQ leads back. Each access is an instruction of four
-//! bytes, which the handler of page faults skips, with the error code for a result. So a whole program
-//! is one entry into the guest, and nothing but what it does itself comes between its actions.
+//! It runs at CPL 3, one block an action. What needs CPL 0 is a *service*: RAX holds its address,
+//! and INT3 leads to a handler that jumps there; an IRETQ leads back. Each access is an instruction
+//! of four bytes, which the handler of page faults skips, with the error code for a result. So a
+//! whole program is one entry into the guest, and nothing but what it does itself comes between its
+//! actions.
 //!
-//! Only instructions that every KVM can carry out at CPL 0 are used, where a software KVM interprets.
+//! Only instructions that every KVM can carry out at CPL 0 are used, where a software KVM
+//! interprets.
 
 use super::layout;
 use super::program::{Action, Program};

@@ -41,8 +41,8 @@ pub enum Kept {
 /// Whether a processor with these features can show something.
 pub type Offered = fn(CpuFeatures) -> bool;
 
-/// Each kind in words that follow "this machine's TLB was seen to keep", and whether a processor with
-/// these features can show it.
+/// Each kind in words that follow "this machine's TLB was seen to keep", and whether a processor
+/// with these features can show it.
 pub const KINDS: [(Kept, &str, Offered); 13] = [
     (Kept::AfterStore, "a translation after a store to its page-table entry", always),
     (Kept::UnderStructure, "a translation after a store to an entry above its own", always),

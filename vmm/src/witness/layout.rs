@@ -1,5 +1,5 @@
-//! The witness's memory: where its tables, its code and its data frames are, and what the tables hold
-//! before the first action.
+//! The witness's memory: where its tables, its code and its data frames are, and what the tables
+//! hold before the first action.
 //!
 //! ```text
 //! 0x001000  two roots, and for each a PDPT and a PD; the tables of the monitor's slot
@@ -11,8 +11,8 @@
 //! 0x200000  data frames; the first word of each is its own address
 //! ```
 //!
-//! The first 2 MiB are mapped to themselves in both roots by a large page that never changes. A and D
-//! are set in every entry from the beginning, so that memory is a function of the program alone.
+//! The first 2 MiB are mapped to themselves in both roots by a large page that never changes. A and
+//! D are set in every entry from the beginning, so that memory is a function of the program alone.
 
 use crate::arch::addr::{Gpa, Gva};
 use crate::arch::walk::{Tables, entry};

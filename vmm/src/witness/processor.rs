@@ -149,7 +149,8 @@ impl Processor {
         }
     }
 
-    /// Stores to a table, or to what is none at the moment. The store's own translation never changes.
+    /// Stores to a table, or to what is none at the moment. The store's own translation never
+    /// changes.
     fn store(&mut self, slot: Gpa, entry: u64) {
         let old = self.memory.read_word(slot);
         match self.census.is_table(slot.page()) {

@@ -1,4 +1,5 @@
-//! The replay: what the host's processor did, on the model; and what of that the model does not permit.
+//! The replay: what the host's processor did, on the model; and what of that the model does not
+//! permit.
 
 use super::kept::{Epoch, History, KINDS, Kept, kinds};
 use super::layout;
@@ -22,7 +23,8 @@ pub struct Findings {
     pub accesses: u64,
     /// Those that came to something else than today's tables say.
     pub stale: u64,
-    /// Those of them that only a known defect of a software KVM explains: [`Options::software_kvm`].
+    /// Those of them that only a known defect of a software KVM explains:
+    /// [`Options::software_kvm`].
     pub defect: u64,
     /// Those that the model does not permit.
     pub outside: u64,
@@ -73,8 +75,8 @@ pub struct Account {
     pub today: Seen,
     /// What else the model permits, and by which cached entry.
     pub held: Vec<(Seen, String)>,
-    /// Until when walks gave what was seen, if they ever did: the action that ended it, and all since
-    /// that may bear on what is cached, by number; of accesses also what they came to.
+    /// Until when walks gave what was seen, if they ever did: the action that ended it, and all
+    /// since that may bear on what is cached, by number; of accesses also what they came to.
     pub since: Vec<(usize, Action, Option<Seen>)>,
 }
 
@@ -109,9 +111,9 @@ impl fmt::Display for Account {
 pub struct Options {
     /// A wrong choice of the model.
     pub mutation: Option<Mutation>,
-    /// What was seen is of a software KVM, which interprets CPL 0 and shadows page tables. A page fault
-    /// that finds no page (P=0 in its error code) leaves its older translations there, which it must
-    /// drop (SDM vol. 3, 4.10.4.1): KVM drops them where P is set only
+    /// What was seen is of a software KVM, which interprets CPL 0 and shadows page tables. A page
+    /// fault that finds no page (P=0 in its error code) leaves its older translations there, which
+    /// it must drop (SDM vol. 3, 4.10.4.1): KVM drops them where P is set only
     /// (`kvm_inject_emulated_page_fault` in Linux's arch/x86/kvm/x86.c). What only that explains is
     /// counted, and is not outside the model.
     pub software_kvm: bool,

@@ -5,8 +5,8 @@ use super::replay::Findings;
 use crate::arch::features::CpuFeatures;
 use std::fmt::Write;
 
-/// What was found on a machine that offers `features`, for people. Under a software KVM its TLB is no
-/// silicon.
+/// What was found on a machine that offers `features`, for people. Under a software KVM its TLB is
+/// no silicon.
 #[must_use]
 pub fn text(findings: &Findings, features: CpuFeatures, software_kvm: bool) -> String {
     let mut out = String::new();
@@ -14,12 +14,13 @@ pub fn text(findings: &Findings, features: CpuFeatures, software_kvm: bool) -> S
     let Findings { programs, accesses, stale, outside, .. } = findings;
     let _ = writeln!(
         out,
-        "witness: {programs} programs, {accesses} accesses at CPL 0 and 3 of a guest that no model runs"
+        "witness: {programs} programs, {accesses} accesses at CPL 0 and 3 of a guest under no \
+         model"
     );
     let _ = writeln!(
         out,
-        "  {stale} came to something else than the page tables said at that moment; the model holds \
-         {} of them",
+        "  {stale} came to something else than the page tables said at that moment; the model \
+         holds {} of them",
         findings.explained()
     );
     let rows = KINDS.iter().zip(findings.kept);
@@ -50,8 +51,8 @@ pub fn text(findings: &Findings, features: CpuFeatures, software_kvm: bool) -> S
     if findings.defect > 0 {
         let _ = writeln!(
             out,
-            "against the manual, as is known of a software KVM\n  a translation over a page fault that \
-             found no page: {} times",
+            "against the manual, as is known of a software KVM\n  a translation over a page fault \
+             that found no page: {} times",
             findings.defect
         );
     }

@@ -1,5 +1,5 @@
-//! A bare virtual machine: a guest with page tables and a CPL 0 of its own, on the processor and the
-//! TLB that KVM gives it. Nothing of it is modelled.
+//! A bare virtual machine: a guest with page tables and a CPL 0 of its own, on the processor and
+//! the TLB that KVM gives it. Nothing of it is modelled.
 
 use super::monitor::{self, Place};
 use super::watchdog::Watchdog;
@@ -76,8 +76,8 @@ pub fn run(
         put(monitor::FRAME + index as u64 * 8, word);
     }
     let vm = kvm.kvm.create_vm().map_err(host("KVM_CREATE_VM"))?;
-    // SAFETY: `memory` is borrowed for longer than the virtual machine lives, and is read and written
-    // through copies only.
+    // SAFETY: `memory` is borrowed for longer than the virtual machine lives, and is read and
+    // written through copies only.
     unsafe { show(&vm, GUEST_SLOT, 0, memory.host_address(), memory.len())? };
     let mut vcpu = vm.create_vcpu(0).map_err(host("KVM_CREATE_VCPU"))?;
     vcpu.set_cpuid2(&kvm.cpuid).map_err(host("KVM_SET_CPUID2"))?;
