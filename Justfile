@@ -70,6 +70,10 @@ bench:
 svm:
     tests/svm/run
 
+# What this host's own TLB keeps, over many programs, and whether the model holds it
+witness count="5000" seed="1":
+    cargo run --release -- doctor --witness --count {{count}} --seed {{seed}}
+
 # The interpreter against KVM over millions of random instructions
 fuzz-interp count="5000000" seed="1":
     STALEMATE_REQUIRE_KVM=1 STALEMATE_FUZZ_COUNT={{count}} STALEMATE_FUZZ_SEED={{seed}} \

@@ -252,6 +252,24 @@ fn the_doctor_tells_the_truth_on_both_kinds_of_host() {
     kvm_or_skip!();
     let out = text(&stalemate(&["doctor"]).stdout);
     assert!(out.contains("KVM API 12") && out.contains("executor: kvm"), "{out}");
+    assert!(!out.contains("witness"), "{out}");
+}
+
+#[test]
+fn the_doctor_asks_the_host_s_tlb_where_there_is_one_and_says_where_not() {
+    let none = ["doctor", "--witness", "--kvm-device", "/nonexistent"];
+    let output = stalemate(&none);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(text(&output.stdout).contains("\nwitness: SKIP, there is no TLB to ask: "));
+    let output = command(&none).env(REQUIRE_KVM, "1").output().expect("it runs");
+    assert_eq!(output.status.code(), Some(3));
+    let error = fails(&["doctor", "--count", "1"], 2);
+    assert!(error.contains("--witness"), "{error}");
+    kvm_or_skip!();
+    let output = stalemate(&["doctor", "--witness", "--seed", "5", "--count", "2"]);
+    let out = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{out}");
+    assert!(out.contains("\nwitness: 2 programs, ") && out.contains("was seen to keep\n"), "{out}");
 }
 
 #[test]

@@ -28,4 +28,5 @@ mod structure;
 mod terminal;
 mod timeline;
 mod verdicts;
+mod witness;
 mod zoo;

@@ -199,6 +199,8 @@ mod schema;
 pub mod score;
 mod suggest;
 pub mod symbols;
+#[doc(hidden)]
+pub mod witness;
 
 /// What most users need.
 pub mod prelude {

@@ -39,9 +39,9 @@ const CRATES: [(&str, &[&str]); 3] = [
     (
         "vmm/src",
         &[
-            "ink", "suggest", "parallel", "schema", "symbols", "memory", "executor", "machine",
-            "schedule", "inject", "kernel", "scenario", "runner", "compare", "score", "report",
-            "fuzz", "cli",
+            "ink", "suggest", "parallel", "schema", "symbols", "memory", "executor", "witness",
+            "machine", "schedule", "inject", "kernel", "scenario", "runner", "compare", "score",
+            "report", "fuzz", "cli",
         ],
     ),
     (

@@ -101,7 +101,7 @@ enum Command {
     /// Run again what `run --record` wrote: the same events, the same verdict
     Replay(replay::ReplayArgs),
     /// Say what this host offers, and what will be used
-    Doctor,
+    Doctor(doctor::DoctorArgs),
     /// Print a shell's completion script
     Completions(generate::CompletionsArgs),
     /// Write man pages, one for the program and one for each command
@@ -129,11 +129,11 @@ pub fn main(cli: Cli) -> Result<u8, Failure> {
         Some(Command::Run(args)) => return run::run(&args, &cli.kvm_device, terminal),
         Some(Command::Fuzz(args)) => return fuzz::run(&args, &cli.kvm_device, terminal),
         Some(Command::Replay(args)) => return replay::run(&args, &cli.kvm_device, terminal),
+        Some(Command::Doctor(args)) => return doctor::run(&args, &cli.kvm_device, terminal),
         Some(Command::List(args)) => describe::list(&args)?,
         Some(Command::Explain(args)) => describe::explain(&args)?,
         Some(Command::Completions(args)) => generate::completions(&args, &mut Cli::command()),
         Some(Command::Man(args)) => generate::man(&args, Cli::command())?,
-        Some(Command::Doctor) => doctor::report(&cli.kvm_device),
     };
     terminal.write(&text)?;
     Ok(EXIT_OK)

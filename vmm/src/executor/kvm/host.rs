@@ -149,17 +149,28 @@ impl Host {
     /// How this KVM runs guests, as far as the host's own flags tell.
     #[must_use]
     pub fn hardware(&self) -> &'static str {
-        let flags = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let has = |flag: &str| {
-            flags
-                .lines()
-                .find(|line| line.starts_with("flags"))
-                .is_some_and(|line| line.split_whitespace().any(|word| word == flag))
-        };
-        match (has("vmx"), has("svm")) {
+        match hardware_flags() {
             (true, _) => "Intel VMX",
             (_, true) => "AMD SVM",
             _ => "neither VMX nor SVM: a software KVM",
         }
     }
+
+    /// Whether it runs them without VMX or SVM: it interprets CPL 0, and shadows page tables.
+    #[must_use]
+    pub fn is_software(&self) -> bool {
+        hardware_flags() == (false, false)
+    }
+}
+
+/// Whether the host's processor has VMX and SVM.
+fn hardware_flags() -> (bool, bool) {
+    let flags = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let has = |flag: &str| {
+        flags
+            .lines()
+            .find(|line| line.starts_with("flags"))
+            .is_some_and(|line| line.split_whitespace().any(|word| word == flag))
+    };
+    (has("vmx"), has("svm"))
 }

@@ -4,6 +4,7 @@
 //! exits; registers travel through KVM_CAP_SYNC_REGS, the interrupted RIP, RFLAGS and RSP through
 //! the frame on the monitor's stack. The same on VMX, SVM and software-only hosts.
 
+pub mod bare;
 mod host;
 mod monitor;
 mod pages;

@@ -36,6 +36,11 @@ impl Place {
         SLOTS.rev().find(|&slot| !taken[usize::from(slot)]).map(|slot| Self { slot })
     }
 
+    /// The place in a PML4 slot of the upper half.
+    pub fn in_slot(slot: u16) -> Self {
+        Self { slot }
+    }
+
     /// The PML4 slot, which has nothing else in it.
     pub fn slot(self) -> usize {
         self.slot.into()
@@ -133,16 +138,22 @@ pub fn image(place: Place) -> Vec<u8> {
     // RSP0 is at offset 4 of the TSS; the I/O-map base at 0x66.
     put(tss + 4, place.stack_top());
     put(tss + 0x60, 0x0068 << 48);
-    for vector in 0..u64::from(VECTORS) {
-        let handler = place.base() + vector * 16;
-        // DPL 0 but for #BP: INT n from CPL 3 is then #GP wherever it is not #UD.
-        let dpl = if vector == 3 { 3u64 } else { 0 };
-        let low = handler & 0xffff
-            | u64::from(MONITOR_CS) << 16
-            | (0x8e00 | dpl << 13) << 32
-            | (handler >> 16 & 0xffff) << 48;
-        put(idt + vector * 16, low);
-        put(idt + vector * 16 + 8, handler >> 32);
+    for vector in 0..VECTORS as u8 {
+        let [low, high] = gate(vector, place.base() + u64::from(vector) * 16);
+        put(idt + u64::from(vector) * 16, low);
+        put(idt + u64::from(vector) * 16 + 8, high);
     }
     image
+}
+
+/// The gate of `vector` to a handler at CPL 0.
+#[must_use]
+pub fn gate(vector: u8, handler: u64) -> [u64; 2] {
+    // DPL 0 but for #BP: INT n from CPL 3 is then #GP wherever it is not #UD.
+    let dpl = if vector == 3 { 3u64 } else { 0 };
+    let low = handler & 0xffff
+        | u64::from(MONITOR_CS) << 16
+        | (0x8e00 | dpl << 13) << 32
+        | (handler >> 16 & 0xffff) << 48;
+    [low, handler >> 32]
 }
