@@ -46,6 +46,8 @@ pub const BUILTIN: &[(&str, &str)] = &files!(
         "lazy-purge",
         "cpu-window",
         "lazy-said-wrongly",
+        "lost-dirty",
+        "dirty-before-edit",
         "batched-frame",
     ]
 );
