@@ -23,6 +23,10 @@ pub const FRAME_FREED: u64 = 5;
 /// A frame's contents are taken from here on: read for a copy, or shared by what they are. Nobody
 /// may write them by what was cached before. RDI: the frame's guest-physical address.
 pub const CONTENTS_TAKEN: u64 = 9;
+/// A paging-structure entry was read, and what this CPU stores to it next is made of what was read, by
+/// a plain store. RDI: the entry's guest-physical address, RSI: what was read. Who edits atomically need
+/// not say it.
+pub const ENTRY_READ: u64 = 10;
 /// The CPU waits for another one; nothing comes back.
 pub const YIELD: u64 = 7;
 /// The flush of what was just unmapped is deferred. RDI: until when, a [`Deferral`]; RSI, RDX and

@@ -174,6 +174,7 @@ fn modelled(case: &Case) -> End {
         census: &mut Census::default(),
         memory: &memory,
         remote: Vec::new(),
+        forgets_roots: false,
         watched: &BTreeSet::new(),
         chooser: &mut First,
         log: &mut Log::default(),

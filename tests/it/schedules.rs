@@ -6,6 +6,7 @@ use stalemate::arch::happened::Happened;
 use stalemate::event::{Announcement, Event, TaskId, Trace};
 use stalemate::executor::Backend;
 use stalemate::fuzz::correct_policies;
+use stalemate::oracle::{RuleId, rules};
 use stalemate::runner::Outcome;
 use stalemate::scenario::{CPUS, CpuModel, Policy, Run, RunConfig, Scenario, Selection};
 use stalemate::schedule::{HOLD_POINTS, Schedule};
@@ -270,26 +271,30 @@ fn a_held_cpu_comes_in_at_every_boundary() {
 }
 
 /// A D bit that a processor sets while the kernel edits the entry survives the edit, wherever the
-/// other CPU comes in between; an edit that reads and writes back loses one.
+/// other CPU comes in between; an edit that reads and writes back loses one, and `lost-dirty` says so
+/// wherever it does.
 #[test]
 fn no_edit_of_a_present_entry_loses_a_d_bit() {
     const DIRTY: u64 = 1 << 6;
     let rig = Rig::new(Backend::interp());
     let lost = |variant: Option<Variant>| -> usize {
         let config = RunConfig { variant, cpus: 2, ..config("pcid", Policy::Split, false) };
+        let rule = RuleId(&rules::lost_dirty::ABOUT);
         let loses = |number: &u32| {
             let steps = format!(
                 "A map u0 red\ncpu1 A user read u0 -> red\ncpu0 A user nop\n\
                  cpu0 A write_protect u0 until instruction#{number}\ncpu1 A user write u0 1\n\
                  cpu0 resume"
             );
-            let (_, trace) = rig.record(&scenario(&steps), config, &[]);
-            trace.events.iter().any(|event| match event.happened() {
+            let (result, trace) = rig.record(&scenario(&steps), config, &[]);
+            let lost = trace.events.iter().any(|event| match event.happened() {
                 Some(Happened::TableStore { old, new, .. }) => {
                     new & 1 != 0 && old & DIRTY != 0 && new & DIRTY == 0
                 }
                 _ => false,
-            })
+            });
+            assert_eq!(result.rules().contains(&rule), lost, "instruction {number}");
+            lost
         };
         (1..150).filter(loses).count()
     };

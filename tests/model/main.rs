@@ -3,6 +3,7 @@
 
 mod legality;
 mod memory;
+mod pins;
 mod replica;
 mod rules;
 mod stale;

@@ -70,6 +70,12 @@ pub fn contents_taken(frame: u64) {
     hypercall(call::CONTENTS_TAKEN, [frame, 0, 0, 0]);
 }
 
+/// `bits` were read from the entry at `slot`, to be edited and stored plainly.
+#[inline(always)]
+pub fn entry_read(slot: u64, bits: u64) {
+    hypercall(call::ENTRY_READ, [slot, bits, 0, 0]);
+}
+
 /// Waits a little for another CPU, with interrupts on.
 pub fn wait_for_others() {
     super::cpu::enable_interrupts();

@@ -9,7 +9,7 @@ mod token;
 pub use build::init;
 pub use token::{Downgrade, Refused};
 
-use crate::arch::memory;
+use crate::arch::{hypercall, memory};
 use crate::config::config;
 use crate::{entry, variant};
 use stalemate_shared::layout::{
@@ -60,6 +60,7 @@ impl Leaf {
         loop {
             let old = self.get();
             if variant::is(Variant::PlainEdits) {
+                hypercall::entry_read(self.slot, old);
                 self.set(edit(old));
                 return old;
             }

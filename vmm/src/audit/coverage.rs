@@ -42,7 +42,8 @@ impl Change {
         if (old ^ new) & ROOT_MASK & !(1 << 12) != 0 || (old ^ new) & (1 << 12) != 0 {
             return Some(Self::Remap);
         }
-        let kinds = [(WRITABLE, Self::WriteProtect), (USER, Self::Supervisor), (DIRTY, Self::Clean)];
+        let kinds =
+            [(WRITABLE, Self::WriteProtect), (USER, Self::Supervisor), (DIRTY, Self::Clean)];
         let first = kinds.into_iter().find(|(bit, _)| lost(*bit)).map(|(_, change)| change);
         first.or((!old & new & NO_EXECUTE != 0).then_some(Self::NoExecute))
     }
@@ -124,7 +125,8 @@ impl Coverage {
         for owed in obligations {
             let Some(store) = owed.downgrade.cause.store() else { continue };
             let (change, fate) = (Change::of(store.old, store.new), fate(owed));
-            let known = fates.entry(owed.downgrade.seq).or_insert((owed.downgrade.rip, change, fate));
+            let known =
+                fates.entry(owed.downgrade.seq).or_insert((owed.downgrade.rip, change, fate));
             known.2 = known.2.max(fate);
         }
         for (rip, change, fate) in fates.into_values() {

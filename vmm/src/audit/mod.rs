@@ -117,10 +117,7 @@ impl Audited {
 ///
 /// # Errors
 /// When the kernel does not fit into memory, or the host fails.
-pub fn audit(
-    subject: &Subject<'_>,
-    console: &mut dyn FnMut(&[u8]),
-) -> Result<Audited, FreeError> {
+pub fn audit(subject: &Subject<'_>, console: &mut dyn FnMut(&[u8])) -> Result<Audited, FreeError> {
     let Subject { kernel, initrd, command_line, settings, .. } = *subject;
     let mut free = Free::new(&Boot { kernel, initrd, command_line }, settings)?;
     free.inject(Injector::new(subject.faults, Sites::default()));

@@ -58,7 +58,9 @@ fn sentence(audited: &Audited, verdict: Verdict) -> String {
         Verdict::Violation => {
             let count: usize = audited.findings.iter().map(|finding| finding.count).sum();
             let kinds = audited.findings.len();
-            format!("{count} times a translation was still cached when it was due, in {kinds} kinds")
+            format!(
+                "{count} times a translation was still cached when it was due, in {kinds} kinds"
+            )
         }
         Verdict::Vacuous => "nothing was ever stale, so nothing was judged".to_owned(),
         Verdict::NotApplied => "a fault that was to be injected met nothing".to_owned(),

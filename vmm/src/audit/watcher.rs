@@ -69,7 +69,11 @@ impl Watcher {
             Happened::Invpcid { kind: kind @ 0..=1, .. } => 1 + kind as usize,
             Happened::Invpcid { .. } => 3,
             Happened::LoadCr3 { value, .. } => {
-                if self.pcide && value & NOFLUSH != 0 { 5 } else { 4 }
+                if self.pcide && value & NOFLUSH != 0 {
+                    5
+                } else {
+                    4
+                }
             }
             Happened::WriteCr4 { old, new } => {
                 self.pcide = new & cr4::PCIDE != 0;

@@ -42,6 +42,8 @@ pub const BUILTIN: &[(&str, &str)] = &files!(
         "cpu-window",
         "lazy-said-wrongly",
         "lazy-catches-up-first",
+        "lost-dirty",
+        "dirty-before-edit",
         "batched-frame",
         "batch-of-two-spaces",
         "frame-of-two-spaces",

@@ -13,6 +13,7 @@ pub enum HoldPoint {
     Instruction,
     Primitive,
     TableStore,
+    EntryRead,
     Generation,
     CpuMask,
     Switching,
@@ -36,11 +37,12 @@ pub enum HoldPoint {
 }
 
 /// Every point by its name in scenarios, with what has just happened there, or is about to.
-pub const HOLD_POINTS: [(&str, HoldPoint, &str); 35] = [
+pub const HOLD_POINTS: [(&str, HoldPoint, &str); 36] = [
     ("start", HoldPoint::Start, "the step was handed over, nothing is done"),
     ("instruction", HoldPoint::Instruction, "an instruction was completed"),
     ("primitive", HoldPoint::Primitive, "a flush primitive began"),
     ("table-store", HoldPoint::TableStore, "a paging-structure entry was stored"),
+    ("entry-read", HoldPoint::EntryRead, "a paging-structure entry was read for a plain edit"),
     ("generation", HoldPoint::Generation, "an address space's tlb_gen was raised"),
     ("cpumask", HoldPoint::CpuMask, "an address space's cpumask was changed"),
     ("switching", HoldPoint::Switching, "loaded_mm was set to say that CR3 is being changed"),
@@ -166,6 +168,7 @@ impl HoldPoint {
         matches!(
             (self, said),
             (Self::Primitive, Announcement::FlushBegins { .. })
+                | (Self::EntryRead, Announcement::EntryRead { .. })
                 | (Self::Generation, Announcement::Generation { .. })
                 | (Self::CpuMask, Announcement::Member { .. })
                 | (Self::Switching, Announcement::Switching { .. })

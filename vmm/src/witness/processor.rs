@@ -123,6 +123,7 @@ impl Processor {
             census: &mut self.census,
             memory: &self.memory,
             remote: Vec::new(),
+            forgets_roots: false,
             watched: &watched,
             chooser: &mut First,
             log: &mut self.log,

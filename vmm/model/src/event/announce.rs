@@ -164,6 +164,15 @@ pub enum Announcement {
     /// The contents of a frame are taken from here on: read for a copy, or shared by what they are.
     /// Nobody may write them by what was cached before.
     ContentsTaken(Gpa),
+    /// A paging-structure entry was read, and what the same CPU stores to it next is made of what was
+    /// read: a plain edit, between whose two halves a processor may set A or D. Who edits atomically
+    /// need not say it.
+    EntryRead {
+        /// Guest-physical address of the entry.
+        slot: Gpa,
+        /// What was read.
+        value: u64,
+    },
     /// A task begins on the CPU that says so.
     TaskBegins(TaskId),
     /// It has ended.

@@ -64,6 +64,9 @@ impl Steps {
             hypercall::YIELD => Ok(Call::Waits),
             hypercall::FRAME_FREED => Ok(Call::Says(vec![Announcement::FrameFreed(Gpa(a))])),
             hypercall::CONTENTS_TAKEN => Ok(Call::Says(vec![Announcement::ContentsTaken(Gpa(a))])),
+            hypercall::ENTRY_READ => {
+                Ok(Call::Says(vec![Announcement::EntryRead { slot: Gpa(a), value: b }]))
+            }
             hypercall::PANIC => Err(panic(memory, a, b, c)),
             other => Err(Stop::Interface(format!("hypercall {other:#x}"))),
         }

@@ -207,6 +207,9 @@ fn said_in_words(announcements: &[Announcement]) -> (Option<Tag>, String) {
         Announcement::Acknowledged { to, .. } => Some(format!("acknowledges to CPU {}", to.0)),
         Announcement::FrameFreed(frame) => Some(format!("frame {frame} is given back")),
         Announcement::ContentsTaken(frame) => Some(format!("contents of frame {frame} are taken")),
+        Announcement::EntryRead { slot, .. } => {
+            Some(format!("the entry at {slot} was read, to be edited"))
+        }
         Announcement::Deferred { start, .. } => {
             Some(format!("the flush of {} is deferred", page_name(*start)))
         }

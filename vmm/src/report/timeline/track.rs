@@ -167,6 +167,7 @@ fn said_kind(said: &Announcement) -> Option<MomentKind> {
         Announcement::Acknowledged { .. } => MomentKind::Acknowledge,
         Announcement::FrameFreed(_)
         | Announcement::ContentsTaken(_)
+        | Announcement::EntryRead { .. }
         | Announcement::Deferred { .. } => MomentKind::Other,
         _ => return None,
     })

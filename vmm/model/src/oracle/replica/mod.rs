@@ -285,6 +285,7 @@ impl Replica {
             | Announcement::Loaded { .. }
             | Announcement::FrameFreed(_)
             | Announcement::ContentsTaken(_)
+            | Announcement::EntryRead { .. }
             | Announcement::EditsOver => {}
         }
     }

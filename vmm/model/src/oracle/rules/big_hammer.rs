@@ -42,7 +42,7 @@ pub fn observe(
     let flush = replica.works_for(event.cpu).map(|open| open.flush);
     let big = match *event.happened()? {
         Happened::Invpcid { kind, .. } => kind != 0,
-        Happened::LoadCr3 { value, .. } => consuming || flush.is_some() && value & NOFLUSH == 0,
+        Happened::LoadCr3 { value, .. } => value & NOFLUSH == 0,
         Happened::WriteCr4 { .. } => effect.removed > 0,
         _ => false,
     };

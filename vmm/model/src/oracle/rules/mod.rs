@@ -6,6 +6,7 @@ pub mod cr3_pairing;
 pub mod generation;
 pub mod lazy_in_user_mode;
 pub mod loaded_mm;
+pub mod lost_dirty;
 pub mod lost_mark;
 pub mod needless_flush;
 pub mod never_flushed;
@@ -50,6 +51,7 @@ pub static RULES: &[(&About, Speaks)] = &[
     (&stale_user_entry::ABOUT, Speaks::Stale(stale_user_entry::RULE)),
     (&pti_leak::ABOUT, Speaks::Event(pti_leak::rule)),
     (&va_reuse::ABOUT, Speaks::Event(va_reuse::rule)),
+    (&lost_dirty::ABOUT, Speaks::Event(lost_dirty::rule)),
     (&loaded_mm::ABOUT, Speaks::Event(loaded_mm::rule)),
     (&lazy_in_user_mode::ABOUT, Speaks::Event(lazy_in_user_mode::rule)),
     (&stray_mark::ABOUT, Speaks::Event(stray_mark::rule)),

@@ -3,8 +3,8 @@
 use crate::arch::addr::Gva;
 use crate::arch::happened::Happened;
 use crate::arch::tlb::Tag;
-use crate::oracle::{About, KERNEL_HALF};
 use crate::oracle::rule::{Context, Finding, Held, Rule};
+use crate::oracle::{About, KERNEL_HALF};
 
 /// About the rule.
 pub static ABOUT: About = About {

@@ -75,8 +75,8 @@ impl ReuseBeforeFlush {
             }
             _ => return None,
         };
-        let is_table = how == "loaded" || context.replica.census.is_table(used);
-        (is_table && self.freed.contains(&used))
+        self.freed
+            .contains(&used)
             .then(|| Finding::new(format!("root {used} is {how} after it was given back")))
     }
 }

@@ -1,0 +1,170 @@
+// Wrong choices that are more than a condition. Each has a name; the file below `vmm/model/src`; source
+// that the file has once, in which `«»` mark an expression; and the expression that takes its place.
+const REPLACED: &[(&str, &str, &str, &str)] = &[
+    (
+        "never-flushed is excused by any mark",
+        "oracle/rules/never_flushed.rs",
+        "«context.replica.cpu(owed.cpu).is_marked(pcid)»",
+        "{ let _ = pcid; !context.replica.cpu(owed.cpu).marks().is_empty() }",
+    ),
+    (
+        "never-flushed is excused by a mark of another CPU",
+        "oracle/rules/never_flushed.rs",
+        "«context.replica.cpu(owed.cpu)».is_marked(pcid)",
+        "context.replica.cpu(context.event.cpu)",
+    ),
+    (
+        "stale-kernel-entry is for 4 KiB entries only",
+        "oracle/rules/stale_kernel_entry.rs",
+        "«owed.cpu == open.cpu»",
+        "owed.cpu == open.cpu && owed.entry.as_ref().is_some_and(|entry| !entry.is_large())",
+    ),
+    (
+        "stale-kernel-entry is not for globals",
+        "oracle/rules/stale_kernel_entry.rs",
+        "«context.is_usable(owed.cpu, owed.tag)»",
+        "owed.tag == crate::arch::tlb::Tag::Pcid(context.replica.cpu(owed.cpu).pcid())",
+    ),
+    (
+        "lost-mark is satisfied by INVPCID of one address",
+        "oracle/rules/lost_mark.rs",
+        "«self.follow(context)»",
+        "{ self.follow(context); \
+         if let Some(&Happened::Invpcid { kind: 0, pcid, .. }) = context.event.happened() { \
+         self.cleared.remove(&(context.event.cpu, pcid)); } }",
+    ),
+    (
+        "lost-mark is satisfied by INVPCID of the pair's other half",
+        "oracle/rules/lost_mark.rs",
+        "self.cleared.remove(&«(event.cpu, pcid)»);\n            }\n            Some(Happened::Invpcid",
+        "(event.cpu, Pcid::new(pcid.value() | 0x800))",
+    ),
+    (
+        "reuse-before-flush is not for globals",
+        "oracle/rules/reuse_before_flush.rs",
+        "for tag in «[Tag::Pcid(pcid), Tag::Global]»",
+        "[Tag::Pcid(pcid); 2]",
+    ),
+    (
+        "copied-while-writable is not for globals",
+        "oracle/rules/copied_while_writable.rs",
+        "«[Tag::Pcid(state.pcid()), Tag::Global]»",
+        "[Tag::Pcid(state.pcid()); 2]",
+    ),
+    (
+        "pti-leak is not for globals",
+        "oracle/rules/pti_leak.rs",
+        "«[Tag::Pcid(context.cpu().pcid()), Tag::Global]»",
+        "[Tag::Pcid(context.cpu().pcid()); 2]",
+    ),
+    (
+        "a kernel root may have a user PCID",
+        "oracle/rules/cr3_pairing.rs",
+        "true if «user_pcid != user_root»",
+        "user_root && !user_pcid",
+    ),
+    (
+        "loaded-mm takes a user root for another address space's",
+        "oracle/rules/loaded_mm.rs",
+        "«replica.kernel.kernel_root(replica.cpu(cpu).root())»",
+        "replica.cpu(cpu).root()",
+    ),
+    (
+        "loaded-mm looks at the CPU that says so",
+        "oracle/rules/loaded_mm.rs",
+        "«replica.cpu(cpu)».root()",
+        "context.cpu()",
+    ),
+    (
+        "what is stale on another CPU is owed by the CPU that stored",
+        "oracle/ledger.rs",
+        "«self.add(downgrade, cpu, found, replica)»",
+        "self.add(downgrade, downgrade.cpu, found, replica)",
+    ),
+    (
+        "INVLPG keeps globals",
+        "arch/tlb/flush.rs",
+        "false => «self.remove_page(tables, paging, Tag::Global, va)»",
+        "(Tag::Global, Removed::default())",
+    ),
+    (
+        "INVLPG keeps paging-structure entries",
+        "arch/tlb/flush.rs",
+        "«self.remove_structures(tables, paging, self.current, None)»",
+        "()",
+    ),
+    (
+        "INVPCID of an address keeps paging-structure entries",
+        "arch/tlb/flush.rs",
+        "«self.remove_structures(tables, paging, pcid, Some(va))»",
+        "()",
+    ),
+    (
+        "INVPCID of a PCID empties the pair's other half",
+        "arch/tlb/flush.rs",
+        "1 => «self.clear(tables, paging, &[pcid], false)»",
+        "self.clear(tables, paging, &[pcid, Pcid::new(pcid.value() ^ 0x800)], false)",
+    ),
+    (
+        "INVPCID of everything but globals removes globals",
+        "arch/tlb/flush.rs",
+        "«kind == 2»",
+        "true",
+    ),
+    (
+        "a load of CR3 removes globals",
+        "arch/tlb/flush.rs",
+        "effect = self.clear(tables, paging, &[pcid], «false»)",
+        "true",
+    ),
+    ("NOFLUSH keeps nothing", "arch/tlb/flush.rs", "if «flush» {", "flush || true"),
+    (
+        "a change of CR4.PGE keeps everything",
+        "arch/tlb/flush.rs",
+        "if «changed & cr4::PGE != 0» ||",
+        "false",
+    ),
+    (
+        "setting CR4.SMEP keeps everything",
+        "arch/tlb/flush.rs",
+        "|| «new & !old & cr4::SMEP != 0»",
+        "false",
+    ),
+    (
+        "a page fault keeps the page",
+        "arch/tlb/flush.rs",
+        "vec![«self.remove_page(tables, paging, Tag::Pcid(self.current), va)»]",
+        "(Tag::Pcid(self.current), Removed::default())",
+    ),
+    (
+        "a page fault without PCIDs keeps globals",
+        "arch/tlb/flush.rs",
+        "if «!paging.pcide» {",
+        "false",
+    ),
+    (
+        "a page that is global no longer is not stale",
+        "arch/walk.rs",
+        "|| «self.global && !today.global»",
+        "false",
+    ),
+    (
+        "another memory type is not stale",
+        "arch/walk.rs",
+        "|| «self.memory_type != today.memory_type»",
+        "false",
+    ),
+    (
+        "a D that is cleared is not stale",
+        "arch/walk.rs",
+        "|| «self.dirty && !today.dirty && stores»",
+        "false",
+    ),
+    ("another frame is not stale", "arch/walk.rs", "«self.at(va) != today.at(va)»", "false"),
+    (
+        "less permission is not stale",
+        "arch/walk.rs",
+        "|| «self.rights().exceed(&today.rights(), paging)»",
+        "false",
+    ),
+];
