@@ -62,7 +62,7 @@ fn part(name: &str) -> String {
             pairs(FILLS.iter().map(|&(_, name, help)| (name, help))),
         ),
         "holds" => table(
-            ["point", "right after"],
+            ["point", "the CPU is held when"],
             pairs(HOLD_POINTS.iter().map(|&(name, _, help)| (name, help))),
         ),
         "faults" => faults(),
