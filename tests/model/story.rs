@@ -73,6 +73,7 @@ impl Story {
     pub fn new(cpus: usize) -> Self {
         let slots = [1, 2].map(|pcid| SlotPcids { kernel: Pcid::new(pcid), user: Pcid::new(pcid) });
         let kernel = KernelAbout {
+            runs_freely: false,
             slots: slots.to_vec(),
             state: vec![
                 Announcement::Root { space: SPACE, root: Gpa(ROOT) },
@@ -302,9 +303,11 @@ pub fn tables_of_isolated() -> Vec<Happened> {
 }
 
 fn isolated() -> KernelAbout {
+    runs_freely: false,
     let slots =
         [1, 2, 3].map(|pcid| SlotPcids { kernel: Pcid::new(pcid), user: Pcid::new(pcid | 0x800) });
     KernelAbout {
+        runs_freely: false,
         isolated: true,
         pairing: Some(Pairing { root_bit: USER, pcid_bit: 0x800 }),
         slots: slots.to_vec(),
