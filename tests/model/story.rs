@@ -303,7 +303,6 @@ pub fn tables_of_isolated() -> Vec<Happened> {
 }
 
 fn isolated() -> KernelAbout {
-    runs_freely: false,
     let slots =
         [1, 2, 3].map(|pcid| SlotPcids { kernel: Pcid::new(pcid), user: Pcid::new(pcid | 0x800) });
     KernelAbout {
