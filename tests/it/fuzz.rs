@@ -3,6 +3,8 @@
 
 use crate::common::{stalemate, text};
 use serde_json::Value;
+use stalemate::arch::tlb::{FILLS, Fill};
+use stalemate::event::Trace;
 use stalemate::executor::{Backend, interp::Flaw};
 use stalemate::fuzz::action::{Action, Frame, Verb};
 use stalemate::fuzz::generate::{self, LENGTH, Program};
@@ -13,9 +15,9 @@ use stalemate::fuzz::script::{self, Base};
 use stalemate::fuzz::{Campaign, CrossCheck, correct_policies, first_failure, run, shrink};
 use stalemate::kernel::steps::Guest;
 use stalemate::oracle::{RuleId, rules};
-use stalemate::runner::Outcome;
+use stalemate::runner::{Outcome, Runner};
 use stalemate::scenario::{CPUS, Policy, RunConfig, parse};
-use stalemate::schedule::{Hold, HoldPoint};
+use stalemate::schedule::{HOLD_POINTS, Hold, HoldPoint};
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
@@ -54,7 +56,7 @@ fn on_the_interpreter<T>(work: impl FnOnce(&mut Rig<'_>, &Base) -> T) -> T {
 fn every_program_is_legal_and_of_every_kind_there_are_some() {
     let mut kinds = BTreeSet::new();
     let (mut interrupted, mut spaces) = (0, BTreeSet::new());
-    let mut holds = BTreeSet::new();
+    let (mut holds, mut held, mut open) = (BTreeSet::new(), BTreeSet::new(), 0);
     for number in 0..5000 {
         let program = generate::program(7, number);
         assert!(LENGTH.contains(&program.actions.len()), "program {number}");
@@ -66,11 +68,15 @@ fn every_program_is_legal_and_of_every_kind_there_are_some() {
                 "user" | "kernel" => words[..2].join(" "),
                 verb => verb.to_owned(),
             };
+            if line.contains(" until ") {
+                held.insert(verb.clone());
+            }
+            open += usize::from(line.contains('|'));
             kinds.insert(verb + if line.ends_with("fault") { " fault" } else { "" });
         }
         spaces.extend(program.actions.iter().map(|action| action.mm));
-        let held = program.actions.iter().filter_map(|action| action.hold);
-        holds.extend(held.map(|hold| (format!("{:?}", hold.point), hold.nth)));
+        let points = program.actions.iter().filter_map(|action| action.hold);
+        holds.extend(points.map(|hold| (format!("{:?}", hold.point), hold.nth)));
         interrupted += usize::from(!program.faults.is_empty());
     }
     for kind in [
@@ -115,8 +121,70 @@ fn every_program_is_legal_and_of_every_kind_there_are_some() {
     }
     assert_eq!(spaces.len(), stalemate_shared::layout::MM_COUNT);
     assert!((400..1000).contains(&interrupted), "{interrupted}");
-    // At the first such event of the step or at the second, each of eight.
-    assert_eq!(holds.len(), 16, "{holds:?}");
+    // At the first such event of the step or at the second, and at any instruction.
+    for (name, point, _) in HOLD_POINTS {
+        let of = |nth| holds.contains(&(format!("{point:?}"), nth));
+        assert!(of(1) && of(2) || point == HoldPoint::Instruction, "{name}");
+    }
+    let instructions = holds.iter().filter(|(point, _)| point == "Instruction").count();
+    assert!(instructions > 100, "{instructions}");
+    // Accesses, edits, flushes and edits that flush.
+    for verb in ["user read", "user write", "unmap", "flush_tlb_mm", "fork", "migrate", "move"] {
+        assert!(held.contains(verb), "no `{verb}` among {held:?}");
+    }
+    assert!(open > 100, "{open}");
+}
+
+/// Where programs run is drawn too, and its seeds are as many as the programs.
+#[test]
+fn programs_run_on_every_fill_and_schedule_from_drawn_seeds() {
+    let setups: Vec<_> = (0..5000).map(|number| generate::setup(7, number)).collect();
+    for fill in FILLS.map(|(fill, ..)| fill) {
+        for cpus in [1, 2] {
+            let of = setups.iter().filter(|setup| (setup.fill, setup.cpus) == (fill, cpus));
+            assert!(of.count() > 50, "{} on {cpus}", fill.name());
+        }
+    }
+    let fills: BTreeSet<u64> = setups.iter().map(|setup| setup.seed).collect();
+    assert!(fills.len() > 200, "{} seeds of fills", fills.len());
+    for name in ["events", "instructions"] {
+        let of = setups.iter().filter(|setup| setup.schedule.name() == name);
+        let seeds: BTreeSet<_> = of.map(|setup| setup.schedule.seed()).collect();
+        assert!(seeds.len() > 100, "{} seeds of {name}", seeds.len());
+    }
+}
+
+/// A run is the same on a guest that served other seeds before as on one of its own.
+#[test]
+fn a_booted_guest_serves_every_seed_alike() {
+    let base = Base::new().expect("a scenario");
+    let backend = Backend::interp();
+    let mut shared = Runner::new(guest(), &backend);
+    let mut differ = 0;
+    let seeded = |number: &u64| {
+        let setup = generate::setup(7, *number);
+        (setup.cpus, setup.fill) == (2, Fill::Seeded)
+    };
+    let mut last = None;
+    for number in (0..2000).filter(seeded).take(12) {
+        let program = generate::program(7, number);
+        let scenario = base.scenario("fuzz", &program).expect("legal");
+        let config = base.config(7, number, &CPUS[..1], Policy::Split, None).expect("it fits");
+        let config = RunConfig { pti: true, ..config };
+        let traced = |runner: &mut Runner, config| {
+            let mut trace = Trace::default();
+            runner.run(&script::run(&scenario, config, &[]), Some(&mut trace)).expect("it runs");
+            trace
+        };
+        let here = traced(&mut shared, config);
+        let alone = traced(&mut Runner::new(guest(), &backend), config);
+        assert_eq!(here.header, alone.header, "program {number}");
+        assert_eq!(here.events, alone.events, "program {number}");
+        let other = RunConfig { seed: config.seed + 1, ..config };
+        differ += usize::from(traced(&mut shared, other).events != here.events);
+        assert_ne!(last.replace(config.seed), Some(config.seed));
+    }
+    assert!(differ > 6, "a seed makes a difference: {differ}");
 }
 
 #[test]
@@ -153,8 +221,10 @@ fn the_model_refuses_nothing_that_a_kernel_may_do() {
         // Another CPU goes on while this one is in the middle of an operation.
         (vec![map(u0), unmap, of(1, Verb::Nop), paid], Ok(())),
         (vec![map(u0), unmap, of(0, Verb::Nop), paid], Err(Illegal::Owing)),
-        // But what it reads there depends on what is cached.
-        (vec![map(u0), unmap, of(1, Verb::Read(u0, true)), paid], Err(Illegal::Owing)),
+        // What it reads there depends on what is cached.
+        (vec![map(u0), unmap, of(1, Verb::Read(u0, true)), paid], Ok(())),
+        // Whether it may store there, too; no step line says so.
+        (vec![map(u0), unmap, of(1, Verb::Write(u0, true, 7)), paid], Err(Illegal::Refused)),
         // Who maps the page anew owes as well.
         (
             vec![map(u0), unmap, of(1, Verb::Map(u0, frame())), of(1, Verb::Nop), paid],
@@ -167,7 +237,8 @@ fn the_model_refuses_nothing_that_a_kernel_may_do() {
         ),
         (vec![map(u0), batch, of(1, Verb::Map(u0, frame())), done], Err(Illegal::Refused)),
         (vec![map(u0), map(u1), batch, of(1, Verb::Move(u1, u0))], Ok(())),
-        (vec![map(u0), map(u1), batch, of(1, Verb::Migrate(u1, 5)), done], Ok(())),
+        // But not the contents of a frame that a batch has taken away, and not flushed.
+        (vec![map(u0), map(u1), batch, of(1, Verb::Migrate(u1, 5)), done], Err(Illegal::Refused)),
         (vec![map(u0), batch, other(1, Verb::Map(u1, frame())), other(1, Verb::Fork(0))], Ok(())),
         (vec![map(u0), batch, of(1, Verb::FlushMm)], Ok(())),
         (vec![map(u0), batch, other(0, Verb::UnmapRange(u0, u0))], Err(Illegal::Owing)),
@@ -188,7 +259,7 @@ fn the_model_refuses_nothing_that_a_kernel_may_do() {
 
 #[test]
 fn a_cpu_that_is_held_back_takes_no_step_until_it_goes_on() {
-    let (u0, at) = (stalemate_shared::page::Page::User(0), Hold { point: HoldPoint::Cr3, nth: 1 });
+    let at = Hold { point: HoldPoint::Cr3, nth: 1 };
     let of = |cpu, verb, hold| Action { cpu, mm: 0, verb, hold };
     let held = of(1, Verb::Switch, Some(at));
     let [here, there] = [0, 1].map(|cpu| of(cpu, Verb::Nop, None));
@@ -199,10 +270,76 @@ fn a_cpu_that_is_held_back_takes_no_step_until_it_goes_on() {
         (vec![held, of(0, Verb::Resume, None), resume], Err(Illegal::Refused)),
         (vec![resume], Err(Illegal::Refused)),
         (vec![held, here], Err(Illegal::Owing)),
-        // When it would see what it reads depends on when it goes on.
-        (vec![of(1, Verb::Read(u0, true), Some(at)), here, resume], Err(Illegal::Refused)),
     ] {
         assert_eq!(model::lines(&actions).map(|_| ()), expected, "{actions:?}");
+    }
+}
+
+/// What is open while a CPU is held back, and what is settled when it goes on.
+#[test]
+fn what_depends_on_when_a_cpu_goes_on_is_one_of_several() {
+    let [u0, u1] = [0, 1].map(stalemate_shared::page::Page::User);
+    let at = Some(Hold { point: HoldPoint::Start, nth: 1 });
+    let of = |cpu, verb| Action { cpu, mm: 0, verb, hold: None };
+    let held = |verb| Action { hold: at, ..of(1, verb) };
+    let [red, blue] = [0, 1].map(|colour| Frame::new(colour, true, false));
+    let (map, read) = (of(0, Verb::Map(u0, red)), |cpu| of(cpu, Verb::Read(u0, true)));
+    let (remap, paid) = (of(0, Verb::Remap(u0, blue)), of(0, Verb::FlushOne(u0)));
+    let [resume, own] = [Verb::Resume, Verb::FlushOne(u0)].map(|verb| of(1, verb));
+    let lines = |actions: &[Action]| model::lines(actions);
+    for (actions, line, expected) in [
+        // A load that is held back, while another CPU edits.
+        (vec![map, held(Verb::Read(u0, true)), remap, paid, resume], 1, "red|blue"),
+        // One after it, while nothing is flushed; and when all is.
+        (vec![map, remap, read(1), paid], 2, "red|blue"),
+        (vec![map, remap, paid, read(1)], 3, "blue"),
+        // While another CPU is in the midst of an edit.
+        (vec![map, held(Verb::Remap(u0, blue)), read(0), resume, own], 2, "red|blue"),
+        (vec![map, held(Verb::UnmapRange(u0, u0)), read(0), resume], 2, "red|fault"),
+        (vec![map, held(Verb::Migrate(u0, 1)), read(0), resume], 2, "red|blue|fault"),
+        (vec![map, held(Verb::MakeClean(u0)), read(0), resume], 2, "red"),
+        // In the midst of a flush, and when that is over.
+        (vec![map, of(1, Verb::Unmap(u0)), held(own.verb), read(0), resume], 3, "red|fault"),
+        (vec![map, of(1, Verb::Unmap(u0)), held(own.verb), resume, read(0)], 4, "fault"),
+        // In the midst of a store.
+        (vec![map, held(Verb::Write(u0, true, 7)), read(0), resume], 2, "0x7|red"),
+        (vec![map, held(Verb::Write(u0, true, 7)), resume, read(0)], 3, "0x7"),
+        (
+            vec![
+                map,
+                held(Verb::Write(u0, true, 7)),
+                of(0, Verb::Write(u0, true, 8)),
+                resume,
+                read(0),
+            ],
+            4,
+            "0x7|0x8",
+        ),
+    ] {
+        let lines = lines(&actions).unwrap_or_else(|error| panic!("{error:?}: {actions:?}"));
+        let said = lines[line].split(" until").next().and_then(|line| line.split(" -> ").nth(1));
+        let sorted = |all: &str| all.split('|').map(str::to_owned).collect::<BTreeSet<_>>();
+        assert_eq!(said.map(sorted), Some(sorted(expected)), "{lines:?}");
+    }
+    for (actions, error) in [
+        // Two edit one page at once.
+        (vec![map, held(Verb::Remap(u0, blue)), of(0, Verb::Clean(u0))], Illegal::Refused),
+        // One shows a frame that the other is about to free.
+        (vec![map, held(Verb::UnmapRange(u0, u0)), of(0, Verb::Map(u1, red))], Illegal::Refused),
+        // A flush that began before the edit, or while it was under way, is not of it.
+        (vec![map, held(Verb::Unmap(u0)), paid, resume], Illegal::Owing),
+        (
+            vec![
+                map,
+                held(Verb::Unmap(u0)),
+                Action { cpu: 2, hold: at, ..paid },
+                resume,
+                of(2, Verb::Resume),
+            ],
+            Illegal::Owing,
+        ),
+    ] {
+        assert_eq!(lines(&actions).map(|_| ()), Err(error), "{actions:?}");
     }
 }
 
@@ -240,7 +377,7 @@ fn correct_policies_are_clean_and_something_was_stale() {
         assert_eq!(tallies.len(), CPUS.len(), "{policy} ran on every CPU");
         assert_eq!(tallies.iter().map(|tally| tally.runs).sum::<u64>(), 300);
         let clean: u64 = tallies.iter().map(|tally| tally.outcome(Outcome::Clean)).sum();
-        assert!(clean > 120, "{policy}: of 300 runs only {clean} had something stale");
+        assert!(clean > 100, "{policy}: of 300 runs only {clean} had something stale");
     }
 }
 

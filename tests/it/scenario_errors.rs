@@ -180,6 +180,14 @@ fn what_can_never_happen_is_an_error() {
             "no run has this `fill`",
         ),
         (
+            steps("map u0 red")
+                + "[[verdict]]\nwhen = { pcid = true }\nviolates = []\n"
+                + "[[verdict]]\nwhen = { pcid = true, pti = true }\nviolates = []",
+            "9:8",
+            "no run is judged by this `when`",
+            "put it before",
+        ),
+        (
             steps("map u0 red") + "cpu = { pge = true }\nkernel = { pti = false, global = false }",
             "6:34",
             "no CPU runs this",

@@ -1,5 +1,6 @@
 //! The steps of random programs, and how a scenario writes them.
 
+use crate::scenario::MOST_VALUES;
 use crate::schedule::{HOLD_POINTS, Hold};
 use stalemate_shared::layout::{COLOURS, colour_word};
 use stalemate_shared::page::Page;
@@ -122,6 +123,25 @@ pub enum Outcome {
     Value(u64),
     /// A page fault.
     Fault,
+    /// Any of these, as the timing or what is cached has it.
+    OneOf {
+        /// A value that is read.
+        values: [Option<u64>; MOST_VALUES],
+        /// A page fault.
+        fault: bool,
+    },
+}
+
+impl Outcome {
+    /// The values of which one must be read, and whether a page fault will do.
+    fn parts(self) -> (Vec<u64>, bool) {
+        match self {
+            Self::Done => (Vec::new(), false),
+            Self::Value(value) => (vec![value], false),
+            Self::Fault => (Vec::new(), true),
+            Self::OneOf { values, fault } => (values.into_iter().flatten().collect(), fault),
+        }
+    }
 }
 
 impl Action {
@@ -221,14 +241,15 @@ pub(super) fn line(action: &Action, outcome: Outcome, named: Named) -> String {
         let _ = write!(text, "{} ", letter(action.mm));
     }
     let _ = write!(text, "{}", Shown(action.verb));
-    let _ = match outcome {
-        Outcome::Done => Ok(()),
-        Outcome::Fault => write!(text, " -> fault"),
-        Outcome::Value(value) => match (0..COLOURS.len()).find(|&at| colour_word(at) == value) {
-            Some(colour) => write!(text, " -> {}", COLOURS[colour]),
-            None => write!(text, " -> {value:#x}"),
-        },
+    let (values, fault) = outcome.parts();
+    let shown = |value: &u64| match (0..COLOURS.len()).find(|&at| colour_word(at) == *value) {
+        Some(colour) => COLOURS[colour].to_owned(),
+        None => format!("{value:#x}"),
     };
+    let all = values.iter().map(shown).chain(fault.then(|| "fault".to_owned()));
+    for (number, one) in all.enumerate() {
+        let _ = write!(text, "{}{one}", if number == 0 { " -> " } else { "|" });
+    }
     if let Some(Hold { point, nth }) = action.hold {
         let name =
             HOLD_POINTS.iter().find(|(_, known, _)| *known == point).map_or("?", |row| row.0);

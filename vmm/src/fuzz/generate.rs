@@ -1,10 +1,15 @@
 //! Random programs: legal by construction, each a function of its seed and its number alone.
 
+mod motif;
+mod points;
+
 use super::action::{Action, Frame, Verb};
 use super::model::World;
 use crate::arch::tlb::{Fill, split_mix};
 use crate::inject::Fault;
-use crate::schedule::{Hold, HoldPoint, Schedule};
+use crate::schedule::{HOLD_POINTS, Hold, HoldPoint, Schedule};
+use motif::MOTIFS;
+use points::points;
 use stalemate_shared::layout::{
     COLOURS, KERNEL_PAGE_COUNT, LARGE_COLOURS, MAX_CPUS, MM_COUNT, USER_LARGE_PAGE_COUNT,
     USER_PAGE_COUNT, USER_TABLE_PAGE_COUNT,
@@ -74,23 +79,26 @@ pub struct Program {
     pub faults: Vec<Fault>,
 }
 
-/// The seed of seeded fills and schedules: one, because each is a guest to boot.
-const SEED: u64 = 1;
-
-/// CPUs, fill and schedule, with their weights: the verdict is the worst case's. Few of them,
-/// since each is a guest to boot, on every processor and for every policy.
-const MODELS: [(u64, (u8, Fill, Schedule)); 10] = [
-    (28, (1, Fill::WorstCase, Schedule::InOrder)),
-    (3, (1, Fill::LazyA, Schedule::InOrder)),
-    (2, (1, Fill::Seeded, Schedule::InOrder)),
-    (14, (2, Fill::WorstCase, Schedule::InOrder)),
-    (2, (2, Fill::LazyA, Schedule::InOrder)),
-    (2, (2, Fill::WorstCase, Schedule::Events(SEED))),
-    (1, (2, Fill::WorstCase, Schedule::Instructions(SEED))),
-    (5, (4, Fill::WorstCase, Schedule::InOrder)),
-    (2, (4, Fill::WorstCase, Schedule::Events(SEED))),
-    (1, (MAX_CPUS as u8, Fill::WorstCase, Schedule::InOrder)),
+/// CPUs and fill, with their weights: the verdict is the worst case's. Few of them, since each is a
+/// guest to boot, on every processor and for every policy.
+const MODELS: [(u64, (u8, Fill)); 10] = [
+    (24, (1, Fill::WorstCase)),
+    (3, (1, Fill::LazyA)),
+    (2, (1, Fill::OnDemand)),
+    (3, (1, Fill::Seeded)),
+    (20, (2, Fill::WorstCase)),
+    (2, (2, Fill::LazyA)),
+    (2, (2, Fill::OnDemand)),
+    (2, (2, Fill::Seeded)),
+    (7, (4, Fill::WorstCase)),
+    (1, (MAX_CPUS as u8, Fill::WorstCase)),
 ];
+
+/// How several CPUs preempt each other, with weights, from a drawn seed.
+const SCHEDULES: [(u64, Schedule); 3] =
+    [(12, Schedule::InOrder), (2, Schedule::Events(0)), (1, Schedule::Instructions(0))];
+/// Seeds of fills and schedules.
+const SEEDS: u64 = 1 << 16;
 
 /// One program in so many is interrupted at a named point.
 const INTERRUPTED: u64 = 8;
@@ -102,17 +110,11 @@ const SWEEPS: [&str; 2] = ["nmi@each", "irq@each"];
 
 /// Of the steps that may be, one in so many is held back, where there is another CPU.
 const HELD: u64 = 3;
-/// Where.
-const HOLDS: [HoldPoint; 8] = [
-    HoldPoint::Start,
-    HoldPoint::Switching,
-    HoldPoint::Cr3,
-    HoldPoint::LoadedMm,
-    HoldPoint::CpuMask,
-    HoldPoint::Slot,
-    HoldPoint::Consume,
-    HoldPoint::User,
-];
+/// Of those, one in so many wherever it may be, and not where it is known to come by.
+const ANYWHERE: u64 = 16;
+
+/// Instructions that a CPU runs at most before it is held back at one.
+const INSTRUCTIONS: u64 = 400;
 
 /// How many address spaces a program has; past six slots they take each other's.
 const SPACES: [(u64, u64); 6] = [(6, 1), (8, 2), (3, 3), (1, 6), (2, 8), (1, MM_COUNT as u64)];
@@ -189,6 +191,11 @@ const KINDS: [(u64, Kind); 25] = [
     (1, |_| Some(Verb::LeaveMm)),
 ];
 
+/// Attempts at a step, for a whole program.
+const TRIES: usize = 1000;
+
+/// One program in so many has a motif after its beginning.
+const MOTIF: u64 = 4;
 /// Ways to pay for a page, with their weights.
 #[derive(Clone, Copy)]
 enum Payment {
@@ -205,9 +212,12 @@ const PAYMENTS: [(u64, Payment); 4] =
 #[must_use]
 pub fn setup(seed: u64, number: u64) -> Setup {
     let mut draw = stream(seed, number, 0);
-    let (cpus, fill, schedule) = draw.weighted(&MODELS);
+    let (cpus, fill) = draw.weighted(&MODELS);
     let (cpu, pti) = (draw.bits() >> 1, draw.one_in(2));
-    Setup { cpu, pti, cpus, fill, schedule, seed: if fill == Fill::Seeded { SEED } else { 0 } }
+    let (schedule, drawn) = (draw.weighted(&SCHEDULES), draw.below(SEEDS));
+    // A file has one seed for both.
+    let schedule = if cpus > 1 { schedule.from_seed(drawn) } else { Schedule::InOrder };
+    Setup { cpu, pti, cpus, fill, schedule, seed: if fill == Fill::Seeded { drawn } else { 0 } }
 }
 
 /// Program `number` of `seed`.
@@ -258,53 +268,81 @@ impl Author {
         let more = (0..3).map(|_| self.draw.below(span)).min().unwrap_or_default();
         let wanted = LENGTH.start() + more as usize;
         let beginning = 1 + self.draw.below(wanted as u64 / 3 + 1) as usize;
-        // Whoever is held back goes on before the end, in a step of its own.
-        while self.actions.len() + self.world.held().len() < wanted {
+        let motif = self.draw.one_in(MOTIF).then(|| self.draw.pick(&MOTIFS));
+        // Whoever is held back goes on before the end, in a step of its own, and what is owed then is
+        // flushed in one more. A program that cannot be as long as was wanted is shorter.
+        for _ in 0..TRIES {
+            let left = wanted.saturating_sub(self.actions.len() + self.ending());
+            if left == 0 {
+                break;
+            }
             self.mm = self.draw.below(self.spaces) as usize;
             // The first step is the last CPU's, so that a program uses all that there are.
             let any = self.draw.below(u64::from(self.cpus)) as u8;
             self.cpu = if self.actions.is_empty() { self.cpus - 1 } else { any };
-            // One step is kept for the flush of what is owed at the end.
-            let left = wanted - self.actions.len() - self.world.held().len();
-            let last = left <= 1;
+            let begins = self.actions.len() < beginning;
+            if let Some(motif) = motif.filter(|_| self.actions.len() == beginning) {
+                motif(self, left);
+                // Where it can take no step the program goes on without.
+                if self.actions.len() > beginning {
+                    continue;
+                }
+            }
             let owing = self.world.owed().next().is_some();
-            if !owing && !self.world.held().is_empty() && self.draw.one_in(3) {
+            if self.world.held().len() > 0 && self.draw.one_in(3) {
                 self.resume();
                 continue;
             }
-            if owing && (last || self.draw.one_in(2)) {
-                self.pay(last);
+            if owing && self.draw.one_in(2) {
+                self.pay();
                 continue;
             }
-            if !self.world.deferred().is_empty() && (last || self.draw.one_in(3)) {
-                self.pay_deferred(last);
+            if self.world.deferred().next().is_some() && self.draw.one_in(3) {
+                self.pay_deferred();
                 continue;
             }
-            let kind = if self.actions.len() < beginning { KINDS[0].1 } else { self.kind() };
+            let kind = if begins { KINDS[0].1 } else { self.kind() };
             let Some(verb) = kind(self).or_else(|| self.kind()(self)) else { continue };
-            if !last || !(verb.owes() || matches!(verb, Verb::UnmapBatched(_))) {
-                let hold = if left > 2 { self.hold(verb) } else { None };
+            let owes = verb.owes() || matches!(verb, Verb::UnmapBatched(_));
+            if left > 1 || !owes {
+                let hold = if left > 3 { self.hold(verb) } else { None };
                 self.take_until(verb, hold);
             }
         }
-        while !self.world.held().is_empty() {
+        while self.world.held().len() > 0 {
             self.resume();
         }
+        if !self.world.is_paid() {
+            self.take(Verb::FlushAll);
+        }
+    }
+
+    /// The steps that a program still needs, as it is, to come to its end.
+    fn ending(&self) -> usize {
+        self.world.held().len() + usize::from(!self.world.is_paid())
     }
 
     /// Where the step's CPU is held back, if it is: never the last that goes on.
     fn hold(&mut self, verb: Verb) -> Option<Hold> {
         let held = self.world.held().len() + 1;
-        if held >= usize::from(self.cpus) || !matches!(verb, Verb::Switch | Verb::Nop) {
+        if held >= usize::from(self.cpus) || !self.draw.one_in(HELD) {
             return None;
         }
-        let nth = if self.draw.one_in(3) { 2 } else { 1 };
-        self.draw.one_in(HELD).then(|| Hold { point: self.draw.pick(&HOLDS), nth })
+        let point = match self.draw.one_in(ANYWHERE) {
+            true => self.draw.pick(&HOLD_POINTS).1,
+            false => self.draw.pick(points(verb)),
+        };
+        let nth = match point {
+            HoldPoint::Instruction => 1 + self.draw.below(INSTRUCTIONS) as u32,
+            _ if self.draw.one_in(5) => 2,
+            _ => 1,
+        };
+        Some(Hold { point, nth })
     }
 
     /// One of those who are held back goes on.
     fn resume(&mut self) {
-        let held: Vec<u8> = self.world.held().iter().copied().collect();
+        let held: Vec<u8> = self.world.held().collect();
         self.cpu = self.draw.pick(&held);
         self.take(Verb::Resume);
     }
@@ -324,12 +362,11 @@ impl Author {
         }
     }
 
-    /// Flushes something that is owed; everything, where this is the last step.
-    fn pay(&mut self, last: bool) {
+    /// Flushes something that is owed.
+    fn pay(&mut self) {
         let owed: Vec<_> = self.world.owed().collect();
         let (mm, page) = self.draw.pick(&owed);
         let payment = match self.draw.weighted(&PAYMENTS) {
-            _ if last && (owed.len() > 1 || !self.world.deferred().is_empty()) => Payment::All,
             Payment::Mm if matches!(page, Page::Kernel(_)) => Payment::One,
             payment => payment,
         };
@@ -337,16 +374,17 @@ impl Author {
         self.flush(payment, page);
     }
 
-    /// Does what a CPU has deferred; what all have, where this is the last step.
-    fn pay_deferred(&mut self, last: bool) {
-        let cpus: Vec<u8> = self.world.deferred().iter().map(|(cpu, _)| *cpu).collect();
+    /// Does what a CPU has deferred.
+    fn pay_deferred(&mut self) {
+        let cpus: Vec<u8> = self.world.deferred().map(|(cpu, _)| cpu).collect();
         self.cpu = self.draw.pick(&cpus);
-        if self.world.held().contains(&self.cpu) {
+        let held = self.world.held().any(|cpu| cpu == self.cpu);
+        if held {
             self.take(Verb::Resume);
-            return;
+        } else {
+            let hold = self.hold(Verb::FlushBatched);
+            self.take_until(Verb::FlushBatched, hold);
         }
-        let one = cpus.iter().all(|cpu| *cpu == self.cpu);
-        self.take(if last && !one { Verb::FlushAll } else { Verb::FlushBatched });
     }
 
     fn flush(&mut self, payment: Payment, page: Page) {
@@ -356,7 +394,8 @@ impl Author {
             Payment::Mm => Verb::FlushMm,
             Payment::All => Verb::FlushAll,
         };
-        self.take(verb);
+        let hold = self.hold(verb);
+        self.take_until(verb, hold);
     }
 
     /// A range around a page, in the address space of the step.
@@ -408,7 +447,7 @@ impl Author {
 
     /// A page whose flush was deferred, at times; the step is about its address space then.
     fn pending(&mut self) -> Option<Page> {
-        let pending: Vec<_> = self.world.deferred().iter().map(|(_, place)| *place).collect();
+        let pending: Vec<_> = self.world.deferred().map(|(_, place)| place).collect();
         if pending.is_empty() || self.draw.one_in(2) {
             return None;
         }

@@ -7,12 +7,14 @@
 
 pub mod action;
 pub mod generate;
+mod held;
 mod json;
 pub mod model;
 pub mod report;
 pub mod run;
 pub mod script;
 pub mod shrink;
+mod words;
 pub mod zoo;
 
 use crate::executor::Backend;

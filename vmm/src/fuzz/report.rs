@@ -206,15 +206,7 @@ pub fn text(about: &About<'_>, report: &Report) -> String {
     let _ = writeln!(
         out,
         "{:12}{:22}{:>8}{:>10}{:>12}{:>9}{:>9}{:>12}{:>9}",
-        "policy",
-        "cpu",
-        "runs",
-        "steps",
-        "discharged",
-        "clean",
-        "vacuous",
-        "not-applied",
-        "failing"
+        "policy", "cpu", "runs", "steps", "discharged", "clean", "vacuous", "not met", "failing"
     );
     let mut all = Tally::default();
     for ((policy, cpu), tally) in &report.tallies {
@@ -222,6 +214,10 @@ pub fn text(about: &About<'_>, report: &Report) -> String {
         all += tally.clone();
     }
     row(&mut out, "all", "", &all);
+    let _ = writeln!(
+        out,
+        "not met: an interrupt that never came, or a hold point that was never reached; judged all the same"
+    );
     let by: Vec<String> =
         all.discharged.iter().map(|(by, count)| format!("{} {count}", by.name())).collect();
     let _ = writeln!(out, "discharged by {}", by.join(", "));
@@ -256,7 +252,7 @@ fn row(out: &mut String, policy: &str, cpu: &str, tally: &Tally) {
         tally.steps,
         of(Outcome::Clean),
         of(Outcome::Vacuous),
-        of(Outcome::NotApplied),
+        of(Outcome::NotApplied) + of(Outcome::Unreached),
         tally.failing
     );
 }

@@ -13,6 +13,7 @@ use crate::kernel::steps::{Guest, RunError};
 use crate::parallel::parallel;
 use crate::runner::{RunResult, Runner, crosscheck};
 use crate::scenario::{CpuModel, Diagnostic, Policy, Run, RunConfig, Scenario};
+use crate::schedule::Schedule;
 use stalemate_shared::variant::Variant;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -123,11 +124,15 @@ impl<'a> Rig<'a> {
     }
 }
 
-/// The programs of one configuration but for its policy.
+/// Programs that the same booted guests serve, one a policy.
 struct Group {
-    /// One configuration a policy.
-    configs: Vec<RunConfig>,
-    numbers: Vec<u64>,
+    /// The number of each, and its configurations, one a policy.
+    programs: Vec<(u64, Vec<RunConfig>)>,
+}
+
+/// Which guest a run needs: its configuration but for what decides nothing before the first step.
+fn booted(config: &RunConfig) -> RunConfig {
+    RunConfig { seed: 0, schedule: Schedule::InOrder, ..*config }
 }
 
 /// Runs a campaign until something fails, or to its end. `done` is called with the number
@@ -155,17 +160,17 @@ pub fn campaign(
 }
 
 fn groups(campaign: &Campaign<'_>, base: &Base, numbers: std::ops::Range<u64>) -> Vec<Group> {
-    let mut groups: BTreeMap<Vec<RunConfig>, Vec<u64>> = BTreeMap::new();
+    let mut groups: BTreeMap<Vec<RunConfig>, Vec<(u64, Vec<RunConfig>)>> = BTreeMap::new();
     for number in numbers {
         let config =
             |&policy| base.config(campaign.seed, number, campaign.cpus, policy, campaign.variant);
         let configs: Vec<RunConfig> = campaign.policies.iter().filter_map(config).collect();
-        groups.entry(configs).or_default().push(number);
+        let guests = configs.iter().map(booted).collect();
+        groups.entry(guests).or_default().push((number, configs));
     }
-    let groups = groups.into_iter().map(|(configs, numbers)| Group { configs, numbers });
-    let mut groups: Vec<Group> = groups.collect();
+    let mut groups: Vec<Group> = groups.into_values().map(|programs| Group { programs }).collect();
     // The longest first, so that the threads end together.
-    groups.sort_by_key(|group| std::cmp::Reverse(group.numbers.len()));
+    groups.sort_by_key(|group| std::cmp::Reverse(group.programs.len()));
     groups
 }
 
@@ -193,14 +198,16 @@ fn one_group(
     done: &(dyn Fn(u64) + Sync),
 ) -> Result<Report, FuzzError> {
     let mut report = Report::default();
-    let mut scenarios: Vec<(u64, Program, Arc<Scenario>)> = Vec::new();
-    for &number in &group.numbers {
-        let program = generate::program(campaign.seed, number);
+    let mut scenarios: Vec<(u64, &[RunConfig], Program, Arc<Scenario>)> = Vec::new();
+    for (number, configs) in &group.programs {
+        let program = generate::program(campaign.seed, *number);
         let scenario = base.scenario("fuzz", &program).map_err(FuzzError::Illegal)?;
-        scenarios.push((number, program, scenario));
+        scenarios.push((*number, configs, program, scenario));
     }
-    for (index, config) in group.configs.iter().enumerate() {
-        for (number, program, scenario) in &scenarios {
+    let policies = scenarios.first().map_or(0, |(_, configs, ..)| configs.len());
+    for index in 0..policies {
+        for (number, configs, program, scenario) in &scenarios {
+            let Some(config) = configs.get(index) else { continue };
             let run = script::run(scenario, *config, &program.faults);
             let (trouble, result) = one.run(&run)?;
             let tally = report.tallies.entry((config.policy, config.cpu)).or_default();
@@ -208,7 +215,7 @@ fn one_group(
             let mut found = trouble;
             // Under one policy after another, and none of the runs that one executor has failed.
             let check = campaign.cross_check.as_ref();
-            let check = check.filter(|check| check.takes(*number, index, group.configs.len()));
+            let check = check.filter(|check| check.takes(*number, index, policies));
             if check.is_some() && found.is_none() {
                 report.compared += 1;
                 found = two.run(&run)?.0;

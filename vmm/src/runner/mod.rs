@@ -267,8 +267,9 @@ impl Runner {
     /// The booted guest for a configuration.
     fn session(&mut self, config: &RunConfig) -> Result<&mut Session, BootError> {
         let wanted = SessionConfig::from(config);
-        let session = match self.session.take() {
-            Some(session) if *session.config() == wanted => session,
+        let session = match self.session.take().map(|mut session| (session.serve(&wanted), session))
+        {
+            Some((true, session)) => session,
             _ => {
                 let session = Session::boot(wanted, &self.guest, &self.backend)?;
                 self.primed = Observers::default();

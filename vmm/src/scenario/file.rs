@@ -103,7 +103,8 @@ pub fn parse(name: &str, file: &str, text: &str) -> Result<Arc<Scenario>, Diagno
             _ => source.expected(span.clone(), verdict.violates, verdict.stops)?,
         };
         let when = source.when(verdict.when.into_inner())?;
-        source.reachable(span, &when, &configs)?;
+        source.reachable(span.clone(), &when, &configs)?;
+        source.first(span, &when, &scenario.verdicts, &configs)?;
         scenario.verdicts.push(Verdict { when, expected });
     }
     Ok(Arc::new(scenario))

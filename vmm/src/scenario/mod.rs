@@ -17,7 +17,7 @@ pub use file::parse;
 pub use matrix::{Expected, Run, Selection};
 pub use raw::{Stops, schema};
 pub(crate) use step::parse as parse_step;
-pub use step::{Change, Expect, Step, VERBS, Verb};
+pub use step::{Change, Expect, MOST_VALUES, Step, VERBS, Verb};
 
 use crate::arch::tlb::Fill;
 use crate::inject::Fault;

@@ -265,7 +265,7 @@ pub(super) struct RawFault {
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawVerdict {
-    /// On these configurations.
+    /// On these configurations; the first verdict of a file that holds is the one that counts.
     #[schemars(with = "RawWhen")]
     pub when: Spanned<RawWhen>,
     /// The rules that are violated, exactly; none for a clean run.

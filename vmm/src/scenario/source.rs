@@ -5,7 +5,7 @@ use super::diagnostic::Diagnostic;
 use super::order::Order;
 use super::raw::{List, RawWhen, RawZoo, Stops};
 use super::step::{self, Step};
-use super::{Expected, ZooRow};
+use super::{Expected, Verdict, ZooRow};
 use crate::inject::Fault;
 use crate::oracle::{RuleId, rules};
 use crate::suggest::suggest;
@@ -186,6 +186,23 @@ impl Source<'_> {
             None => "these conditions never hold together; leave one out".to_owned(),
         };
         Err(self.error(span, "this `when` matches no run of the scenario".to_owned(), help))
+    }
+
+    /// Refuses a verdict that no run is judged by, since earlier ones take all that it is of.
+    pub(super) fn first(
+        &self,
+        span: Range<usize>,
+        when: &When,
+        earlier: &[Verdict],
+        configs: &[RunConfig],
+    ) -> Result<(), Diagnostic> {
+        let taken = |config: &RunConfig| earlier.iter().any(|verdict| verdict.when.holds(config));
+        if configs.iter().any(|config| when.holds(config) && !taken(config)) {
+            return Ok(());
+        }
+        let message = "no run is judged by this `when`: the first verdict that holds counts";
+        let help = "put it before the verdicts that hold wherever it does, or leave it out";
+        Err(self.error(span, message.to_owned(), help.to_owned()))
     }
 
     pub(super) fn when(&self, raw: RawWhen) -> Result<When, Diagnostic> {

@@ -41,6 +41,20 @@ pub struct SessionConfig {
     pub schedule: Schedule,
 }
 
+impl SessionConfig {
+    /// Whether a guest that was booted with one serves the other too: a schedule and the seeds of
+    /// choices are of runs, and decide nothing until the first step.
+    #[must_use]
+    pub fn boots_as(&self, other: &Self) -> bool {
+        let boot = |config: &Self| Self {
+            model: TlbModel { seed: 0, ..config.model },
+            schedule: Schedule::InOrder,
+            ..config.clone()
+        };
+        boot(self) == boot(other)
+    }
+}
+
 /// How a run ended.
 #[derive(Clone, Debug)]
 pub struct RunEnd {
@@ -206,6 +220,17 @@ impl Session {
     #[must_use]
     pub fn config(&self) -> &SessionConfig {
         &self.config
+    }
+
+    /// Lets the next runs be of `config`, where the guest that was booted serves it
+    /// ([`SessionConfig::boots_as`]); whether it does.
+    pub fn serve(&mut self, config: &SessionConfig) -> bool {
+        let serves = self.config.boots_as(config);
+        if serves {
+            self.initial.header.model.seed = config.model.seed;
+            self.config = config.clone();
+        }
+        serves
     }
 
     /// What the kernel said of itself.

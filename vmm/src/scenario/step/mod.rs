@@ -9,7 +9,7 @@ mod verbs;
 mod words;
 
 pub use verbs::{VERBS, Verb};
-pub use words::{Change, Expect, StepError};
+pub use words::{Change, Expect, MOST_VALUES, StepError};
 
 use crate::arch::addr::CpuId;
 use crate::kernel::steps::StepInput;
