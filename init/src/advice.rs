@@ -3,8 +3,8 @@
 use crate::crew::Crew;
 use crate::forks::child;
 use crate::kind::Kind;
-use crate::sys::{Area, File, Mapping};
-use crate::tally::{absent, check, count};
+use crate::sys::{self, Area, Errno, File, Mapping};
+use crate::tally::{absent, check, count, failed, succeeded};
 
 const PAGES: u64 = 48;
 
@@ -30,6 +30,7 @@ const HW_POISON: u64 = 100;
 const SOFT_OFFLINE: u64 = 101;
 const GUARD_INSTALL: u64 = 102;
 const GUARD_REMOVE: u64 = 103;
+const SIGBUS: u32 = 7;
 
 /// `is_here` spares the machine what would take frames from it.
 pub fn round(crew: &Crew, generation: u16, is_here: bool) {
@@ -121,9 +122,7 @@ fn fork(area: Area, generation: u16) {
         count(Kind::AdviseDontFork, part.advise(DO_FORK));
     }
     if count(Kind::AdviseWipeOnFork, part.advise(WIPE_ON_FORK)).is_some() {
-        child(Kind::AdviseWipeOnFork, || {
-            area.is_empty(16..24) && area.has(24..PAGES, generation)
-        });
+        child(Kind::AdviseWipeOnFork, || area.is_empty(16..24) && area.has(24..PAGES, generation));
         count(Kind::AdviseWipeOnFork, part.advise(KEEP_ON_FORK));
     }
     check(area.has(0..PAGES, generation), Kind::AdviseWipeOnFork, "contents");
@@ -134,13 +133,23 @@ fn poison(area: Area, generation: u16) {
     if count(Kind::AdviseSoftOffline, area.part(30, 1).advise(SOFT_OFFLINE)).is_some() {
         check(area.has(30..31, generation), Kind::AdviseSoftOffline, "contents");
     }
-    let Some(own) = count(Kind::Map, Area::map(4, Mapping::Private)) else { return };
-    own.fill(0..4, generation);
-    if count(Kind::AdviseHwPoison, own.part(2, 1).advise(HW_POISON)).is_some() {
-        // The third page is not to be accessed any more.
-        check(own.has(0..2, generation), Kind::AdviseHwPoison, "contents");
+    // Whoever poisons a page of its own is killed by SIGBUS.
+    let poisoned = sys::fork(|| {
+        let part = Area::map(4, Mapping::Private).map(|own| {
+            own.fill(0..4, generation);
+            own.part(2, 1)
+        });
+        match part.and_then(|part| part.advise(HW_POISON)) {
+            Ok(()) => true,
+            Err(errno) => sys::exit(errno.0.into()),
+        }
+    });
+    let Some(poisoned) = count(Kind::Fork, poisoned) else { return };
+    match poisoned.wait() {
+        Ok(status) if status & 0x7f == SIGBUS || status == 0 => succeeded(Kind::AdviseHwPoison),
+        Ok(status) => failed(Kind::AdviseHwPoison, Errno((status >> 8) as u16)),
+        Err(errno) => failed(Kind::AdviseHwPoison, errno),
     }
-    count(Kind::Unmap, own.unmap());
 }
 
 /// Frees pages of a file behind a shared mapping.

@@ -2,27 +2,14 @@
 
 use crate::crew::Crew;
 use crate::kind::Kind;
-use crate::options::number_of;
-use crate::sys::{self, Area, File, Mapping};
+use crate::setting::{number, set};
+use crate::sys::{self, Area, Mapping};
 use crate::tally::{check, count, failed, succeeded};
-use core::ffi::CStr;
 
 const MERGEABLE: u64 = 12;
 const UNMERGEABLE: u64 = 13;
 const PAGES: u64 = 32;
 const SAME: u64 = 0x5a5a;
-
-/// Writes a setting of the kernel.
-pub fn set(name: &CStr, value: &str) -> Result<(), sys::Errno> {
-    File::open(name, File::WRITE)?.write(value.as_bytes()).map(drop)
-}
-
-/// A number that the kernel tells in a file.
-pub fn number(name: &CStr) -> Option<u32> {
-    let mut text = [0; 32];
-    let len = File::open(name, File::READ).ok()?.read(&mut text).ok()?;
-    number_of(&text[..len])
-}
 
 /// Has the kernel look for equal pages, often.
 pub fn begin() {
@@ -62,8 +49,8 @@ pub fn round(crew: &Crew) {
         for page in (0..PAGES).step_by(3) {
             area.store(page, 1, page);
         }
-        let is_right = (0..PAGES)
-            .all(|page| area.load(page, 1) == if page % 3 == 0 { page } else { SAME });
+        let is_right =
+            (0..PAGES).all(|page| area.load(page, 1) == if page % 3 == 0 { page } else { SAME });
         check(is_right, Kind::KsmMerge, "contents after a store");
         count(Kind::KsmUnmerge, area.advise(UNMERGEABLE));
         (0..PAGES).for_each(|page| area.store(page, 1, SAME));

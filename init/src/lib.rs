@@ -35,6 +35,8 @@ mod mappings;
 #[cfg(feature = "image")]
 mod reclaim;
 #[cfg(feature = "image")]
+mod setting;
+#[cfg(feature = "image")]
 #[allow(unsafe_code)]
 mod sys;
 #[cfg(feature = "image")]

@@ -48,8 +48,7 @@ fn work(options: Options) {
         Swap::none()
     } else {
         ksm::begin();
-        // Some, where the kernel has them at all.
-        let _ = ksm::set(c"/proc/sys/vm/nr_hugepages", "2");
+        huge::begin();
         Swap::begin()
     };
     for round in 0..options.rounds {

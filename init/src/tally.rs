@@ -16,11 +16,6 @@ pub fn succeeded(kind: Kind) {
     SUCCESSES[kind as usize].fetch_add(1, Relaxed);
 }
 
-/// How often it has succeeded.
-pub fn successes(kind: Kind) -> u32 {
-    SUCCESSES[kind as usize].load(Relaxed)
-}
-
 /// The kernel does not offer it.
 pub fn absent(kind: Kind) {
     ABSENT[kind as usize].store(true, Relaxed);
@@ -70,7 +65,7 @@ pub fn is_right() -> bool {
 /// Prints a line for each kind.
 pub fn print() {
     for kind in KINDS {
-        let successes = successes(*kind);
+        let successes = SUCCESSES[*kind as usize].load(Relaxed);
         if successes == 0 && ABSENT[*kind as usize].load(Relaxed) {
             say(format_args!("{} absent", kind.name()));
         } else {

@@ -2,16 +2,16 @@
 
 use super::platform::Platform;
 use super::{Boot, FreeKernel, KernelError, SLICE};
+use crate::arch::fault;
 use crate::arch::features::CpuFeatures;
 use crate::arch::tlb::TlbModel;
+use crate::arch::vcpu::Vcpu;
 use crate::event::{CpuHeader, KernelAbout, Kind, TraceHeader};
 use crate::executor::ExecutorError;
 use crate::executor::interp::InterpExecutor;
 use crate::inject::Injector;
 use crate::machine::{Director, Halt, Machine, Ran, Stop};
 use crate::memory::GuestMemory;
-use crate::arch::fault;
-use crate::arch::vcpu::Vcpu;
 
 /// Units of the clock in a second: what the command line tells the kernel too.
 pub const CLOCK_HZ: u64 = 1_000_000_000;
@@ -87,8 +87,8 @@ impl Free {
     /// # Errors
     /// When it does not fit, or the host has no memory.
     pub fn new(boot: &Boot<'_>, settings: Settings) -> Result<Self, FreeError> {
-        let memory = GuestMemory::new(settings.ram)
-            .map_err(|_| FreeError::Memory(settings.ram >> 20))?;
+        let memory =
+            GuestMemory::new(settings.ram).map_err(|_| FreeError::Memory(settings.ram >> 20))?;
         let vcpu = boot.load(&memory, settings.features)?;
         let executor = Box::new(InterpExecutor::new(&memory, SLICE));
         let kernel = FreeKernel::new(Platform::new(CLOCK_HZ, settings.ticks));

@@ -1,7 +1,10 @@
-//! System calls, memory and the entry point: all unsafe code of the init.
+//! System calls, memory and threads; `entry` is where the program begins. All unsafe code of the init.
 //!
 //! An [`Area`] is address space that was mapped for the kernel to work on. No Rust object ever lies in
 //! one, so whatever becomes of its pages becomes of no object.
+
+mod entry;
+mod memory;
 
 use core::arch::{asm, global_asm};
 use core::ffi::CStr;
@@ -403,23 +406,11 @@ global_asm!(
     "xor edi, edi",
     "syscall",
     "2: ret",
-    ".globl _start",
-    "_start:",
-    "xor ebp, ebp",
-    "mov rdi, rsp",
-    "and rsp, -16",
-    "call {start}",
-    "ud2",
-    start = sym start,
 );
 
 /// Begins a thread. The kernel clears `alive`, and wakes who waits for that, when it has ended. Its stack
 /// is never unmapped.
-pub fn spawn(
-    work: extern "C" fn(u64),
-    argument: u64,
-    alive: &'static AtomicU32,
-) -> Result<()> {
+pub fn spawn(work: extern "C" fn(u64), argument: u64, alive: &'static AtomicU32) -> Result<()> {
     let stack = call(9, [0, THREAD_STACK * PAGE, 3, 0x22, u64::MAX, 0])?;
     let top = (stack + THREAD_STACK * PAGE) as *mut u64;
     // CLONE_VM, FS, FILES, SIGHAND, THREAD, SYSVSEM, CHILD_CLEARTID.
@@ -432,80 +423,4 @@ pub fn spawn(
         stalemate_init_clone(top.sub(2), flags, alive)
     };
     if result < 0 { Err(Errno(-result as u16)) } else { Ok(()) }
-}
-
-/// What the kernel put on the first stack: the number of arguments, pointers to them, 0.
-extern "C" fn start(stack: *const u64) -> ! {
-    let mut options = crate::options::Options::default();
-    // SAFETY: the System V ABI promises so many pointers to strings that end in 0, for ever.
-    let count = unsafe { stack.read() };
-    for index in 0..count as usize {
-        // SAFETY: as above.
-        let word = unsafe { CStr::from_ptr(*stack.add(1 + index) as *const core::ffi::c_char) };
-        options.word(word.to_bytes());
-    }
-    crate::life::live(options)
-}
-
-/// What the compiler calls in place of a libc's.
-#[unsafe(no_mangle)]
-unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, len: usize) -> *mut u8 {
-    // SAFETY: the caller upholds memcpy's contract; DF is clear by the ABI.
-    unsafe {
-        asm!("rep movsb", inout("rdi") to => _, inout("rsi") from => _, inout("rcx") len => _,
-            options(nostack, preserves_flags));
-    }
-    to
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn memset(to: *mut u8, byte: i32, len: usize) -> *mut u8 {
-    // SAFETY: as in `memcpy`.
-    unsafe {
-        asm!("rep stosb", inout("rdi") to => _, inout("rcx") len => _, in("al") byte as u8,
-            options(nostack, preserves_flags));
-    }
-    to
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, len: usize) -> *mut u8 {
-    if (to as usize).wrapping_sub(from as usize) >= len {
-        // SAFETY: a forward copy reads each byte before it is overwritten.
-        return unsafe { memcpy(to, from, len) };
-    }
-    // SAFETY: the last byte is copied first, and DF is put back.
-    unsafe {
-        asm!("std", "rep movsb", "cld", inout("rdi") to.add(len).sub(1) => _,
-            inout("rsi") from.add(len).sub(1) => _, inout("rcx") len => _, options(nostack));
-    }
-    to
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn memcmp(a: *const u8, b: *const u8, len: usize) -> i32 {
-    for index in 0..len {
-        // SAFETY: the caller upholds memcmp's contract; volatile, so that this is no call of itself.
-        let (x, y) = unsafe { (a.add(index).read_volatile(), b.add(index).read_volatile()) };
-        if x != y {
-            return i32::from(x) - i32::from(y);
-        }
-    }
-    0
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn bcmp(a: *const u8, b: *const u8, len: usize) -> i32 {
-    // SAFETY: as `memcmp`.
-    unsafe { memcmp(a, b, len) }
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn strlen(text: *const u8) -> usize {
-    let mut len = 0;
-    // SAFETY: the caller upholds strlen's contract.
-    while unsafe { text.add(len).read_volatile() } != 0 {
-        len += 1;
-    }
-    len
 }
