@@ -75,7 +75,8 @@ const CRATES: [(&str, &[&str]); 4] = [
 
 /// What in the guest's `arch/` and the init's `sys/` calls upwards, and is imported by nothing that it
 /// calls.
-const UPWARDS: [&str; 3] = ["arch/handlers", "arch/start", "sys/entry"];
+const UPWARDS: [(&str, &str); 3] =
+    [("guest/src", "arch/handlers"), ("guest/src", "arch/start"), ("init/src", "sys/entry")];
 
 /// Crates so small that they have fewer imports than others.
 const SMALL: &str = "init/src";
@@ -93,7 +94,7 @@ fn rooms_are_floors_and_no_circle_of_files_crosses_them() {
         for (from, to) in imports.edges() {
             count += 1;
             let (file, other) = (from.join("/"), to.join("/"));
-            let upwards = sources != "vmm/src" && UPWARDS.contains(&&*file);
+            let upwards = UPWARDS.contains(&(sources, &*file));
             assert!(upwards || floor(to) <= floor(from), "{sources}: {file} imports {other}");
         }
         let least = if sources == SMALL { 20 } else { 50 };
