@@ -1,5 +1,5 @@
-//! Builds the guest kernel, and the init of kernels under audit, with the toolchain that builds the VMM, and
-//! embeds them.
+//! Builds the guest kernel, and the init of kernels under audit, with the toolchain that builds the
+//! VMM, and embeds them.
 
 use std::env;
 use std::hash::{DefaultHasher, Hash, Hasher};

@@ -57,8 +57,8 @@ impl Crew {
         Self { workers }
     }
 
-    /// Has them read the one area, and write to the other, until they are parked. What they read may
-    /// lose its contents, not its mapping.
+    /// Has them read the one area, and write to the other, until they are parked. What they read
+    /// may lose its contents, not its mapping.
     pub fn work(&self, reads: Option<Area>, writes: Option<Area>) {
         self.park();
         aim(&READS, reads);

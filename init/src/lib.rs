@@ -1,13 +1,14 @@
-//! The init of a kernel under audit: a static program without a libc that makes every kind of call that
-//! changes mappings, checks what it reads, and says how often each kind succeeded.
+//! The init of a kernel under audit: a static program without a libc that makes every kind of call
+//! that changes mappings, checks what it reads, and says how often each kind succeeded.
 //!
-//! Its lines on the console begin with `stalemate-init: `. `begins` is the first, `ready` comes before the
-//! workload, `KIND N` or `KIND absent` say how often a kind of call succeeded or that the kernel
-//! does not offer it, `FAILED KIND errno N` names the first other failure of a kind, `WRONG ...` says that
-//! it read something else than it had written, or could do what it had forbidden; `done` is the last.
+//! Its lines on the console begin with `stalemate-init: `. `begins` is the first, `ready` comes
+//! before the workload, `KIND N` or `KIND absent` say how often a kind of call succeeded or that
+//! the kernel does not offer it, `FAILED KIND errno N` names the first other failure of a kind,
+//! `WRONG ...` says that it read something else than it had written, or could do what it had
+//! forbidden; `done` is the last.
 //!
-//! Unsafe code lives in `sys` alone. Without the `image` feature the crate holds just what is pure, for
-//! tests on the host.
+//! Unsafe code lives in `sys` alone. Without the `image` feature the crate holds just what is pure,
+//! for tests on the host.
 #![cfg_attr(not(test), no_std)]
 #![deny(unsafe_code)]
 

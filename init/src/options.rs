@@ -37,8 +37,8 @@ impl Options {
         }
     }
 
-    /// Takes in a kernel's command line. Words with a dot belong to modules and are not handed to an init
-    /// as its arguments, so that it reads them there.
+    /// Takes in a kernel's command line. Words with a dot belong to modules and are not handed to
+    /// an init as its arguments, so that it reads them there.
     pub fn command_line(&mut self, line: &[u8]) {
         for word in line.split(u8::is_ascii_whitespace) {
             self.word(word);

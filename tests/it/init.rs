@@ -1,4 +1,5 @@
-//! The init of kernels under audit: on the kernel of this host, as an ordinary process, and in its archive.
+//! The init of kernels under audit: on the kernel of this host, as an ordinary process, and in its
+//! archive.
 
 use cpio::newc::Reader;
 use stalemate::kernel::free::{init, initramfs};

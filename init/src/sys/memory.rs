@@ -39,7 +39,8 @@ unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, len: usize) -> *mut u
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memcmp(a: *const u8, b: *const u8, len: usize) -> i32 {
     for index in 0..len {
-        // SAFETY: the caller upholds memcmp's contract; volatile, so that this is no call of itself.
+        // SAFETY: the caller upholds memcmp's contract; volatile, so that this is no call of
+        // itself.
         let (x, y) = unsafe { (a.add(index).read_volatile(), b.add(index).read_volatile()) };
         if x != y {
             return i32::from(x) - i32::from(y);

@@ -1,7 +1,8 @@
-//! System calls, memory and threads; `entry` is where the program begins. All unsafe code of the init.
+//! System calls, memory and threads; `entry` is where the program begins. All unsafe code of the
+//! init.
 //!
-//! An [`Area`] is address space that was mapped for the kernel to work on. No Rust object ever lies in
-//! one, so whatever becomes of its pages becomes of no object.
+//! An [`Area`] is address space that was mapped for the kernel to work on. No Rust object ever lies
+//! in one, so whatever becomes of its pages becomes of no object.
 
 mod entry;
 mod memory;
@@ -32,13 +33,13 @@ impl Errno {
 
 type Result<T> = core::result::Result<T, Errno>;
 
-/// Makes a system call. Private: the functions of this file hand the kernel only pointers to what they
-/// have borrowed, and ranges of areas.
+/// Makes a system call. Private: the functions of this file hand the kernel only pointers to what
+/// they have borrowed, and ranges of areas.
 fn call(number: u64, arguments: [u64; 6]) -> Result<u64> {
     let [a, b, c, d, e, f] = arguments;
     let result: i64;
-    // SAFETY: SYSCALL changes RAX, RCX, R11 and what the call writes to: buffers that the caller has
-    // borrowed exclusively, and areas, in which there are no objects.
+    // SAFETY: SYSCALL changes RAX, RCX, R11 and what the call writes to: buffers that the caller
+    // has borrowed exclusively, and areas, in which there are no objects.
     unsafe {
         asm!("syscall", inlateout("rax") number as i64 => result, in("rdi") a, in("rsi") b,
             in("rdx") c, in("r10") d, in("r8") e, in("r9") f, lateout("rcx") _, lateout("r11") _,
@@ -275,7 +276,8 @@ impl Area {
         Ok(Self { base, pages })
     }
 
-    /// Whether the kernel may write to the page for the process: it puts the time into its last words.
+    /// Whether the kernel may write to the page for the process: it puts the time into its last
+    /// words.
     pub fn is_writable(self, page: u64) -> bool {
         call3(228, 1, self.word(page, PAGE / 8 - 2) as u64, 0) != Err(Errno::FAULT)
     }
@@ -408,15 +410,16 @@ global_asm!(
     "2: ret",
 );
 
-/// Begins a thread. The kernel clears `alive`, and wakes who waits for that, when it has ended. Its stack
-/// is never unmapped.
+/// Begins a thread. The kernel clears `alive`, and wakes who waits for that, when it has ended. Its
+/// stack is never unmapped.
 pub fn spawn(work: extern "C" fn(u64), argument: u64, alive: &'static AtomicU32) -> Result<()> {
     let stack = call(9, [0, THREAD_STACK * PAGE, 3, 0x22, u64::MAX, 0])?;
     let top = (stack + THREAD_STACK * PAGE) as *mut u64;
     // CLONE_VM, FS, FILES, SIGHAND, THREAD, SYSVSEM, CHILD_CLEARTID.
     let flags = 0x25_0f00;
-    // SAFETY: the stack is mapped, its own, and of no area; its top is aligned, so that after the two
-    // words are popped it is as the ABI has it at a call. `work` never unwinds, `alive` is static.
+    // SAFETY: the stack is mapped, its own, and of no area; its top is aligned, so that after the
+    // two words are popped it is as the ABI has it at a call. `work` never unwinds, `alive` is
+    // static.
     let result = unsafe {
         top.sub(1).write(work as usize as u64);
         top.sub(2).write(argument);

@@ -6,15 +6,15 @@ use std::io::Write;
 /// Major and minor number of the console.
 const CONSOLE: (u32, u32) = (5, 1);
 
-/// The init that was built with this VMM: a static program that makes every kind of call that changes
-/// mappings, checks what it reads, and says on the console how often each kind succeeded.
+/// The init that was built with this VMM: a static program that makes every kind of call that
+/// changes mappings, checks what it reads, and says on the console how often each kind succeeded.
 #[must_use]
 pub fn init() -> &'static [u8] {
     include_bytes!(concat!(env!("OUT_DIR"), "/init.elf"))
 }
 
-/// An initramfs, as a newc archive: `init` as /init, /dev with the console, and where an init mounts proc
-/// and sysfs.
+/// An initramfs, as a newc archive: `init` as /init, /dev with the console, and where an init
+/// mounts proc and sysfs.
 #[must_use]
 pub fn initramfs(init: &[u8]) -> Vec<u8> {
     let console = Builder::new("dev/console").rdev_major(CONSOLE.0).rdev_minor(CONSOLE.1);
