@@ -30,10 +30,10 @@ impl Options {
             self.is_here = true;
         } else if word == CHILD.as_bytes() {
             self.is_child = true;
-        } else if let Some(number) = word.strip_prefix(b"stalemate.rounds=") {
-            if let Some(rounds) = number_of(number) {
-                self.rounds = rounds;
-            }
+        } else if let Some(number) = word.strip_prefix(b"stalemate.rounds=")
+            && let Some(rounds) = number_of(number)
+        {
+            self.rounds = rounds;
         }
     }
 
