@@ -15,6 +15,7 @@ mod fuzz;
 mod history;
 mod hostile;
 mod image;
+mod init;
 mod interrupts;
 mod litmus;
 mod matrix;
