@@ -9,6 +9,9 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 const WORKERS: usize = 2;
 /// Accesses between two calls that let others run: a tick of the timer is too rare for hand-overs.
 const BURST: u64 = 24;
+/// Bursts of a thread after each [`Crew::work`]: schedulers differ in what they make of a thread
+/// that lets others run, and the workload is to have its share.
+const BURSTS: u32 = 100;
 /// The first word of a page that workers write to, each to its own.
 const WORD: u64 = 8;
 
@@ -57,8 +60,8 @@ impl Crew {
         Self { workers }
     }
 
-    /// Has them read the one area, and write to the other, until they are parked. What they read
-    /// may lose its contents, not its mapping.
+    /// Has them read the one area, and write to the other, for a while, or until they are parked.
+    /// What they read may lose its contents, not its mapping.
     pub fn work(&self, reads: Option<Area>, writes: Option<Area>) {
         self.park();
         aim(&READS, reads);
@@ -73,6 +76,7 @@ impl Crew {
         // Only this thread changes the state.
         let state = STATE.load(SeqCst).next_multiple_of(2);
         STATE.store(state, SeqCst);
+        sys::wake(&STATE);
         for at_rest in &AT_REST[..self.workers] {
             while at_rest.load(SeqCst) != state {
                 sys::pass();
@@ -95,17 +99,26 @@ impl Crew {
 
 extern "C" fn work(worker: u64) {
     let mut random = worker * 7 + 1;
+    let mut done = (0, 0);
     loop {
-        match STATE.load(SeqCst) {
-            OVER => return,
-            resting if resting % 2 == 0 => {
-                AT_REST[worker as usize].store(resting, SeqCst);
-                sys::wait_while(&STATE, resting);
-            }
-            _ => {
-                burst(worker, &mut random);
-                sys::pass();
-            }
+        let state = STATE.load(SeqCst);
+        if state == OVER {
+            return;
+        }
+        if state.is_multiple_of(2) {
+            AT_REST[worker as usize].store(state, SeqCst);
+            sys::wait_while(&STATE, state);
+            continue;
+        }
+        if done.0 != state {
+            done = (state, 0);
+        }
+        if done.1 < BURSTS {
+            done.1 += 1;
+            burst(worker, &mut random);
+            sys::pass();
+        } else {
+            sys::wait_while(&STATE, state);
         }
     }
 }
