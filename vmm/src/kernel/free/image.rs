@@ -42,7 +42,9 @@ pub enum KernelError {
         len: u64,
     },
     /// The kernel lies where the VMM puts what it is told.
-    #[error("segment {index} begins at physical {start:#x}; a kernel begins at {limit:#x} or above")]
+    #[error(
+        "segment {index} begins at physical {start:#x}; a kernel begins at {limit:#x} or above"
+    )]
     TooLow {
         /// Program header number.
         index: usize,

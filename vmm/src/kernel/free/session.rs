@@ -2,21 +2,17 @@
 
 use super::platform::Platform;
 use super::{Boot, FreeKernel, KernelError, SLICE};
+use crate::arch::fault;
 use crate::arch::features::CpuFeatures;
 use crate::arch::tlb::TlbModel;
-<<<<<<< ours
+use crate::arch::vcpu::Vcpu;
 use crate::arch::vcpu::Vcpu;
 use crate::event::{CpuHeader, KernelAbout, Kind, Pairing, TraceHeader};
-=======
-use crate::event::{CpuHeader, KernelAbout, Kind, TraceHeader};
->>>>>>> theirs
 use crate::executor::ExecutorError;
 use crate::executor::interp::InterpExecutor;
 use crate::inject::Injector;
 use crate::machine::{Director, Halt, Machine, Ran, Stop};
 use crate::memory::GuestMemory;
-use crate::arch::fault;
-use crate::arch::vcpu::Vcpu;
 
 /// How Linux tells a user root, and a user PCID, from its kernel's (arch/x86/mm/tlb.c).
 const USER_ROOT_BIT: u64 = 1 << 12;
@@ -96,8 +92,8 @@ impl Free {
     /// # Errors
     /// When it does not fit, or the host has no memory.
     pub fn new(boot: &Boot<'_>, settings: Settings) -> Result<Self, FreeError> {
-        let memory = GuestMemory::new(settings.ram)
-            .map_err(|_| FreeError::Memory(settings.ram >> 20))?;
+        let memory =
+            GuestMemory::new(settings.ram).map_err(|_| FreeError::Memory(settings.ram >> 20))?;
         let vcpu = boot.load(&memory, settings.features)?;
         let executor = Box::new(InterpExecutor::new(&memory, SLICE));
         let kernel = FreeKernel::new(Platform::new(CLOCK_HZ, settings.ticks));
