@@ -6,7 +6,6 @@ use crate::arch::fault;
 use crate::arch::features::CpuFeatures;
 use crate::arch::tlb::TlbModel;
 use crate::arch::vcpu::Vcpu;
-use crate::arch::vcpu::Vcpu;
 use crate::event::{CpuHeader, KernelAbout, Kind, Pairing, TraceHeader};
 use crate::executor::ExecutorError;
 use crate::executor::interp::InterpExecutor;
