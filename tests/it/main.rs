@@ -17,6 +17,7 @@ mod hostile;
 mod image;
 mod init;
 mod interrupts;
+mod linux;
 mod litmus;
 mod matrix;
 mod misbehaviour;
