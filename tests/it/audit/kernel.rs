@@ -131,7 +131,8 @@ fn descriptors(image: &mut Image, page_fault: u64) {
     let stack = KERNEL + ENTRY_STACK + 0x1000;
     image.word(TSS, stack << 32);
     image.word(TSS + 8, stack >> 32);
-    let gate = (page_fault & 0xffff) | KERNEL_CS << 16 | 0x8e << 40 | (page_fault >> 16 & 0xffff) << 48;
+    let gate =
+        (page_fault & 0xffff) | KERNEL_CS << 16 | 0x8e << 40 | (page_fault >> 16 & 0xffff) << 48;
     image.word(IDT + PAGE_FAULT * 16, gate);
     image.word(IDT + PAGE_FAULT * 16 + 8, page_fault >> 32);
     // What LGDT and LIDT read: the limit, and from the third byte on the base.
@@ -170,7 +171,7 @@ fn tables(image: &mut Image) {
         image.word(pdpt + index(USER, 2), pd | TABLE);
         image.word(pd + index(USER, 1), pt | TABLE);
         for page in 0..CODE_PAGES {
-            image.word(pt + page * 8, USER_CODE + page * 0x1000 | READ_ONLY);
+            image.word(pt + page * 8, (USER_CODE + page * 0x1000) | READ_ONLY);
         }
         for page in 0..16 {
             image.word(space.slot(page), space.frame(page) | PAGE);

@@ -40,6 +40,9 @@ fn write_all(out: &mut String, audited: &Audited, ink: Ink) -> std::fmt::Result 
     for (name, count) in audited.flushes.iter().filter(|(_, count)| *count > 0) {
         writeln!(out, "  {count:>12}   {name}")?;
     }
+    for (port, count) in &run.absent_ports {
+        writeln!(out, "  {count:>12}   accesses where nothing answers: port {port:#x}")?;
+    }
     for fault in &audited.not_fired {
         writeln!(out, "  `{fault}` met nothing")?;
     }
