@@ -16,6 +16,7 @@ mod fuzz;
 mod history;
 mod hostile;
 mod image;
+mod init;
 mod interrupts;
 mod litmus;
 mod matrix;

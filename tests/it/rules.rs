@@ -41,7 +41,7 @@ fn speaks(run: &Value, rule: &str) -> bool {
 
 #[test]
 fn the_run_that_a_rule_names_violates_it() {
-    for rule in rules::abouts() {
+    for rule in rules::abouts().filter(|rule| !rule.is_of_audits()) {
         let runs = runs(rule.violated_by);
         assert!(runs.iter().any(|run| speaks(run, rule.name)), "{}", rule.violated_by);
     }
@@ -49,7 +49,7 @@ fn the_run_that_a_rule_names_violates_it() {
 
 #[test]
 fn the_run_that_comes_close_does_not() {
-    for rule in rules::abouts() {
+    for rule in rules::abouts().filter(|rule| !rule.is_of_audits()) {
         for run in runs(rule.near_miss) {
             assert!(!speaks(&run, rule.name), "{}", rule.near_miss);
             assert_eq!(run["outcome"], "clean", "{}: {}", rule.name, rule.near_miss);

@@ -152,8 +152,16 @@ fn about(rule: RuleId) -> String {
         "{}\n\nSource: {}.\n\n![{} violated]({}.svg)\n",
         about.statement, about.source, about.name, about.name
     );
-    if about.is_cost {
+    if about.is_cost || about.is_of_audits() {
         out = format!("{}\n\nSource: {}.\n", about.statement, about.source);
+    }
+    if about.is_of_audits() {
+        let _ = writeln!(
+            out,
+            "\nIt judges kernels that run freely, under `stalemate audit`.\n\nWhat to try: {}.",
+            about.hint
+        );
+        return out;
     }
     // What the command line injects no file expects.
     let injects = about.violated_by.contains("--inject") && !about.is_cost;
@@ -356,7 +364,7 @@ fn every_rule_has_its_page_and_its_picture() {
         let page = root().join(format!("docs/rules/{}.md", rule.name));
         let text = std::fs::read_to_string(&page).expect("a page");
         assert!(text.contains(&format!("{BEGIN}rule {} -->", rule.name)), "{}", rule.name);
-        if !rule.is_cost {
+        if !rule.is_cost && !rule.is_of_audits() {
             let svg = picture(&violation(&mut runner, RuleId(rule)), guest.symbols());
             check(&page.with_extension("svg"), &svg);
         }

@@ -48,6 +48,12 @@ pub fn json(audited: &Audited) -> Value {
         "features": audited.features.names(),
         "isolated": audited.isolated,
         "flushes": audited.flushes.iter().copied().collect::<std::collections::BTreeMap<_, _>>(),
+        "ledger": audited.sites.iter().map(|site| object!({
+            "operation": site.operation,
+            "function": site.function,
+            "executed": site.removals.executed,
+            "removed_stale": site.removals.stale,
+        })).collect::<Vec<_>>(),
         "findings": findings.collect::<Vec<_>>(),
         "coverage": rows.collect::<Vec<_>>(),
         "total": audited.coverage.total(),

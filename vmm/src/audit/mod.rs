@@ -14,6 +14,7 @@ pub use coverage::{Change, Coverage, Row};
 pub use finding::{Finding, Key};
 pub use json::json;
 pub use text::text;
+pub use watcher::{FlushSite, Removals};
 
 use crate::arch::features::CpuFeatures;
 use crate::inject::{Fault, Injector, Sites};
@@ -62,6 +63,8 @@ pub struct Audited {
     pub coverage: Coverage,
     /// How often each operation that removes cached translations was executed.
     pub flushes: Vec<(&'static str, u64)>,
+    /// The flush ledger: the same by the function that they are in, with what they removed.
+    pub sites: Vec<FlushSite>,
     /// Faults that met nothing, as text.
     pub not_fired: Vec<String>,
 }
@@ -139,6 +142,7 @@ pub fn audit(subject: &Subject<'_>, console: &mut dyn FnMut(&[u8])) -> Result<Au
         isolated: watcher.is_isolated(),
         findings: watcher.findings(subject.symbols),
         flushes: watcher.flushes(),
+        sites: watcher.sites(subject.symbols),
         not_fired: free.not_fired(),
         coverage,
         run,

@@ -37,8 +37,10 @@ fn write_all(out: &mut String, audited: &Audited, ink: Ink) -> std::fmt::Result 
     let names = audited.features.names().join(", ");
     let isolated = if audited.isolated { "isolated page tables (PTI)" } else { "no PTI" };
     writeln!(out, "  processor      {names}; the kernel was seen to use {isolated}")?;
-    for (name, count) in audited.flushes.iter().filter(|(_, count)| *count > 0) {
-        writeln!(out, "  {count:>12}   {name}")?;
+    writeln!(out, "\nWhat removed cached translations, and how often that was something stale")?;
+    for site in &audited.sites {
+        let super::Removals { executed, stale } = site.removals;
+        writeln!(out, "  {executed:>9} {stale:>9}   {} in {}", site.operation, site.function)?;
     }
     for (port, count) in &run.absent_ports {
         writeln!(out, "  {count:>12}   accesses where nothing answers: port {port:#x}")?;

@@ -1,6 +1,6 @@
 //! Who watches a kernel that runs freely: the oracle, and counts.
 
-use super::coverage::{Change, Coverage};
+use super::coverage::{Change, Coverage, function};
 use super::finding::{Finding, collect};
 use crate::arch::addr::Gva;
 use crate::arch::choice::{Chooser, First, Point};
@@ -11,6 +11,7 @@ use crate::event::{Event, Kind, Observer, TraceHeader};
 use crate::machine::Director;
 use crate::oracle::Oracle;
 use crate::symbols::Symbols;
+use serde::Serialize;
 use std::collections::BTreeMap;
 
 /// Operations that remove cached translations, in the order in which they are shown.
@@ -24,12 +25,36 @@ const FLUSHES: [&str; 7] = [
     "CR4 write that flushes",
 ];
 
+/// How often an operation was executed somewhere, and what came of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Removals {
+    /// How often.
+    pub executed: u64,
+    /// Of these, how often it removed something stale: of the others this run proves that they were not
+    /// needed for what its processor had accessed.
+    pub stale: u64,
+}
+
+/// One function's operations of one kind: a line of the flush ledger.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FlushSite {
+    /// The operation.
+    pub operation: &'static str,
+    /// The function that it is in.
+    pub function: String,
+    /// What came of them.
+    pub removals: Removals,
+}
+
 /// The oracle, and counts.
 #[derive(Default)]
 pub(super) struct Watcher {
     oracle: Oracle,
     pcide: bool,
     flushes: [u64; FLUSHES.len()],
+    /// Operations that remove something, by kind and instruction: how many, and how many of them removed
+    /// something stale.
+    sites: BTreeMap<(usize, Gva), Removals>,
     /// Stores that take something away from page tables, by their instruction.
     changes: BTreeMap<(Gva, Change), u64>,
 }
@@ -57,13 +82,29 @@ impl Watcher {
         FLUSHES.into_iter().zip(self.flushes).collect()
     }
 
-    fn count(&mut self, event: &Event, happened: &Happened) {
+    pub(super) fn sites(&self, symbols: &Symbols) -> Vec<FlushSite> {
+        let mut found: BTreeMap<(usize, String), Removals> = BTreeMap::new();
+        for (&(kind, rip), removals) in &self.sites {
+            let sum = found.entry((kind, function(symbols, rip))).or_default();
+            sum.executed += removals.executed;
+            sum.stale += removals.stale;
+        }
+        let site = |((kind, function), removals)| FlushSite {
+            operation: FLUSHES[kind],
+            function,
+            removals,
+        };
+        found.into_iter().map(site).collect()
+    }
+
+    /// Counts an event; the operation that it is, if it removes cached translations.
+    fn count(&mut self, event: &Event, happened: &Happened) -> Option<usize> {
         let flush = match *happened {
             Happened::TableStore { old, new, .. } => {
                 if let Some(change) = Change::of(old, new) {
                     *self.changes.entry((event.rip, change)).or_default() += 1;
                 }
-                return;
+                return None;
             }
             Happened::Invlpg { .. } => 0,
             Happened::Invpcid { kind: kind @ 0..=1, .. } => 1 + kind as usize,
@@ -78,13 +119,14 @@ impl Watcher {
             Happened::WriteCr4 { old, new } => {
                 self.pcide = new & cr4::PCIDE != 0;
                 if (old ^ new) & (cr4::PGE | cr4::PCIDE) == 0 {
-                    return;
+                    return None;
                 }
                 6
             }
-            _ => return,
+            _ => return None,
         };
         self.flushes[flush] += 1;
+        Some(flush)
     }
 }
 
@@ -97,10 +139,17 @@ impl Observer for Watcher {
         match &event.kind {
             // No rule is about them, and there are more of them than of all others.
             Kind::Cpu(Happened::Other { .. } | Happened::Delivered { .. }) => return,
-            Kind::Cpu(happened) => self.count(event, happened),
-            _ => {}
+            Kind::Cpu(happened) => {
+                let flush = self.count(event, happened);
+                self.oracle.event(event);
+                if let Some(flush) = flush {
+                    let site = self.sites.entry((flush, event.rip)).or_default();
+                    site.executed += 1;
+                    site.stale += u64::from(self.oracle.ledger().last_event_flushed_stale());
+                }
+            }
+            _ => self.oracle.event(event),
         }
-        self.oracle.event(event);
     }
 }
 

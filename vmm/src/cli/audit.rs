@@ -5,8 +5,8 @@ use super::terminal::{Format, Terminal};
 use super::{input, names};
 use crate::arch::tlb::{Fill, TlbModel};
 use crate::audit::{self, COMMAND_LINE, Subject, Verdict};
-use crate::kernel::free::{KernelImage, Settings};
-use crate::symbols::Symbols;
+use crate::kernel::free::{FreeError, KernelImage, Settings, init, initramfs};
+use crate::symbols::{Symbols, kallsyms, system_map};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -16,15 +16,18 @@ pub struct AuditArgs {
     /// The kernel: a bzImage (/boot/vmlinuz-*) or an ELF file (vmlinux)
     #[arg(long, value_name = "FILE")]
     kernel: PathBuf,
-    /// Its initramfs
+    /// Its initramfs, instead of one whose init makes every kind of call that changes mappings
     #[arg(long, value_name = "FILE")]
-    initrd: PathBuf,
+    initrd: Option<PathBuf>,
     /// What is appended to the command line that kernels get by default
     #[arg(long, value_name = "STRING", default_value = "")]
     cmdline: String,
     /// The whole command line
     #[arg(long, value_name = "STRING", conflicts_with = "cmdline")]
     cmdline_only: Option<String>,
+    /// The kernel's symbols, as System.map and /proc/kallsyms have them, instead of those in the image
+    #[arg(long, value_name = "FILE")]
+    symbols: Option<PathBuf>,
     /// Memory, in MiB
     #[arg(long, value_name = "MIB", default_value_t = 256,
           value_parser = clap::value_parser!(u64).range(32..=1024))]
@@ -55,7 +58,11 @@ pub struct AuditArgs {
 pub fn run(args: &AuditArgs, terminal: &mut Terminal<'_>) -> Result<u8, Failure> {
     let kernel = KernelImage::parse(&read(&args.kernel)?)
         .map_err(|error| Failure::usage(format!("{}: {error}", args.kernel.display())))?;
-    let initrd = read(&args.initrd)?;
+    let initrd = match &args.initrd {
+        Some(file) => read(file)?,
+        None => initramfs(init()),
+    };
+    let symbols = symbols(args, &kernel)?;
     let command_line = match &args.cmdline_only {
         Some(all) => all.clone(),
         None => format!("{COMMAND_LINE} {}", args.cmdline).trim_end().to_owned(),
@@ -68,7 +75,7 @@ pub fn run(args: &AuditArgs, terminal: &mut Terminal<'_>) -> Result<u8, Failure>
         kernel: &kernel,
         initrd: &initrd,
         command_line: &command_line,
-        symbols: &Symbols::new(&kernel.elf),
+        symbols: &symbols,
         settings: Settings {
             features: cpu.features,
             // What is cached was accessed: so each finding is of a translation that the processor held.
@@ -88,7 +95,7 @@ pub fn run(args: &AuditArgs, terminal: &mut Terminal<'_>) -> Result<u8, Failure>
         }
     });
     let audited = audited.map_err(|error| match error {
-        crate::kernel::free::FreeError::Kernel(error) => Failure::usage(error.to_string()),
+        FreeError::Kernel(error) => Failure::usage(error.to_string()),
         error => Failure::host(&error),
     })?;
     match args.format {
@@ -99,6 +106,19 @@ pub fn run(args: &AuditArgs, terminal: &mut Terminal<'_>) -> Result<u8, Failure>
         }
     }
     Ok(if audited.verdict() == Verdict::Clean { EXIT_OK } else { EXIT_UNEXPECTED })
+}
+
+/// The names of the kernel's functions: those of a file, those that its own tables have, or those of an ELF
+/// file that was not stripped.
+fn symbols(args: &AuditArgs, kernel: &KernelImage) -> Result<Symbols, Failure> {
+    if let Some(path) = &args.symbols {
+        let text = String::from_utf8_lossy(&read(path)?).into_owned();
+        let symbols = system_map::parse(&text)
+            .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
+        return Ok(Symbols::of_kernel(&symbols));
+    }
+    let own = kallsyms::read(&kernel.elf);
+    Ok(own.map_or_else(|| Symbols::new(&kernel.elf), |own| Symbols::of_kernel(&own)))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {

@@ -131,6 +131,13 @@ fn zoo() -> Result<String, Failure> {
 pub fn explain(args: &ExplainArgs) -> Result<String, Failure> {
     let name = &args.name[..];
     if let Some(rule) = rules::abouts().find(|rule| rule.name == name) {
+        if rule.is_of_audits() {
+            return Ok(format!(
+                "{}\n\n{}\n\nsource: {}\njudges: kernels that run freely, under `stalemate audit`\n\
+                 what to try: {}\n",
+                rule.name, rule.statement, rule.source, rule.hint
+            ));
+        }
         return Ok(format!(
             "{}\n\n{}\n\nsource: {}\nviolated by: stalemate run {}\ncomes close: stalemate run {}\n\
              what to try: {}\n",

@@ -15,7 +15,7 @@ pub struct About {
     /// What it rests on.
     pub source: &'static str,
     /// Arguments of `stalemate run` with which it is violated, by a built-in scenario; a test
-    /// tries.
+    /// tries. Empty where no kernel that is handed steps can violate it.
     pub violated_by: &'static str,
     /// The same for what comes close and does not.
     pub near_miss: &'static str,
@@ -23,6 +23,14 @@ pub struct About {
     pub hint: &'static str,
     /// Whether it counts costs instead of failing runs.
     pub is_cost: bool,
+}
+
+impl About {
+    /// Whether it judges kernels that run freely, and no others.
+    #[must_use]
+    pub fn is_of_audits(&self) -> bool {
+        self.violated_by.is_empty()
+    }
 }
 
 /// A rule, by its name.

@@ -3,6 +3,7 @@
 
 mod boot;
 mod image;
+mod initramfs;
 mod payload;
 mod platform;
 mod session;
@@ -10,6 +11,7 @@ mod task;
 
 pub use boot::Boot;
 pub use image::{KernelError, KernelImage};
+pub use initramfs::{init, initramfs};
 pub use payload::PayloadError;
 pub use session::{End, Free, FreeError, FreeRun, Settings};
 
