@@ -62,6 +62,9 @@ fn write_all(out: &mut String, audited: &Audited, ink: Ink) -> std::fmt::Result 
         let fault = site.withheld.as_ref().map(|fault| format!("; the last that did: `{fault}`"));
         writeln!(out, "{}", fault.unwrap_or_default())?;
     }
+    for (port, count) in &run.absent_ports {
+        writeln!(out, "  {count:>12}   accesses where nothing answers: port {port:#x}")?;
+    }
     for fault in &audited.not_fired {
         writeln!(out, "  `{fault}` met nothing")?;
     }

@@ -55,7 +55,8 @@ impl Boot<'_> {
     pub fn load(&self, memory: &GuestMemory, features: CpuFeatures) -> Result<Vcpu, KernelError> {
         let initrd_size = (self.initrd.len() as u64).next_multiple_of(4096);
         let ram = memory.len();
-        let needed = self.kernel.end.next_multiple_of(1 << 21) + initrd_size;
+        let kernel_end = self.kernel.end.div_ceil(1 << 21).saturating_mul(1 << 21);
+        let needed = kernel_end.saturating_add(initrd_size);
         if needed > ram.min(MAPPED) {
             return Err(KernelError::Memory { needed: needed.div_ceil(1 << 20), ram: ram >> 20 });
         }

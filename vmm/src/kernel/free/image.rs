@@ -41,6 +41,21 @@ pub enum KernelError {
         /// Length of the file.
         len: u64,
     },
+    /// A segment has more in the file than in memory.
+    #[error(
+        "segment {index} has {file:#x} bytes in the file, and {memory:#x} in memory to hold them"
+    )]
+    Overfull {
+        /// Program header number.
+        index: usize,
+        /// Bytes in the file.
+        file: u64,
+        /// Bytes in memory.
+        memory: u64,
+    },
+    /// It begins where nothing is.
+    #[error("its first instruction is at {0:#x}, and no segment has that address")]
+    Entry(u64),
     /// The kernel lies where the VMM puts what it is told.
     #[error(
         "segment {index} begins at physical {start:#x}; a kernel begins at {limit:#x} or above"
@@ -127,7 +142,7 @@ impl KernelImage {
         let entry = file.e_entry.get(endian);
         let mut end = 0;
         // Where the first instruction is in memory, whether the header has it virtual or physical.
-        let mut physical_entry = entry;
+        let mut physical_entry = None;
         let headers = file.program_headers(endian, &bytes[..]).map_err(error)?;
         for (index, segment) in headers.iter().enumerate() {
             if segment.p_type(endian) != elf::PT_LOAD {
@@ -135,24 +150,31 @@ impl KernelImage {
             }
             let size = segment.p_filesz(endian);
             let end_in_file = segment.p_offset(endian).saturating_add(size);
-            let len = bytes.len() as u64;
-            if end_in_file > len || size > segment.p_memsz(endian) {
+            let (len, memory) = (bytes.len() as u64, segment.p_memsz(endian));
+            if end_in_file > len {
                 return Err(KernelError::Truncated { index, end: end_in_file, len });
+            }
+            if size > memory {
+                return Err(KernelError::Overfull { index, file: size, memory });
             }
             let start = segment.p_paddr(endian);
             if start < LOWEST {
                 return Err(KernelError::TooLow { index, start, limit: LOWEST });
             }
-            let offset = entry.wrapping_sub(segment.p_vaddr(endian));
-            if offset < segment.p_memsz(endian) {
-                physical_entry = start + offset;
+            let is_inside = |begin: u64| entry.wrapping_sub(begin) < memory;
+            if is_inside(segment.p_vaddr(endian)) {
+                physical_entry =
+                    Some(start.wrapping_add(entry.wrapping_sub(segment.p_vaddr(endian))));
+            } else if is_inside(start) {
+                physical_entry = physical_entry.or(Some(entry));
             }
-            end = end.max(start.saturating_add(segment.p_memsz(endian)));
+            end = end.max(start.saturating_add(memory));
         }
         if end == 0 {
             return Err(KernelError::Empty);
         }
-        Ok(Self { elf: bytes, header: setup, entry: physical_entry, end })
+        let entry = physical_entry.ok_or(KernelError::Entry(entry))?;
+        Ok(Self { elf: bytes, header: setup, entry, end })
     }
 }
 

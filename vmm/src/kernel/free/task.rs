@@ -1,14 +1,17 @@
 //! Whose kernel context a CPU is in, where nobody says it: each task of a kernel has a stack of its own
 //! there, and so the stack stands for the task.
+//!
+//! It is looked at where the processor traps, as each change of a table and each flush does. A switch to
+//! a task that comes to user mode without a trap on its own stack is not seen: Linux has one there, since
+//! it loads the thread's FS base.
 
 use crate::arch::vcpu::{Vcpu, gpr};
 use crate::event::TaskId;
+use crate::oracle::KERNEL_HALF;
 use std::collections::BTreeMap;
 
 /// What a kernel's stack is aligned to, and its size: Linux's THREAD_SIZE on x86-64.
 const STACK: u64 = 16 << 10;
-/// The half of the address space that kernels are in.
-const KERNEL_HALF: u64 = 1 << 63;
 
 /// The tasks that have been seen, numbered as they come, and the one that each CPU is in.
 #[derive(Clone, Debug, Default)]
@@ -21,11 +24,14 @@ impl Tasks {
     /// The task that a trap of `vcpu` is in, if it is another than at the last.
     pub(super) fn at_trap(&mut self, vcpu: &Vcpu) -> Option<TaskId> {
         let pointer = vcpu.gpr[gpr::RSP];
-        if vcpu.cpl != 0 || pointer < KERNEL_HALF || is_entry_stack(vcpu, pointer) {
+        // A kernel's entry may have CR3 in RSP, with NOFLUSH at bit 63: that is no address.
+        let is_stack = pointer >= KERNEL_HALF.0 && !is_entry_stack(vcpu, pointer);
+        if vcpu.cpl != 0 || !is_stack {
             return None;
         }
         let next = TaskId(self.stacks.len());
-        let task = *self.stacks.entry(pointer / STACK).or_insert(next);
+        // RSP of a stack that is empty is where the next one begins.
+        let task = *self.stacks.entry((pointer - 1) / STACK).or_insert(next);
         (self.current.insert(vcpu.id.0, task) != Some(task)).then_some(task)
     }
 }
