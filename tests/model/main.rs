@@ -3,6 +3,7 @@
 
 mod legality;
 mod memory;
+mod owed;
 mod pins;
 mod replica;
 mod rules;

@@ -342,3 +342,14 @@ fn a_root_that_no_pcid_has_is_forgotten() {
     assert_eq!(is_table(free(), &another), (true, true), "PCID 1 has it");
     assert_eq!(is_table(free(), &[(0, A.0 | 3)]), (true, false));
 }
+
+/// Nobody says how the tables of such a root change: when it is loaded again it is walked anew.
+#[test]
+fn a_root_that_was_forgotten_is_walked_anew() {
+    let mut story = Story::free(2);
+    story.loads(0, B.0 | 1).loads(1, B.0 | 1);
+    let entries = vec![(0, BLUE)];
+    story.happens(0, Happened::TableLinked { table: A.1, entries });
+    story.loads(0, A.0 | 1).loads(1, A.0 | 1).is_clean();
+    assert!(story.owed().is_empty(), "{:?}", story.owed());
+}

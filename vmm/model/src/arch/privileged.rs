@@ -258,6 +258,8 @@ impl Core<'_> {
     fn forget_roots(&mut self) {
         let mut kept: BTreeSet<Gpa> = self.tlb.roots().collect();
         kept.extend(self.remote.iter().flat_map(|remote| remote.tlb.roots()));
+        self.tlb.keep_roots(&kept);
+        self.remote.iter_mut().for_each(|remote| remote.tlb.keep_roots(&kept));
         let change = self.census.keep_roots(self.memory.as_tables(), &kept);
         self.link(change);
     }

@@ -229,6 +229,12 @@ impl Tlb {
         }
     }
 
+    /// The census forgets all roots but these: how the tables of another one change is no longer
+    /// seen, so that what it gave once says nothing of what it gives when it is loaded again.
+    pub fn keep_roots(&mut self, kept: &BTreeSet<Gpa>) {
+        self.fill_cache.retain(|root, _| kept.contains(root));
+    }
+
     fn changed(&mut self, reaches: BTreeSet<Reach>) {
         self.generation += 1;
         self.changes.push_back((self.generation, reaches));

@@ -327,7 +327,9 @@ impl Replica {
                 let effect = self.invalidate(by, happened);
                 if self.kernel.runs_freely {
                     let roots = self.cpus.iter().flat_map(|cpu| cpu.tlb.roots());
-                    self.census.keep_roots(&self.tables, &roots.collect());
+                    let kept = roots.collect();
+                    self.cpus.iter_mut().for_each(|cpu| cpu.tlb.keep_roots(&kept));
+                    self.census.keep_roots(&self.tables, &kept);
                 }
                 return effect;
             }
