@@ -42,6 +42,8 @@ struct World {
     tlb: Tlb,
     census: Census,
     chance: Chance,
+    /// Its kernel does not say when it gives a root back.
+    runs_freely: bool,
 }
 
 /// Fills one in eight, evicts one in sixteen.
@@ -55,7 +57,7 @@ impl Chooser for Chance {
 }
 
 impl World {
-    fn new(model: TlbModel) -> Self {
+    fn new(model: TlbModel, runs_freely: bool) -> Self {
         let memory = TestMemory::new(SIZE);
         let put = |at: u64, value: u64| memory.write_word(Gpa(at), value);
         put(ROOTS[0], 0x3007);
@@ -79,7 +81,7 @@ impl World {
         for (slot, _, new) in tlb.speculate(&memory, vcpu.paging()) {
             memory.write_word(slot, new);
         }
-        Self { memory, vcpu, tlb, census, chance: Chance(model.seed) }
+        Self { memory, vcpu, tlb, census, chance: Chance(model.seed), runs_freely }
     }
 
     fn header(&self) -> TraceHeader {
@@ -92,7 +94,7 @@ impl World {
                 cr4: self.vcpu.cr4,
                 efer: self.vcpu.efer,
             }],
-            kernel: KernelAbout::default(),
+            kernel: KernelAbout { runs_freely: self.runs_freely, ..KernelAbout::default() },
         }
     }
 
@@ -114,7 +116,7 @@ impl World {
             remote: Vec::new(),
             errata: Errata::default(),
             watched: &BTreeSet::new(),
-            forgets_roots: false,
+            forgets_roots: self.runs_freely,
             chooser: &mut self.chance,
             log: &mut log,
         };
@@ -204,8 +206,8 @@ fn contents(tlb: &Tlb) -> Vec<String> {
     all
 }
 
-fn check(all: &[Do], fill: Fill, seed: u64) -> Result<(), TestCaseError> {
-    let mut world = World::new(TlbModel { fill, structure_caches: true, seed });
+fn check(all: &[Do], fill: Fill, seed: u64, free: bool) -> Result<(), TestCaseError> {
+    let mut world = World::new(TlbModel { fill, structure_caches: true, seed }, free);
     let mut replica = Replica::new(&world.header());
     let mut seq = 0;
     let mut show = |replica: &mut Replica, all: Vec<Happened>| {
@@ -231,8 +233,8 @@ fn check(all: &[Do], fill: Fill, seed: u64) -> Result<(), TestCaseError> {
 }
 
 /// After each event every stale entry belongs to an obligation: `unowed-entry` never speaks.
-fn owed(all: &[Do], fill: Fill, seed: u64) -> Result<(), TestCaseError> {
-    let mut world = World::new(TlbModel { fill, structure_caches: true, seed });
+fn owed(all: &[Do], fill: Fill, seed: u64, free: bool) -> Result<(), TestCaseError> {
+    let mut world = World::new(TlbModel { fill, structure_caches: true, seed }, free);
     let mut oracle = Oracle::default();
     oracle.add_rule(self_check());
     oracle.begin(&world.header());
@@ -290,27 +292,32 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_replica_follows_on_demand_fills(steps in steps()) {
-        check(&steps, Fill::OnDemand, 0)?;
+    fn the_replica_follows_on_demand_fills(steps in steps(), free in any::<bool>()) {
+        check(&steps, Fill::OnDemand, 0, free)?;
     }
 
     #[test]
-    fn the_replica_follows_the_worst_case(steps in steps()) {
-        check(&steps, Fill::WorstCase, 0)?;
+    fn the_replica_follows_the_worst_case(steps in steps(), free in any::<bool>()) {
+        check(&steps, Fill::WorstCase, 0, free)?;
     }
 
     #[test]
-    fn the_replica_follows_lazy_a(steps in steps()) {
-        check(&steps, Fill::LazyA, 0)?;
+    fn the_replica_follows_lazy_a(steps in steps(), free in any::<bool>()) {
+        check(&steps, Fill::LazyA, 0, free)?;
     }
 
     #[test]
-    fn the_replica_follows_seeded_fills_and_evictions(steps in steps(), seed in any::<u64>()) {
-        check(&steps, Fill::Seeded, seed)?;
+    fn the_replica_follows_seeded_fills_and_evictions(
+        steps in steps(), seed in any::<u64>(), free in any::<bool>()
+    ) {
+        check(&steps, Fill::Seeded, seed, free)?;
     }
 
     #[test]
-    fn every_stale_entry_is_owed(steps in steps(), fill in prop::sample::select(&FILLS[..]), seed in any::<u64>()) {
-        owed(&steps, fill.0, seed)?;
+    fn every_stale_entry_is_owed(
+        steps in steps(), fill in prop::sample::select(&FILLS[..]), seed in any::<u64>(),
+        free in any::<bool>()
+    ) {
+        owed(&steps, fill.0, seed, free)?;
     }
 }
