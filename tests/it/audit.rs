@@ -344,7 +344,7 @@ fn a_port_at_which_nothing_is_reads_as_an_empty_bus_and_is_listed() {
     assert_eq!(audited.run.absent_ports, [(0x1234, 1)]);
     assert_eq!(console, LINES[2]);
     let text = stalemate::audit::text(&audited, Ink::Plain);
-    assert!(text.contains("1   accesses where nothing answers: port 0x1234"), "{text}");
+    assert!(text.contains("nothing answers at 0x1234 (1): they read as all ones"), "{text}");
 }
 
 #[test]
