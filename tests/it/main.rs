@@ -18,6 +18,7 @@ mod hostile;
 mod image;
 mod init;
 mod interrupts;
+mod linux;
 mod litmus;
 mod matrix;
 mod misbehaviour;

@@ -96,6 +96,11 @@ impl Story {
         Self::with(&header, &isolated_tables(), &isolated_roots())
     }
 
+    /// The same tables, of a kernel that runs freely, in [`A`] under PCID 1.
+    pub fn free(cpus: usize) -> Self {
+        Self::isolated_but(cpus, |header| header.kernel = free())
+    }
+
     /// [`Story::new`], of a trace that does not say when its tables have been shown.
     pub fn unready(cpus: usize) -> Self {
         Self::shown(&header(cpus, ROOT | 1, KernelAbout::default()), &TABLES, &[ROOT])
@@ -302,13 +307,20 @@ pub fn tables_of_isolated() -> Vec<Happened> {
     linked(&isolated_tables(), &isolated_roots())
 }
 
+const PAIRING: Pairing = Pairing { root_bit: USER, pcid_bit: 0x800 };
+
+/// A kernel that runs freely, of which nothing more is known.
+pub fn free() -> KernelAbout {
+    KernelAbout { runs_freely: true, pairing: Some(PAIRING), ..KernelAbout::default() }
+}
+
 fn isolated() -> KernelAbout {
     let slots =
         [1, 2, 3].map(|pcid| SlotPcids { kernel: Pcid::new(pcid), user: Pcid::new(pcid | 0x800) });
     KernelAbout {
         runs_freely: false,
         isolated: true,
-        pairing: Some(Pairing { root_bit: USER, pcid_bit: 0x800 }),
+        pairing: Some(PAIRING),
         slots: slots.to_vec(),
         trampoline: vec![(TRAMPOLINE, Gva(TRAMPOLINE.0 + 0x1000))],
         direct_map: (Gva(0xffff_c000_0000_0000), Gva(0xffff_c000_0020_0000)),

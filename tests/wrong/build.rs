@@ -10,8 +10,10 @@ include!("conditions.rs");
 include!("replaced.rs");
 
 /// Where each condition is switched, below `vmm/model/src`: a file or a directory.
-const SWITCHED: [&str; 6] = [
+const SWITCHED: [&str; 8] = [
+    "event/header.rs",
     "oracle/deadline.rs",
+    "oracle/held.rs",
     "oracle/ledger.rs",
     "oracle/obligation.rs",
     "oracle/rule.rs",

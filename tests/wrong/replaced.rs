@@ -82,6 +82,42 @@ const REPLACED: &[(&str, &str, &str, &str)] = &[
         "self.add(downgrade, downgrade.cpu, found, replica)",
     ),
     (
+        "what is cached late is never over",
+        "oracle/ledger.rs",
+        "«self.begin(&child)»;",
+        "()",
+    ),
+    (
+        "an obligation is near at the first address of its page only",
+        "oracle/held.rs",
+        "let first = Gva(«base.0 & !(PageSize::Huge.bytes() - 1)»);",
+        "base.0",
+    ),
+    (
+        "an obligation with paging-structure entries is near at its page only",
+        "oracle/held.rs",
+        "«into.extend(&under.structural)»",
+        "()",
+    ),
+    (
+        "an obligation is near at the page that it is said to be of only",
+        "oracle/held.rs",
+        "«obligation.entries.iter()».map(|(page, _)| *page).chain",
+        "obligation.entries[..0].iter()",
+    ),
+    (
+        "a kernel that runs freely keeps the roots of one CPU alone",
+        "oracle/replica/mod.rs",
+        "let roots = «self.cpus.iter()».flat_map",
+        "self.cpus[..1].iter()",
+    ),
+    (
+        "a kernel that runs freely keeps one root of a CPU",
+        "oracle/replica/mod.rs",
+        "&«roots.collect()»",
+        "roots.take(1).collect()",
+    ),
+    (
         "INVLPG keeps globals",
         "arch/tlb/flush.rs",
         "false => «self.remove_page(tables, paging, Tag::Global, va)»",

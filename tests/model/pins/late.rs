@@ -216,6 +216,46 @@ fn the_check_of_the_ledger_finds_what_is_in_no_obligation() {
     assert_eq!(judge(&replica, &wrong, &[]), 1);
 }
 
+/// It speaks where something is owed that is cached no longer as well.
+#[test]
+fn the_check_of_the_ledger_finds_what_is_owed_and_not_cached() {
+    use stalemate_model::event::{Event, Kind};
+    use stalemate_model::oracle::rule::Context;
+    use stalemate_model::oracle::{Replica, self_check};
+    let detach = Happened::TableStore { slot: Gpa(A.1.0 - 0x1000), old: A.1.0 | 0x67, new: 0 };
+    let found = |removes: Option<Happened>| {
+        let mut story = Story::isolated(1);
+        story.happens(0, detach.clone());
+        let header = crate::story::header_of_isolated(1);
+        let mut replica = Replica::new(&header);
+        let mut apply = |seq: u64, happened: Happened| {
+            let kind = Kind::Cpu(happened);
+            let event = Event { seq, cpu: CpuId(0), rip: Gva(0), injected: false, kind };
+            replica.apply(&event);
+            event
+        };
+        for happened in crate::story::tables_of_isolated() {
+            apply(0, happened);
+        }
+        let event = apply(1, detach.clone());
+        if let Some(happened) = removes {
+            apply(2, happened);
+        }
+        let (event, header, replica) = (&event, &header, &replica);
+        let (ledger, effect) = (story.oracle.ledger(), &Default::default());
+        let context = Context { header, event, deadlines: &[], replica, ledger, effect };
+        self_check().observe(&context).len()
+    };
+    assert_eq!(found(None), 0);
+    let tag = Tag::Pcid(Pcid::new(1));
+    assert_eq!(found(Some(Happened::Evict { tag, page: PAGE })), 1, "an entry");
+    let invlpg = |va| Some(Happened::Invlpg { va, keeps_globals: false });
+    assert_eq!(found(invlpg(KERNEL_PAGE)), 1, "the table");
+    assert_eq!(found(invlpg(PAGE)), 1, "both");
+    let other = Happened::Evict { tag, page: KERNEL_PAGE };
+    assert_eq!(found(Some(other)), 0, "what is not owed");
+}
+
 /// A table that only a cached entry reaches is one until that is flushed.
 #[test]
 fn what_is_cached_keeps_its_table_one() {

@@ -3,6 +3,7 @@
 use super::*;
 use crate::story::{KERNEL_PAGE, KERNEL_PTE, KERNEL_RED, NOFLUSH, USER};
 use stalemate_model::arch::happened::Happened;
+use stalemate_model::arch::tlb::{Fill, Tag};
 
 const PGE: u64 = 1 << 7;
 const CR4: u64 = 0x20 | PGE | 1 << 17;
@@ -121,4 +122,59 @@ fn a_write_of_control_bits_owes_what_walks_give_no_longer() {
     owes(&mut story, Happened::WriteEfer { old: efer, new: efer | 1 }, &[first]);
     let nxe = Happened::WriteEfer { old: efer, new: efer & !NXE };
     owes(&mut story, nxe, &[first, "0 PCID 0x001 0x0 open"]);
+}
+
+/// What is owed with many entries is open until the last of them is gone, wherever that is.
+#[test]
+fn an_obligation_is_open_until_the_last_of_it_is_gone() {
+    let held = |story: &Story| {
+        let owed = story.oracle.obligations();
+        (owed[0].held(), owed[0].is_open())
+    };
+    let pde = Gpa(A.1.0 - 0x1000);
+    let detached = |story: &mut Story| {
+        story.stores_to(0, pde, A.1.0 | 0x67, 0);
+    };
+    let mut story = Story::isolated(1);
+    detached(&mut story);
+    assert_eq!(held(&story), (3, true), "two pages and the table");
+    // The table goes with any page.
+    story.invlpg(0);
+    assert_eq!(held(&story), (1, true));
+    story.invlpg_of(0, after_next());
+    assert_eq!(held(&story), (1, true));
+    story.invlpg_of(0, NEXT);
+    assert_eq!(held(&story), (0, false));
+    // Pages that are far from each other.
+    let (pdpte, far) = (Gpa(A.0 + 0x2008), Gva(PAGE.0 + (1 << 30)));
+    let mut story = Story::isolated(1);
+    story.stores_to(0, pdpte, 0, (A.0 + 0x3000) | 0x67).stores_to(0, Gpa(A.0), A.0 + 0x2067, 0);
+    story.invlpg(0).invlpg_of(0, NEXT);
+    assert_eq!(held(&story), (2, true));
+    story.invlpg_of(0, far).invlpg_of(0, Gva(far.0 + NEXT.0));
+    assert_eq!(held(&story), (0, false));
+    // The table is left.
+    let mut story = Story::isolated_but(1, |header| header.model.fill = Fill::OnDemand);
+    story.fills(0, PAGE);
+    detached(&mut story);
+    assert_eq!(held(&story), (2, true));
+    story.happens(0, Happened::Evict { tag: Tag::Pcid(Pcid::new(1)), page: PAGE });
+    assert_eq!(held(&story), (1, true));
+    story.invlpg_of(0, KERNEL_PAGE);
+    assert_eq!(held(&story), (0, false));
+    // A large page goes with any of its addresses.
+    let large = |at: u64| {
+        let mut story = Story::isolated(1);
+        let slot = Gpa(0x4008);
+        story.stores_to(0, slot, 0, 0x40_0063 | LARGE).stores_to(0, slot, 0x40_0063 | LARGE, 0);
+        story.invlpg_of(0, Gva(KERNEL_PAGE.0 + at));
+        held(&story)
+    };
+    assert_eq!(large(0x3f_f000), (0, false));
+    assert_eq!(large(0x1f_f000), (1, true));
+    assert_eq!(large(0x40_0000), (1, true));
+}
+
+fn after_next() -> Gva {
+    Gva(NEXT.0 + 0x1000)
 }

@@ -3,6 +3,7 @@
 mod costs;
 mod deadlines;
 mod events;
+mod freely;
 mod late;
 mod ledger;
 mod reach;

@@ -51,6 +51,15 @@ fn what_is_violated_is_settled() {
     assert_eq!(last, Some((tag, 2)), "what was violated, and what was cached since");
     story.invlpg(0);
     assert_eq!(story.owed()[0], "0 PCID 0x001 0x0 stale-kernel-entry");
+    // No other rule speaks of it, and nobody takes it over.
+    let mut story = edited(1);
+    let spoken = ["never-flushed", "never-flushed"];
+    story.says(0, Announcement::EditsOver).has_broken(&spoken);
+    begins(&mut story).returns(0).has_broken(&spoken);
+    let mut story = edited(1);
+    story.says(0, Announcement::EditsOver).has_broken(&spoken);
+    story.stores_to(0, A.1, BLUE, 0).task_ends(0, 0).stores_to(0, A.1, 0, RED & !2);
+    assert!(of(&story, 0, 1).taken_over.is_empty());
 }
 
 /// A page is mapped anew where its own slot becomes present, by another task than the one that unmapped
@@ -99,6 +108,32 @@ fn a_page_is_mapped_anew_at_its_own_place() {
         begins(story).invlpg(0).returns(0).task_ends(0, 0).stores_to(0, A.1, 0, BLUE);
     };
     assert!(anew(&covered, false).is_empty());
+}
+
+/// A slot that is in more than one address space is at a page of its own in each.
+#[test]
+fn a_page_is_mapped_anew_in_its_own_address_space() {
+    let taken = |story: &Story| {
+        let owed = story.oracle.obligations();
+        let mut open = owed.iter().filter(|owed| owed.is_open() && owed.page == PAGE);
+        let (Some(owed), None) = (open.next(), open.next()) else { panic!("{:?}", story.owed()) };
+        !owed.taken_over.is_empty()
+    };
+    // B maps A's table after its own, and its own no longer.
+    let (first, second) = (Gpa(B.1.0 - 0x1000), Gpa(B.1.0 - 0x1000 + 8));
+    let mut story = Story::isolated(1);
+    story.stores_to(0, A.1, RED, 0).invlpg(0).loads(0, B.0 | 2);
+    story.stores_to(0, second, 0, A.1.0 | 0x67).task_begins(0, 0);
+    story.stores_to(0, first, B.1.0 | 0x67, 0).task_ends(0, 0).stores_to(0, A.1, 0, BLUE);
+    assert!(!taken(&story));
+    story.stores_to(0, first, 0, B.1.0 | 0x67).stores_to(0, B.1, RED, 0).task_begins(0, 1);
+    story.task_ends(0, 1).stores_to(0, B.1, 0, BLUE);
+    assert!(taken(&story));
+    // The PCID is B's by now.
+    let mut story = Story::isolated(1);
+    story.stores_to(0, B.1, RED, 0).task_begins(0, 0).stores_to(0, A.1, RED, 0).task_ends(0, 0);
+    story.loads(0, NOFLUSH | B.0 | 1).stores_to(0, A.1, 0, BLUE);
+    assert!(!taken(&story));
 }
 
 /// Outside of a flush a generation stands for what its own CPU deferred, in its own address space.

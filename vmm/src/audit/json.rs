@@ -53,6 +53,7 @@ pub fn json(audited: &Audited) -> Value {
             "function": site.function,
             "executed": site.removals.executed,
             "removed_stale": site.removals.stale,
+            "withheld_by": site.withheld,
         })).collect::<Vec<_>>(),
         "findings": findings.collect::<Vec<_>>(),
         "coverage": rows.collect::<Vec<_>>(),

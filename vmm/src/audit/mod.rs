@@ -4,16 +4,18 @@
 //! is told by the architecture, and by the *task*: whose kernel context made something stale owes its
 //! flush until that task returns to user mode.
 
+mod baseline;
 mod coverage;
 mod finding;
 mod json;
 mod text;
 mod watcher;
 
+pub use baseline::{Baseline, Compared, Known, today};
 pub use coverage::{Change, Coverage, Row};
 pub use finding::{Finding, Key};
 pub use json::json;
-pub use text::text;
+pub use text::{compared, text};
 pub use watcher::{FlushSite, Removals};
 
 use crate::arch::features::CpuFeatures;
@@ -112,6 +114,19 @@ impl Audited {
             Verdict::Vacuous
         } else {
             Verdict::Clean
+        }
+    }
+}
+
+impl Audited {
+    /// What `git bisect run` is told of the finding with this key: 0 absent, 1 there, 125 cannot judge.
+    #[must_use]
+    pub fn bisect(&self, key: &str) -> u8 {
+        let found = self.findings.iter().any(|finding| finding.key.to_string() == key);
+        match self.verdict() {
+            _ if found => 1,
+            Verdict::Clean | Verdict::Violation => 0,
+            Verdict::Vacuous | Verdict::Stopped | Verdict::NotApplied => 125,
         }
     }
 }

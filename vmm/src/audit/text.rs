@@ -1,6 +1,6 @@
 //! An audit as people read it: the verdict first.
 
-use super::{Audited, Finding, Verdict};
+use super::{Audited, Compared, Finding, Verdict};
 use crate::ink::{Ink, Tone};
 use crate::kernel::free::End;
 use std::fmt::Write;
@@ -16,6 +16,24 @@ pub fn text(audited: &Audited, ink: Ink) -> String {
     let mut out = String::new();
     // Writing to a String cannot fail.
     let _ = write_all(&mut out, audited, ink);
+    out
+}
+
+/// How the findings and a baseline compare.
+#[must_use]
+pub fn compared(compared: &Compared) -> String {
+    let mut out = String::from("\nAgainst the baseline\n");
+    let mut rows = |what: &str, key: &str, more: &str| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "  {what:<8} {key}{more}");
+    };
+    compared.new.iter().for_each(|key| rows("new", key, ""));
+    compared.expired.iter().for_each(|key| rows("expired", key, ""));
+    compared.known.iter().for_each(|(key, reason)| rows("known", key, &format!(": {reason}")));
+    compared.gone.iter().for_each(|key| rows("gone", key, ""));
+    if *compared == Compared::default() {
+        out.push_str("  nothing was found, and nothing is known\n");
+    }
     out
 }
 
@@ -44,8 +62,10 @@ fn write_all(out: &mut String, audited: &Audited, ink: Ink) -> std::fmt::Result 
     }
     writeln!(out, "\nWhat removed cached translations, and how often that was something stale")?;
     for site in &audited.sites {
-        let super::Removals { executed, stale } = site.removals;
-        writeln!(out, "  {executed:>9} {stale:>9}   {} in {}", site.operation, site.function)?;
+        let super::Removals { executed, stale, .. } = site.removals;
+        write!(out, "  {executed:>9} {stale:>9}   {} in {}", site.operation, site.function)?;
+        let fault = site.withheld.as_ref().map(|fault| format!("; the last that did: `{fault}`"));
+        writeln!(out, "{}", fault.unwrap_or_default())?;
     }
     for fault in &audited.not_fired {
         writeln!(out, "  `{fault}` met nothing")?;

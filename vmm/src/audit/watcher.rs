@@ -25,6 +25,17 @@ const FLUSHES: [&str; 7] = [
     "CR4 write that flushes",
 ];
 
+/// The form of fault that withholds an operation, by its index in [`FLUSHES`].
+fn fault_of(flush: usize) -> Option<&'static str> {
+    match flush {
+        0 => Some("drop invlpg"),
+        1..=3 => Some("drop invpcid"),
+        4 => Some("set noflush@any"),
+        6 => Some("drop cr4"),
+        _ => None,
+    }
+}
+
 /// How often an operation was executed somewhere, and what came of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Removals {
@@ -33,6 +44,8 @@ pub struct Removals {
     /// Of these, how often it removed something stale: of the others this run proves that they were not
     /// needed for what its processor had accessed.
     pub stale: u64,
+    /// The number that the last of these has in a fault.
+    pub last_stale: Option<u64>,
 }
 
 /// One function's operations of one kind: a line of the flush ledger.
@@ -44,6 +57,8 @@ pub struct FlushSite {
     pub function: String,
     /// What came of them.
     pub removals: Removals,
+    /// The fault that withholds the last of them which removed something stale.
+    pub withheld: Option<String>,
 }
 
 /// The oracle, and counts.
@@ -52,6 +67,8 @@ pub(super) struct Watcher {
     oracle: Oracle,
     pcide: bool,
     flushes: [u64; FLUSHES.len()],
+    /// Operations that a form of fault counts: writes of CR4 that remove nothing too.
+    faults_met: BTreeMap<&'static str, u64>,
     /// Operations that remove something, by kind and instruction: how many, and how many of them removed
     /// something stale.
     sites: BTreeMap<(usize, Gva), Removals>,
@@ -88,11 +105,16 @@ impl Watcher {
             let sum = found.entry((kind, function(symbols, rip))).or_default();
             sum.executed += removals.executed;
             sum.stale += removals.stale;
+            sum.last_stale = sum.last_stale.max(removals.last_stale);
         }
-        let site = |((kind, function), removals)| FlushSite {
+        let site = |((kind, function), removals): ((usize, String), Removals)| FlushSite {
             operation: FLUSHES[kind],
             function,
             removals,
+            withheld: removals
+                .last_stale
+                .zip(fault_of(kind))
+                .map(|(n, fault)| format!("{fault}#{n}")),
         };
         found.into_iter().map(site).collect()
     }
@@ -117,6 +139,7 @@ impl Watcher {
                 }
             }
             Happened::WriteCr4 { old, new } => {
+                *self.faults_met.entry("drop cr4").or_default() += 1;
                 self.pcide = new & cr4::PCIDE != 0;
                 if (old ^ new) & (cr4::PGE | cr4::PCIDE) == 0 {
                     return None;
@@ -126,6 +149,11 @@ impl Watcher {
             _ => return None,
         };
         self.flushes[flush] += 1;
+        if let Some(fault) =
+            fault_of(flush).filter(|fault| *fault != "drop cr4" && (flush != 4 || self.pcide))
+        {
+            *self.faults_met.entry(fault).or_default() += 1;
+        }
         Some(flush)
     }
 }
@@ -143,9 +171,13 @@ impl Observer for Watcher {
                 let flush = self.count(event, happened);
                 self.oracle.event(event);
                 if let Some(flush) = flush {
+                    let number = fault_of(flush).and_then(|fault| self.faults_met.get(fault));
                     let site = self.sites.entry((flush, event.rip)).or_default();
                     site.executed += 1;
-                    site.stale += u64::from(self.oracle.ledger().last_event_flushed_stale());
+                    if self.oracle.ledger().last_event_flushed_stale() {
+                        site.stale += 1;
+                        site.last_stale = number.copied();
+                    }
                 }
             }
             _ => self.oracle.event(event),

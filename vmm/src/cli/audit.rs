@@ -4,7 +4,7 @@ use super::failure::{EXIT_OK, EXIT_UNEXPECTED, Failure};
 use super::terminal::{Format, Terminal};
 use super::{input, names};
 use crate::arch::tlb::{Fill, TlbModel};
-use crate::audit::{self, COMMAND_LINE, Subject, Verdict};
+use crate::audit::{self, Baseline, COMMAND_LINE, Subject, Verdict};
 use crate::kernel::free::{FreeError, KernelImage, Settings, init, initramfs};
 use crate::symbols::{Symbols, kallsyms, system_map};
 use std::io::Write;
@@ -49,6 +49,13 @@ pub struct AuditArgs {
     /// Inject this fault; may be given again
     #[arg(long, value_name = "FAULT")]
     inject: Vec<String>,
+    /// Findings that are known, in TOML: [[known]] with key, reason, and until
+    #[arg(long, value_name = "FILE")]
+    baseline: Option<PathBuf>,
+    /// Exit as `git bisect run` wants it: 0 where this finding is absent, 1 where it is there, 125 where
+    /// the kernel cannot be judged
+    #[arg(long, value_name = "KEY", conflicts_with = "baseline")]
+    bisect: Option<String>,
     /// How to report
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -70,6 +77,7 @@ pub fn run(args: &AuditArgs, terminal: &mut Terminal<'_>) -> Result<u8, Failure>
     let [cpu] = names::each_once(std::slice::from_ref(&args.cpu))[..] else {
         return Err(Failure::usage("an audit is made on one processor; see `stalemate list cpus`"));
     };
+    let baseline = args.baseline.as_ref().map(|path| baseline(path)).transpose()?;
     let faults = input::faults(&args.inject)?;
     let subject = Subject {
         kernel: &kernel,
@@ -105,7 +113,25 @@ pub fn run(args: &AuditArgs, terminal: &mut Terminal<'_>) -> Result<u8, Failure>
             terminal.report(&text, &["interp"])?;
         }
     }
-    Ok(if audited.verdict() == Verdict::Clean { EXIT_OK } else { EXIT_UNEXPECTED })
+    if let Some(baseline) = baseline {
+        let compared = baseline.compare(&audited.findings, audit::today());
+        if args.format == Format::Text {
+            terminal.write(&audit::compared(&compared))?;
+        }
+        let judged = matches!(audited.verdict(), Verdict::Clean | Verdict::Violation);
+        return Ok(if judged && compared.is_expected() { EXIT_OK } else { EXIT_UNEXPECTED });
+    }
+    let clean = audited.verdict() == Verdict::Clean;
+    Ok(match &args.bisect {
+        None if clean => EXIT_OK,
+        None => EXIT_UNEXPECTED,
+        Some(key) => audited.bisect(key),
+    })
+}
+
+fn baseline(path: &Path) -> Result<Baseline, Failure> {
+    let text = String::from_utf8_lossy(&read(path)?).into_owned();
+    Baseline::parse(&text).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
 }
 
 /// The names of the kernel's functions: those of a file, those that its own tables have, or those of an ELF

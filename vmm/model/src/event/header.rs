@@ -87,15 +87,17 @@ pub struct SlotPcids {
 }
 
 impl KernelAbout {
-    /// A kernel that runs freely loads `value` after `old`: where it goes from a root to that of the same
-    /// pair, it isolates page tables.
-    pub fn loads(&mut self, old: u64, value: u64) {
+    /// Whether a kernel that runs freely, and has not been seen to isolate page tables yet, may be
+    /// doing so: it loads `value` after `old`, and goes from a root to the one that would be the
+    /// other of its pair. Two roots that are neighbours by chance look the same.
+    #[must_use]
+    pub fn may_isolate(&self, old: u64, value: u64) -> bool {
         let Some(pairing) = self.pairing.filter(|_| self.runs_freely && !self.isolated) else {
-            return;
+            return false;
         };
         let both = pairing.root_bit | pairing.pcid_bit;
         let kept = cr3::ROOT_MASK | cr3::PCID_MASK;
-        self.isolated = (old ^ value) & kept == both || (old ^ value) & kept == pairing.root_bit;
+        (old ^ value) & kept == both || (old ^ value) & kept == pairing.root_bit
     }
 
     /// Whether a value of CR3 has a user PCID.

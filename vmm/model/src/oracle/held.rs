@@ -110,10 +110,8 @@ impl Held {
         };
         let under = self.under.entry((cpu, tag)).or_default();
         note(&mut under.all);
-        if is_there && !obligation.structures.is_empty() {
-            under.structural.insert(id);
-        } else {
-            under.structural.remove(&id);
+        if !obligation.structures.is_empty() {
+            note(&mut under.structural);
         }
         for page in obligation.entries.iter().map(|(page, _)| *page).chain([obligation.page]) {
             let ids = under.by_page.entry(page).or_default();

@@ -295,9 +295,9 @@ impl Ledger {
         }
     }
 
-    /// A task enters user mode: what it was in the middle of is over.
+    /// A task of a kernel that runs freely enters user mode: what it was in the middle of is over.
     fn operation_over(&mut self, cpu: CpuId, replica: &Replica) {
-        let task = replica.cpu(cpu).task.filter(|_| replica.kernel.runs_freely);
+        let task = replica.cpu(cpu).task;
         for id in task.and_then(|task| self.begun.remove(&task)).into_iter().flatten() {
             if let Some(owed) = self.held.get_mut(id) {
                 owed.over = true;
@@ -316,7 +316,7 @@ impl Ledger {
 
     /// Remembers whose operation is to be over for an obligation.
     fn begin(&mut self, obligation: &Obligation) {
-        let task = obligation.downgrade.task.filter(|_| obligation.by_task && !obligation.over);
+        let task = obligation.downgrade.task.filter(|_| obligation.by_task);
         if let Some(task) = task {
             self.begun.entry(task).or_default().push(obligation.id);
         }
@@ -344,9 +344,6 @@ impl Ledger {
         replica: &Replica,
     ) -> BTreeSet<ObligationId> {
         let mut found = BTreeSet::new();
-        if self.held.is_empty() {
-            return found;
-        }
         let state = replica.cpu(cpu);
         let current = Tag::Pcid(state.pcid());
         let page = |tags: &[Tag], va: Gva, found: &mut _| {

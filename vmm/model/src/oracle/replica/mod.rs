@@ -12,7 +12,7 @@ use crate::arch::cr3::{self, NOFLUSH};
 use crate::arch::happened::Happened;
 use crate::arch::tlb::{Effect, Store};
 use crate::arch::vcpu::cr4;
-use crate::arch::walk::{Start, Walk, walk};
+use crate::arch::walk::{Start, Tables, Walk, walk};
 use crate::event::{
     Announcement, Event, Flush, FlushId, KernelAbout, SpaceId, TaskId, TraceHeader,
 };
@@ -319,7 +319,10 @@ impl Replica {
                 cpu.lazy.enters_user_mode(event.seq);
             }
             Happened::LoadCr3 { old, value } => {
-                self.kernel.loads(*old, *value);
+                if self.kernel.may_isolate(*old, *value) {
+                    let (old, new) = (self.kernel_half(*old), self.kernel_half(*value));
+                    self.kernel.isolated = old != new;
+                }
                 self.census.add_root(&self.tables, cr3::root(*value));
                 let effect = self.invalidate(by, happened);
                 if self.kernel.runs_freely {
@@ -331,6 +334,14 @@ impl Replica {
             _ => return self.invalidate(by, happened),
         }
         Effect::default()
+    }
+
+    /// The entries of the root in this value of CR3, by index, that map something of the half that
+    /// kernels keep for themselves. Address spaces have the same ones, but for user roots under
+    /// page-table isolation.
+    fn kernel_half(&self, cr3: u64) -> BTreeSet<u64> {
+        let entries = self.tables.present(cr3::root(cr3)).into_iter();
+        entries.map(|(index, _)| index).filter(|&index| index >= 256).collect()
     }
 
     /// What concerns the event's CPU alone.

@@ -7,9 +7,10 @@ use crate::oracle::{About, Deadline, Obligation};
 /// About the rule.
 pub static ABOUT: About = About {
     name: "never-flushed",
-    statement: "A downgrade that no primitive covers, and that no mark defers, is flushed by the end of its step or before its frame is freed. An edit's step \
-                lasts until the first step that is neither an edit nor a flush. Who maps the page anew \
-                owes the flush as well, and no longer defers it.",
+    statement: "A downgrade that no primitive covers, and that no mark defers, is flushed by the \
+                end of its step or before its frame is freed. An edit's step lasts until the first \
+                step that is neither an edit nor a flush. Who maps the page anew owes the flush as \
+                well, and no longer defers it.",
     source: "SDM vol. 3, 4.10.5: the old frame must not be reused before the flush",
     violated_by: "forgotten-flush --cpu pcid --policy split",
     near_miss: "matrix/batched/remote --cpu pcid --policy split",

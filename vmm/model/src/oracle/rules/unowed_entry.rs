@@ -3,9 +3,9 @@
 use crate::arch::addr::{CpuId, Gva};
 use crate::arch::happened::Happened;
 use crate::arch::tlb::{EntryId, Tag};
-use crate::oracle::About;
 use crate::oracle::replica::{Replica, ReplicaCpu};
 use crate::oracle::rule::{Context, Finding, Rule};
+use crate::oracle::{About, Obligation};
 use std::collections::BTreeSet;
 
 /// About the rule. It is none of [`super::RULES`]: what it finds is a defect of the oracle, not of
@@ -13,7 +13,8 @@ use std::collections::BTreeSet;
 static ABOUT: About = About {
     name: "unowed-entry",
     statement: "After every event, every stale entry and every stale paging-structure entry of \
-                every CPU belongs to an obligation.",
+                every CPU belongs to an obligation, and what an obligation is still held for is \
+                still cached.",
     source: "SDM vol. 3, 4.10.4: what may be cached is cached until it must not be",
     violated_by: "",
     near_miss: "",
@@ -46,7 +47,15 @@ impl Rule for UnowedEntry {
         let owed: BTreeSet<(CpuId, Tag, EntryId)> = held
             .flat_map(|owed| owed.ids().map(|id| (owed.cpu, owed.tag, id)).collect::<Vec<_>>())
             .collect();
-        let mut found = Vec::new();
+        let gone = context.ledger.held().filter(|owed| !is_cached(context.replica, owed));
+        let mut found: Vec<Finding> = gone
+            .map(|owed| {
+                Finding::new(format!(
+                    "what is owed for {} under {} of CPU {} is cached no longer",
+                    owed.page, owed.tag, owed.cpu.0
+                ))
+            })
+            .collect();
         for (cpu, state) in context.replica.numbered() {
             for tag in state.tlb.tags() {
                 let is_owed = |id| owed.contains(&(cpu, tag, id));
@@ -60,6 +69,17 @@ impl Rule for UnowedEntry {
         }
         found
     }
+}
+
+/// Whether what an obligation is held for is cached, all of it.
+fn is_cached(replica: &Replica, owed: &Obligation) -> bool {
+    let tlb = &replica.cpu(owed.cpu).tlb;
+    let entry = |&(page, id): &(Gva, EntryId)| tlb.entry(owed.tag, page, id).is_some();
+    let structure = |id: &EntryId| match owed.tag {
+        Tag::Pcid(pcid) => tlb.structures(pcid).any(|structure| structure.id == *id),
+        Tag::Global => false,
+    };
+    owed.entries.iter().all(entry) && owed.structures.iter().all(structure)
 }
 
 /// The page of something stale under `tag` that is in no obligation.

@@ -10,9 +10,9 @@ use crate::oracle::rule::{Context, Finding, Rule};
 pub static ABOUT: About = About {
     name: "va-reuse",
     statement: "In a kernel that runs freely, no entry of a page table that was not present becomes \
-                present for another frame while the PCID in some CPU's CR3, or a global, still \
-                translates its address to the old one. User addresses only if the task that maps is the \
-                one that unmapped, or if that one's operation is over.",
+                present while the PCID in some CPU's CR3, or a global, still translates its \
+                address to what the new entry does not grant. User addresses only if the task that \
+                maps is the one that unmapped, or if that one's operation is over.",
     source: "SDM vol. 3, 4.10.5; Linux's lazy purge of vmalloc areas (db64fe02258f)",
     violated_by: "",
     near_miss: "",
@@ -41,12 +41,14 @@ impl Rule for VaReuse {
             let same_task = owed.downgrade.task.is_some() && owed.downgrade.task == replica.task();
             let of_it = owed.is_of_kernel() || owed.is_over() || same_task;
             let slot_is_its = owed.downgrade.cause.store().is_some_and(|store| store.slot == slot);
-            of_it && slot_is_its && context.is_usable(owed.cpu, owed.tag)
+            // What a rule has spoken of, this store makes stale once more.
+            let was_stale = owed.downgrade.seq < context.event.seq;
+            of_it && slot_is_its && was_stale && context.is_usable(owed.cpu, owed.tag)
         });
         let found = reused.map(|owed| Finding {
             obligation: Some(owed.id),
             message: format!(
-                "{} is mapped to another frame while {} of CPU {} still translates it to the old one",
+                "{} is mapped anew while {} of CPU {} still translates it as before",
                 owed.page, owed.tag, owed.cpu.0
             ),
             ..Finding::default()

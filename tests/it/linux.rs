@@ -1,0 +1,85 @@
+//! Linux as Debian distributes it, audited. `STALEMATE_LINUX` names a directory with kernel images; where it
+//! is not set these tests say SKIP. `STALEMATE_PROGRAM` is the program to use, one that was built to be fast.
+
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn images() -> Vec<PathBuf> {
+    let Some(directory) = std::env::var_os("STALEMATE_LINUX") else {
+        eprintln!("SKIP: STALEMATE_LINUX names no directory with kernel images");
+        return Vec::new();
+    };
+    let entries = std::fs::read_dir(&directory).expect("the directory that STALEMATE_LINUX names");
+    let mut images: Vec<PathBuf> = entries.map(|entry| entry.expect("an entry").path()).collect();
+    images.retain(|image| name(image).starts_with("vmlinuz-"));
+    images.sort();
+    assert!(!images.is_empty(), "{}: no vmlinuz-*", Path::new(&directory).display());
+    images
+}
+
+fn name(image: &Path) -> String {
+    image.file_name().expect("a file").to_string_lossy().into_owned()
+}
+
+fn audit(image: &Path, more: &[&str]) -> Output {
+    let program = std::env::var_os("STALEMATE_PROGRAM")
+        .unwrap_or_else(|| env!("CARGO_BIN_EXE_stalemate").into());
+    let mut command = Command::new(program);
+    command.args(["audit", "--format", "json", "--kernel"]).arg(image).args(more);
+    command.output().expect("the program runs")
+}
+
+fn report(output: &Output) -> Value {
+    let console = String::from_utf8_lossy(&output.stderr);
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {console}"))
+}
+
+fn site<'r>(report: &'r Value, operation: &str) -> &'r str {
+    let ledger = report["ledger"].as_array().expect("a ledger").iter();
+    let mut most: Vec<&Value> = ledger.filter(|site| site["operation"] == operation).collect();
+    most.sort_by_key(|site| site["removed_stale"].as_u64());
+    most.last().expect("a site")["withheld_by"].as_str().expect("one removed something stale")
+}
+
+/// What a correct kernel may come to, and what is seen when a flush of it is withheld.
+#[test]
+fn a_kernel_as_it_is_distributed_is_clean_and_without_one_flush_it_is_not() {
+    for image in images() {
+        let output = audit(&image, &[]);
+        let clean = report(&output);
+        let name = name(&image);
+        assert_eq!(clean["verdict"], "clean", "{name}: {}", clean["findings"]);
+        assert_eq!((output.status.code(), &clean["end"]), (Some(0), &"reset".into()), "{name}");
+        assert_eq!(clean["isolated"], true, "{name}");
+        let [stores, flushed, unjudged] =
+            ["stores", "flushed", "unjudged"].map(|key| clean["total"][key].as_u64().expect(key));
+        assert!(stores > 25_000 && flushed > 12_000, "{name}: {}", clean["total"]);
+        assert!(unjudged * 100 <= stores, "{name}: {}", clean["total"]);
+        every_kind_that_there_is_was_done(&name, &output);
+        // The user half of one page, and a whole user PCID.
+        for operation in ["INVPCID of an address", "CR3 load that flushes"] {
+            let fault = site(&clean, operation);
+            let broken = report(&audit(&image, &["--inject", fault]));
+            assert_ne!(broken["not_fired"], serde_json::json!([fault]), "{name}: {fault}");
+            assert_eq!(broken["verdict"], "violation", "{name}: {fault}: {}", broken["total"]);
+            let key = broken["findings"][0]["key"].as_str().expect("a key");
+            assert!(key.starts_with("stale-"), "{name}: {fault}: {key}");
+            assert!(!key.contains("0x"), "{name}: {fault}: the function has no name: {key}");
+        }
+    }
+}
+
+/// Each kind of call that the init makes has succeeded, or the kernel does not offer it.
+fn every_kind_that_there_is_was_done(name: &str, output: &Output) {
+    let console = String::from_utf8_lossy(&output.stderr);
+    assert!(console.contains("stalemate-init: done"), "{name}: {console}");
+    assert!(!console.contains("WRONG"), "{name}: {console}");
+    let lines = console.lines().filter_map(|line| line.trim().strip_prefix("stalemate-init: "));
+    let kinds: Vec<(&str, &str)> = lines.filter_map(|line| line.split_once(' ')).collect();
+    assert!(kinds.len() > 40, "{name}: {console}");
+    for (kind, count) in kinds {
+        let done = count.parse::<u64>().is_ok_and(|count| count > 0);
+        assert!(done || count == "absent", "{name}: {kind} {count}");
+    }
+}
