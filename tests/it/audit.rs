@@ -124,8 +124,9 @@ fn each_flush_that_is_withheld_is_found_or_was_not_needed() {
     }
 }
 
-/// Two tasks: the first unmaps a page, and before it has flushed, the other, which has run before, runs
-/// in user mode: the first hands over to it, or a timer's interrupt does, in the space of both.
+/// Two tasks: the first unmaps a page, and before it has flushed, the other, which has run before,
+/// runs in user mode: the first hands over to it, or a timer's interrupt does, in the space of
+/// both.
 fn preempted(other: Space, by_timer: bool) -> [Task; 2] {
     let load = |space: Space| (other != A).then_some(Does::Cr3(space.cr3() | NOFLUSH));
     let back = |says: Option<Does>| call([says, load(A), Some(Does::Switch(0))]);
@@ -162,8 +163,8 @@ fn a_task_that_is_preempted_before_its_flush_may_leave_others_what_is_stale() {
     }
 }
 
-/// One task that has used a page, through both PCIDs, `far(0)` too, and pages of the kernel's; then the
-/// kernel does these, and user mode is entered.
+/// One task that has used a page, through both PCIDs, `far(0)` too, and pages of the kernel's; then
+/// the kernel does these, and user mode is entered.
 fn after_use(does: &[Does]) -> (Audited, String) {
     let pages = [data(0), far(0)];
     let kernels = [area(0), area(GLOBAL)];
@@ -326,8 +327,8 @@ fn a_kernel_that_cannot_go_on_is_stopped_with_a_sentence() {
         ),
         (
             &[0xc4, 0xe2, 0x7d, 0x18, 0x07],
-            "VBROADCASTSS (c4 e2 7d 18 07) cannot be carried out: the interpreter does not know this \
-             instruction",
+            "VBROADCASTSS (c4 e2 7d 18 07) cannot be carried out: the interpreter does not know \
+             this instruction",
         ),
     ] {
         let does = [Some(Does::Print("so far")), Some(Does::Bytes(bytes))];

@@ -74,8 +74,8 @@ const TSS_SELECTOR: u64 = 0x38;
 const TSS_LIMIT: u64 = 0x67;
 const PAGE_FAULT: u64 = 14;
 const TIMER: u64 = 0x20;
-/// What initialises the interrupt controllers, which let the timer through alone, and makes the timer
-/// tick: ports with what is written to them.
+/// What initialises the interrupt controllers, which let the timer through alone, and makes the
+/// timer tick: ports with what is written to them.
 const DEVICES: [(u8, u8); 13] = [
     (0x20, 0x11),
     (0x21, TIMER as u8),

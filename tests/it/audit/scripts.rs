@@ -1,5 +1,5 @@
-//! What the small kernel's tasks do: all that its flushes are for, and the same with one of them left
-//! out.
+//! What the small kernel's tasks do: all that its flushes are for, and the same with one of them
+//! left out.
 
 use super::kernel::{Does, Task, User};
 use super::layout::*;
