@@ -124,87 +124,176 @@ fn each_flush_that_is_withheld_is_found_or_was_not_needed() {
     }
 }
 
-/// Two tasks of spaces: the first unmaps a page, and the other, which has run before, runs in user mode
-/// before the first has flushed.
-fn preempted(other: Space) -> [Task; 2] {
-    let to = |task: usize, space: Space, from: Space| {
-        let load = (space != from).then_some(Does::Cr3(space.cr3() | NOFLUSH));
-        [load, Some(Does::Switch(task))]
-    };
-    let there = to(1, other, A);
-    let back = || User::Call(to(0, A, other).into_iter().flatten().collect());
-    let unmap = [Some(Does::Read(data(0))), Some(Does::Store(A.slot(0), 0))];
-    let flush = [Some(Does::Invlpg(data(0))), Some(Does::InvpcidAddress(A.user_pcid(), data(0)))];
+/// Two tasks: the first unmaps a page, and before it has flushed, the other, which has run before,
+/// runs in user mode: the first hands over to it, or a timer's interrupt does, in the space of
+/// both.
+fn preempted(other: Space, by_timer: bool) -> [Task; 2] {
+    let load = |space: Space| (other != A).then_some(Does::Cr3(space.cr3() | NOFLUSH));
+    let back = |says: Option<Does>| call([says, load(A), Some(Does::Switch(0))]);
+    let switch = if by_timer { Does::Sleep(1) } else { Does::Switch(1) };
+    let flush = both(data(0)).map(Some);
     let first = vec![
         User::Read(data(0)),
-        call(there.clone()),
-        call(unmap.into_iter().chain(there).chain(flush)),
+        call([load(other), Some(Does::Switch(1))]),
+        call(
+            [Some(Does::Read(data(0))), Some(Does::Store(A.slot(0), 0)), load(other), Some(switch)]
+                .into_iter()
+                .chain(flush),
+        ),
         User::Read(data(0)),
         done(),
     ];
-    let second = vec![User::Read(data(0)), back(), User::Read(data(0)), back()];
+    let says = Does::Print(LINES[1]);
+    let second = vec![User::Read(data(0)), back(None), User::Read(data(0)), back(Some(says))];
     [(A, first), (other, second)]
 }
 
 #[test]
 fn a_task_that_is_preempted_before_its_flush_may_leave_others_what_is_stale() {
-    for other in [A, B] {
-        let (clean, console) = audited(&preempted(other), &[]);
+    for (other, by_timer) in [(A, false), (A, true), (B, false)] {
+        let tasks = preempted(other, by_timer);
+        let (clean, console) = audited(&tasks, &[]);
         assert_eq!(clean.verdict(), Verdict::Clean, "{:?}", clean.findings);
-        assert_eq!(console, LINES[2]);
+        assert_eq!(console, LINES[1..].concat(), "the other task has run");
         assert_eq!(clean.coverage.total(), Row { stores: 1, flushed: 1, ..Row::default() });
-        let (forgotten, _) = audited(&preempted(other), &["drop invpcid#1"]);
+        let (forgotten, _) = audited(&tasks, &["drop invpcid#1"]);
         assert_eq!(rules(&forgotten), ["stale-user-entry"]);
-        let (forgotten, _) = audited(&preempted(other), &["drop invlpg#1"]);
+        let (forgotten, _) = audited(&tasks, &["drop invlpg#1"]);
         assert_eq!(rules(&forgotten), ["stale-other-asid"]);
     }
 }
 
+/// One task that has used a page, through both PCIDs, `far(0)` too, and pages of the kernel's; then
+/// the kernel does these, and user mode is entered.
+fn after_use(does: &[Does]) -> (Audited, String) {
+    let pages = [data(0), far(0)];
+    let kernels = [area(0), area(GLOBAL)];
+    let reads = pages.into_iter().chain(kernels).map(|va| Some(Does::Read(va)));
+    let mut script: Vec<User> = pages.into_iter().map(User::Read).collect();
+    script.extend([call(reads), User::Call(does.to_vec()), User::Read(data(1)), done()]);
+    audited(&[(A, script)], &[])
+}
+
+/// The flushes of a page of user mode.
+fn both(page: u64) -> [Does; 2] {
+    [Does::Invlpg(page), Does::InvpcidAddress(A.user_pcid(), page)]
+}
+
 #[test]
 fn what_needs_no_flush_or_has_it_otherwise_is_no_violation() {
-    let page = data(0);
-    let cached = || [User::Read(page), call([Some(Does::Read(page)), Some(Does::Read(AREA))])];
-    let flushed = Row { stores: 1, flushed: 1, ..Row::default() };
-    for (name, does, total) in [
+    let unmap = Does::Store(A.slot(0), 0);
+    let map = |frame: u64| Does::Store(A.slot(0), A.frame(frame) | PAGE);
+    let [invlpg, invpcid] = both(data(0));
+    let flushed = |stores| Row { stores, flushed: stores, ..Row::default() };
+    let cases: [(&str, &[Does], Row); 9] = [
+        ("restored before anybody could use the old entry", &[unmap.clone(), map(0)], flushed(1)),
         (
-            "the entry is restored before anybody could use the old one",
-            vec![Does::Store(A.slot(0), 0), Does::Store(A.slot(0), A.frame(0) | PAGE)],
-            flushed.clone(),
-        ),
-        (
-            "a load of each CR3 flushes its PCID",
-            vec![Does::Store(A.slot(0), 0), Does::Cr3(A.cr3()), Does::Mark(A.pcid())],
-            flushed.clone(),
+            "a load of each CR3 that flushes",
+            &[unmap.clone(), Does::Cr3(A.cr3()), Does::Mark(A.pcid())],
+            flushed(1),
         ),
         (
             "INVPCID of each PCID",
-            vec![
-                Does::Store(A.slot(0), 0),
-                Does::InvpcidAll(A.pcid()),
-                Does::InvpcidAll(A.user_pcid()),
+            &[unmap.clone(), Does::InvpcidAll(A.pcid()), Does::InvpcidAll(A.user_pcid())],
+            flushed(1),
+        ),
+        (
+            "mapped anew between the flushes of the two PCIDs",
+            &[unmap, invlpg, map(5), invpcid],
+            flushed(1),
+        ),
+        (
+            "a table is unlinked",
+            &[&[Does::Store(A.far_slot(), 0)][..], &both(far(0))].concat(),
+            flushed(1),
+        ),
+        (
+            "a global page is mapped anew",
+            &[
+                Does::Store(area_slot(GLOBAL), 0),
+                Does::Invlpg(area(GLOBAL)),
+                Does::Store(area_slot(GLOBAL), C.frame(12) | GLOBAL_PAGE),
             ],
-            flushed,
+            flushed(1),
         ),
         (
             "a kernel address that is not given out again",
-            vec![Does::Store(area_slot(0), 0)],
+            &[Does::Store(area_slot(0), 0)],
             Row { stores: 1, unused: 1, ..Row::default() },
         ),
         (
             "a page that nobody has used",
-            vec![Does::Store(A.slot(1), 0)],
+            &[Does::Store(A.slot(1), 0)],
             Row { stores: 1, harmless: 1, ..Row::default() },
         ),
         (
-            "rights that are given",
-            vec![Does::Store(A.slot(0), A.frame(0) | PAGE | 1 << 8)],
+            "a page that was not mapped",
+            &[Does::Store(area_slot(9), C.frame(12) | KERNEL_PAGE)],
             Row::default(),
         ),
-    ] {
-        let script = cached().into_iter().chain([User::Call(does), User::Read(data(1)), done()]);
-        let (audited, console) = audited(&[(A, script.collect())], &[]);
+    ];
+    for (name, does, total) in cases {
+        let (audited, console) = after_use(does);
         assert!(audited.findings.is_empty(), "{name}: {:?}", audited.findings);
         assert_eq!((audited.coverage.total(), &*console), (total, LINES[2]), "{name}");
+    }
+}
+
+#[test]
+fn what_is_not_flushed_as_it_should_be_is_found() {
+    let slot = A.slot(0);
+    let [invlpg, invpcid] = both(data(0));
+    let cases: [(&str, &[Does], &[&str]); 7] = [
+        (
+            "mapped anew by the task that has not flushed yet",
+            &[Does::Store(slot, 0), Does::Store(slot, A.frame(5) | PAGE), invlpg.clone(), invpcid],
+            &["va-reuse unmap"],
+        ),
+        (
+            "INVLPG does not reach the user PCID",
+            &[Does::Store(slot, A.frame(0) | KERNEL_PAGE), invlpg.clone()],
+            &["stale-user-entry supervisor"],
+        ),
+        (
+            "D is cleared",
+            &[Does::Store(slot, (A.frame(0) | PAGE) & !(1 << 6)), invlpg.clone()],
+            &["stale-user-entry clean"],
+        ),
+        (
+            "the other page is flushed",
+            &[Does::Store(slot, 0), invlpg, Does::InvpcidAddress(A.user_pcid(), data(1))],
+            &["stale-user-entry unmap"],
+        ),
+        (
+            "a table is unlinked",
+            &[Does::Store(A.far_slot(), 0), Does::Invlpg(far(0))],
+            &["stale-user-entry unmap"],
+        ),
+        (
+            "a load of CR3 leaves globals",
+            &[
+                Does::Store(area_slot(GLOBAL), 0),
+                Does::Cr3(A.cr3()),
+                Does::Store(area_slot(GLOBAL), C.frame(12) | GLOBAL_PAGE),
+            ],
+            &["va-reuse unmap"],
+        ),
+        // What was fetched through the kernel root is cached under the user PCID then.
+        (
+            "a user PCID is loaded with the kernel root",
+            &[Does::Cr3(A.cr3() | USER_PCID), Does::Cr3(A.cr3() | NOFLUSH)],
+            &["cr3-pairing none", "pcid-reuse none"],
+        ),
+    ];
+    for (name, does, expected) in cases {
+        let (audited, console) = after_use(does);
+        let keys = audited.findings.iter().map(|finding| &finding.key);
+        let keys: Vec<_> = keys.map(|key| format!("{} {}", key.rule, key.change)).collect();
+        assert_eq!(
+            (keys, &*console),
+            (expected.iter().map(|&key| key.into()).collect(), LINES[2]),
+            "{name}"
+        );
     }
 }
 
@@ -238,8 +327,8 @@ fn a_kernel_that_cannot_go_on_is_stopped_with_a_sentence() {
         ),
         (
             &[0xc4, 0xe2, 0x7d, 0x18, 0x07],
-            "VBROADCASTSS (c4 e2 7d 18 07) cannot be carried out: the interpreter does not know this \
-             instruction",
+            "VBROADCASTSS (c4 e2 7d 18 07) cannot be carried out: the interpreter does not know \
+             this instruction",
         ),
     ] {
         let does = [Some(Does::Print("so far")), Some(Does::Bytes(bytes))];
@@ -256,7 +345,7 @@ fn a_port_at_which_nothing_is_reads_as_an_empty_bus_and_is_listed() {
     assert_eq!(audited.run.absent_ports, [(0x1234, 1)]);
     assert_eq!(console, LINES[2]);
     let text = stalemate::audit::text(&audited, Ink::Plain);
-    assert!(text.contains("1   accesses where nothing answers: port 0x1234"), "{text}");
+    assert!(text.contains("nothing answers at 0x1234 (1): they read as all ones"), "{text}");
 }
 
 #[test]

@@ -123,6 +123,24 @@ fn what_does_not_fit_is_a_usage_error() {
 }
 
 #[test]
+fn what_an_audit_cannot_do_is_a_usage_error() {
+    let files = Files::new("usage");
+    for (more, sentence) in [
+        (&["--cpu", "pcid", "--cpu", "nopcid"][..], "--cpu"),
+        (&["--cpu", "all"], "an audit is made on one processor; see `stalemate list cpus`"),
+        (&["--until", ""], "a value is required for '--until <TEXT>'"),
+        (&["--tick", "0"], "0 is not in 1..=1000"),
+        (&["--inject", "drop everything#1"], "drop everything#1"),
+        (&["--cmdline", "quiet"], "cannot be used with"),
+    ] {
+        let output = files.audit(&elf(), more);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{more:?}: {said}");
+        assert!(said.contains(sentence), "no `{sentence}` in {said}");
+    }
+}
+
+#[test]
 fn a_clean_kernel_exits_with_zero_and_one_that_forgets_with_one() {
     let files = Files::new("exit");
     for (lacks, code, first) in [

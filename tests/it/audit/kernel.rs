@@ -27,6 +27,8 @@ pub enum Does {
     Return(u64),
     /// Goes on as this task, until that one switches back.
     Switch(usize),
+    /// Waits for the timer, whose interrupt goes on as this task.
+    Sleep(usize),
     /// Prints.
     Print(&'static str),
     /// Reads from a port.
@@ -60,6 +62,7 @@ const STACK_TOP: u64 = SAVED_RSP + 8;
 const MARKS: u64 = SAVED_RSP + 0x10;
 const RETURN: u64 = SAVED_RSP + 0x18;
 const CURRENT: u64 = SAVED_RSP + 0x20;
+const PREEMPTING: u64 = SAVED_RSP + 0x28;
 const STACKS_OF_TASKS: u64 = SAVED_RSP + 0x40;
 
 const KERNEL_CS: u64 = 0x10;
@@ -70,6 +73,24 @@ const USER_CS: u64 = USER_BASE + 16 + 3;
 const TSS_SELECTOR: u64 = 0x38;
 const TSS_LIMIT: u64 = 0x67;
 const PAGE_FAULT: u64 = 14;
+const TIMER: u64 = 0x20;
+/// What initialises the interrupt controllers, which let the timer through alone, and makes the
+/// timer tick: ports with what is written to them.
+const DEVICES: [(u8, u8); 13] = [
+    (0x20, 0x11),
+    (0x21, TIMER as u8),
+    (0x21, 4),
+    (0x21, 1),
+    (0xa0, 0x11),
+    (0xa1, TIMER as u8 + 8),
+    (0xa1, 2),
+    (0xa1, 1),
+    (0x21, 0xfe),
+    (0xa1, 0xff),
+    (0x43, 0x34),
+    (0x40, 0x00),
+    (0x40, 0x10),
+];
 const USER_STACK: u64 = data(15) + 0x1000;
 const RFLAGS: u64 = 2;
 const SERIAL: u16 = 0x3f8;
@@ -81,6 +102,7 @@ const FMASK: u32 = 0xc000_0084;
 const FS_BASE: u32 = 0xc000_0100;
 /// SYSCALL, long mode enabled and active.
 const EFER_VALUE: u64 = 0x501;
+const CR4_PGE: i64 = 1 << 7;
 const CR4_PCIDE: i64 = 1 << 17;
 
 /// The kernel with these tasks, as an ELF file. It begins with the first of them.
@@ -94,7 +116,9 @@ pub fn kernel(tasks: &[Task]) -> Vec<u8> {
     let mut image = Image::new();
     image.bytes(CODE, code);
     image.bytes(USER_CODE, user);
-    descriptors(&mut image, labels["page fault"]);
+    descriptors(&mut image);
+    gate(&mut image, PAGE_FAULT, labels["page fault"]);
+    gate(&mut image, TIMER, labels["timer"]);
     tables(&mut image);
     for task in 0..tasks.len() {
         // What the kernel finds on a stack when it switches to a task that has not begun.
@@ -110,7 +134,7 @@ pub fn kernel(tasks: &[Task]) -> Vec<u8> {
     image.elf(labels["boot"], KERNEL)
 }
 
-fn descriptors(image: &mut Image, page_fault: u64) {
+fn descriptors(image: &mut Image) {
     let tss = KERNEL + TSS;
     let system = TSS_LIMIT | (tss & 0xff_ffff) << 16 | 0x89 << 40 | (tss >> 24 & 0xff) << 56;
     let gdt = [
@@ -131,16 +155,20 @@ fn descriptors(image: &mut Image, page_fault: u64) {
     let stack = KERNEL + ENTRY_STACK + 0x1000;
     image.word(TSS, stack << 32);
     image.word(TSS + 8, stack >> 32);
-    let gate =
-        (page_fault & 0xffff) | KERNEL_CS << 16 | 0x8e << 40 | (page_fault >> 16 & 0xffff) << 48;
-    image.word(IDT + PAGE_FAULT * 16, gate);
-    image.word(IDT + PAGE_FAULT * 16 + 8, page_fault >> 32);
     // What LGDT and LIDT read: the limit, and from the third byte on the base.
-    for (at, base, limit) in [(GDT + 0x80, GDT, 9 * 8 - 1), (GDT + 0x90, IDT, 15 * 16 - 1)] {
+    for (at, base, limit) in [(GDT + 0x80, GDT, 9 * 8 - 1), (GDT + 0x90, IDT, (TIMER + 1) * 16 - 1)]
+    {
         image.word(at, limit | (KERNEL + base) << 16);
         image.word(at + 8, (KERNEL + base) >> 48);
     }
     image.reserve(ENTRY_STACK, 0x1000);
+}
+
+/// An interrupt gate.
+fn gate(image: &mut Image, vector: u64, handler: u64) {
+    let [low, middle] = [handler & 0xffff, handler >> 16 & 0xffff];
+    image.word(IDT + vector * 16, low | KERNEL_CS << 16 | 0x8e << 40 | middle << 48);
+    image.word(IDT + vector * 16 + 8, handler >> 32);
 }
 
 fn tables(image: &mut Image) {
@@ -157,11 +185,12 @@ fn tables(image: &mut Image) {
     image.word(BOOT_ROOT + index(KERNEL, 3), KERNEL_PDPT | TABLE);
     image.word(AREA_PDPT, AREA_PD | TABLE);
     image.word(AREA_PD, AREA_PT | TABLE);
-    for page in 0..4 {
+    for page in 0..GLOBAL {
         image.word(area_slot(page), C.frame(8 + page) | KERNEL_PAGE);
     }
+    image.word(area_slot(GLOBAL), C.frame(8 + GLOBAL) | GLOBAL_PAGE);
     for space in [A, B, C] {
-        let [pdpt, pd, pt] = space.tables();
+        let [pdpt, pd, pt, of_far] = space.tables();
         for root in [space.root(), space.root() | USER_ROOT] {
             image.word(root + index(USER, 3), pdpt | TABLE);
         }
@@ -170,11 +199,13 @@ fn tables(image: &mut Image) {
         image.word((space.root() | USER_ROOT) + index(KERNEL, 3), TRAMPOLINE_PDPT | TABLE);
         image.word(pdpt + index(USER, 2), pd | TABLE);
         image.word(pd + index(USER, 1), pt | TABLE);
+        image.word(space.far_slot(), of_far | TABLE);
         for page in 0..CODE_PAGES {
             image.word(pt + page * 8, (USER_CODE + page * 0x1000) | READ_ONLY);
         }
         for page in 0..16 {
             image.word(space.slot(page), space.frame(page) | PAGE);
+            image.word(of_far + page * 8, space.frame(page) | PAGE);
         }
     }
 }
@@ -241,6 +272,30 @@ fn kernel_code(code: &mut Assembler<'_>, tasks: &[Task], first: u64) {
     let next = Instruction::with2(Code::Add_rm64_imm8, at(Register::RSP), 3);
     code.put(next.expect("an addition"));
     code.plain(Code::Iretq);
+    timer(code);
+}
+
+/// The timer's interrupt, on the stack of the task that waits.
+fn timer(code: &mut Assembler<'_>) {
+    const SAVED: [Register; 4] = [Register::RAX, Register::RCX, Register::RDX, Register::RDI];
+    code.label("timer");
+    SAVED.iter().for_each(|register| code.one(Code::Push_r64, *register));
+    out(code, 0x20, 0x20);
+    code.load(Register::RCX, PREEMPTING);
+    code.two(Code::Xor_r64_rm64, Register::RAX, Register::RAX);
+    code.store(PREEMPTING, Register::RAX);
+    code.two(Code::Test_rm64_r64, Register::RCX, Register::RCX);
+    code.branch(Code::Je_rel32_64, "handled");
+    code.one(Code::Call_rm64, Register::RCX);
+    code.label("handled");
+    SAVED.iter().rev().for_each(|register| code.one(Code::Pop_r64, *register));
+    code.plain(Code::Iretq);
+}
+
+fn out(code: &mut Assembler<'_>, port: u8, value: u8) {
+    code.number(Code::Mov_r32_imm32, Register::EAX, i64::from(value));
+    let out = Instruction::with2(Code::Out_imm8_AL, i32::from(port), Register::AL);
+    code.put(out.expect("a port and a register"));
 }
 
 fn boot(code: &mut Assembler<'_>, space: Space, first: u64) {
@@ -255,13 +310,14 @@ fn boot(code: &mut Assembler<'_>, space: Space, first: u64) {
     code.number(Code::Mov_r32_imm32, Register::EAX, TSS_SELECTOR as i64);
     code.one(Code::Ltr_r32m16, Register::EAX);
     code.two(Code::Mov_r64_cr, Register::RAX, Register::CR4);
-    code.number(Code::Or_rm64_imm32, Register::RAX, CR4_PCIDE);
+    code.number(Code::Or_rm64_imm32, Register::RAX, CR4_PCIDE | CR4_PGE);
     code.two(Code::Mov_cr_r64, Register::CR4, Register::RAX);
     wrmsr(code, EFER, EFER_VALUE);
     wrmsr(code, STAR, KERNEL_CS << 32 | USER_BASE << 48);
     let entry = code.of("system call");
     wrmsr(code, LSTAR, entry);
     wrmsr(code, FMASK, 0x700);
+    DEVICES.iter().for_each(|&(port, value)| out(code, port, value));
     load_cr3(code, space.cr3());
     // The first entry to user mode, from the stack that user roots map.
     code.set(Register::RSP, KERNEL + ENTRY_STACK + 0x1000);
@@ -353,6 +409,12 @@ fn carry_out(code: &mut Assembler<'_>, does: &Does) {
             code.store(RETURN, Register::RAX);
         }
         Does::Switch(task) => code.branch(Code::Call_rel32_64, &format!("switch {task}")),
+        Does::Sleep(task) => {
+            let switch = code.of(&format!("switch {task}"));
+            code.set(Register::RAX, switch);
+            code.store(PREEMPTING, Register::RAX);
+            [Code::Sti, Code::Hlt, Code::Cli].into_iter().for_each(|it| code.plain(it));
+        }
         Does::Print(text) => {
             code.set(Register::RDX, u64::from(SERIAL));
             for byte in text.bytes() {

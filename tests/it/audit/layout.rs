@@ -6,6 +6,8 @@ pub const KERNEL: u64 = 0xffff_ffff_8000_0000;
 pub const AREA: u64 = 0xffff_c900_0000_0000;
 /// The first page of user mode.
 pub const USER: u64 = 0x40_0000;
+/// The first of those of user mode that another table maps.
+const FAR: u64 = USER + 0x20_0000;
 /// How many pages of user mode have code; those behind them have data.
 pub const CODE_PAGES: u64 = 16;
 
@@ -48,6 +50,9 @@ pub const TABLE: u64 = 0x27;
 pub const PAGE: u64 = 0x67;
 pub const READ_ONLY: u64 = 0x65;
 pub const KERNEL_PAGE: u64 = 0x63;
+pub const GLOBAL_PAGE: u64 = KERNEL_PAGE | 1 << 8;
+/// The page of the kernel's area that is global.
+pub const GLOBAL: u64 = 3;
 pub const LARGE: u64 = 0xe3;
 
 /// The end of a task's stack, as the kernel maps it.
@@ -84,9 +89,9 @@ impl Space {
         self.root() | self.pcid()
     }
 
-    /// Its tables for user mode: PDPT, PD and PT.
-    pub fn tables(self) -> [u64; 3] {
-        [0, 0x1000, 0x2000].map(|table| TABLES + 0x2_0000 + self.0 * 0x1_0000 + table)
+    /// Its tables for user mode: PDPT, PD, PT, and that of the pages `far`.
+    pub fn tables(self) -> [u64; 4] {
+        [0, 0x1000, 0x2000, 0x3000].map(|table| TABLES + 0x2_0000 + self.0 * 0x1_0000 + table)
     }
 
     /// The entry that maps `data(index)`.
@@ -94,7 +99,12 @@ impl Space {
         self.tables()[2] + (CODE_PAGES + index) * 8
     }
 
-    /// The frame that `data(index)` leads to at first.
+    /// The entry that leads to the table of the pages `far`.
+    pub fn far_slot(self) -> u64 {
+        self.tables()[1] + (FAR >> 21 & 511) * 8
+    }
+
+    /// The frame that `data(index)` and `far(index)` lead to at first.
     pub fn frame(self, index: u64) -> u64 {
         FRAMES + self.0 * 0x1_0000 + index * 0x1000
     }
@@ -103,6 +113,16 @@ impl Space {
 /// A page of data of user mode.
 pub const fn data(index: u64) -> u64 {
     USER + (CODE_PAGES + index) * 0x1000
+}
+
+/// A page of data that is mapped by a table of its own.
+pub const fn far(index: u64) -> u64 {
+    FAR + index * 0x1000
+}
+
+/// A page of the kernel's area.
+pub const fn area(index: u64) -> u64 {
+    AREA + index * 0x1000
 }
 
 /// The entry that maps page `index` of the kernel's area.

@@ -1,5 +1,5 @@
-//! What the small kernel's tasks do: all that its flushes are for, and the same with one of them left
-//! out.
+//! What the small kernel's tasks do: all that its flushes are for, and the same with one of them
+//! left out.
 
 use super::kernel::{Does, Task, User};
 use super::layout::*;
@@ -66,11 +66,11 @@ pub fn tasks(lacks: Lacks) -> [Task; 2] {
         call([Some(Does::Read(parked)), Some(Does::Cr3(B.cr3() | NOFLUSH)), Some(Does::Switch(1))]),
         User::Read(parked),
         call([
-            Some(Does::Read(AREA)),
+            Some(Does::Read(area(0))),
             Some(Does::Store(area_slot(0), 0)),
-            kept(Lacks::Reuse, Does::Invlpg(AREA)),
+            kept(Lacks::Reuse, Does::Invlpg(area(0))),
             Some(Does::Store(area_slot(0), C.frame(12) | KERNEL_PAGE)),
-            Some(Does::Read(AREA)),
+            Some(Does::Read(area(0))),
         ]),
         // The other space is gone: the third gets its PCIDs.
         call([

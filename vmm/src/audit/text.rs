@@ -55,15 +55,17 @@ fn write_all(out: &mut String, audited: &Audited, ink: Ink) -> std::fmt::Result 
     let names = audited.features.names().join(", ");
     let isolated = if audited.isolated { "isolated page tables (PTI)" } else { "no PTI" };
     writeln!(out, "  processor      {names}; the kernel was seen to use {isolated}")?;
+    if !run.absent_ports.is_empty() {
+        let ports = run.absent_ports.iter().map(|(port, count)| format!("{port:#x} ({count})"));
+        let ports = ports.collect::<Vec<_>>().join(", ");
+        writeln!(out, "  ports          nothing answers at {ports}: they read as all ones")?;
+    }
     writeln!(out, "\nWhat removed cached translations, and how often that was something stale")?;
     for site in &audited.sites {
         let super::Removals { executed, stale, .. } = site.removals;
         write!(out, "  {executed:>9} {stale:>9}   {} in {}", site.operation, site.function)?;
         let fault = site.withheld.as_ref().map(|fault| format!("; the last that did: `{fault}`"));
         writeln!(out, "{}", fault.unwrap_or_default())?;
-    }
-    for (port, count) in &run.absent_ports {
-        writeln!(out, "  {count:>12}   accesses where nothing answers: port {port:#x}")?;
     }
     for fault in &audited.not_fired {
         writeln!(out, "  `{fault}` met nothing")?;

@@ -7,6 +7,7 @@ use crate::arch::tlb::{Fill, TlbModel};
 use crate::audit::{self, Baseline, COMMAND_LINE, Subject, Verdict};
 use crate::kernel::free::{FreeError, KernelImage, Settings, init, initramfs};
 use crate::symbols::{Symbols, kallsyms, system_map};
+use clap::builder::NonEmptyStringValueParser;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -41,7 +42,7 @@ pub struct AuditArgs {
           value_parser = clap::value_parser!(u64).range(1..=1000))]
     tick: u64,
     /// End the run when the console says this
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
     until: Option<String>,
     /// End the run after so many instructions
     #[arg(long, value_name = "N", default_value_t = 10_000_000_000)]

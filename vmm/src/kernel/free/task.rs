@@ -1,9 +1,9 @@
-//! Whose kernel context a CPU is in, where nobody says it: each task of a kernel has a stack of its own
-//! there, and so the stack stands for the task.
+//! Whose kernel context a CPU is in, where nobody says it: each task of a kernel has a stack of its
+//! own there, and so the stack stands for the task.
 //!
-//! It is looked at where the processor traps, as each change of a table and each flush does. A switch to
-//! a task that comes to user mode without a trap on its own stack is not seen: Linux has one there, since
-//! it loads the thread's FS base.
+//! It is looked at where the processor traps, as each change of a table and each flush does. A
+//! switch to a task that comes to user mode without a trap on its own stack is not seen: Linux has
+//! one there, since it loads the thread's FS base.
 
 use crate::arch::vcpu::{Vcpu, gpr};
 use crate::event::TaskId;
@@ -36,10 +36,11 @@ impl Tasks {
     }
 }
 
-/// Whether it is what the processor switches to by itself, beside the task-state segment: whoever is
-/// there has left its task's stack, or has not yet come to it.
+/// Whether it is what the processor switches to by itself, beside the task-state segment: whoever
+/// is there has left its task's stack, or has not yet come to it.
 fn is_entry_stack(vcpu: &Vcpu, pointer: u64) -> bool {
-    /// Where Linux keeps, for each CPU, all stacks that the processor switches to, and that segment.
+    /// Where Linux keeps, for each CPU, all stacks that the processor switches to, and that
+    /// segment.
     const ENTRY_AREA: u64 = 1 << 20;
     vcpu.tss_limit != 0 && pointer.abs_diff(vcpu.tss_base) < ENTRY_AREA
 }
