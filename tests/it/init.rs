@@ -50,7 +50,9 @@ fn an_ordinary_process_makes_every_kind_of_call() {
     std::fs::remove_dir_all(&directory).expect("removed");
     let output = match ran {
         Ok(output) => output,
-        Err(error) => return println!("SKIP: no program runs from a temporary directory: {error}"),
+        Err(error) => {
+            return eprintln!("SKIP: no program runs from a temporary directory: {error}");
+        }
     };
     let console = String::from_utf8(output.stdout).expect("text");
     assert_eq!(fault(&console), None, "{console}");

@@ -166,7 +166,7 @@ impl Observer for Watcher {
     fn event(&mut self, event: &Event) {
         match &event.kind {
             // No rule is about them, and there are more of them than of all others.
-            Kind::Cpu(Happened::Other { .. } | Happened::Delivered { .. }) => return,
+            Kind::Cpu(Happened::Other { .. } | Happened::Delivered { .. }) => {}
             Kind::Cpu(happened) => {
                 let flush = self.count(event, happened);
                 self.oracle.event(event);

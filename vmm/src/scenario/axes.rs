@@ -101,13 +101,16 @@ fn substituted(
     Ok((text.trim_end().to_owned() + "\n", from))
 }
 
+/// Where a file has a hole, and the texts that may stand there.
+type Hole = (Range<usize>, Vec<String>);
+
 /// The places of a line, which begins at `at`, where a value goes, and what goes there.
 fn places(
     source: &Source<'_>,
     line: &str,
     at: usize,
     values: &[Value<'_>],
-) -> Result<Vec<(Range<usize>, Vec<String>)>, Diagnostic> {
+) -> Result<Vec<Hole>, Diagnostic> {
     let mut found = Vec::new();
     let mut from = 0;
     while let Some(open) = line[from..].find('{').map(|open| from + open) {
