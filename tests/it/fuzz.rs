@@ -122,9 +122,12 @@ fn every_program_is_legal_and_of_every_kind_there_are_some() {
     assert_eq!(spaces.len(), stalemate_shared::layout::MM_COUNT);
     assert!((400..1000).contains(&interrupted), "{interrupted}");
     // At the first such event of the step or at the second, and at any instruction.
+    // Right before an access at any: there are many such points, and few programs for each.
     for (name, point, _) in HOLD_POINTS {
         let of = |nth| holds.contains(&(format!("{point:?}"), nth));
-        assert!(of(1) && of(2) || point == HoldPoint::Instruction, "{name}");
+        let once = matches!(point, HoldPoint::Before(_) | HoldPoint::Reads(_));
+        let any = once && (of(1) || of(2)) || point == HoldPoint::Instruction;
+        assert!(any || of(1) && of(2), "{name}");
     }
     let instructions = holds.iter().filter(|(point, _)| point == "Instruction").count();
     assert!(instructions > 100, "{instructions}");

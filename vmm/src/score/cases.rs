@@ -3,6 +3,7 @@
 use crate::arch::tlb::Fill;
 use crate::inject::Fault;
 use crate::inject::fault::Action;
+use crate::inject::fault::Site;
 use crate::inject::forms::{FORMS, POINTS, SITES};
 use crate::scenario::{CpuModel, POLICIES, Policy, RunConfig, Scenario, Selection};
 use crate::schedule::Schedule;
@@ -100,7 +101,11 @@ fn faults(scenario: &Scenario) -> Vec<Fault> {
     // A schedule is no mistake.
     for (form, _) in FORMS.iter().filter(|(form, _)| !form.starts_with("preempt")) {
         let places: Vec<&str> = match form.split_once('@') {
-            Some((_, "SITE")) => SITES.iter().map(|(name, _)| *name).collect(),
+            // What is at any site is at one of the others.
+            Some((_, "SITE")) => {
+                let named = SITES.iter().filter(|(_, site)| *site != Site::Any);
+                named.map(|(name, _)| *name).collect()
+            }
             Some((_, "POINT")) => POINTS.iter().map(|(name, _)| *name).collect(),
             _ => vec![""],
         };
