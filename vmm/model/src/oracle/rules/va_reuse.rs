@@ -1,6 +1,7 @@
 //! `va-reuse`: an address is not used for something else while the old is still cached.
 
 use crate::arch::addr::Gpa;
+use crate::arch::cr3::ROOT_MASK;
 use crate::arch::happened::Happened;
 use crate::arch::walk::entry::PRESENT;
 use crate::oracle::About;
@@ -10,9 +11,9 @@ use crate::oracle::rule::{Context, Finding, Rule};
 pub static ABOUT: About = About {
     name: "va-reuse",
     statement: "In a kernel that runs freely, no entry of a page table that was not present becomes \
-                present while the PCID in some CPU's CR3, or a global, still translates its \
-                address to what the new entry does not grant. User addresses only if the task that \
-                maps is the one that unmapped, or if that one's operation is over.",
+                present for another frame while the PCID in some CPU's CR3, or a global, still \
+                translates its address to the old one. User addresses only if the task that maps \
+                is the one that unmapped, or if that one's operation is over.",
     source: "SDM vol. 3, 4.10.5; Linux's lazy purge of vmalloc areas (db64fe02258f)",
     violated_by: "",
     near_miss: "",
@@ -34,13 +35,17 @@ impl Rule for VaReuse {
     }
 
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {
-        let Some(slot) = mapped_anew(context) else { return Vec::new() };
+        let Some((slot, new)) = mapped_anew(context) else { return Vec::new() };
         let replica = context.replica;
         let owed = context.ledger.open_at(replica, &replica.census.reaches(slot));
         let reused = owed.into_iter().filter(|owed| {
             let same_task = owed.downgrade.task.is_some() && owed.downgrade.task == replica.task();
             let of_it = owed.is_of_kernel() || owed.is_over() || same_task;
-            let slot_is_its = owed.downgrade.cause.store().is_some_and(|store| store.slot == slot);
+            // The same frame with other rights is an edit in two stores, whose flush is to come: Linux's
+            // mprotect.
+            let elsewhere = |old: u64| (old ^ new) & ROOT_MASK != 0;
+            let cause = owed.downgrade.cause.store();
+            let slot_is_its = cause.is_some_and(|store| store.slot == slot && elsewhere(store.old));
             // What a rule has spoken of, this store makes stale once more.
             let was_stale = owed.downgrade.seq < context.event.seq;
             of_it && slot_is_its && was_stale && context.is_usable(owed.cpu, owed.tag)
@@ -48,7 +53,7 @@ impl Rule for VaReuse {
         let found = reused.map(|owed| Finding {
             obligation: Some(owed.id),
             message: format!(
-                "{} is mapped anew while {} of CPU {} still translates it as before",
+                "{} is mapped to another frame while {} of CPU {} still translates it to the old one",
                 owed.page, owed.tag, owed.cpu.0
             ),
             ..Finding::default()
@@ -57,11 +62,11 @@ impl Rule for VaReuse {
     }
 }
 
-/// The slot of an entry that becomes present.
-fn mapped_anew(context: &Context<'_>) -> Option<Gpa> {
+/// The slot of an entry that becomes present, and the entry.
+fn mapped_anew(context: &Context<'_>) -> Option<(Gpa, u64)> {
     match *context.event.happened()? {
         Happened::TableStore { slot, old, new } if context.replica.kernel.runs_freely => {
-            (old & PRESENT == 0 && new & PRESENT != 0).then_some(slot)
+            (old & PRESENT == 0 && new & PRESENT != 0).then_some((slot, new))
         }
         _ => None,
     }
