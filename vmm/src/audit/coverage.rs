@@ -38,8 +38,7 @@ impl Change {
         if lost(PRESENT) {
             return Some(Self::Unmap);
         }
-        // The memory type's bit of a large page is no part of its frame, and it is not lost either.
-        if (old ^ new) & ROOT_MASK & !(1 << 12) != 0 || (old ^ new) & (1 << 12) != 0 {
+        if (old ^ new) & ROOT_MASK != 0 {
             return Some(Self::Remap);
         }
         let kinds =
