@@ -49,6 +49,11 @@ lint-ci:
     zizmor --offline .
     shellcheck .github/scripts/run-scenarios .ci/run tests/svm/run
 
+# Each flush of a workload on a Linux kernel withheld in turn, with PTI and without
+audit-drops kernel:
+    cargo run --release -- -q audit --kernel {{kernel}} --drop each
+    cargo run --release -- -q audit --kernel {{kernel}} --drop each --cmdline pti=off
+
 # The historical bugs on both executors
 zoo:
     cargo run --release -- run zoo --executor both

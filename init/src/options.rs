@@ -12,7 +12,7 @@ pub struct Options {
 }
 
 /// Rounds where nobody says how many.
-pub const ROUNDS: u32 = 3;
+pub const ROUNDS: u32 = 5;
 
 /// The argument that makes the program one that `exec` began.
 pub const CHILD: &str = "--child";

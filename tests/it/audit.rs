@@ -12,7 +12,9 @@ use kernel::{Does, Task, User, kernel};
 use layout::*;
 use scripts::{LINES, Lacks, call, done, tasks};
 use stalemate::arch::tlb::{Fill, TlbModel};
-use stalemate::audit::{Audited, Key, Row, Subject, Verdict, audit};
+use stalemate::audit::{
+    Audited, Came, Campaign, Dropped, Key, Kinds, Plan, Row, Subject, Verdict, audit, campaign,
+};
 use stalemate::event::TaskId;
 use stalemate::inject::Fault;
 use stalemate::ink::Ink;
@@ -26,10 +28,18 @@ const INSTRUCTIONS: u64 = 1_000_000;
 
 /// What comes of a kernel with these tasks, and what it prints.
 fn audited(tasks: &[Task], faults: &[&str]) -> (Audited, String) {
+    let mut console = Vec::new();
+    let audited = with_subject(tasks, faults, |subject| {
+        audit(subject, &mut |bytes| console.extend(bytes)).expect("it runs")
+    });
+    (audited, String::from_utf8(console).expect("text"))
+}
+
+fn with_subject<T>(tasks: &[Task], faults: &[&str], work: impl FnOnce(&Subject<'_>) -> T) -> T {
     let kernel = KernelImage::parse(&kernel(tasks)).expect("a kernel");
     let faults: Vec<Fault> = faults.iter().map(|fault| fault.parse().expect("a fault")).collect();
     let cpu = CPUS.iter().find(|cpu| cpu.name == "pcid-invpcid").expect("a named CPU");
-    let subject = Subject {
+    work(&Subject {
         kernel: &kernel,
         initrd: &[],
         command_line: "",
@@ -43,10 +53,7 @@ fn audited(tasks: &[Task], faults: &[&str]) -> (Audited, String) {
         },
         faults: &faults,
         until: None,
-    };
-    let mut console = Vec::new();
-    let audited = audit(&subject, &mut |bytes| console.extend(bytes)).expect("it runs");
-    (audited, String::from_utf8(console).expect("text"))
+    })
 }
 
 /// The rules that have spoken, in the order in which they did.
@@ -122,6 +129,40 @@ fn each_flush_that_is_withheld_is_found_or_was_not_needed() {
         assert_eq!(audited.verdict(), Verdict::NotApplied, "{fault}");
         assert_eq!(audited.not_fired, [fault]);
     }
+}
+
+fn campaign_of(subject: &Subject<'_>, plan: Plan<'_>) -> (Audited, Campaign) {
+    campaign(subject, plan, &mut |_| {}, &|_, _| {}).expect("it runs")
+}
+
+/// Each flush is withheld from a checkpoint before it, and it comes to what it does in a run of its own.
+#[test]
+fn a_campaign_says_of_each_flush_what_a_run_of_its_own_says() {
+    let tasks = tasks(Lacks::Nothing);
+    let campaigns = [1, 3].map(|jobs| {
+        let plan = Plan { kinds: Kinds::Each, begins: None, jobs };
+        with_subject(&tasks, &[], |subject| campaign_of(subject, plan))
+    });
+    let [(clean, campaign), (_, by_three)] = &campaigns;
+    assert_eq!(clean.verdict(), Verdict::Clean);
+    assert_eq!(campaign, by_three, "the same whatever the number of threads");
+    // Four INVLPG, four INVPCID, and of five CR3 loads two: the others are before user mode.
+    assert_eq!((campaign.operations, campaign.dropped.len()), (10, 10));
+    for Dropped { fault, came, .. } in &campaign.dropped {
+        let (alone, _) = audited(&tasks, &[fault]);
+        let found = rules(&alone).first().map(ToString::to_string);
+        let caught = match came {
+            Came::Caught(rule) => Some(rule.to_string()),
+            _ => None,
+        };
+        assert_eq!(caught, found, "{fault}: {came:?}");
+    }
+    let only = |kinds| {
+        let plan = Plan { kinds, begins: Some("no such text"), jobs: 1 };
+        let (_, none) = with_subject(&tasks, &[], |subject| campaign_of(subject, plan));
+        none
+    };
+    assert_eq!(only(Kinds::Each), Campaign { operations: 0, dropped: Vec::new() });
 }
 
 /// Two tasks: the first unmaps a page, and before it has flushed, the other, which has run before,

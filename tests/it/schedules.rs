@@ -302,6 +302,22 @@ fn no_edit_of_a_present_entry_loses_a_d_bit() {
     assert!(lost(Some(Variant::PlainEdits)) > 0);
 }
 
+/// One that waits for a lock takes turns of some instructions with the one that has it, and traps in each.
+#[test]
+fn a_cpu_that_waits_long_for_a_slow_one_is_no_hang() {
+    let rig = Rig::new(Backend::interp());
+    let steps = scenario(
+        "cpu0 map u0 white\ncpu0 map u1 magenta\ncpu1 unmap_range u0..u2 until ipi\n\
+         cpu0 user read u3 -> fault\ncpu1 resume",
+    );
+    for seed in [44_951, 0, 1] {
+        let schedule = Schedule::Instructions(seed);
+        let config = RunConfig { cpus: 2, schedule, ..config("nopcid", Policy::Split, true) };
+        let result = rig.run(&steps, config, &[]);
+        assert_eq!(result.outcome, Outcome::Clean, "seed {seed}");
+    }
+}
+
 /// A hold point that no step comes by tests nothing of what the file means, and neither does letting go
 /// on who was never held.
 #[test]

@@ -156,10 +156,20 @@ impl GuestMemory {
         }
     }
 
-    /// Makes what is in memory now the base that [`Delta`]s are taken from.
+    /// Makes what is in memory now the base that [`Delta`]s are taken from. The second time and later
+    /// it costs no more than the pages that were touched since. What the guest may write without a trap
+    /// must be touched again.
     pub fn set_base(&mut self) {
-        let mut base = vec![0; self.len as usize];
-        self.read(Gpa(0), &mut base);
+        let mut base = std::mem::take(&mut self.base);
+        if base.is_empty() {
+            base.resize(self.len as usize, 0);
+            self.read(Gpa(0), &mut base);
+        } else {
+            for page in self.touched_pages() {
+                let at = page * 4096;
+                self.read(Gpa(at), &mut base[at as usize..][..4096]);
+            }
+        }
         self.base = base;
         self.touched.iter().for_each(|word| word.set(0));
     }
@@ -279,6 +289,20 @@ mod tests {
         assert_eq!(memory.restore(&delta), 0, "nothing has changed since");
         assert_eq!(memory.restore(&Delta::default()), 2);
         assert_eq!(memory.read_word(Gpa(0x2000)), 0);
+    }
+
+    #[test]
+    fn a_base_that_is_set_again_has_what_was_touched_since() {
+        let mut memory = GuestMemory::new(0x4000).expect("memory");
+        memory.write_word(Gpa(0x1000), 1);
+        memory.set_base();
+        memory.write_word(Gpa(0x1000), 2);
+        memory.write_word(Gpa(0x3000), 3);
+        memory.set_base();
+        assert_eq!(memory.delta().pages().count(), 0);
+        memory.write_word(Gpa(0x3000), 4);
+        assert_eq!(memory.restore(&Delta::default()), 1);
+        assert_eq!([0x1000, 0x3000].map(|at| memory.read_word(Gpa(at))), [2, 3]);
     }
 
     #[test]

@@ -89,8 +89,8 @@ pub struct Coverage {
 }
 
 /// How one store's obligations stand, the worst of them.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Fate {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Fate {
     Flushed,
     Parked,
     Unused,
@@ -98,7 +98,7 @@ enum Fate {
     Violated,
 }
 
-fn fate(owed: &Obligation) -> Fate {
+pub(super) fn fate(owed: &Obligation) -> Fate {
     match owed.state {
         State::Discharged { .. } => Fate::Flushed,
         State::Violated { .. } => Fate::Violated,

@@ -5,6 +5,7 @@
 //! flush until that task returns to user mode.
 
 mod baseline;
+mod campaign;
 mod coverage;
 mod finding;
 mod json;
@@ -12,6 +13,7 @@ mod text;
 mod watcher;
 
 pub use baseline::{Baseline, Compared, Known, today};
+pub use campaign::{Came, Campaign, Dropped, Kinds, Plan, campaign};
 pub use coverage::{Change, Coverage, Row};
 pub use finding::{Finding, Key};
 pub use json::json;
@@ -131,35 +133,62 @@ impl Audited {
     }
 }
 
+/// A kernel before its first instruction, and who watches it.
+fn boot(subject: &Subject<'_>) -> Result<(Free, Watcher), FreeError> {
+    let Subject { kernel, initrd, command_line, settings, .. } = *subject;
+    let mut free = Free::new(&Boot { kernel, initrd, command_line }, settings)?;
+    free.inject(Injector::new(subject.faults, Sites::default()));
+    let watcher = Watcher::new(&free.header());
+    Ok((free, watcher))
+}
+
 /// Boots and judges. `console` gets what the kernel prints as it comes.
 ///
 /// # Errors
 /// When the kernel does not fit into memory, or the host fails.
 pub fn audit(subject: &Subject<'_>, console: &mut dyn FnMut(&[u8])) -> Result<Audited, FreeError> {
-    let Subject { kernel, initrd, command_line, settings, .. } = *subject;
-    let mut free = Free::new(&Boot { kernel, initrd, command_line }, settings)?;
-    free.inject(Injector::new(subject.faults, Sites::default()));
-    let mut watcher = Watcher::new(&free.header());
-    let mut printed: Vec<u8> = Vec::new();
+    let (mut free, mut watcher) = boot(subject)?;
+    let mut until = subject.until.map(Until::new);
     let run = free.run(&mut watcher, &mut |bytes| {
         console(bytes);
-        let Some(until) = subject.until else { return false };
-        printed.extend(bytes);
-        let ends = printed.windows(until.len().max(1)).any(|part| part == until.as_bytes());
-        // Of what was printed no more is needed than may be the text's begin.
-        let kept = printed.len().saturating_sub(until.len());
-        printed.drain(..kept);
-        ends
+        until.as_mut().is_some_and(|until| until.is_in(bytes))
     })?;
-    let coverage = watcher.coverage(subject.symbols);
-    Ok(Audited {
-        features: settings.features,
+    Ok(audited(subject, &free, &watcher, run))
+}
+
+/// What came of a run.
+fn audited(subject: &Subject<'_>, free: &Free, watcher: &Watcher, run: FreeRun) -> Audited {
+    Audited {
+        features: subject.settings.features,
         isolated: watcher.is_isolated(),
         findings: watcher.findings(subject.symbols),
         flushes: watcher.flushes(),
         sites: watcher.sites(subject.symbols),
         not_fired: free.not_fired(),
-        coverage,
+        coverage: watcher.coverage(subject.symbols),
         run,
-    })
+    }
+}
+
+/// A text that is waited for on a console.
+struct Until<'t> {
+    text: &'t [u8],
+    /// The end of what was printed.
+    printed: Vec<u8>,
+}
+
+impl<'t> Until<'t> {
+    fn new(text: &'t str) -> Self {
+        Self { text: text.as_bytes(), printed: Vec::new() }
+    }
+
+    /// Whether these bytes bring it, after those before.
+    fn is_in(&mut self, bytes: &[u8]) -> bool {
+        self.printed.extend(bytes);
+        let found = self.printed.windows(self.text.len().max(1)).any(|part| part == self.text);
+        // Of what was printed no more is needed than may be the text's begin.
+        let kept = self.printed.len().saturating_sub(self.text.len());
+        self.printed.drain(..kept);
+        found
+    }
 }

@@ -78,9 +78,10 @@ fn sentence(audited: &Audited, verdict: Verdict) -> String {
     match verdict {
         Verdict::Clean => format!(
             "of {} stores that took something away from page tables, {} left something stale \
-             behind, and all of that was flushed in time",
+             behind, and all of that was flushed in time; {} could not be judged",
             coverage.stores(),
             coverage.judged(),
+            coverage.total().unjudged,
         ),
         Verdict::Violation => {
             let count: usize = audited.findings.iter().map(|finding| finding.count).sum();

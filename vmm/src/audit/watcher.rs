@@ -1,15 +1,16 @@
 //! Who watches a kernel that runs freely: the oracle, and counts.
 
-use super::coverage::{Change, Coverage, function};
+use super::coverage::{Change, Coverage, Fate, fate, function};
 use super::finding::{Finding, collect};
 use crate::arch::addr::Gva;
 use crate::arch::choice::{Chooser, First, Point};
 use crate::arch::cr3::NOFLUSH;
 use crate::arch::happened::Happened;
+use crate::arch::tlb::EntryId;
 use crate::arch::vcpu::cr4;
 use crate::event::{Event, Kind, Observer, TraceHeader};
 use crate::machine::Director;
-use crate::oracle::Oracle;
+use crate::oracle::{Obligation, ObligationId, Oracle, Violation};
 use crate::symbols::Symbols;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -33,6 +34,15 @@ fn fault_of(flush: usize) -> Option<&'static str> {
         4 => Some("set noflush@any"),
         6 => Some("drop cr4"),
         _ => None,
+    }
+}
+
+/// What removes something stale, or makes it right, beside them.
+fn other(happened: &Happened) -> &'static str {
+    match happened {
+        Happened::PageFault { .. } => "page fault",
+        Happened::Evict { .. } => "eviction",
+        _ => "store that made the tables say so again",
     }
 }
 
@@ -61,8 +71,37 @@ pub struct FlushSite {
     pub withheld: Option<String>,
 }
 
+/// What obligations are about that is still cached, by obligation.
+pub(super) type Records = Vec<(ObligationId, Vec<EntryId>)>;
+
+/// An operation that removed something stale, or without which something would be, and that a fault can
+/// withhold.
+#[derive(Clone, Debug)]
+pub(super) struct Removal {
+    /// Which, in [`FLUSHES`].
+    pub(super) flush: usize,
+    /// The instruction.
+    pub(super) rip: Gva,
+    /// The number that it has in the fault.
+    pub(super) number: u64,
+    /// What it removed that was stale.
+    pub(super) records: Records,
+}
+
+impl Removal {
+    /// The operation.
+    pub(super) fn operation(&self) -> &'static str {
+        FLUSHES[self.flush]
+    }
+
+    /// The fault that withholds the operation with this number.
+    pub(super) fn fault(&self, number: u64) -> String {
+        format!("{}#{number}", fault_of(self.flush).unwrap_or_default())
+    }
+}
+
 /// The oracle, and counts.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Watcher {
     oracle: Oracle,
     pcide: bool,
@@ -74,6 +113,10 @@ pub(super) struct Watcher {
     sites: BTreeMap<(usize, Gva), Removals>,
     /// Stores that take something away from page tables, by their instruction.
     changes: BTreeMap<(Gva, Change), u64>,
+    /// The last of them, until somebody asks.
+    removal: Option<Removal>,
+    /// What the last event that removed something stale was, and where.
+    last_flushed: Option<(&'static str, Gva)>,
 }
 
 impl Watcher {
@@ -97,6 +140,42 @@ impl Watcher {
 
     pub(super) fn flushes(&self) -> Vec<(&'static str, u64)> {
         FLUSHES.into_iter().zip(self.flushes).collect()
+    }
+
+    /// The operation since the last call without which something would be stale, as far as one can tell
+    /// before, and that can be withheld.
+    pub(super) fn take_removal(&mut self) -> Option<Removal> {
+        self.removal.take()
+    }
+
+    /// How many operations like this one there were that a fault counts.
+    pub(super) fn met(&self, like: &Removal) -> u64 {
+        fault_of(like.flush).and_then(|fault| self.faults_met.get(fault)).copied().unwrap_or(0)
+    }
+
+    /// What the last event that removed something stale was, and where.
+    pub(super) fn last_flushed(&self) -> Option<(&'static str, Gva)> {
+        self.last_flushed
+    }
+
+    /// The rules that have spoken, in order.
+    pub(super) fn violations(&self) -> &[Violation] {
+        self.oracle.violations()
+    }
+
+    /// Of `records` those that are still cached.
+    pub(super) fn retain_held(&self, records: &mut Records) {
+        records.retain_mut(|(id, entries)| {
+            let held = self.oracle.ledger().get(*id);
+            entries.retain(|entry| held.is_some_and(|held| held.ids().any(|id| id == *entry)));
+            !entries.is_empty()
+        });
+    }
+
+    /// Of what is left of `records` the one that stands worst: how, and what it is of.
+    pub(super) fn worst(&self, records: &Records) -> Option<(Fate, &Obligation)> {
+        let held = records.iter().filter_map(|(id, _)| self.oracle.ledger().get(*id));
+        held.map(|owed| (fate(owed), owed)).max_by_key(|(fate, _)| *fate)
     }
 
     pub(super) fn sites(&self, symbols: &Symbols) -> Vec<FlushSite> {
@@ -170,13 +249,29 @@ impl Observer for Watcher {
             Kind::Cpu(happened) => {
                 let flush = self.count(event, happened);
                 self.oracle.event(event);
+                let records = self.oracle.ledger().last_flushed();
+                if !records.is_empty() {
+                    self.last_flushed = Some((
+                        flush.map_or_else(|| other(happened), |flush| FLUSHES[flush]),
+                        event.rip,
+                    ));
+                }
                 if let Some(flush) = flush {
                     let number = fault_of(flush).and_then(|fault| self.faults_met.get(fault));
                     let site = self.sites.entry((flush, event.rip)).or_default();
                     site.executed += 1;
-                    if self.oracle.ledger().last_event_flushed_stale() {
+                    if !records.is_empty() {
                         site.stale += 1;
                         site.last_stale = number.copied();
+                    }
+                    // What a PCID has of one root may be wrong under the next.
+                    if !records.is_empty() || flush == 4 {
+                        self.removal = number.map(|&number| Removal {
+                            flush,
+                            rip: event.rip,
+                            number,
+                            records: records.to_vec(),
+                        });
                     }
                 }
             }

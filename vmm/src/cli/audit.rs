@@ -4,8 +4,10 @@ use super::failure::{EXIT_OK, EXIT_UNEXPECTED, Failure};
 use super::terminal::{Format, Terminal};
 use super::{input, names};
 use crate::arch::tlb::{Fill, TlbModel};
-use crate::audit::{self, Baseline, COMMAND_LINE, Subject, Verdict};
-use crate::kernel::free::{FreeError, KernelImage, Settings, init, initramfs};
+use crate::audit::{
+    self, Audited, Baseline, COMMAND_LINE, Campaign, Kinds, Plan, Subject, Verdict,
+};
+use crate::kernel::free::{FreeError, KernelImage, READY, Settings, init, initramfs};
 use crate::symbols::{Symbols, kallsyms, system_map};
 use clap::builder::NonEmptyStringValueParser;
 use std::io::Write;
@@ -50,6 +52,13 @@ pub struct AuditArgs {
     /// Inject this fault; may be given again
     #[arg(long, value_name = "FAULT")]
     inject: Vec<String>,
+    /// Withhold each flush of the workload that removed something stale, one at a time, and score what is
+    /// caught. The workload begins with the text of --until, and the run goes on to its own end
+    #[arg(long, value_enum, value_name = "KIND", conflicts_with_all = ["inject", "baseline", "bisect"])]
+    drop: Option<Kinds>,
+    /// Runs of --drop at once; without it as many as there are processors
+    #[arg(long, value_name = "N", requires = "drop", value_parser = clap::value_parser!(u16).range(1..=256))]
+    jobs: Option<u16>,
     /// Findings that are known, in TOML: [[known]] with key, reason, and until
     #[arg(long, value_name = "FILE")]
     baseline: Option<PathBuf>,
@@ -97,20 +106,35 @@ pub fn run(args: &AuditArgs, terminal: &mut Terminal<'_>) -> Result<u8, Failure>
         until: args.until.as_deref(),
     };
     let quiet = terminal.quiet;
-    let audited = audit::audit(&subject, &mut |bytes| {
+    let mut console = |bytes: &[u8]| {
         // The console of the audited kernel is no result.
         if !quiet {
             let _ = std::io::stderr().write_all(bytes);
         }
-    });
-    let audited = audited.map_err(|error| match error {
+    };
+    let failed = |error| match error {
         FreeError::Kernel(error) => Failure::usage(error.to_string()),
         error => Failure::host(&error),
-    })?;
+    };
+    let (audited, campaign) = match args.drop {
+        None => (audit::audit(&subject, &mut console).map_err(failed)?, None),
+        Some(kinds) => {
+            let (audited, campaign) =
+                withhold(args, kinds, &subject, &mut console, terminal).map_err(failed)?;
+            (audited, Some(campaign))
+        }
+    };
     match args.format {
-        Format::Json => terminal.json(&audit::json(&audited))?,
+        Format::Json => {
+            let mut report = audit::json(&audited);
+            if let Some(campaign) = &campaign {
+                report["campaign"] = campaign.json();
+            }
+            terminal.json(&report)?;
+        }
         Format::Text => {
-            let text = audit::text(&audited, terminal.ink);
+            let mut text = audit::text(&audited, terminal.ink);
+            text.extend(campaign.as_ref().map(Campaign::text));
             terminal.report(&text, &["interp"])?;
         }
     }
@@ -128,6 +152,31 @@ pub fn run(args: &AuditArgs, terminal: &mut Terminal<'_>) -> Result<u8, Failure>
         None => EXIT_UNEXPECTED,
         Some(key) => audited.bisect(key),
     })
+}
+
+/// Audits, and withholds the flushes of these kinds one at a time.
+fn withhold(
+    args: &AuditArgs,
+    kinds: Kinds,
+    subject: &Subject<'_>,
+    console: &mut dyn FnMut(&[u8]),
+    terminal: &Terminal<'_>,
+) -> Result<(Audited, Campaign), FreeError> {
+    let own = args.initrd.is_none().then_some(READY);
+    let jobs = args
+        .jobs
+        .map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
+    let plan = Plan { kinds, begins: args.until.as_deref().or(own), jobs };
+    let subject = Subject { until: None, ..subject.clone() };
+    // How many there are the run without a fault shows.
+    let bar = terminal.progress(u64::MAX, "withheld");
+    let progress = |more, all| {
+        bar.set_length(all);
+        bar.inc(more);
+    };
+    let result = audit::campaign(&subject, plan, console, &progress);
+    bar.finish_and_clear();
+    result
 }
 
 fn baseline(path: &Path) -> Result<Baseline, Failure> {

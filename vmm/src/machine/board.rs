@@ -91,6 +91,7 @@ mod tests {
         nothing: BTreeSet<Gpa>,
         port: u32,
         register: u64,
+        quiet: u64,
     }
 
     impl Kernel for OnBoard {
@@ -140,6 +141,10 @@ mod tests {
 
         fn time(&self, instructions: u64) -> Option<u64> {
             Some(instructions + (5 << 32))
+        }
+
+        fn quiet(&self, _: u64) -> Option<u64> {
+            (self.quiet != 0).then_some(self.quiet)
         }
     }
 
@@ -224,6 +229,25 @@ mod tests {
         assert_eq!((next(&mut machine), next(&mut machine)), (2, 4));
         machine.restore(&snapshot).expect("a restored machine");
         assert_eq!((next(&mut machine), next(&mut machine)), (2, 4));
+    }
+
+    /// What shadow pages lack, or whether the machine stops for a while, is nothing that a kernel may see.
+    #[test]
+    fn each_element_of_a_string_takes_its_time_whatever_traps() {
+        const ELEMENTS: u64 = 0x3000;
+        // mov edi, 0x20000; mov ecx, ELEMENTS; rdtsc; mov esi, eax; rep stosb; rdtsc; sub eax, esi; hlt
+        let code = [
+            &[0xbf, 0, 0, 2, 0, 0xb9, 0, 0x30, 0, 0, 0x0f, 0x31, 0x89, 0xc6][..],
+            &[0xf3, 0xaa, 0x0f, 0x31, 0x29, 0xf0, 0xf4],
+        ];
+        let mut machine = machine(&code.concat().repeat(3));
+        for limit in [1000, 1000, 7] {
+            machine.kernel.quiet = limit;
+            machine.vcpu_mut().halted = false;
+            run(&mut machine);
+            // The MOV between the first RDTSC and the string.
+            assert_eq!(machine.vcpu().gpr[RAX], ELEMENTS + 1, "stopped each {limit} instructions");
+        }
     }
 
     #[test]

@@ -42,6 +42,15 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
         })
     }
 
+    /// The same where memory is large and little of it is written before the next: what is in it now
+    /// becomes what its pages are compared with.
+    pub(crate) fn checkpoint(&mut self) -> Result<Snapshot<K, I>, ExecutorError> {
+        // What may be written natively is told when it is mapped.
+        self.executor.revalidate(&|_| true, &mut |_, _, _| None)?;
+        self.memory.set_base();
+        self.snapshot()
+    }
+
     /// Goes back to `snapshot`; the pages of memory that had to be written.
     pub(crate) fn restore(&mut self, snapshot: &Snapshot<K, I>) -> Result<usize, ExecutorError> {
         self.cpus.clone_from(&snapshot.cpus);

@@ -26,4 +26,9 @@ pub trait Scheduler: Chooser + Clone {
     fn stepped(&mut self, cpu: CpuId, moved: bool);
     /// The steps so far whose hold point was never reached, or which found nobody held.
     fn unreached(&self) -> &[usize];
+    /// How many times as many traps a step may take as where CPUs run from trap to trap: where they take
+    /// turns of some instructions, one that waits traps in each of them.
+    fn patience(&self) -> u64 {
+        1
+    }
 }

@@ -319,6 +319,12 @@ impl Scheduler for Scripted {
         &self.unreached
     }
 
+    fn patience(&self) -> u64 {
+        /// The instructions between two traps of one that works, at most, in turns.
+        const TURNS: u64 = 20;
+        if matches!(self.schedule, Schedule::Instructions(_)) { TURNS } else { 1 }
+    }
+
     fn saw(&mut self, event: &Event) {
         if let Some(pending) = &mut self.hold {
             let here = event.cpu == pending.cpu;

@@ -25,8 +25,8 @@ pub struct Ledger {
     held: Held,
     /// Of these nothing is.
     closed: Vec<Obligation>,
-    /// The last event removed something that an obligation is about.
-    last_event_flushed_stale: bool,
+    /// What the last event removed of what obligations are about.
+    last_flushed: Vec<(ObligationId, Vec<EntryId>)>,
     /// Of a kernel that runs freely, what each task has made stale since it was last in user mode.
     begun: BTreeMap<TaskId, Vec<ObligationId>>,
     /// What each CPU had cached in all when it was last looked through for late fills.
@@ -80,7 +80,13 @@ impl Ledger {
     /// Whether the last event removed something that an obligation, open or violated, is about.
     #[must_use]
     pub fn last_event_flushed_stale(&self) -> bool {
-        self.last_event_flushed_stale
+        !self.last_flushed.is_empty()
+    }
+
+    /// What the last event removed of what obligations, open or violated, are about.
+    #[must_use]
+    pub fn last_flushed(&self) -> &[(ObligationId, Vec<EntryId>)] {
+        &self.last_flushed
     }
 
     /// Notes that a rule has spoken.
@@ -96,7 +102,7 @@ impl Ledger {
 
     /// Follows one event that `replica` has applied.
     pub(super) fn apply(&mut self, event: &Event, replica: &Replica, before: &Before) {
-        self.last_event_flushed_stale = false;
+        self.last_flushed.clear();
         for announcement in event.announcements() {
             self.announced(event.cpu, announcement, replica);
         }
@@ -386,7 +392,10 @@ impl Ledger {
             if left.0.len() + left.1.len() == held {
                 continue;
             }
-            self.last_event_flushed_stale = true;
+            let is_left =
+                |id: &EntryId| left.0.iter().any(|(_, left)| left == id) || left.1.contains(id);
+            let removed = obligation.ids().filter(|id| !is_left(id)).collect();
+            self.last_flushed.push((id, removed));
             if !left.0.is_empty() || !left.1.is_empty() {
                 self.held.change(id, |owed| (owed.entries, owed.structures) = left);
                 continue;

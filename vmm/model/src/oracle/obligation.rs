@@ -336,7 +336,7 @@ impl Obligation {
     }
 
     /// The ids of what is still cached of it.
-    pub(super) fn ids(&self) -> impl Iterator<Item = EntryId> + '_ {
+    pub fn ids(&self) -> impl Iterator<Item = EntryId> + '_ {
         self.entries.iter().map(|(_, id)| *id).chain(self.structures.iter().copied())
     }
 

@@ -124,6 +124,8 @@ impl CodeCache {
         while uops.len() < self.longest_block && at < bytes.len() {
             let rest = &bytes[at..bytes.len().min(at + MAX_INSTRUCTION)];
             match decode::decode(rest, rip.wrapping_add(at as u64), self.flaw) {
+                // It looks at how many instructions are left, and they are counted as a block ends.
+                Decoded::Last(uop) if uop.repeats() && !uops.is_empty() => break,
                 Decoded::Next(uop) => {
                     at += usize::from(uop.len);
                     uops.push(uop);

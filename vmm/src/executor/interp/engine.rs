@@ -34,8 +34,8 @@ pub struct Engine {
     pub trap_after: bool,
     /// Instructions completed since the trap before.
     pub retired: u64,
-    /// Stop for a trap or an interrupt after one instruction, or one round of REP.
-    pub stepping: bool,
+    /// So many may complete. A block's are counted as it ends, and REP has a block of its own.
+    pub limit: u64,
 }
 
 impl Engine {
@@ -49,7 +49,7 @@ impl Engine {
             trap: Trap::Syscall,
             trap_after: false,
             retired: 0,
-            stepping: false,
+            limit: 0,
         }
     }
 

@@ -113,10 +113,7 @@ impl Executor for InterpExecutor {
     }
 
     fn step(&mut self, vcpu: &mut Vcpu) -> Result<Option<Trap>, ExecutorError> {
-        self.engine.stepping = true;
-        let stepped = self.run_for(vcpu, 1);
-        self.engine.stepping = false;
-        stepped
+        self.run_for(vcpu, 1)
     }
 
     fn step_store(

@@ -11,6 +11,7 @@ const ERROR_FETCH: u32 = 1 << 4;
 
 /// Runs until a trap, or until `limit` instructions completed. None for the latter.
 pub fn run(engine: &mut Engine, code: &mut CodeCache, limit: u64) -> Option<Trap> {
+    engine.limit = limit;
     while engine.retired < limit {
         let rip = engine.rip();
         let block = match code.block(&mut engine.memory, rip) {

@@ -58,6 +58,13 @@ pub struct Uop {
     pub bits: u8,
 }
 
+impl Uop {
+    /// Whether it has a REP prefix that means something.
+    pub fn repeats(&self) -> bool {
+        self.bits & (REP | REPNE) != 0
+    }
+}
+
 /// The address size is 32 bits.
 pub const ADDRESS_32: u8 = 1;
 /// The operand's segment is SS: its faults are #SS.

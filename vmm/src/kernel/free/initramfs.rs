@@ -6,6 +6,9 @@ use std::io::Write;
 /// Major and minor number of the console.
 const CONSOLE: (u32, u32) = (5, 1);
 
+/// What that init says when its workload begins.
+pub const READY: &str = "stalemate-init: ready";
+
 /// The init that was built with this VMM: a static program that makes every kind of call that
 /// changes mappings, checks what it reads, and says on the console how often each kind succeeded.
 #[must_use]

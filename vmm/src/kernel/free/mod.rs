@@ -11,7 +11,7 @@ mod task;
 
 pub use boot::Boot;
 pub use image::{KernelError, KernelImage};
-pub use initramfs::{init, initramfs};
+pub use initramfs::{READY, init, initramfs};
 pub use payload::PayloadError;
 pub use session::{End, Free, FreeError, FreeRun, Settings};
 
@@ -37,11 +37,14 @@ pub(crate) struct FreeKernel {
     slept: u64,
     tasks: Tasks,
     watched: BTreeSet<Gpa>,
+    /// Whoever drives it wants it back once so many instructions have completed.
+    pause: Option<u64>,
 }
 
 impl FreeKernel {
     fn new(platform: Platform) -> Self {
-        Self { platform, slept: 0, tasks: Tasks::default(), watched: BTreeSet::new() }
+        let watched = BTreeSet::new();
+        Self { platform, slept: 0, tasks: Tasks::default(), watched, pause: None }
     }
 
     fn now(&self, instructions: u64) -> u64 {
@@ -110,7 +113,8 @@ impl Kernel for FreeKernel {
     fn quiet(&self, instructions: u64) -> Option<u64> {
         let now = self.now(instructions);
         let next = self.platform.next().map_or(SLICE, |next| next.saturating_sub(now).max(1));
-        Some(next.min(SLICE))
+        let pause = self.pause.and_then(|pause| pause.checked_sub(instructions));
+        Some(next.min(SLICE).min(pause.filter(|pause| *pause > 0).unwrap_or(SLICE)))
     }
 
     fn at_trap(&mut self, vcpu: &Vcpu, _: &GuestMemory) -> Option<Announcement> {

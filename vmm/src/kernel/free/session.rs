@@ -2,6 +2,7 @@
 
 use super::platform::Platform;
 use super::{Boot, FreeKernel, KernelError, SLICE};
+use crate::arch::addr::Gva;
 use crate::arch::fault;
 use crate::arch::features::CpuFeatures;
 use crate::arch::tlb::TlbModel;
@@ -10,7 +11,7 @@ use crate::event::{CpuHeader, KernelAbout, Kind, Pairing, TraceHeader};
 use crate::executor::ExecutorError;
 use crate::executor::interp::InterpExecutor;
 use crate::inject::Injector;
-use crate::machine::{Director, Halt, Machine, Ran, Stop};
+use crate::machine::{Director, Halt, Machine, Ran, Snapshot, Stop};
 use crate::memory::GuestMemory;
 
 /// How Linux tells a user root, and a user PCID, from its kernel's (arch/x86/mm/tlb.c).
@@ -83,6 +84,14 @@ pub enum FreeError {
 pub struct Free {
     machine: Machine<FreeKernel, Injector>,
     settings: Settings,
+    /// Instructions that had completed when user mode was first entered.
+    user_mode: Option<u64>,
+}
+
+/// A kernel in the middle of its run.
+pub(crate) struct Checkpoint {
+    machine: Snapshot<FreeKernel, Injector>,
+    user_mode: Option<u64>,
 }
 
 impl Free {
@@ -98,7 +107,7 @@ impl Free {
         let kernel = FreeKernel::new(Platform::new(CLOCK_HZ, settings.ticks));
         let injector = Injector::default();
         let machine = Machine::new(vcpu, settings.model, executor, memory, kernel, injector);
-        Ok(Self { machine, settings })
+        Ok(Self { machine, settings, user_mode: None })
     }
 
     /// Injects faults into the run.
@@ -133,6 +142,48 @@ impl Free {
         }
     }
 
+    /// Instructions that have completed.
+    pub(crate) fn instructions(&self) -> u64 {
+        self.machine.instructions()
+    }
+
+    /// Whether a CPU has come to user mode.
+    pub(crate) fn is_in_user_mode(&self) -> bool {
+        self.user_mode.is_some()
+    }
+
+    /// Whether a fault has met what it is about.
+    pub(crate) fn has_fired(&self) -> bool {
+        self.machine.interceptor.fired() > 0
+    }
+
+    /// The next instruction.
+    pub(crate) fn rip(&self) -> Gva {
+        self.machine.vcpu().rip()
+    }
+
+    /// Comes back from [`Free::advance`] once so many instructions have completed, if not before.
+    pub(crate) fn pause_at(&mut self, instructions: Option<u64>) {
+        self.machine.kernel.pause = instructions;
+    }
+
+    /// The kernel as it is now, to go back to.
+    ///
+    /// # Errors
+    /// When the host fails.
+    pub(crate) fn checkpoint(&mut self) -> Result<Checkpoint, ExecutorError> {
+        Ok(Checkpoint { machine: self.machine.checkpoint()?, user_mode: self.user_mode })
+    }
+
+    /// Goes back to the last checkpoint.
+    ///
+    /// # Errors
+    /// When the host fails.
+    pub(crate) fn go_back(&mut self, checkpoint: &Checkpoint) -> Result<(), ExecutorError> {
+        self.user_mode = checkpoint.user_mode;
+        self.machine.restore(&checkpoint.machine).map(|_| ())
+    }
+
     /// Runs the kernel. `console` gets what it prints as it comes; the run ends when that says so.
     ///
     /// # Errors
@@ -142,43 +193,65 @@ impl Free {
         director: &mut dyn Director,
         console: &mut dyn FnMut(&[u8]) -> bool,
     ) -> Result<FreeRun, ExecutorError> {
-        let mut user_mode = None;
         let end = loop {
-            let ran = match self.machine.run(director, false) {
-                Ok(ran) => ran,
-                Err(Halt::Executor(error)) => return Err(error),
-                Err(Halt::Stop(Stop::Processor(fault::Stop::TripleFault { .. }))) => {
-                    break End::Reset;
-                }
-                Err(Halt::Stop(stop)) => {
-                    break End::Stopped(stop, Box::new(self.machine.vcpu().clone()));
-                }
-            };
-            let instructions = self.machine.instructions();
-            if user_mode.is_none() && self.machine.vcpu().cpl == 3 {
-                user_mode = Some(instructions);
-            }
-            let printed = self.machine.kernel.platform.take_output();
-            if !printed.is_empty() && console(&printed) {
-                break End::Said;
-            }
-            if instructions >= self.settings.instructions {
-                break End::Instructions;
-            }
-            let wakes = self.machine.vcpu().rflags & crate::arch::vcpu::flags::IF != 0;
-            if ran == Ran::Halted && !(wakes && self.machine.kernel.sleep(instructions)) {
-                break End::Halted;
+            if let Some(end) = self.advance(director, console)? {
+                break end;
             }
         };
+        Ok(self.finish(director, console, end))
+    }
+
+    /// Runs the kernel to its next trap, and that trap; how the run ended, if it did.
+    ///
+    /// # Errors
+    /// When the host fails.
+    pub(crate) fn advance(
+        &mut self,
+        director: &mut dyn Director,
+        console: &mut dyn FnMut(&[u8]) -> bool,
+    ) -> Result<Option<End>, ExecutorError> {
+        let ran = match self.machine.run(director, false) {
+            Ok(ran) => ran,
+            Err(Halt::Executor(error)) => return Err(error),
+            Err(Halt::Stop(Stop::Processor(fault::Stop::TripleFault { .. }))) => {
+                return Ok(Some(End::Reset));
+            }
+            Err(Halt::Stop(stop)) => {
+                return Ok(Some(End::Stopped(stop, Box::new(self.machine.vcpu().clone()))));
+            }
+        };
+        let instructions = self.machine.instructions();
+        if self.user_mode.is_none() && self.machine.vcpu().cpl == 3 {
+            self.user_mode = Some(instructions);
+        }
+        let printed = self.machine.kernel.platform.take_output();
+        if !printed.is_empty() && console(&printed) {
+            return Ok(Some(End::Said));
+        }
+        if instructions >= self.settings.instructions {
+            return Ok(Some(End::Instructions));
+        }
+        let wakes = self.machine.vcpu().rflags & crate::arch::vcpu::flags::IF != 0;
+        let is_over = ran == Ran::Halted && !(wakes && self.machine.kernel.sleep(instructions));
+        Ok(is_over.then_some(End::Halted))
+    }
+
+    /// The run is over.
+    pub(crate) fn finish(
+        &mut self,
+        director: &mut dyn Director,
+        console: &mut dyn FnMut(&[u8]) -> bool,
+        end: End,
+    ) -> FreeRun {
         console(&self.machine.kernel.platform.take_output());
         self.machine.release(director);
         self.machine.publish(director, false, Kind::End);
-        Ok(FreeRun {
+        FreeRun {
             end,
             instructions: self.machine.instructions(),
-            user_mode,
+            user_mode: self.user_mode,
             traps: self.machine.traps,
             absent_ports: self.machine.kernel.platform.absent().collect(),
-        })
+        }
     }
 }

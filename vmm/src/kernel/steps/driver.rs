@@ -121,10 +121,10 @@ impl<'s, S: Scheduler> Driver<'s, S> {
     pub(super) fn new(steps: &'s [StepInput], cpus: usize, scheduler: S) -> Self {
         Self {
             steps,
+            budget: STEP_TRAP_BUDGET * scheduler.patience(),
             scheduler,
             tasks: vec![Task::default(); cpus],
             next: 0,
-            budget: STEP_TRAP_BUDGET,
             reports: vec![None; steps.len()],
         }
     }
@@ -133,6 +133,11 @@ impl<'s, S: Scheduler> Driver<'s, S> {
     pub(super) fn with_scheduler<T: Scheduler>(&self, scheduler: T) -> Driver<'s, T> {
         let Self { steps, tasks, next, budget, reports, .. } = self.clone();
         Driver { steps, scheduler, tasks, next, budget, reports }
+    }
+
+    /// Traps that a step may take.
+    fn patience(&self) -> u64 {
+        STEP_TRAP_BUDGET * self.scheduler.patience()
     }
 
     /// The step that a CPU is in.
@@ -191,7 +196,7 @@ impl<'s, S: Scheduler> Driver<'s, S> {
     ) -> Result<(), Halt> {
         match made {
             Move::Begin(cpu, index) => {
-                self.budget = machine.traps + STEP_TRAP_BUDGET;
+                self.budget = machine.traps + self.patience();
                 self.next = index + 1;
                 self.begin(machine, observer, cpu, index)
             }
@@ -257,7 +262,7 @@ impl<'s, S: Scheduler> Driver<'s, S> {
             Ran::Asks => self.asks(machine, observer, number),
         }
         if machine.traps > self.budget {
-            return Err(Stop::TrapBudget { budget: STEP_TRAP_BUDGET }.into());
+            return Err(Stop::TrapBudget { budget: self.patience() }.into());
         }
         Ok(())
     }
@@ -283,7 +288,7 @@ impl<'s, S: Scheduler> Driver<'s, S> {
         task.in_interrupt = false;
         let report = machine.kernel.report(machine.vcpu());
         let (Some(index), Some(report)) = (task.step.take(), report) else { return };
-        self.budget = machine.traps + STEP_TRAP_BUDGET;
+        self.budget = machine.traps + self.patience();
         let StepReport { status, value, .. } = report;
         let rip = machine.vcpu().rip();
         let mut seen = Seen { scheduler: &mut self.scheduler, observer };

@@ -4,9 +4,9 @@
 use super::alu::{compute, op as alu_op};
 use super::{Engine, Handler, STACK, Trapped, Uop, width};
 use crate::arch::vcpu::gpr::{RCX, RDI, RSI};
-use crate::executor::interp::uop::{ADDRESS_32, REP, REPNE};
+use crate::executor::interp::uop::{ADDRESS_32, REP};
 
-/// Elements before the loop looks at its limit again.
+/// Elements before the loop looks at what it was told to look at again.
 const ROUND: u64 = 4096;
 
 /// Operations.
@@ -69,30 +69,34 @@ fn element<const OP: u8, const BITS: u32>(e: &mut Engine, u: &Uop) -> Result<(),
 }
 
 fn string<const OP: u8, const BITS: u32>(e: &mut Engine, u: &Uop) -> Result<(), Trapped> {
-    if u.bits & (REP | REPNE) == 0 {
+    if !u.repeats() {
         return element::<OP, BITS>(e, u);
     }
-    for round in 0..ROUND {
+    // Each element counts as an instruction, wherever traps come in between: the clock is that count.
+    let most = e.limit.saturating_sub(e.retired).clamp(1, ROUND);
+    for round in 0..most {
         if pointer(e, u, RCX) == 0 {
             // A 32-bit count is written back, and so is nothing of it.
             return Ok(());
         }
-        element::<OP, BITS>(e, u)?;
+        if let Err(trapped) = element::<OP, BITS>(e, u) {
+            e.retired += round;
+            return Err(trapped);
+        }
         advance(e, u, RCX, u64::MAX);
         let differs = match OP {
             op::CMPS | op::SCAS => e.flags.zero() != (u.bits & REP != 0),
             _ => false,
         };
-        if differs || pointer(e, u, RCX) == 0 {
+        let is_over = differs || pointer(e, u, RCX) == 0;
+        if is_over || e.memory.code_written() || round + 1 == most {
             e.retired += round;
+            if !is_over {
+                e.set_rip(e.rip().wrapping_sub(u64::from(u.len)));
+            }
             return Ok(());
         }
-        if e.stepping || e.memory.code_written() {
-            break;
-        }
     }
-    e.retired += ROUND;
-    e.set_rip(e.rip().wrapping_sub(u64::from(u.len)));
     Ok(())
 }
 
