@@ -36,6 +36,16 @@ fn audited(tasks: &[Task], faults: &[&str]) -> (Audited, String) {
 }
 
 fn with_subject<T>(tasks: &[Task], faults: &[&str], work: impl FnOnce(&Subject<'_>) -> T) -> T {
+    with_board(tasks, faults, false, work)
+}
+
+/// The same on a board that answers whatever is asked of it, or not.
+fn with_board<T>(
+    tasks: &[Task],
+    faults: &[&str],
+    lenient: bool,
+    work: impl FnOnce(&Subject<'_>) -> T,
+) -> T {
     let kernel = KernelImage::parse(&kernel(tasks)).expect("a kernel");
     let faults: Vec<Fault> = faults.iter().map(|fault| fault.parse().expect("a fault")).collect();
     let cpu = CPUS.iter().find(|cpu| cpu.name == "pcid-invpcid").expect("a named CPU");
@@ -50,6 +60,7 @@ fn with_subject<T>(tasks: &[Task], faults: &[&str], work: impl FnOnce(&Subject<'
             ram: 32 << 20,
             ticks: 1,
             instructions: INSTRUCTIONS,
+            lenient,
         },
         faults: &faults,
         until: None,
@@ -381,19 +392,47 @@ fn a_kernel_that_cannot_go_on_is_stopped_with_a_sentence() {
 }
 
 #[test]
-fn a_port_at_which_nothing_is_reads_as_an_empty_bus_and_is_listed() {
-    let (audited, console) = audited(&[(A, vec![call([Some(Does::In(0x1234))]), done()])], &[]);
-    assert_eq!(audited.run.absent_ports, [(0x1234, 1)]);
+fn what_kernels_look_for_in_vain_reads_as_an_empty_bus_and_is_listed() {
+    let (audited, console) = audited(&[(A, vec![call([Some(Does::In(0x2f9))]), done()])], &[]);
+    assert_eq!(audited.run.absent_ports, [(0x2f9, 1)]);
     assert_eq!(console, LINES[2]);
     let text = stalemate::audit::text(&audited, Ink::Plain);
-    assert!(text.contains("nothing answers at 0x1234 (1): they read as all ones"), "{text}");
+    assert!(text.contains("nothing answers at 0x2f9 (1): they read as all ones"), "{text}");
+}
+
+#[test]
+fn a_port_that_no_board_is_known_to_have_ends_the_run_and_is_named() {
+    let does = [Some(Does::Print("so far")), Some(Does::In(0x1234))];
+    let tasks = [(A, vec![call(does), done()])];
+    let (audited, console) = audited(&tasks, &[]);
+    assert_eq!((audited.verdict(), &*console), (Verdict::Stopped, "so far"));
+    let text = stalemate::audit::text(&audited, Ink::Plain);
+    let place = audited.stopped_in.expect("it was stopped");
+    let sentence = format!(" in {place}: IN from port 0x1234, where no device is");
+    assert!(text.contains(&sentence), "{text}");
 }
 
 #[test]
 fn an_msr_that_the_processor_does_not_have_is_a_fault() {
     let does = [Some(Does::Print("so far")), Some(Does::Wrmsr(0x1234))];
     let (audited, console) = audited(&[(A, vec![call(does), done()])], &[]);
-    assert_eq!((audited.run.end, &*console), (End::Reset, "so far"));
+    assert_eq!((&audited.run.end, &*console), (&End::Reset, "so far"));
+    assert_eq!(audited.run.absent_msrs, [(0x1234, 1)]);
+}
+
+#[test]
+fn a_lenient_board_answers_whatever_it_is_asked_and_lists_it() {
+    let does = [Does::In(0x1234), Does::Wrmsr(0x1235)].map(Some);
+    let tasks = [(A, vec![call(does), done()])];
+    let audited =
+        with_board(&tasks, &[], true, |subject| audit(subject, &mut |_| {}).expect("it runs"));
+    assert_eq!(audited.run.end, End::Reset);
+    assert_eq!(
+        (&*audited.run.absent_ports, &*audited.run.absent_msrs),
+        (&[(0x1234, 1)][..], &[(0x1235, 1)][..])
+    );
+    let text = stalemate::audit::text(&audited, Ink::Plain);
+    assert!(text.contains("the processor has no MSR 0x1235 (1)"), "{text}");
 }
 
 #[test]

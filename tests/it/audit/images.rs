@@ -43,6 +43,7 @@ fn loaded(file: &[u8]) -> Result<(), String> {
         ram: 32 << 20,
         ticks: 1,
         instructions: 0,
+        lenient: false,
     };
     match Free::new(&Boot { kernel: &kernel, initrd: &[], command_line: "" }, settings) {
         Ok(_) => Ok(()),

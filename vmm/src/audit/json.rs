@@ -42,6 +42,7 @@ pub fn json(audited: &Audited) -> Value {
             End::Instructions => "instructions".to_owned(),
             End::Stopped(stop, _) => stop.to_string(),
         },
+        "stopped_in": audited.stopped_in,
         "instructions": run.instructions,
         "user_mode_at": run.user_mode,
         "traps": run.traps,
@@ -60,5 +61,6 @@ pub fn json(audited: &Audited) -> Value {
         "total": audited.coverage.total(),
         "not_fired": audited.not_fired,
         "absent_ports": run.absent_ports,
+        "absent_msrs": run.absent_msrs,
     })
 }

@@ -69,6 +69,8 @@ pub struct Audited {
     pub flushes: Vec<(&'static str, u64)>,
     /// The flush ledger: the same by the function that they are in, with what they removed.
     pub sites: Vec<FlushSite>,
+    /// The function in which it could not go on, if that is how it ended.
+    pub stopped_in: Option<String>,
     /// Faults that met nothing, as text.
     pub not_fired: Vec<String>,
 }
@@ -158,7 +160,12 @@ pub fn audit(subject: &Subject<'_>, console: &mut dyn FnMut(&[u8])) -> Result<Au
 
 /// What came of a run.
 fn audited(subject: &Subject<'_>, free: &Free, watcher: &Watcher, run: FreeRun) -> Audited {
+    let stopped_in = match &run.end {
+        End::Stopped(_, vcpu) => Some(coverage::function(subject.symbols, vcpu.rip())),
+        _ => None,
+    };
     Audited {
+        stopped_in,
         features: subject.settings.features,
         isolated: watcher.is_isolated(),
         findings: watcher.findings(subject.symbols),

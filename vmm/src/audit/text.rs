@@ -46,7 +46,7 @@ fn write_all(out: &mut String, audited: &Audited, ink: Ink) -> std::fmt::Result 
     }
     let run = &audited.run;
     writeln!(out, "\nThe run")?;
-    writeln!(out, "  it ended       {}", end(&run.end))?;
+    writeln!(out, "  it ended       {}", end(audited))?;
     let user = run.user_mode.map_or_else(
         || "user mode was never entered".to_owned(),
         |at| format!("user mode from {} on", millions(at)),
@@ -59,6 +59,11 @@ fn write_all(out: &mut String, audited: &Audited, ink: Ink) -> std::fmt::Result 
         let ports = run.absent_ports.iter().map(|(port, count)| format!("{port:#x} ({count})"));
         let ports = ports.collect::<Vec<_>>().join(", ");
         writeln!(out, "  ports          nothing answers at {ports}: they read as all ones")?;
+    }
+    if !run.absent_msrs.is_empty() {
+        let registers = run.absent_msrs.iter().map(|(msr, count)| format!("{msr:#x} ({count})"));
+        let registers = registers.collect::<Vec<_>>().join(", ");
+        writeln!(out, "  registers      the processor has no MSR {registers}")?;
     }
     writeln!(out, "\nWhat removed cached translations, and how often that was something stale")?;
     for site in &audited.sites {
@@ -171,13 +176,16 @@ fn write_coverage(out: &mut String, audited: &Audited) -> std::fmt::Result {
     )
 }
 
-fn end(end: &End) -> String {
-    match end {
+fn end(audited: &Audited) -> String {
+    match &audited.run.end {
         End::Reset => "by a reset that the kernel asked for".to_owned(),
         End::Halted => "with every CPU halted for good".to_owned(),
         End::Said => "with the text that was waited for".to_owned(),
         End::Instructions => "when its instructions were used up".to_owned(),
-        End::Stopped(stop, vcpu) => format!("at {}: {stop}", vcpu.rip()),
+        End::Stopped(stop, vcpu) => {
+            let place = audited.stopped_in.as_deref().unwrap_or("an unknown function");
+            format!("at {} in {place}: {stop}", vcpu.rip())
+        }
     }
 }
 

@@ -52,6 +52,10 @@ pub struct AuditArgs {
     /// Inject this fault; may be given again
     #[arg(long, value_name = "FAULT")]
     inject: Vec<String>,
+    /// Answer ports where no device is looked for, and registers that the processor has not, as an empty bus
+    /// does, and list them, instead of ending the run at the first, and of #GP
+    #[arg(long)]
+    lenient: bool,
     /// Withhold each flush of the workload that removed something stale, one at a time, and score what is
     /// caught. The workload begins with the text of --until, and the run goes on to its own end
     #[arg(long, value_enum, value_name = "KIND", conflicts_with_all = ["inject", "baseline", "bisect"])]
@@ -101,6 +105,7 @@ pub fn run(args: &AuditArgs, terminal: &mut Terminal<'_>) -> Result<u8, Failure>
             ram: args.ram << 20,
             ticks: args.tick,
             instructions: args.instructions,
+            lenient: args.lenient,
         },
         faults: &faults,
         until: args.until.as_deref(),

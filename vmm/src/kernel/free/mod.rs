@@ -22,7 +22,7 @@ use crate::event::Announcement;
 use crate::machine::{Call, Kernel, Statement, Stop};
 use crate::memory::GuestMemory;
 use platform::Platform;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use task::Tasks;
 
 /// The longest that the executor runs before the platform is looked at.
@@ -37,14 +37,35 @@ pub(crate) struct FreeKernel {
     slept: u64,
     tasks: Tasks,
     watched: BTreeSet<Gpa>,
+    /// Ports and registers that no board is known to have are answered as an empty bus does.
+    lenient: bool,
+    /// Registers that the processor has not, and how often they were used.
+    absent_msrs: BTreeMap<u32, u64>,
     /// Whoever drives it wants it back once so many instructions have completed.
     pause: Option<u64>,
 }
 
 impl FreeKernel {
-    fn new(platform: Platform) -> Self {
-        let watched = BTreeSet::new();
-        Self { platform, slept: 0, tasks: Tasks::default(), watched, pause: None }
+    fn new(platform: Platform, lenient: bool) -> Self {
+        Self {
+            platform,
+            slept: 0,
+            tasks: Tasks::default(),
+            watched: BTreeSet::new(),
+            lenient,
+            absent_msrs: BTreeMap::new(),
+            pause: None,
+        }
+    }
+
+    fn answers(&self, port: u16) -> bool {
+        self.lenient || Platform::knows(port)
+    }
+
+    /// A register that nobody has is used; whether that is answered.
+    fn absent_msr(&mut self, msr: u32) -> bool {
+        *self.absent_msrs.entry(msr).or_default() += 1;
+        self.lenient
     }
 
     fn now(&self, instructions: u64) -> u64 {
@@ -88,13 +109,20 @@ impl Kernel for FreeKernel {
     }
 
     fn port_in(&mut self, port: u16, _: u8, instructions: u64) -> Option<u32> {
-        Some(self.platform.read(port, self.now(instructions)))
+        self.answers(port).then(|| self.platform.read(port, self.now(instructions)))
     }
 
     fn port_out(&mut self, port: u16, _: u8, value: u32, instructions: u64) -> Option<()> {
         let now = self.now(instructions);
-        self.platform.write(port, value, now);
-        Some(())
+        self.answers(port).then(|| self.platform.write(port, value, now))
+    }
+
+    fn read_msr(&mut self, msr: u32) -> Option<u64> {
+        self.absent_msr(msr).then_some(0)
+    }
+
+    fn write_msr(&mut self, msr: u32, _: u64) -> Option<()> {
+        self.absent_msr(msr).then_some(())
     }
 
     fn frees_roots_in_silence(&self) -> bool {

@@ -34,6 +34,9 @@ pub struct Settings {
     pub ticks: u64,
     /// Instructions, at most.
     pub instructions: u64,
+    /// Ports at which no device is looked for, and registers that the processor has not, are answered as
+    /// an empty bus does. Else the first such port ends the run, and such a register is #GP.
+    pub lenient: bool,
 }
 
 /// How a run ended.
@@ -64,6 +67,8 @@ pub struct FreeRun {
     pub traps: u64,
     /// Ports that nothing answers at, and how often they were used.
     pub absent_ports: Vec<(u16, u64)>,
+    /// Model-specific registers that the processor has not, and how often they were used.
+    pub absent_msrs: Vec<(u32, u64)>,
 }
 
 /// Why there is no run.
@@ -104,7 +109,7 @@ impl Free {
             GuestMemory::new(settings.ram).map_err(|_| FreeError::Memory(settings.ram >> 20))?;
         let vcpu = boot.load(&memory, settings.features)?;
         let executor = Box::new(InterpExecutor::new(&memory, SLICE));
-        let kernel = FreeKernel::new(Platform::new(CLOCK_HZ, settings.ticks));
+        let kernel = FreeKernel::new(Platform::new(CLOCK_HZ, settings.ticks), settings.lenient);
         let injector = Injector::default();
         let machine = Machine::new(vcpu, settings.model, executor, memory, kernel, injector);
         Ok(Self { machine, settings, user_mode: None })
@@ -252,6 +257,7 @@ impl Free {
             user_mode: self.user_mode,
             traps: self.machine.traps,
             absent_ports: self.machine.kernel.platform.absent().collect(),
+            absent_msrs: self.machine.kernel.absent_msrs.clone().into_iter().collect(),
         }
     }
 }

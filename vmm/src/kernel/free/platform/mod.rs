@@ -8,13 +8,14 @@ mod uart;
 use pic::Pic;
 use pit::Pit;
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use uart::Uart;
 
 /// The timer's line, and the serial port's.
 const TIMER_LINE: u8 = 0;
 const SERIAL_LINE: u8 = 4;
 /// The serial port's registers.
-const SERIAL: std::ops::RangeInclusive<u16> = 0x3f8..=0x3ff;
+const SERIAL: RangeInclusive<u16> = 0x3f8..=0x3ff;
 
 /// What answers at ports.
 #[derive(Clone, Debug)]
@@ -40,6 +41,26 @@ impl Platform {
             cmos: 0,
             absent: BTreeMap::new(),
         }
+    }
+
+    /// Whether a device is at `port`, or kernels ask there whether one is: nothing answers, on any board.
+    #[must_use]
+    pub fn knows(port: u16) -> bool {
+        /// Two more serial lines and a third, the keyboard, the timer's other channels, the speaker,
+        /// the port that writes to take time, and PCI's configuration.
+        const PROBED: [RangeInclusive<u16>; 8] = [
+            0x2e8..=0x2ef,
+            0x2f8..=0x2ff,
+            0x3e8..=0x3ef,
+            0x60..=0x64,
+            0x41..=0x42,
+            0x80..=0x80,
+            0xcf8..=0xcff,
+            0x4d0..=0x4d1,
+        ];
+        matches!(port, 0x20 | 0x21 | 0xa0 | 0xa1 | 0x40 | 0x43 | 0x70 | 0x71)
+            || SERIAL.contains(&port)
+            || PROBED.iter().any(|ports| ports.contains(&port))
     }
 
     /// IN: what `port` gives, all ones where there is nothing.
