@@ -237,6 +237,51 @@ fn three_runs_from_one_snapshot_are_equal_in_either_order() {
     }
 }
 
+/// Tables that lead to themselves, or to one table again and again: more translations than memory holds.
+#[test]
+fn tables_that_reach_themselves_are_an_outcome_and_no_unbounded_work() {
+    let itself = |count: usize| {
+        format!(
+            "lea rdi, [r15 + 0x2000]; mov eax, 0x2063; mov ecx, {count}; rep stosq; mov rsi, rdi"
+        )
+    };
+    // Each of 512 entries of each level leads to the one table of the next.
+    let again = "
+      lea rdi, [r15 + 0x20000]; mov ecx, 512; mov eax, 0x21063; rep stosq
+      lea rdi, [r15 + 0x21000]; mov ecx, 512; mov eax, 0x22063; rep stosq
+      lea rdi, [r15 + 0x22000]; mov ecx, 512; mov eax, 0x23063; rep stosq
+      PUT 0x2000, 0x20063";
+    let cases = [itself(8), itself(24), itself(32), again.to_owned()];
+    for (step, is_too_much) in cases.iter().zip([false, true, true, true]) {
+        let guest = match assembled("leads-to-itself", "", step) {
+            Ok(guest) => guest,
+            Err(reason) => return say(&reason),
+        };
+        for backend in backends() {
+            let executor = backend.name();
+            let result = Rig::of(backend, guest.clone()).judge(&steps(1));
+            let stopped = matches!(result.stop, Some((Stop::TooManyTranslations, _)));
+            assert_eq!(stopped, is_too_much, "{step} on {executor}: {:?}", result.outcome);
+            assert_eq!(result.outcome == Outcome::Unsupported, is_too_much);
+        }
+    }
+}
+
+/// What of a kernel's own code does not trap is said before it runs, and where.
+#[test]
+fn code_that_escapes_the_vmm_is_found_as_far_as_branches_lead() {
+    // MOV from CS behind a branch, and one in bytes that nothing leads to.
+    let step = "call 3f; jmp 4f; mov eax, cs; 3: jz 5f; 5: mov eax, ds; ret; 4: jmp 6f; \
+                .byte 0x0f, 0xa2; 6: nop";
+    let guest = match assembled("escapes", "", step) {
+        Ok(guest) => guest,
+        Err(reason) => return say(&reason),
+    };
+    let found = stalemate::kernel::steps::escapes::find(guest.image().bytes());
+    let found: Vec<&str> = found.iter().map(|escape| escape.instruction.as_str()).collect();
+    assert_eq!(found, ["mov eax,ds"]);
+}
+
 #[test]
 fn ports_and_clocks_that_a_guest_has_not_are_named() {
     for (name, step, expected) in [

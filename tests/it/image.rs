@@ -5,10 +5,9 @@
 //! would end a run. So the image has none of them, and each flush primitive has its real ones.
 
 use crate::common::guest_image;
-use iced_x86::{
-    Decoder, DecoderOptions, EncodingKind, Instruction, Mnemonic, OpKind, Register as R,
-};
+use iced_x86::{Decoder, EncodingKind, Instruction, Mnemonic, OpKind, Register as R};
 use object::{Object, ObjectSection, ObjectSegment, ObjectSymbol, SectionKind, SegmentFlags, elf};
+use stalemate::kernel::steps::escapes::{DECODER, escapes};
 use stalemate::symbols::demangled;
 use stalemate_shared::layout::{IMAGE, IMAGE_END, KERNEL_BASE, MAX_CPUS, PAGE_SIZE};
 use std::ops::Range;
@@ -18,57 +17,8 @@ const PER_CPU_SIZE: u64 = 56;
 /// Bytes that the image may take in guest memory, .bss and stacks included.
 const MAX_LOADED: u64 = 128 << 10;
 
-/// Native at CPL 3, or native on some hosts, or not on every processor that the VMM runs on.
-const FORBIDDEN: &[Mnemonic] = &[
-    // Real RFLAGS are not the virtual ones.
-    Mnemonic::Pushf,
-    Mnemonic::Pushfd,
-    Mnemonic::Pushfq,
-    Mnemonic::Popf,
-    Mnemonic::Popfd,
-    Mnemonic::Popfq,
-    // Not the same in every run, or on every host.
-    Mnemonic::Rdtsc,
-    Mnemonic::Rdtscp,
-    Mnemonic::Rdrand,
-    Mnemonic::Rdseed,
-    Mnemonic::Rdpid,
-    Mnemonic::Cpuid,
-    Mnemonic::Xgetbv,
-    Mnemonic::Rdpkru,
-    Mnemonic::Wrpkru,
-    Mnemonic::Serialize,
-    // Descriptor tables and segments: the host's, not the guest's.
-    Mnemonic::Lar,
-    Mnemonic::Lsl,
-    Mnemonic::Verr,
-    Mnemonic::Verw,
-    Mnemonic::Sgdt,
-    Mnemonic::Sidt,
-    Mnemonic::Sldt,
-    Mnemonic::Str,
-    Mnemonic::Smsw,
-    Mnemonic::Lss,
-    Mnemonic::Lfs,
-    Mnemonic::Lgs,
-    Mnemonic::Rdfsbase,
-    Mnemonic::Rdgsbase,
-    Mnemonic::Wrfsbase,
-    Mnemonic::Wrgsbase,
-    // Ways out of the guest that do not lead to the VMM.
-    Mnemonic::Int,
-    Mnemonic::Int1,
-    Mnemonic::Retf,
-    Mnemonic::Sysenter,
-    Mnemonic::Sysexit,
-    Mnemonic::Vmcall,
-    Mnemonic::Vmmcall,
-    Mnemonic::Vmfunc,
-    // Beyond the baseline of x86-64, which is all that a guest CPU is said to have.
-    Mnemonic::Popcnt,
-    Mnemonic::Lzcnt,
-    Mnemonic::Tzcnt,
-];
+/// Beyond the baseline of x86-64, which is all that a guest CPU is said to have.
+const BEYOND: &[Mnemonic] = &[Mnemonic::Popcnt, Mnemonic::Lzcnt, Mnemonic::Tzcnt];
 
 /// An instruction that something must contain.
 #[derive(Clone, Copy, Debug)]
@@ -227,7 +177,7 @@ impl Guest {
 }
 
 fn decode(bytes: &[u8], address: u64) -> Vec<Instruction> {
-    Decoder::with_ip(64, bytes, address, DecoderOptions::NONE).iter().collect()
+    Decoder::with_ip(64, bytes, address, DECODER).iter().collect()
 }
 
 /// Why an instruction may not be in the image.
@@ -238,18 +188,10 @@ fn objection(instruction: &Instruction) -> Option<&'static str> {
     if instruction.code().encoding() != EncodingKind::Legacy {
         return Some("is VEX, EVEX, XOP or 3DNow! encoded");
     }
-    if FORBIDDEN.contains(&instruction.mnemonic()) {
-        return Some("does not trap, or is not on every CPU");
+    if BEYOND.contains(&instruction.mnemonic()) {
+        return Some("is not on every CPU");
     }
-    // MOV from and to segment registers, PUSH and POP of FS and GS.
-    if (0..instruction.op_count()).any(|op| instruction.op_register(op).is_segment_register()) {
-        return Some("reads or loads a segment register");
-    }
-    let far = instruction.is_jmp_far() || instruction.is_jmp_far_indirect();
-    if far || instruction.is_call_far() || instruction.is_call_far_indirect() {
-        return Some("is a far transfer");
-    }
-    None
+    escapes(instruction)
 }
 
 /// Whether it names memory below RSP, where an exception's frame or a signal may land. With an
@@ -318,6 +260,8 @@ fn the_checks_can_fail() {
         ("retfq", &[0x48, 0xcb]),
         ("jmp far [rax]", &[0x48, 0xff, 0x28]),
         ("call far [rax]", &[0x48, 0xff, 0x18]),
+        ("jmp of 16 bits to AMD", &[0x66, 0xe9, 0, 0, 0, 0]),
+        ("call of 16 bits, after another prefix", &[0x2e, 0x66, 0xe8, 0, 0, 0, 0]),
         ("popcnt rax, rcx", &[0xf3, 0x48, 0x0f, 0xb8, 0xc1]),
         ("vzeroupper", &[0xc5, 0xf8, 0x77]),
         ("nothing", &[0x06]),

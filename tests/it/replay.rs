@@ -169,6 +169,30 @@ fn replay_exits_with_1_where_the_run_is_another() {
     let mut without: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     without["header"]["cpus"] = serde_json::json!([]);
     assert!(matches!(Recording::read(&without.to_string()), Err(RecordingError::NoCpu)));
+    // What a scenario file would be held to.
+    let refused = |change: &dyn Fn(&mut serde_json::Value)| {
+        let mut changed: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        change(&mut changed);
+        std::fs::write(&file, changed.to_string()).expect("ours");
+        let output = stalemate(&["replay", path, "--executor", "interp"]);
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let said = refused(&|recording| recording["events"][5]["cpu"] = 200.into());
+    assert!(said.contains("events[5] is of cpu200, and processors are numbered below 1"), "{said}");
+    let said = refused(&|recording| {
+        let cpu = recording["header"]["cpus"][0].take();
+        recording["header"]["cpus"] = vec![cpu; 300].into();
+    });
+    assert!(said.contains("begins with 300 processors, and its configuration has 1"), "{said}");
+    for field in ["name", "file", "executor"] {
+        let said = refused(&|recording| recording[field] = "a\u{1b}[31m\n\u{9b}b".into());
+        assert!(said.contains(&format!("its `{field}` has control characters")), "{said}");
+    }
+    for field in ["faults", "violates"] {
+        let said = refused(&|recording| recording[field] = vec!["a\rb"].into());
+        assert!(said.contains(&format!("its `{field}` has control characters")), "{said}");
+    }
     let other = text.replace("\"drop mark#1\"", "\"drop mark#9\"");
     std::fs::write(&file, other).expect("ours");
     let again = stalemate(&["replay", path, "--executor", "interp"]);

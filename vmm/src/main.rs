@@ -12,7 +12,7 @@ fn main() -> ExitCode {
     match cli::main(cli) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
-            eprintln!("{}", failure.render(ink));
+            cli::complain(&failure.render(ink), ink);
             ExitCode::from(failure.code)
         }
     }

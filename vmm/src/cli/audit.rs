@@ -7,6 +7,7 @@ use crate::arch::tlb::{Fill, TlbModel};
 use crate::audit::{
     self, Audited, Baseline, COMMAND_LINE, Campaign, Kinds, Plan, Subject, Verdict,
 };
+use crate::ink::Ink;
 use crate::kernel::free::{FreeError, KernelImage, READY, Settings, init, initramfs};
 use crate::symbols::{Symbols, kallsyms, system_map};
 use clap::builder::NonEmptyStringValueParser;
@@ -114,7 +115,8 @@ pub fn run(args: &AuditArgs, terminal: &mut Terminal<'_>) -> Result<u8, Failure>
     let mut console = |bytes: &[u8]| {
         // The console of the audited kernel is no result.
         if !quiet {
-            let _ = std::io::stderr().write_all(bytes);
+            let text = String::from_utf8_lossy(bytes).replace('\r', "");
+            let _ = std::io::stderr().write_all(Ink::Plain.harmless(&text).as_bytes());
         }
     };
     let failed = |error| match error {

@@ -1,8 +1,11 @@
 //! From what the command line names to scenarios, faults and kernels.
 
 use super::failure::Failure;
+use super::terminal::Terminal;
+use crate::executor::Backend;
 use crate::inject::Fault;
 use crate::kernel::steps::Guest;
+use crate::kernel::steps::escapes::{self, Escape};
 use crate::scenario::{self, BUILTIN, Scenario, ZOO};
 use crate::suggest::nearest;
 use std::collections::{BTreeMap, BTreeSet};
@@ -112,8 +115,45 @@ pub fn faults(texts: &[String]) -> Result<Vec<Fault>, Failure> {
     texts.iter().map(parse).collect()
 }
 
-/// The kernel of `--guest`, or the built-in one.
-pub fn guest(path: Option<&Path>) -> Result<Guest, Failure> {
+/// Instructions that escape the VMM of which each is shown.
+const SHOWN: usize = 5;
+
+/// The kernel of `--guest`, or the built-in one. On KVM its code must not escape the VMM, unless somebody
+/// is `lenient`.
+pub fn guest(
+    path: Option<&Path>,
+    backends: &[Backend],
+    lenient: bool,
+    terminal: &Terminal<'_>,
+) -> Result<Guest, Failure> {
     let Some(path) = path else { return Ok(Guest::builtin()) };
-    Guest::read(path).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
+    let shown = path.display();
+    let guest = Guest::read(path).map_err(|error| Failure::usage(format!("{shown}: {error}")))?;
+    let escapes = escapes::find(guest.image().bytes());
+    if escapes.is_empty() {
+        return Ok(guest);
+    }
+    let places = escapes.iter().take(SHOWN).map(|Escape { at, instruction, why }| {
+        let location = guest.symbols().locate(*at);
+        let place =
+            if location.symbol.is_some() { format!(" in {location}") } else { String::new() };
+        format!("\n  `{instruction}` at {at}{place} {why}")
+    });
+    let mut places: String = places.collect();
+    if let Some(more) = escapes.len().checked_sub(SHOWN).filter(|more| *more > 0) {
+        places += &format!("\n  and {more} more");
+    }
+    let native = backends.iter().any(|backend| backend.name() != Backend::interp().name());
+    if native && !lenient {
+        let message = format!(
+            "{shown}: instructions that do not trap where a kernel runs on KVM, and tell it of the host or \
+             change what the VMM does not see:{places}\n  `--executor interp` executes them exactly; \
+             `--lenient` runs the kernel all the same"
+        );
+        return Err(Failure::usage(message));
+    }
+    let which =
+        if native { "runs all the same" } else { "is interpreted, and executes them exactly" };
+    terminal.warn(&format!("{shown} {which}, but on KVM these do not trap:{places}"));
+    Ok(guest)
 }

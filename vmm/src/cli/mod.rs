@@ -21,6 +21,7 @@ mod run;
 mod terminal;
 
 pub use failure::{EXIT_HOST, EXIT_OK, EXIT_UNEXPECTED, EXIT_USAGE, Failure, Message};
+pub use terminal::complain;
 
 use crate::ink::Ink;
 use clap::{CommandFactory, Parser, Subcommand};

@@ -26,6 +26,9 @@ pub struct ReplayArgs {
     /// The kernel (ELF) that was recorded, instead of the built-in guest
     #[arg(long, value_name = "FILE")]
     guest: Option<PathBuf>,
+    /// Run it on KVM though it has instructions that do not trap there
+    #[arg(long, requires = "guest")]
+    lenient: bool,
     #[command(flatten)]
     pictures: Pictures,
 }
@@ -37,7 +40,6 @@ pub fn run(args: &ReplayArgs, device: &Path, terminal: &mut Terminal<'_>) -> Res
     let text = std::fs::read_to_string(&args.file).map_err(|error| named(&error))?;
     let recording = Recording::read(&text).map_err(|error| named(&error))?;
     let wanted = recording.run().map_err(|error| named(&error))?;
-    let guest = input::guest(args.guest.as_deref())?;
     let faults: String = wanted.faults.iter().map(|fault| format!(", {fault}")).collect();
     let mut text = format!(
         "{} on {}{faults}: {} events recorded on {}\n",
@@ -54,6 +56,7 @@ pub fn run(args: &ReplayArgs, device: &Path, terminal: &mut Terminal<'_>) -> Res
         same &= said(&mut text, "the recorded events", &recording, &rules);
     }
     let backends = backends(args.executor, device, terminal)?;
+    let guest = input::guest(args.guest.as_deref(), &backends, args.lenient, terminal)?;
     let mut shown = None;
     for backend in &backends {
         let mut runner = Runner::new(&guest, backend);

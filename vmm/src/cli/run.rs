@@ -67,6 +67,9 @@ pub struct RunArgs {
     /// Run this kernel (ELF) instead of the built-in guest
     #[arg(long, value_name = "FILE")]
     guest: Option<PathBuf>,
+    /// Run it on KVM though it has instructions that do not trap there
+    #[arg(long, requires = "guest")]
+    lenient: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -120,8 +123,8 @@ pub fn run(args: &RunArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result
                        `--schedule` of `events` or `instructions`";
         return Err(Failure::usage(message));
     }
-    let guest = input::guest(args.guest.as_deref())?;
     let backends = backends(args.executor, device, terminal)?;
+    let guest = input::guest(args.guest.as_deref(), &backends, args.lenient, terminal)?;
     let mut runners = backends.iter().map(|backend| Runner::new(&guest, backend));
     let bar = terminal.progress(runs.len() as u64, "runs");
     let mut progress = |done| bar.set_position(done as u64);

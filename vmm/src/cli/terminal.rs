@@ -55,9 +55,15 @@ pub struct Terminal<'a> {
     pub quiet: bool,
 }
 
+/// Says something on standard error, if that is still there.
+pub fn complain(text: &str, ink: Ink) {
+    let _ = writeln!(std::io::stderr(), "{}", ink.harmless(text));
+}
+
 impl Terminal<'_> {
     /// Writes a result.
     pub fn write(&mut self, text: &str) -> Result<(), Failure> {
+        let text = self.ink.harmless(text);
         match self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush()) {
             // Whoever reads us has read enough.
             Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
@@ -74,12 +80,21 @@ impl Terminal<'_> {
 
     /// Writes a report for programs.
     pub fn json(&mut self, report: &serde_json::Value) -> Result<(), Failure> {
-        self.write(&(serde_json::to_string_pretty(report).unwrap_or_default() + "\n"))
+        let text = serde_json::to_string_pretty(report).unwrap_or_default();
+        // What JSON leaves as it is a terminal may not: in strings alone, where JSON has an escape for it.
+        let beyond =
+            |c: char| c != '\n' && Ink::Plain.harmless(c.encode_utf8(&mut [0; 4])) != c.to_string();
+        let text: String = text
+            .chars()
+            .map(|c| if beyond(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() })
+            .collect();
+        self.write(&(text + "\n"))
     }
 
     /// Says what was done otherwise than one may think. Quiet or not: it is no small thing.
     pub fn warn(&self, text: &str) {
-        eprintln!("{}: {text}", self.warning_ink.paint(Tone::Warning, "warning"));
+        let warning = self.warning_ink.paint(Tone::Warning, "warning");
+        complain(&format!("{warning}: {text}"), self.warning_ink);
     }
 
     /// A bar on standard error for so many of something; in a pipe, for little work, or where quiet

@@ -202,7 +202,10 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
         let result = work(&mut core);
         self.follow(&log)?;
         self.publish_log(director, rip, log);
-        Ok(result)
+        match self.cpus.iter().any(|cpu| cpu.tlb.is_beyond()) {
+            true => Err(Stop::TooManyTranslations.into()),
+            false => Ok(result),
+        }
     }
 
     /// Whether each store to the frame at `gpa` must be seen: it is a page table, or the kernel's to

@@ -43,6 +43,12 @@ pub enum Stop {
         /// RIP of the real processor.
         rip: u64,
     },
+    /// The guest's tables reach more than the modelled TLB follows.
+    #[error(
+        "page tables that lead to themselves, or to one table again and again, reach more translations \
+         than a TLB that may hold them all is modelled with"
+    )]
+    TooManyTranslations,
     /// No trap within so many instructions.
     #[error("no trap within {instructions} instructions")]
     InstructionLimit {

@@ -4,6 +4,7 @@ use super::Recorded;
 use crate::event::Trace;
 use crate::event::{Event, TraceHeader};
 use crate::inject::FaultError;
+use crate::ink::one_line;
 use crate::runner::Outcome;
 use crate::scenario::{Diagnostic, Run, RunConfig, parse};
 use serde::{Deserialize, Serialize};
@@ -47,6 +48,22 @@ pub enum RecordingError {
     /// No processor is in it.
     #[error("a recording of a machine without a processor")]
     NoCpu,
+    /// A text of it has control characters.
+    #[error("its `{0}` has control characters, which no report shows")]
+    Control(&'static str),
+    /// It has more processors, or fewer, than its configuration.
+    #[error("it begins with {0} processors, and its configuration has {1}")]
+    Cpus(usize, u8),
+    /// An event is of a processor that there is not.
+    #[error("events[{place}] is of cpu{cpu}, and processors are numbered below {cpus}")]
+    Event {
+        /// Which, from 0.
+        place: usize,
+        /// Its processor.
+        cpu: u8,
+        /// How many there are.
+        cpus: usize,
+    },
     /// It is of another version.
     #[error("a recording of version {0}; this stalemate reads version {RECORDING_VERSION}")]
     Version(u32),
@@ -96,7 +113,29 @@ impl Recording {
         if recording.header.cpus.is_empty() {
             return Err(RecordingError::NoCpu);
         }
-        Ok(recording)
+        recording.check().map(|()| recording)
+    }
+
+    /// What a scenario file is held to, and the order of events.
+    fn check(&self) -> Result<(), RecordingError> {
+        let texts = [("executor", &self.executor), ("name", &self.name), ("file", &self.file)];
+        let of_lists = [("faults", &self.faults), ("violates", &self.violates)];
+        let lists = of_lists.iter().flat_map(|(of, list)| list.iter().map(move |text| (*of, text)));
+        if let Some((of, _)) =
+            texts.into_iter().chain(lists).find(|(_, text)| one_line(text) != **text)
+        {
+            return Err(RecordingError::Control(of));
+        }
+        let cpus = self.header.cpus.len();
+        if cpus != usize::from(self.config.cpus) {
+            return Err(RecordingError::Cpus(cpus, self.config.cpus));
+        }
+        for (place, event) in self.events.iter().enumerate() {
+            if usize::from(event.cpu.0) >= cpus {
+                return Err(RecordingError::Event { place, cpu: event.cpu.0, cpus });
+            }
+        }
+        Ok(())
     }
 
     /// The run.

@@ -260,7 +260,9 @@ impl RunResult {
 
 fn stop_outcome(stop: &Stop) -> Outcome {
     match stop {
-        Stop::Processor(fault::Stop::Unsupported { .. }) => Outcome::Unsupported,
+        Stop::Processor(fault::Stop::Unsupported { .. }) | Stop::TooManyTranslations => {
+            Outcome::Unsupported
+        }
         hang if hang.is_hang() => Outcome::Hang,
         _ => Outcome::Crash,
     }

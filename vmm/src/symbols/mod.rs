@@ -5,6 +5,7 @@ pub mod kallsyms;
 pub mod system_map;
 
 use crate::arch::addr::Gva;
+use crate::ink::one_line;
 use addr2line::Context;
 use gimli::{Dwarf, EndianArcSlice, RunTimeEndian, SectionId};
 use object::{Object, ObjectSection, ObjectSymbol};
@@ -45,7 +46,7 @@ pub fn demangled(symbol: &str) -> String {
         let (of, rest) = rest.split_once(" as ")?;
         Some(format!("{of}::{}", rest.split_once(">::")?.1))
     });
-    by_type.unwrap_or(name)
+    one_line(&by_type.unwrap_or(name))
 }
 
 /// A kernel's symbol: its address, its kind as `nm` has it, its name.
@@ -174,7 +175,9 @@ impl Symbols {
             while let Ok(Some(frame)) = frames.next() {
                 let name = frame.function.as_ref().and_then(|name| name.demangle().ok());
                 let name = name.map_or_else(String::new, |name| name.into_owned());
-                let at = frame.location.and_then(|at| Some(format!("{}:{}", at.file?, at.line?)));
+                let at = frame
+                    .location
+                    .and_then(|at| Some(format!("{}:{}", one_line(at.file?), at.line?)));
                 all.push((name, at.unwrap_or_default()));
             }
             Some(all)
@@ -206,7 +209,7 @@ impl Symbols {
                 outermost = frame.location.or(outermost);
             }
             let location = outermost?;
-            Some(format!("{}:{}", location.file?, location.line?))
+            Some(format!("{}:{}", one_line(location.file?), location.line?))
         });
         Location { address, symbol, line }
     }

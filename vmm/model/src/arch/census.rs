@@ -56,6 +56,9 @@ impl Reach {
     }
 }
 
+/// Places that are followed up from one slot, at most.
+const MOST_PLACES: usize = 1 << 13;
+
 /// The census.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Census {
@@ -68,6 +71,13 @@ pub struct Census {
 /// entries valid.
 const LINKS: Paging =
     Paging { pcide: true, pge: true, wp: true, smep: true, nxe: true, gib_pages: true };
+
+/// Whether these are so many places that more may be translated through the slot: tables lead to themselves,
+/// or to one table again and again.
+#[must_use]
+pub fn is_beyond(places: &BTreeSet<Reach>) -> bool {
+    places.len() >= MOST_PLACES
+}
 
 impl Census {
     /// Whether the frame is a page table.
@@ -163,7 +173,7 @@ impl Census {
         change
     }
 
-    /// Every place, in every root, that is translated through `slot`.
+    /// Every place, in every root, that is translated through `slot`; see [`is_beyond`].
     #[must_use]
     pub fn reaches(&self, slot: Gpa) -> BTreeSet<Reach> {
         let mut found = BTreeSet::new();
@@ -182,6 +192,9 @@ impl Census {
             found.insert(Reach { root: slot.page(), base, level: of });
         }
         for &(parent, parent_level) in &node.parents {
+            if is_beyond(found) {
+                return;
+            }
             self.climb(parent, parent_level, of, base, found);
         }
     }

@@ -6,6 +6,7 @@ use crate::arch::core::Memory;
 use crate::arch::vcpu::Vcpu;
 use crate::arch::vcpu::gpr::{RAX, RCX, RDI, RDX, RSI};
 use crate::event::{Announcement, Flush, FlushId, FlushKind, Until};
+use crate::ink::one_line;
 use crate::machine::{Call, Stop};
 use crate::memory::GuestMemory;
 use stalemate_shared::hypercall::{self, Deferral, Primitive};
@@ -134,5 +135,5 @@ fn panic(memory: &GuestMemory, line: u64, name: u64, len: u64) -> Stop {
     if !memory.read(at, &mut bytes) {
         bytes.clear();
     }
-    Stop::Panic { file: String::from_utf8_lossy(&bytes).into_owned(), line }
+    Stop::Panic { file: one_line(&String::from_utf8_lossy(&bytes)), line }
 }

@@ -2,6 +2,7 @@
 
 mod boot;
 mod driver;
+pub mod escapes;
 mod final_memory;
 mod guest;
 mod hypercall;

@@ -5,7 +5,7 @@ use super::reachable::Reachable;
 use super::set::Inserted;
 use super::{Fill, FillCache, Store, Tlb, today};
 use crate::arch::addr::{Gpa, Gva};
-use crate::arch::census::{Census, Reach};
+use crate::arch::census::{Census, Reach, is_beyond};
 use crate::arch::features::Paging;
 use crate::arch::walk::{
     Meaning, Rights, Start, Tables, Translation, Walk, entry, meaning, shift, slot as walk_slot,
@@ -98,6 +98,7 @@ impl Tlb {
             }
         }
         self.take(&beyond, false);
+        self.beyond |= found.is_full() || beyond.is_full();
         found.updates.append(&mut beyond.updates);
         found.updates
     }
@@ -236,6 +237,7 @@ impl Tlb {
     }
 
     fn changed(&mut self, reaches: BTreeSet<Reach>) {
+        self.beyond |= is_beyond(&reaches);
         self.generation += 1;
         self.changes.push_back((self.generation, reaches));
         if self.changes.len() > REMEMBERED_CHANGES {

@@ -77,6 +77,8 @@ pub struct Tlb {
     generation: u64,
     /// The latest changes by the generation they made, and where they show.
     changes: VecDeque<(u64, BTreeSet<Reach>)>,
+    /// Tables reach more than is followed, so that it does not hold all that a processor may.
+    beyond: bool,
 }
 
 /// What a look-up finds.
@@ -102,6 +104,7 @@ impl Tlb {
             fill_cache: BTreeMap::new(),
             generation: 0,
             changes: VecDeque::new(),
+            beyond: false,
         }
     }
 
@@ -115,6 +118,13 @@ impl Tlb {
     #[must_use]
     pub fn current(&self) -> Pcid {
         self.current
+    }
+
+    /// Whether tables that it follows reach more than it holds: they lead to themselves, or to one table
+    /// again and again.
+    #[must_use]
+    pub fn is_beyond(&self) -> bool {
+        self.beyond
     }
 
     /// Rises whenever something is cached that was not.

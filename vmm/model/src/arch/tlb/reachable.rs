@@ -8,6 +8,10 @@ use crate::arch::walk::{Meaning, Rights, Start, Tables, Translation, entry, leaf
 /// A paging-structure entry that was walked through: level, address, table and rights.
 pub(super) type Walked = (u8, Gva, Gpa, Rights);
 
+/// Translations and paging-structure entries that are followed, at most: tables that lead to themselves make
+/// more of them than there is memory for.
+const MOST: usize = 1 << 14;
+
 /// Translations and paging-structure entries reachable from a table, in order of addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Reachable {
@@ -22,9 +26,17 @@ pub(super) struct Reachable {
 }
 
 impl Reachable {
+    /// Whether more may be reachable than is followed.
+    pub(super) fn is_full(&self) -> bool {
+        self.leaves.len() + self.walked.len() >= MOST
+    }
+
     /// Everything below `start`, which translates addresses from `base` on.
     pub(super) fn below(&mut self, tables: &dyn Tables, paging: Paging, start: Start, base: u64) {
         for found in tables.present(start.table) {
+            if self.is_full() {
+                return;
+            }
             self.entry(tables, paging, start, base, found);
         }
     }

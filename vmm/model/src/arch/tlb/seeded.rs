@@ -48,6 +48,7 @@ impl Tlb {
         };
         let mut reachable = Reachable::default();
         reachable.below(tables, paging, Start::root(root), 0);
+        self.beyond |= reachable.is_full();
         for translation in reachable.leaves {
             if chooser.choose(Point::Fill(cpu, &translation)) == 0 {
                 continue;
