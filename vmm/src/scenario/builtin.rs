@@ -59,7 +59,7 @@ pub const BUILTIN: &[(&str, &str)] = &files!(
         "edit-races-accessed",
         "marks-of-all-slots",
         "lazy-kernel-access",
-        "copy-in-use",
+        "new-frame-in-use",
         "four-cpus",
         "matrix",
     ]
