@@ -7,7 +7,7 @@ use stalemate::executor::interp::Flaw;
 use stalemate::executor::{Backend, HostExit};
 use stalemate::kernel::steps::Guest;
 use stalemate::machine::Stop;
-use stalemate::runner::{Outcome, RunResult, crosscheck};
+use stalemate::runner::{Outcome, RunResult, crosscheck, crosscheck_all};
 use stalemate::scenario::{Policy, Run};
 use std::path::Path;
 use std::process::Command;
@@ -309,20 +309,23 @@ fn ports_and_clocks_that_a_guest_has_not_are_named() {
     }
 }
 
-#[test]
+/// A kernel that executes POPCNT, which no executor knows, at its second step, and an executor
+/// that makes `flaw` of it; none where nothing assembles.
 #[allow(irrefutable_let_patterns, reason = "the only one without the `kvm` feature")]
-fn a_guest_that_breaks_the_hosts_machine_has_crashed_and_other_runs_go_on() {
-    // POPCNT, at the second step.
+fn flawed(wrong: Flaw) -> Option<Rig> {
     let step = "inc dword ptr [r15 + 0x24000]; mov esi, [r15 + 0x24000]; cmp esi, 2; jne 2f; \
                 popcnt eax, eax; 2:";
-    let guest = match assembled("breaks", "", step) {
-        Ok(guest) => guest,
-        Err(reason) => return say(&reason),
-    };
+    let guest = assembled("breaks", "", step).map_err(|reason| say(&reason)).ok()?;
     let mut rig = Rig::of(Backend::interp(), guest);
     if let Backend::Interp { flaw, .. } = &mut rig.backend {
-        *flaw = Some(Flaw::Breaks);
+        *flaw = Some(wrong);
     }
+    Some(rig)
+}
+
+#[test]
+fn a_guest_that_breaks_the_hosts_machine_has_crashed_and_other_runs_go_on() {
+    let Some(rig) = flawed(Flaw::Breaks) else { return };
     let runs = [1, 2, 1, 2, 2, 1].map(steps);
     let results = rig.runner().run_all(&runs, &mut |_| {}).expect("a guest's misdeed is no error");
     let outcomes: Vec<Outcome> = results.iter().map(|result| result.outcome).collect();
@@ -332,4 +335,18 @@ fn a_guest_that_breaks_the_hosts_machine_has_crashed_and_other_runs_go_on() {
     assert!(matches!(stop, Stop::Broken { exit: HostExit::Shutdown, .. }), "{stop}");
     assert!(stop.to_string().starts_with("the host shut the virtual machine down"), "{stop}");
     assert_eq!(vcpu.gpr[stalemate::arch::vcpu::gpr::RSI], 2, "its registers");
+}
+
+#[test]
+fn where_the_host_fails_what_was_run_before_is_not_lost() {
+    let Some(rig) = flawed(Flaw::Fails) else { return };
+    let runs = [1, 1, 2, 1].map(steps);
+    let interrupted = rig.runner().run_all(&runs, &mut |_| {}).expect_err("the third run fails");
+    assert_eq!(interrupted.results.len(), 2);
+    assert_eq!(interrupted.to_string(), "2 of 4 runs were made");
+    let error = interrupted.error.to_string();
+    assert_eq!(error, "interpreting failed", "what failed is said");
+    let mut both = [rig.runner(), rig.runner()];
+    let interrupted = crosscheck_all(&mut both, &runs, &mut |_| {}).expect_err("so does it here");
+    assert_eq!((interrupted.results.len(), interrupted.differences.len()), (2, 0));
 }

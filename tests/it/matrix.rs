@@ -59,7 +59,7 @@ const VIOLATED: &[(&str, Wrong, &[&str])] = &[
         &["reuse-before-flush", "stale-remote-entry"],
     ),
     ("fork/left", Variant("user-flush-is-local"), &["never-flushed", "stale-remote-entry"]),
-    ("copy/parked", Fault("set noflush@flush"), &["stale-kernel-entry"]),
+    ("copy/parked", Fault("set noflush@switch"), &["stale-other-asid"]),
 ];
 
 /// The combinations.
@@ -134,7 +134,7 @@ fn every_primitive_meets_every_policy_and_every_configuration_is_met() {
 #[test]
 fn a_combination_is_named_shown_and_run_alone() {
     let shown = text(&stalemate(&["explain", "matrix/move/lazy"]).stdout);
-    assert!(shown.contains("cpu1 lazy\ncpu0 A move u0 u9\n"), "{shown}");
+    assert!(shown.contains("cpu1 lazy\ncpu0 F move u0 u9\n"), "{shown}");
     let listed = text(&stalemate(&["list"]).stdout);
     assert!(listed.contains("matrix/move/lazy"), "{listed}");
     let arguments =

@@ -10,7 +10,7 @@ use crate::arch::tlb::Fill;
 use crate::executor::Backend;
 use crate::kernel::steps::{BootError, RunError};
 use crate::report::{Results, details, difference, json, junit, sarif, summary, tap};
-use crate::runner::{Runner, crosscheck_all};
+use crate::runner::{Interrupted, Runner, crosscheck_all};
 use crate::scenario::{CPUS, Policy, Run, Scenario, Selection};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -136,10 +136,17 @@ pub fn run(args: &RunArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result
         _ => Ok((Vec::new(), Vec::new())),
     };
     bar.finish_and_clear();
-    let (results, differences) = done.map_err(|error| match &error {
-        RunError::Boot(BootError::Image(error)) => Failure::usage(error.to_string()),
-        error => Failure::host(error),
-    })?;
+    let (results, differences, failed) = match done {
+        Ok((results, differences)) => (results, differences, None),
+        Err(interrupted) => {
+            let failure = failure(&interrupted);
+            if interrupted.results.is_empty() {
+                return Err(failure);
+            }
+            // What was found before is reported all the same.
+            (interrupted.results, interrupted.differences, Some(failure))
+        }
+    };
     let names: Vec<&str> = backends.iter().map(Backend::name).collect();
     let results = Results {
         scenarios: &scenarios,
@@ -163,6 +170,9 @@ pub fn run(args: &RunArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result
             }
         }
     }
+    if let Some(failure) = failed {
+        return Err(failure);
+    }
     // After the report: what cannot be written must not lose it.
     if let Some(run) = run_to_show(&results) {
         let command = results.command(run);
@@ -173,6 +183,15 @@ pub fn run(args: &RunArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result
         })?;
     }
     Ok(if results.all_as_expected() { EXIT_OK } else { EXIT_UNEXPECTED })
+}
+
+/// What is said of a host that failed.
+fn failure(interrupted: &Interrupted) -> Failure {
+    match &interrupted.error {
+        RunError::Boot(BootError::Image(error)) => Failure::usage(error.to_string()),
+        error if interrupted.results.is_empty() => Failure::host(error),
+        error => Failure::host(error).and(&format!("; {interrupted}")),
+    }
 }
 
 /// Why nothing is left to run.

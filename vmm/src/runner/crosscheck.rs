@@ -1,6 +1,6 @@
 //! The same run on two executors, event by event.
 
-use super::{RunResult, Runner};
+use super::{Interrupted, RunResult, Runner};
 use crate::arch::vcpu::Vcpu;
 use crate::event::{Event, Trace};
 use crate::kernel::steps::RunError;
@@ -68,21 +68,23 @@ fn side(runner: &mut Runner, run: &Run, seq: usize, trace: &Trace) -> Result<Sid
 /// Does all of `runs` on both, calling `progress` after each.
 ///
 /// # Errors
-/// As [`crosscheck`].
+/// As [`crosscheck`]; with what was run until then.
 pub fn crosscheck_all(
     runners: &mut [Runner; 2],
     runs: &[Run],
     progress: &mut dyn FnMut(usize),
-) -> Result<(Vec<RunResult>, Vec<Difference>), RunError> {
+) -> Result<(Vec<RunResult>, Vec<Difference>), Box<Interrupted>> {
     let mut differences = Vec::new();
-    let results = super::in_order(
-        runs,
-        |run| {
-            let (result, difference) = crosscheck(runners, run)?;
-            differences.extend(difference);
-            Ok(result)
-        },
-        progress,
-    )?;
-    Ok((results, differences))
+    let each = |run: &Run| {
+        let (result, difference) = crosscheck(runners, run)?;
+        differences.extend(difference);
+        Ok(result)
+    };
+    match super::in_order(runs, each, progress) {
+        Ok(results) => Ok((results, differences)),
+        Err(mut interrupted) => {
+            interrupted.differences = differences;
+            Err(interrupted)
+        }
+    }
 }

@@ -76,18 +76,40 @@ impl From<&RunConfig> for SessionConfig {
     }
 }
 
+/// The host failed in the middle of several runs.
+#[derive(Debug, thiserror::Error)]
+#[error("{} of {wanted} runs were made", .results.len())]
+pub struct Interrupted {
+    /// The results of the runs before it, in the order given.
+    pub results: Vec<RunResult>,
+    /// Where two executors have differed in them.
+    pub differences: Vec<Difference>,
+    /// How many runs there would have been.
+    pub wanted: usize,
+    /// What failed.
+    #[source]
+    pub error: RunError,
+}
+
 /// Does `runs` with those of one configuration together, since one guest is alive at a time; the
 /// results are in the order given.
 fn in_order(
     runs: &[Run],
     mut each: impl FnMut(&Run) -> Result<RunResult, RunError>,
     progress: &mut dyn FnMut(usize),
-) -> Result<Vec<RunResult>, RunError> {
+) -> Result<Vec<RunResult>, Box<Interrupted>> {
     let mut order: Vec<usize> = (0..runs.len()).collect();
     order.sort_by_key(|&index| (runs[index].config, index));
     let mut results: Vec<Option<RunResult>> = vec![None; runs.len()];
     for (done, index) in order.into_iter().enumerate() {
-        results[index] = Some(each(&runs[index])?);
+        match each(&runs[index]) {
+            Ok(result) => results[index] = Some(result),
+            Err(error) => {
+                let results = results.into_iter().flatten().collect();
+                let (differences, wanted) = (Vec::new(), runs.len());
+                return Err(Box::new(Interrupted { results, differences, wanted, error }));
+            }
+        }
         progress(done + 1);
     }
     Ok(results.into_iter().flatten().collect())
@@ -141,12 +163,12 @@ impl Runner {
     /// Runs all of `runs`, calling `progress` after each; the results are in their order.
     ///
     /// # Errors
-    /// When the host fails or an image cannot be loaded.
+    /// When the host fails or an image cannot be loaded; with what was run until then.
     pub fn run_all(
         &mut self,
         runs: &[Run],
         progress: &mut dyn FnMut(usize),
-    ) -> Result<Vec<RunResult>, RunError> {
+    ) -> Result<Vec<RunResult>, Box<Interrupted>> {
         in_order(runs, |run| self.run(run, None), progress)
     }
 

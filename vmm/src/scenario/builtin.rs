@@ -53,6 +53,14 @@ pub const BUILTIN: &[(&str, &str)] = &files!(
         "generation-read-again",
         "generation-before-cpumask",
         "cpumask-before-generation",
+        "switch-window-flushed",
+        "locked",
+        "pending-taken-over",
+        "edit-races-accessed",
+        "marks-of-all-slots",
+        "lazy-kernel-access",
+        "new-frame-in-use",
+        "four-cpus",
         "matrix",
     ]
 );

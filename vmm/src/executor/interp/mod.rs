@@ -36,6 +36,8 @@ pub enum Flaw {
     BitOfBts,
     /// An instruction that it does not know breaks it, as a host's virtual machine may break.
     Breaks,
+    /// An instruction that it does not know is its failure, as a host's system call may fail.
+    Fails,
 }
 
 /// An interpreter of unprivileged code.
@@ -92,8 +94,15 @@ impl InterpExecutor {
         }
         let start = Instant::now();
         let mut trap = run::run(&mut self.engine, &mut self.code, limit);
-        if self.code.flaw == Some(Flaw::Breaks) && trap == Some(Trap::Unsupported) {
-            trap = Some(Trap::Broken { exit: HostExit::Shutdown, rip: vcpu.rip });
+        match self.code.flaw {
+            Some(Flaw::Breaks) if trap == Some(Trap::Unsupported) => {
+                trap = Some(Trap::Broken { exit: HostExit::Shutdown, rip: vcpu.rip });
+            }
+            Some(Flaw::Fails) if trap == Some(Trap::Unsupported) => {
+                let source = std::io::Error::from(std::io::ErrorKind::OutOfMemory);
+                return Err(ExecutorError::Host { what: "interpreting", source });
+            }
+            _ => {}
         }
         self.time += start.elapsed();
         self.engine.store(vcpu);
