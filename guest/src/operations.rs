@@ -237,12 +237,13 @@ fn copy(mm: usize, page: u64, bits: u64) -> Result<(), Refused> {
 /// Where there is none, or no frame for the table.
 pub fn split(mm: usize, va: u64) -> Result<(), Refused> {
     let _locked = lock(mm);
-    let bits = get(mm, va)?;
-    if !entry::is_large(bits) {
+    if !entry::is_large(get(mm, va)?) {
         return Err(Refused);
     }
-    let table = tables::of_parts(bits)?;
-    let token = unmap(mm, va)?;
+    let table = pool::take().ok_or(Refused)?;
+    // Until here another CPU may have set A and D.
+    let (bits, token) = take(mm, va)?;
+    tables::fill_with_parts(table, bits);
     let end = va + LARGE_PAGE_SIZE;
     flush::flush_tlb_range(mm, va, end);
     let _ = token.discharge(Some(mm), va, end);
@@ -267,11 +268,13 @@ pub fn merge(mm: usize, va: u64) -> Result<(), Refused> {
         return Err(Refused);
     }
     // A and D of all parts count for the whole.
-    let joined = tables::entries(table).fold(entry::joined(first), |joined, bits| {
-        joined | bits & (entry::ACCESSED | entry::DIRTY)
-    });
+    let joined = || {
+        tables::entries(table).fold(entry::joined(first), |joined, bits| {
+            joined | bits & (entry::ACCESSED | entry::DIRTY)
+        })
+    };
     if variant::is(Variant::MergeNotFlushed) {
-        let _ = tables::replace(mm, va, joined)?;
+        let _ = tables::replace(mm, va, joined())?;
         pool::give_back(table);
         return Ok(());
     }
@@ -279,7 +282,8 @@ pub fn merge(mm: usize, va: u64) -> Result<(), Refused> {
     let end = va + LARGE_PAGE_SIZE;
     flush::flush_tlb_freeing(mm, va, end);
     let _ = token.discharge(Some(mm), va, end);
-    put(mm, va, joined)?;
+    // Until the flush other CPUs set A and D in the parts.
+    put(mm, va, joined())?;
     pool::give_back(table);
     Ok(())
 }

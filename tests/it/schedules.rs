@@ -302,6 +302,43 @@ fn no_edit_of_a_present_entry_loses_a_d_bit() {
     assert!(lost(Some(Variant::PlainEdits)) > 0);
 }
 
+/// Another CPU writes while a page is split, or merged: whatever the entry is then, D is in it.
+#[test]
+fn a_page_that_is_split_or_merged_keeps_its_d_bit() {
+    const DIRTY: u64 = 1 << 6;
+    let rig = Rig::new(Backend::interp());
+    let config = RunConfig { cpus: 2, ..config("pcid", Policy::Split, false) };
+    for (before, edit, last) in [("", "split h0", 5), ("cpu0 A split h0\n", "merge h0", 6)] {
+        let mut reached = 0;
+        for number in (1..4_000).step_by(97) {
+            let steps = format!(
+                "A map h0 red\n{before}cpu1 A user read h0 -> red\ncpu0 A user nop\n\
+                 cpu0 A {edit} until instruction#{number}\ncpu1 A user write h0 1\n\
+                 cpu0 resume\ncpu0 A user write h0 2"
+            );
+            let (result, trace) = rig.record(&scenario(&steps), config, &[]);
+            // Where the page is not there for a moment the write faults.
+            if !matches!(result.outcome, Outcome::Clean | Outcome::Vacuous) {
+                continue;
+            }
+            reached += 1;
+            let begins = |event: &Event| {
+                event
+                    .announcements()
+                    .iter()
+                    .any(|said| *said == Announcement::TaskBegins(TaskId(last + 1)))
+            };
+            let at = trace.events.iter().position(begins).expect("the last step");
+            let sets = |event: &Event| match event.happened() {
+                Some(Happened::AccessedDirty { old, new, .. }) => (old ^ new) & DIRTY != 0,
+                _ => false,
+            };
+            assert!(!trace.events[at..].iter().any(sets), "{edit} until instruction {number}");
+        }
+        assert!(reached >= 2, "{edit}: {reached}");
+    }
+}
+
 /// One that waits for a lock takes turns of some instructions with the one that has it, and traps in each.
 #[test]
 fn a_cpu_that_waits_long_for_a_slow_one_is_no_hang() {

@@ -84,14 +84,9 @@ pub fn entries(table: u64) -> impl Iterator<Item = u64> {
     (0..ENTRIES).map(move |index| read_physical(table + index * 8))
 }
 
-/// A page table, which nothing references yet, of the 4 KiB parts of the large page `bits`.
-///
-/// # Errors
-/// Where no frame is left.
-pub fn of_parts(bits: u64) -> Result<u64, Refused> {
-    let table = pool::take().ok_or(Refused)?;
+/// Makes `table`, which nothing references yet, one of the 4 KiB parts of the large page `bits`.
+pub fn fill_with_parts(table: u64, bits: u64) {
     (0..ENTRIES).for_each(|index| write_physical(table + index * 8, entry::part(bits, index)));
-    Ok(table)
 }
 
 /// References the page table in frame `table` for `va`, where nothing is present. Nothing can be
