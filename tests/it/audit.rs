@@ -6,6 +6,7 @@ mod elf;
 mod images;
 mod kernel;
 mod layout;
+mod profile;
 mod scripts;
 
 use kernel::{Does, Task, User, kernel};
@@ -54,6 +55,7 @@ fn with_board<T>(
         initrd: &[],
         command_line: "",
         symbols: &Symbols::new(&kernel.elf),
+        profile: None,
         settings: Settings {
             features: cpu.features,
             model: MODEL,
@@ -68,7 +70,7 @@ fn with_board<T>(
 }
 
 /// The rules that have spoken, in the order in which they did.
-fn rules(audited: &Audited) -> Vec<&str> {
+pub fn rules(audited: &Audited) -> Vec<&str> {
     audited.findings.iter().map(|finding| finding.key.rule.as_str()).collect()
 }
 
@@ -227,7 +229,7 @@ fn after_use(does: &[Does]) -> (Audited, String) {
 }
 
 /// The flushes of a page of user mode.
-fn both(page: u64) -> [Does; 2] {
+pub fn both(page: u64) -> [Does; 2] {
     [Does::Invlpg(page), Does::InvpcidAddress(A.user_pcid(), page)]
 }
 

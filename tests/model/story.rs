@@ -323,6 +323,7 @@ fn isolated() -> KernelAbout {
         pairing: Some(PAIRING),
         slots: slots.to_vec(),
         trampoline: vec![(TRAMPOLINE, Gva(TRAMPOLINE.0 + 0x1000))],
+        wait_for_reuse: Vec::new(),
         direct_map: (Gva(0xffff_c000_0000_0000), Gva(0xffff_c000_0020_0000)),
         state: vec![
             Announcement::Root { space: SpaceId(1), root: Gpa(A.0) },

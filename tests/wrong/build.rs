@@ -10,11 +10,12 @@ include!("conditions.rs");
 include!("replaced.rs");
 
 /// Where each condition is switched, below `vmm/model/src`: a file or a directory.
-const SWITCHED: [&str; 8] = [
+const SWITCHED: [&str; 9] = [
     "event/header.rs",
     "oracle/deadline.rs",
     "oracle/held.rs",
     "oracle/ledger.rs",
+    "oracle/ledger/",
     "oracle/obligation.rs",
     "oracle/rule.rs",
     "oracle/replica/",

@@ -90,8 +90,8 @@ const REPLACED: &[(&str, &str, &str, &str)] = &[
     (
         "an obligation is near at the first address of its page only",
         "oracle/held.rs",
-        "let first = Gva(«base.0 & !(PageSize::Huge.bytes() - 1)»);",
-        "base.0",
+        "[PageSize::Huge, PageSize::Large].map(|size| «address & !(size.bytes() - 1)»)",
+        "address + size.bytes() * 0",
     ),
     (
         "an obligation with paging-structure entries is near at its page only",

@@ -141,6 +141,25 @@ fn what_an_audit_cannot_do_is_a_usage_error() {
 }
 
 #[test]
+fn a_profile_is_read_from_a_file_or_there_is_none() {
+    let files = Files::new("profile");
+    let profile = files.put("wrong.toml", b"summary = \"x\"\nsymbols = \"boot\"\n");
+    let output = files.audit(&elf(), &["--profile", &profile]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("wrong.toml:2:1") && said.contains("did you mean `symbol`?"), "{said}");
+    let kernel = kernel(&tasks(Lacks::Nothing));
+    let none = text(&files.audit(&kernel, &["--profile", "none"]).stdout);
+    assert!(
+        none.contains("profile        none: when a flush is due, the task alone says"),
+        "{none}"
+    );
+    let of_linux = text(&files.audit(&kernel, &[]).stdout);
+    let why = "profiles/linux.toml is not used: the kernel has no symbol `linux_banner`";
+    assert!(of_linux.contains(why), "{of_linux}");
+}
+
+#[test]
 fn a_clean_kernel_exits_with_zero_and_one_that_forgets_with_one() {
     let files = Files::new("exit");
     for (lacks, code, first) in [

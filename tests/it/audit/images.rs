@@ -2,7 +2,7 @@
 
 use super::kernel::kernel;
 use super::scripts::{Lacks, tasks};
-use stalemate::kernel::free::{Boot, Free, FreeError, KernelImage, Settings};
+use stalemate::kernel::free::{Boot, Free, FreeError, Hooks, KernelImage, Settings};
 use std::panic::catch_unwind;
 
 /// The small kernel.
@@ -45,7 +45,11 @@ fn loaded(file: &[u8]) -> Result<(), String> {
         instructions: 0,
         lenient: false,
     };
-    match Free::new(&Boot { kernel: &kernel, initrd: &[], command_line: "" }, settings) {
+    match Free::new(
+        &Boot { kernel: &kernel, initrd: &[], command_line: "" },
+        settings,
+        Hooks::default(),
+    ) {
         Ok(_) => Ok(()),
         Err(FreeError::Kernel(error)) => Err(error.to_string()),
         Err(error) => panic!("{error}"),

@@ -5,6 +5,7 @@ use super::assembler::{Assembler, assemble, at};
 use super::elf::Image;
 use super::layout::*;
 use iced_x86::{Code, Instruction, Register};
+use std::collections::BTreeMap;
 
 /// What the kernel does in a system call, one after another.
 #[derive(Clone, Debug)]
@@ -35,6 +36,8 @@ pub enum Does {
     In(u16),
     /// Writes an MSR.
     Wrmsr(u32),
+    /// Calls a function of this name, with what RDI, RSI and RDX hold then; it does these and returns.
+    Function(&'static str, [u64; 3], Vec<Does>),
     /// Any instruction.
     Bytes(&'static [u8]),
     /// Asks for a reset: a fault that nothing handles.
@@ -58,8 +61,8 @@ pub enum User {
 pub type Task = (Space, Vec<User>);
 
 const SAVED_RSP: u64 = KERNEL + VARIABLES;
-const STACK_TOP: u64 = SAVED_RSP + 8;
-const MARKS: u64 = SAVED_RSP + 0x10;
+pub const STACK_TOP: u64 = SAVED_RSP + 8;
+pub const MARKS: u64 = SAVED_RSP + 0x10;
 const RETURN: u64 = SAVED_RSP + 0x18;
 const CURRENT: u64 = SAVED_RSP + 0x20;
 const PREEMPTING: u64 = SAVED_RSP + 0x28;
@@ -100,6 +103,7 @@ const STAR: u32 = 0xc000_0081;
 const LSTAR: u32 = 0xc000_0082;
 const FMASK: u32 = 0xc000_0084;
 const FS_BASE: u32 = 0xc000_0100;
+const GS_BASE: u32 = 0xc000_0101;
 /// SYSCALL, long mode enabled and active.
 const EFER_VALUE: u64 = 0x501;
 const CR4_PGE: i64 = 1 << 7;
@@ -107,6 +111,11 @@ const CR4_PCIDE: i64 = 1 << 17;
 
 /// The kernel with these tasks, as an ELF file. It begins with the first of them.
 pub fn kernel(tasks: &[Task]) -> Vec<u8> {
+    kernel_with_symbols(tasks).0
+}
+
+/// The same, and the addresses of its functions by their names.
+pub fn kernel_with_symbols(tasks: &[Task]) -> (Vec<u8>, BTreeMap<String, u64>) {
     assert!(tasks.len() as u64 <= STACK_MOST);
     let (user, entries) = assemble(USER, |code| user_code(code, tasks));
     let entry = |task: usize| entries[&format!("task {task}")];
@@ -131,7 +140,7 @@ pub fn kernel(tasks: &[Task]) -> Vec<u8> {
     }
     image.word(STACK_TOP - KERNEL, stack(0));
     image.reserve(A.frame(0), 0x10_0000);
-    image.elf(labels["boot"], KERNEL)
+    (image.elf(labels["boot"], KERNEL), labels)
 }
 
 fn descriptors(image: &mut Image) {
@@ -317,6 +326,7 @@ fn boot(code: &mut Assembler<'_>, space: Space, first: u64) {
     let entry = code.of("system call");
     wrmsr(code, LSTAR, entry);
     wrmsr(code, FMASK, 0x700);
+    wrmsr(code, GS_BASE, KERNEL);
     DEVICES.iter().for_each(|&(port, value)| out(code, port, value));
     load_cr3(code, space.cr3());
     // The first entry to user mode, from the stack that user roots map.
@@ -427,6 +437,20 @@ fn carry_out(code: &mut Assembler<'_>, does: &Does) {
             code.two(Code::In_AL_DX, Register::AL, Register::DX);
         }
         Does::Wrmsr(msr) => wrmsr(code, msr, 0),
+        Does::Function(name, arguments, ref does) => {
+            let behind = format!("behind {name}");
+            for (register, argument) in
+                [Register::RDI, Register::RSI, Register::RDX].into_iter().zip(arguments)
+            {
+                code.set(register, argument);
+            }
+            code.branch(Code::Call_rel32_64, name);
+            code.branch(Code::Jmp_rel32_64, &behind);
+            code.label(name);
+            does.iter().for_each(|does| carry_out(code, does));
+            code.plain(Code::Retnq);
+            code.label(&behind);
+        }
         Does::Bytes(bytes) => {
             let bytes = Instruction::with_declare_byte(bytes);
             code.put(bytes.expect("few bytes"));

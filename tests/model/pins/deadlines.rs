@@ -414,3 +414,12 @@ fn who_maps_its_own_address_anew_owes_its_own_flush() {
         story.owed().iter().any(|owed| owed == "1 PCID 0x001 0xffff800000000000 never-flushed")
     );
 }
+
+/// Of one stale entry one rule speaks, whatever is a deadline after that.
+#[test]
+fn what_user_mode_was_entered_with_is_not_found_again_when_its_step_is_over() {
+    let mut story = edited(1);
+    story.invlpg(0).runs_user(0, A, 0).has_broken(&["stale-user-entry"]);
+    story.runs_kernel(0, A, 0).says(0, Announcement::EditsOver);
+    story.has_broken(&["stale-user-entry"]);
+}

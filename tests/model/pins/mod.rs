@@ -6,6 +6,7 @@ mod events;
 mod freely;
 mod late;
 mod ledger;
+mod profiled;
 mod reach;
 mod who;
 

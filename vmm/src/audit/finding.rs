@@ -1,6 +1,8 @@
 //! What rules have found, put together where it is one and the same.
 
 use super::coverage::{Change, function};
+use super::profile::{Applied, Line};
+use crate::kernel::free::Hooks;
 use crate::oracle::{RuleId, Violation};
 use crate::symbols::Symbols;
 use std::collections::BTreeMap;
@@ -39,24 +41,44 @@ pub struct Finding {
     pub missed: Vec<(String, String)>,
     /// The function in which the deadline passed, of the first.
     pub at: String,
+    /// Why the flush was due, and who says so, of the first.
+    pub due: String,
 }
 
-impl Finding {
-    /// Why the flush was due, and who says so.
-    #[must_use]
-    pub fn due(&self) -> &'static str {
-        match self.rule.to_string().as_str() {
-            "stale-user-entry" | "stale-other-asid" => {
-                "the task that made the entry stale returned to user mode without its flush: a \
-                 heuristic, which takes it that an operation is over then"
-            }
-            "va-reuse" => "the address was given out again: SDM vol. 3, 4.10.5",
-            _ => "the architecture",
+/// Why the flush was due, and who says so: the architecture, the task, or a line of a profile.
+pub(super) fn due(violation: &Violation, profile: Option<&Applied>, hooks: &Hooks) -> String {
+    let by = |line: &Line| {
+        let Line { line, symbol, .. } = line;
+        let file = profile.map_or("", |profile| &profile.file);
+        format!("`{symbol}`, line {line} of {file}")
+    };
+    let flush = violation.requested.map(|cover| cover.id);
+    let line = |flush| profile.and_then(|profile| profile.line_of_flush(flush, hooks));
+    match violation.rule.to_string().as_str() {
+        "va-reuse" => "the address was given out again: SDM vol. 3, 4.10.5".to_owned(),
+        "reuse-before-flush" => {
+            let line = profile.and_then(|profile| profile.line_at(violation.rip, hooks));
+            let line = line.map_or_else(String::new, |line| format!(" by {}", by(line)));
+            format!("its frame was given back{line}")
         }
+        "stale-user-entry" | "stale-other-asid" | "stale-kernel-entry" => {
+            match flush.and_then(line) {
+                Some(line) => format!("it was flushed when this returned: {}", by(line)),
+                None => "the task that made the entry stale returned to user mode without its flush, or \
+                         to where a kernel thread waits: a heuristic, which takes it that an operation \
+                         is over then"
+                    .to_owned(),
+            }
+        }
+        _ => "the architecture".to_owned(),
     }
 }
 
-pub(super) fn collect(violations: &[Violation], symbols: &Symbols) -> Vec<Finding> {
+pub(super) fn collect(
+    violations: &[Violation],
+    symbols: &Symbols,
+    due: &dyn Fn(&Violation) -> String,
+) -> Vec<Finding> {
     let mut found: BTreeMap<Key, Finding> = BTreeMap::new();
     for violation in violations {
         let downgrade = violation.downgrade.as_ref();
@@ -82,6 +104,7 @@ pub(super) fn collect(violations: &[Violation], symbols: &Symbols) -> Vec<Findin
                 })
                 .collect(),
             at: function(symbols, violation.rip),
+            due: due(violation),
         });
         finding.count += 1;
     }

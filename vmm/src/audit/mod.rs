@@ -9,6 +9,7 @@ mod campaign;
 mod coverage;
 mod finding;
 mod json;
+mod profile;
 mod text;
 mod watcher;
 
@@ -17,12 +18,14 @@ pub use campaign::{Came, Campaign, Dropped, Kinds, Plan, campaign};
 pub use coverage::{Change, Coverage, Row};
 pub use finding::{Finding, Key};
 pub use json::json;
+pub use profile::{Applied, Line, Profile};
 pub use text::{compared, text};
 pub use watcher::{FlushSite, Removals};
 
 use crate::arch::features::CpuFeatures;
 use crate::inject::{Fault, Injector, Sites};
-use crate::kernel::free::{Boot, End, Free, FreeError, FreeRun, KernelImage, Settings};
+use crate::kernel::free::{Boot, End, Free, FreeError, FreeRun, Hooks, KernelImage, Settings};
+use crate::oracle::Violation;
 use crate::symbols::Symbols;
 use watcher::Watcher;
 
@@ -44,6 +47,8 @@ pub struct Subject<'a> {
     pub command_line: &'a str,
     /// The names of its functions, where they are known.
     pub symbols: &'a Symbols,
+    /// What is known of kernels like it.
+    pub profile: Option<&'a Profile>,
     /// What it runs on.
     pub settings: Settings,
     /// What is injected.
@@ -71,6 +76,8 @@ pub struct Audited {
     pub sites: Vec<FlushSite>,
     /// The function in which it could not go on, if that is how it ended.
     pub stopped_in: Option<String>,
+    /// What was known of the kernel, and what the run has shown of that; none if nothing was.
+    pub profile: Option<Applied>,
     /// Faults that met nothing, as text.
     pub not_fired: Vec<String>,
 }
@@ -135,10 +142,18 @@ impl Audited {
     }
 }
 
+/// What is known of a kernel, and what of that is of this one.
+fn profiled(subject: &Subject<'_>) -> (Hooks, Option<Applied>) {
+    let Subject { kernel, symbols, command_line, .. } = *subject;
+    let applied = subject.profile.map(|profile| profile.apply(kernel, symbols, command_line));
+    applied.map_or_else(Default::default, |(hooks, applied)| (hooks, Some(applied)))
+}
+
 /// A kernel before its first instruction, and who watches it.
 fn boot(subject: &Subject<'_>) -> Result<(Free, Watcher), FreeError> {
     let Subject { kernel, initrd, command_line, settings, .. } = *subject;
-    let mut free = Free::new(&Boot { kernel, initrd, command_line }, settings)?;
+    let hooks = profiled(subject).0;
+    let mut free = Free::new(&Boot { kernel, initrd, command_line }, settings, hooks)?;
     free.inject(Injector::new(subject.faults, Sites::default()));
     let watcher = Watcher::new(&free.header());
     Ok((free, watcher))
@@ -164,15 +179,21 @@ fn audited(subject: &Subject<'_>, free: &Free, watcher: &Watcher, run: FreeRun) 
         End::Stopped(_, vcpu) => Some(coverage::function(subject.symbols, vcpu.rip())),
         _ => None,
     };
+    let mut profile = profiled(subject).1;
+    if let Some(profile) = &mut profile {
+        profile.ran(free.hooks());
+    }
+    let due = |violation: &Violation| finding::due(violation, profile.as_ref(), free.hooks());
     Audited {
         stopped_in,
         features: subject.settings.features,
         isolated: watcher.is_isolated(),
-        findings: watcher.findings(subject.symbols),
+        findings: watcher.findings(subject.symbols, &due),
         flushes: watcher.flushes(),
         sites: watcher.sites(subject.symbols),
         not_fired: free.not_fired(),
         coverage: watcher.coverage(subject.symbols),
+        profile,
         run,
     }
 }

@@ -1,6 +1,6 @@
 //! An audit as people read it: the verdict first.
 
-use super::{Audited, Compared, Finding, Verdict};
+use super::{Applied, Audited, Compared, Finding, Line, Verdict};
 use crate::ink::{Ink, Tone};
 use crate::kernel::free::End;
 use std::fmt::Write;
@@ -65,6 +65,7 @@ fn write_all(out: &mut String, audited: &Audited, ink: Ink) -> std::fmt::Result 
         let registers = registers.collect::<Vec<_>>().join(", ");
         writeln!(out, "  registers      the processor has no MSR {registers}")?;
     }
+    write_profile(out, audited)?;
     writeln!(out, "\nWhat removed cached translations, and how often that was something stale")?;
     for site in &audited.sites {
         let super::Removals { executed, stale, .. } = site.removals;
@@ -76,6 +77,32 @@ fn write_all(out: &mut String, audited: &Audited, ink: Ink) -> std::fmt::Result 
         writeln!(out, "  `{fault}` met nothing")?;
     }
     write_coverage(out, audited)
+}
+
+/// What was known of the kernel: what of it came to nothing is said line by line.
+fn write_profile(out: &mut String, audited: &Audited) -> std::fmt::Result {
+    let Some(profile) = &audited.profile else {
+        return writeln!(out, "  profile        none: when a flush is due, the task alone says");
+    };
+    let Applied { file, lines, unused } = profile;
+    if let Some(why) = unused {
+        return writeln!(out, "  profile        {file} is not used: {why}");
+    }
+    let functions = lines.iter().filter(|line| line.calls.is_some());
+    let calls: u64 = functions.clone().filter_map(|line| line.calls).sum();
+    let functions = functions.count();
+    writeln!(
+        out,
+        "  profile        {file}: {} lines for this kernel; {functions} functions, called {calls} times",
+        lines.len()
+    )?;
+    for line in lines {
+        if let Some(missing) = &line.missing {
+            let Line { line, symbol, what, .. } = line;
+            writeln!(out, "                 line {line}, `{symbol}`, {what}: {missing}")?;
+        }
+    }
+    Ok(())
 }
 
 fn sentence(audited: &Audited, verdict: Verdict) -> String {
@@ -122,7 +149,7 @@ fn write_finding(out: &mut String, finding: &Finding) -> std::fmt::Result {
     }
     let task = first.task.map_or_else(String::new, |task| format!(" by task {}", task.0));
     writeln!(out, "  found        at {} in {}{task}", first.rip, finding.at)?;
-    writeln!(out, "  due          {}", finding.due())?;
+    writeln!(out, "  due          {}", finding.due)?;
     writeln!(
         out,
         "  grade        held: this PCID on this CPU has used the page through the old entry, and \

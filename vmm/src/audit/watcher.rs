@@ -130,8 +130,12 @@ impl Watcher {
         self.oracle.kernel().is_some_and(|kernel| kernel.isolated)
     }
 
-    pub(super) fn findings(&self, symbols: &Symbols) -> Vec<Finding> {
-        collect(self.oracle.violations(), symbols)
+    pub(super) fn findings(
+        &self,
+        symbols: &Symbols,
+        due: &dyn Fn(&Violation) -> String,
+    ) -> Vec<Finding> {
+        collect(self.oracle.violations(), symbols, due)
     }
 
     pub(super) fn coverage(&self, symbols: &Symbols) -> Coverage {

@@ -5,7 +5,7 @@ use super::terminal::{Format, Terminal};
 use super::{input, names};
 use crate::arch::tlb::{Fill, TlbModel};
 use crate::audit::{
-    self, Audited, Baseline, COMMAND_LINE, Campaign, Kinds, Plan, Subject, Verdict,
+    self, Audited, Baseline, COMMAND_LINE, Campaign, Kinds, Plan, Profile, Subject, Verdict,
 };
 use crate::ink::Ink;
 use crate::kernel::free::{FreeError, KernelImage, READY, Settings, init, initramfs};
@@ -32,6 +32,9 @@ pub struct AuditArgs {
     /// The kernel's symbols, as System.map and /proc/kallsyms have them, instead of those in the image
     #[arg(long, value_name = "FILE")]
     symbols: Option<PathBuf>,
+    /// What is known of the kernel's functions, in TOML, instead of what is of Linux's; `none` for nothing
+    #[arg(long, value_name = "FILE|none")]
+    profile: Option<PathBuf>,
     /// Memory, in MiB
     #[arg(long, value_name = "MIB", default_value_t = 256,
           value_parser = clap::value_parser!(u64).range(32..=1024))]
@@ -93,12 +96,14 @@ pub fn run(args: &AuditArgs, terminal: &mut Terminal<'_>) -> Result<u8, Failure>
         return Err(Failure::usage("an audit is made on one processor; see `stalemate list cpus`"));
     };
     let baseline = args.baseline.as_ref().map(|path| baseline(path)).transpose()?;
+    let profile = profile(args)?;
     let faults = input::faults(&args.inject)?;
     let subject = Subject {
         kernel: &kernel,
         initrd: &initrd,
         command_line: &command_line,
         symbols: &symbols,
+        profile: profile.as_ref(),
         settings: Settings {
             features: cpu.features,
             // What is cached was accessed: so each finding is of a translation that the processor held.
@@ -189,6 +194,19 @@ fn withhold(
 fn baseline(path: &Path) -> Result<Baseline, Failure> {
     let text = String::from_utf8_lossy(&read(path)?).into_owned();
     Baseline::parse(&text).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
+}
+
+/// What is known of the kernel.
+fn profile(args: &AuditArgs) -> Result<Option<Profile>, Failure> {
+    let parsed = match &args.profile {
+        None => Profile::built_in(),
+        Some(none) if none.as_os_str() == "none" => return Ok(None),
+        Some(path) => {
+            let text = String::from_utf8_lossy(&read(path)?).into_owned();
+            Profile::parse(&path.display().to_string(), &text)
+        }
+    };
+    Ok(Some(parsed?))
 }
 
 /// The names of the kernel's functions: those of a file, those that its own tables have, or those of an ELF

@@ -87,6 +87,8 @@ pub enum Trap {
         /// How many.
         instructions: u64,
     },
+    /// The next instruction is at a breakpoint. It runs when the executor is run again.
+    Breakpoint,
 }
 
 /// What a host came back with that no monitor asks for.
@@ -129,6 +131,11 @@ pub trait Executor {
 
     /// Gives the next runs so many instructions each, where the executor counts them.
     fn set_limit(&mut self, _instructions: u64) {}
+
+    /// Reports [`Trap::Breakpoint`] from now on before each run of the instruction at `at`, where one is
+    /// jumped to or returned to, in an executor that can; a loop of a few instructions that ends where it
+    /// began is one run.
+    fn set_breakpoint(&mut self, _at: Gva) {}
 
     /// Runs one instruction, or one round of a repeated string instruction. None when it
     /// completed.

@@ -1,7 +1,7 @@
 //! The kernel under test, as the machine knows it: words that it watches, and ports that it answers.
 
 use super::Stop;
-use crate::arch::addr::Gpa;
+use crate::arch::addr::{Gpa, Gva};
 use crate::arch::happened::WordStore;
 use crate::arch::vcpu::Vcpu;
 use crate::event::{Announcement, Owner, Word};
@@ -38,6 +38,15 @@ pub enum Call {
     Waits,
     /// Something of its driver: the CPU goes on when the driver lets it.
     Asks,
+}
+
+/// What a breakpoint that is reached says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reached {
+    /// By itself.
+    pub says: Vec<Announcement>,
+    /// Where there are to be breakpoints too, from now on.
+    pub more: Vec<Gva>,
 }
 
 /// A kernel under test. It is part of a snapshot: plain data.
@@ -98,8 +107,13 @@ pub trait Kernel: Clone {
     }
 
     /// What a trap of `vcpu` says by itself, before it is carried out.
-    fn at_trap(&mut self, _vcpu: &Vcpu, _memory: &GuestMemory) -> Option<Announcement> {
-        None
+    fn at_trap(&mut self, _vcpu: &Vcpu, _memory: &GuestMemory) -> Vec<Announcement> {
+        Vec::new()
+    }
+
+    /// `vcpu` is about to execute an instruction at which there is a breakpoint.
+    fn at_breakpoint(&mut self, _vcpu: &Vcpu, _memory: &GuestMemory) -> Reached {
+        Reached::default()
     }
 
     /// What RDMSR at CPL 0 finds in a register that the modelled processor has not; none for #GP.

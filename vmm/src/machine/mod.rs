@@ -18,7 +18,7 @@ mod trap;
 
 pub use director::{Access, Accesses, Director, Watch};
 pub use interceptor::{Interceptor, Moment, Plan, PlannedOp, Scheduled, SideEffect, Site};
-pub use kernel::{Call, Kernel, KernelWords, Statement};
+pub use kernel::{Call, Kernel, KernelWords, Reached, Statement};
 pub use stop::Stop;
 
 pub(crate) use director::NullDirector;

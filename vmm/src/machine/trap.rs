@@ -68,7 +68,16 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
         if let Some(quiet) = quiet {
             self.executor.set_limit(quiet);
         }
-        let trap = self.executor.run(&mut self.cpus[current].vcpu)?;
+        let trap = loop {
+            match self.executor.run(&mut self.cpus[current].vcpu)? {
+                Trap::Breakpoint => self.breakpoint(director),
+                trap => break trap,
+            }
+            // Less is left of what may complete.
+            if let Some(quiet) = self.kernel.quiet(self.instructions()) {
+                self.executor.set_limit(quiet);
+            }
+        };
         if quiet.is_some() && matches!(trap, Trap::InstructionLimit { .. }) {
             return Ok(Ran::On);
         }
@@ -78,6 +87,10 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
     fn one_instruction(&mut self, director: &mut dyn Director) -> Result<Ran, Halt> {
         let current = self.current();
         match self.executor.step(&mut self.cpus[current].vcpu)? {
+            Some(Trap::Breakpoint) => {
+                self.breakpoint(director);
+                self.one_instruction(director)
+            }
             Some(trap) => self.trap(director, trap),
             None => self.stepped_over().map(|()| Ran::On),
         }
@@ -101,15 +114,30 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
         Ok(())
     }
 
+    /// The current CPU is at an instruction that its kernel wants to be notified of.
+    fn breakpoint(&mut self, director: &mut dyn Director) {
+        let current = self.current();
+        let reached = self.kernel.at_breakpoint(&self.cpus[current].vcpu, &self.memory);
+        reached.more.into_iter().for_each(|at| self.executor.set_breakpoint(at));
+        if !reached.says.is_empty() {
+            self.announce(director, self.vcpu().rip(), reached.says);
+        }
+    }
+
     fn trap(&mut self, director: &mut dyn Director, trap: Trap) -> Result<Ran, Halt> {
         self.traps += 1;
         self.stepped = 0;
         let current = self.current();
-        if let Some(said) = self.kernel.at_trap(&self.cpus[current].vcpu, &self.memory) {
-            self.announce(director, self.vcpu().rip(), vec![said]);
+        let said = self.kernel.at_trap(&self.cpus[current].vcpu, &self.memory);
+        if !said.is_empty() {
+            self.announce(director, self.vcpu().rip(), said);
         }
         let on = |()| Ran::On;
         match trap {
+            Trap::Breakpoint => {
+                self.breakpoint(director);
+                Ok(Ran::On)
+            }
             Trap::Timeout { limit } => Err(Stop::Timeout { seconds: limit.as_secs() }.into()),
             Trap::Broken { exit, rip } => Err(Stop::Broken { exit, rip }.into()),
             Trap::InstructionLimit { instructions } => {

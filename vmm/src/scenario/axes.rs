@@ -4,7 +4,7 @@
 //! which `{AXIS.KEY}` stands for what the axis's value says under that key, and `{AXIS}` for the
 //! value's name.
 
-use super::diagnostic::{Diagnostic, explain};
+use super::diagnostic::{Diagnostic, SCENARIOS, explain};
 use super::raw::{RawAxes, RawAxis};
 use super::source::Source;
 use std::ops::Range;
@@ -35,7 +35,7 @@ pub(super) fn cells(source: &Source<'_>) -> Result<Vec<(Cell, String)>, Diagnost
     let (body, tail) = source.text.split_at(start);
     let raw: RawAxes = toml::from_str(tail).map_err(|error| {
         let span = error.span().unwrap_or(0..0);
-        let (message, help) = explain(error.message());
+        let (message, help) = explain(error.message(), SCENARIOS);
         source.error(start + span.start..start + span.end, message, help)
     })?;
     let one_in = raw.axes.one_in.unwrap_or(1).max(1);

@@ -87,8 +87,9 @@ impl fmt::Display for Diagnostic {
 
 impl std::error::Error for Diagnostic {}
 
-/// What the TOML reader says is wrong, and what would be right.
-pub(super) fn explain(message: &str) -> (String, String) {
+/// What the TOML reader says is wrong, and what would be right; `otherwise` is where to look for the
+/// latter if its words do not tell.
+pub(crate) fn explain(message: &str, otherwise: &str) -> (String, String) {
     if let Some(field) = message.strip_prefix("missing field ") {
         return (message.to_owned(), format!("add a line `{} = …`", field.trim_matches('`')));
     }
@@ -98,8 +99,7 @@ pub(super) fn explain(message: &str) -> (String, String) {
     let halves =
         [", expected ", " expected "].iter().find_map(|separator| message.split_once(separator));
     let Some((wrong, right)) = halves else {
-        let help = "see `stalemate list scenarios`, or copy one of the built-in files";
-        return (message.to_owned(), help.to_owned());
+        return (message.to_owned(), otherwise.to_owned());
     };
     if wrong.ends_with("string") && right.trim_matches('`').chars().all(|c| c == '"' || c == '\'') {
         let help = "close it with the quotes that opened it";
@@ -115,6 +115,10 @@ pub(super) fn explain(message: &str) -> (String, String) {
     };
     (wrong.replace("unknown variant", "unknown value"), help)
 }
+
+/// Where to look for what a scenario is.
+pub(super) const SCENARIOS: &str =
+    "see `stalemate list scenarios`, or copy one of the built-in files";
 
 #[cfg(test)]
 mod tests {

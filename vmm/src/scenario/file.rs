@@ -2,7 +2,7 @@
 
 use super::axes::{self, Cell};
 use super::config::{CPUS, Policy, RunConfig, When};
-use super::diagnostic::{Diagnostic, explain};
+use super::diagnostic::{Diagnostic, SCENARIOS, explain};
 use super::matrix::Selection;
 use super::raw::{Grain, List, RawScenario};
 use super::source::Source;
@@ -47,7 +47,7 @@ pub fn parse(name: &str, file: &str, text: &str) -> Result<Arc<Scenario>, Diagno
     let source = Source { file, text };
     let raw: RawScenario = toml::from_str(text).map_err(|error| {
         let span = error.span().unwrap_or(0..0);
-        let (message, help) = explain(error.message());
+        let (message, help) = explain(error.message(), SCENARIOS);
         source.error(span, message, help)
     })?;
     if raw.axis.is_some() || raw.axes.is_some() {

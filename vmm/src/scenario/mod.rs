@@ -15,6 +15,7 @@ pub use axes::Cell;
 pub use builtin::{BUILTIN, NOT_REBUILT, ZOO};
 pub use config::{CPUS, CpuModel, POLICIES, Policy, RunConfig, When};
 pub use diagnostic::Diagnostic;
+pub(crate) use diagnostic::explain;
 pub use file::{parse, parse_all};
 pub use matrix::{Expected, Run, Selection};
 pub use raw::{Stops, schema};

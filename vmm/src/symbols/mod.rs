@@ -1,6 +1,7 @@
 //! Names and source lines of guest addresses: of an image with its own symbols and DWARF, or of a
 //! kernel whose symbols are had apart.
 
+pub mod btf;
 pub mod kallsyms;
 pub mod system_map;
 

@@ -50,6 +50,10 @@ pub struct KernelAbout {
     /// Where it has all memory mapped for itself, end exclusive: that a frame is mapped there means
     /// nothing.
     pub direct_map: (Gva, Gva),
+    /// Kernel addresses whose flush waits until they are mapped anew, end exclusive; their frames may be
+    /// given back before.
+    #[serde(default)]
+    pub wait_for_reuse: Vec<(Gva, Gva)>,
     /// What it had announced before the first event.
     pub state: Vec<Announcement>,
 }

@@ -88,9 +88,12 @@ pub(super) fn deadlines(event: &Event, replica: &Replica) -> Vec<Deadline> {
                 let flush = replica.flush_on(to);
                 found.extend(flush.map(|flush| Deadline::Acknowledged { by, flush }));
             }
-            Announcement::FrameFreed(frame) => found.push(Deadline::Freed(frame)),
+            // What a kernel that runs freely has not flushed, it may be about to.
+            Announcement::FrameFreed(frame) if !replica.kernel.runs_freely => {
+                found.push(Deadline::Freed(frame));
+            }
             Announcement::EditsOver => found.push(Deadline::EditsOver { cpu: Some(cpu) }),
-            Announcement::TaskEnds { .. } => {
+            Announcement::TaskEnds { .. } if !replica.kernel.runs_freely => {
                 found.extend([Deadline::TaskOver { cpu }, Deadline::Claimed { cpu }]);
             }
             _ => {}

@@ -2,7 +2,7 @@
 //! not grow with what is owed elsewhere.
 
 use super::obligation::{Obligation, ObligationId};
-use crate::arch::addr::{CpuId, Gva};
+use crate::arch::addr::{CpuId, Gpa, Gva};
 use crate::arch::tlb::{EntryId, Tag};
 use crate::arch::walk::PageSize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,6 +25,8 @@ pub(super) struct Held {
     all: BTreeMap<ObligationId, Obligation>,
     under: BTreeMap<(CpuId, Tag), Under>,
     owners: BTreeMap<(CpuId, Tag, EntryId), Ids>,
+    /// By the first frame of each entry that was stale at first.
+    by_frame: BTreeMap<Gpa, Ids>,
 }
 
 impl Held {
@@ -77,10 +79,20 @@ impl Held {
     /// are, and some others.
     pub(super) fn near(&self, cpu: CpuId, tag: Tag, base: Gva, last: Gva, into: &mut Ids) {
         let Some(under) = self.under.get(&(cpu, tag)) else { return };
-        // The largest page that may begin before.
-        let first = Gva(base.0 & !(PageSize::Huge.bytes() - 1));
-        into.extend(under.by_page.range(first..=last).flat_map(|(_, ids)| ids));
+        // Larger pages that begin before.
+        for first in larger(base.0).map(Gva) {
+            into.extend(under.by_page.get(&first).into_iter().flatten());
+        }
+        into.extend(under.by_page.range(base..=last).flat_map(|(_, ids)| ids));
         into.extend(&under.structural);
+    }
+
+    /// Those that may have an entry which leads to a frame: all that have, and some others.
+    pub(super) fn of_frame(&self, frame: Gpa) -> impl Iterator<Item = &Obligation> {
+        let mut firsts = BTreeSet::from(larger(frame.0).map(Gpa));
+        firsts.insert(frame);
+        let ids = firsts.into_iter().filter_map(|first| self.by_frame.get(&first)).flatten();
+        ids.filter_map(|id| self.all.get(id))
     }
 
     pub(super) fn insert(&mut self, obligation: Obligation) {
@@ -120,6 +132,13 @@ impl Held {
                 under.by_page.remove(&page);
             }
         }
+        for frame in &obligation.frames {
+            let ids = self.by_frame.entry(*frame).or_default();
+            note(ids);
+            if ids.is_empty() {
+                self.by_frame.remove(frame);
+            }
+        }
         for entry in obligation.ids() {
             let ids = self.owners.entry((cpu, tag, entry)).or_default();
             note(ids);
@@ -128,4 +147,9 @@ impl Held {
             }
         }
     }
+}
+
+/// Where larger pages begin that `address` may be in.
+fn larger(address: u64) -> [u64; 2] {
+    [PageSize::Huge, PageSize::Large].map(|size| address & !(size.bytes() - 1))
 }

@@ -1,6 +1,8 @@
 //! The ledger: the obligations of a run. What is open is looked at; what is closed is kept aside, so
 //! that the cost of an event does not grow with what has happened before.
 
+mod within;
+
 use super::held::Held;
 use super::obligation::{
     Cause, Cover, Deferral, Discharger, Downgrade, Obligation, ObligationId, Stale, State,
@@ -129,7 +131,9 @@ impl Ledger {
                     self.settle(event, replica, discharger, near, false);
                 }
                 match *happened {
-                    Happened::UserEntry => self.operation_over(event.cpu, replica),
+                    Happened::UserEntry => {
+                        self.operation_over(replica.cpu(event.cpu).task);
+                    }
                     Happened::LoadCr3 { old, value } => {
                         self.root_loaded(event, (old, value), replica, before);
                     }
@@ -155,12 +159,14 @@ impl Ledger {
             Announcement::Acknowledged { by, to } => {
                 if let Some(open) = replica.flush_on(*to) {
                     let task = replica.cpu(*to).task;
-                    self.cover(&open, Cover { flush: open.flush, task }, Some(*by), replica);
+                    let cover = Cover { id: open.id, flush: open.flush, task };
+                    self.cover(&open, cover, Some(*by), replica);
                 }
             }
             Announcement::Generation { space, generation } => {
                 self.generation(by, *space, *generation, replica);
             }
+            Announcement::TaskEnds { task, .. } => self.operation_over(Some(*task)),
             Announcement::Deferred { root, start, end, until } => {
                 let deferral = Deferral { by, until: *until };
                 let deferred = |obligation: &&mut Obligation| {
@@ -184,6 +190,7 @@ impl Ledger {
         if !parent.is_open() && parent.tag == late.tag {
             self.held.change(id, |parent| {
                 parent.entries.extend(late.entries);
+                parent.frames.extend(late.frames);
                 parent.structures.extend(late.structures);
             });
             return leads_on.then_some(id);
@@ -236,13 +243,14 @@ impl Ledger {
 
     /// A flush returns.
     pub fn returned(&mut self, open: &OpenFlush, replica: &Replica) {
-        let cover = Cover { flush: open.flush, task: replica.task() };
+        let cover = Cover { id: open.id, flush: open.flush, task: replica.task() };
         self.cover(open, cover, None, replica);
     }
 
     /// What `open` is of is covered, on every CPU or on one.
     fn cover(&mut self, open: &OpenFlush, cover: Cover, on: Option<CpuId>, replica: &Replica) {
-        for obligation in self.held.iter_mut() {
+        for id in self.in_range(&open.flush, replica) {
+            let Some(obligation) = self.held.get_mut(id) else { continue };
             let meant = on.is_none_or(|cpu| obligation.cpu == cpu);
             if meant && obligation.covered.is_none() && obligation.is_requested_of(open, replica) {
                 obligation.covered = Some(cover);
@@ -301,9 +309,9 @@ impl Ledger {
         }
     }
 
-    /// A task of a kernel that runs freely enters user mode: what it was in the middle of is over.
-    fn operation_over(&mut self, cpu: CpuId, replica: &Replica) {
-        let task = replica.cpu(cpu).task;
+    /// A task of a kernel that runs freely enters user mode, or says so: what it was in the middle of is
+    /// over.
+    fn operation_over(&mut self, task: Option<TaskId>) {
         for id in task.and_then(|task| self.begun.remove(&task)).into_iter().flatten() {
             if let Some(owed) = self.held.get_mut(id) {
                 owed.over = true;

@@ -5,7 +5,7 @@ use super::replica::{OpenFlush, Replica, ReplicaCpu};
 use crate::arch::addr::{CpuId, Gpa, Gva};
 use crate::arch::cr3;
 use crate::arch::tlb::{Entry, EntryId, Store, StructureEntry, Tag};
-use crate::event::{Event, Flush, FlushKind, TaskId, Until};
+use crate::event::{Event, Flush, FlushId, FlushKind, TaskId, Until};
 use serde::Serialize;
 use std::collections::BTreeSet;
 
@@ -173,6 +173,8 @@ impl Downgrade {
 /// A flush that was to remove something stale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cover {
+    /// Its number.
+    pub id: FlushId,
     /// What it is of: its caller's range.
     pub flush: Flush,
     /// The task that called it.
@@ -231,6 +233,8 @@ pub struct Obligation {
     pub state: State,
     /// The stale entries that are still cached, with their pages.
     pub(super) entries: Vec<(Gva, EntryId)>,
+    /// The first frames of those that were cached at first.
+    pub(super) frames: BTreeSet<Gpa>,
     /// The stale paging-structure entries that are still cached.
     pub(super) structures: Vec<EntryId>,
 }
@@ -245,6 +249,7 @@ pub(super) struct Stale {
     page: Option<Gva>,
     /// With their pages.
     pub(super) entries: Vec<(Gva, EntryId)>,
+    pub(super) frames: BTreeSet<Gpa>,
     pub(super) structures: Vec<EntryId>,
 }
 
@@ -258,6 +263,7 @@ impl Stale {
             structure: None,
             page: None,
             entries: Vec::new(),
+            frames: BTreeSet::new(),
             structures: Vec::new(),
         }
     }
@@ -279,6 +285,7 @@ impl Stale {
         for entry in tlb.entries_in(tag, base, last).filter(|entry| is_new(entry.id)) {
             if let Some(at) = tlb.stale_at(&replica.tables, paging, tag, entry) {
                 self.entries.push((entry.translation.page, entry.id));
+                self.frames.insert(entry.translation.frame);
                 self.page.get_or_insert(at);
                 self.entry.get_or_insert_with(|| entry.clone());
             }
@@ -316,6 +323,7 @@ impl Obligation {
             generation: None,
             state: State::Open,
             entries: stale.entries,
+            frames: stale.frames,
             structures: stale.structures,
         }
     }

@@ -47,6 +47,9 @@ impl Context<'_> {
                 Box::new(under(cpu, pcid).chain(under(cpu, Tag::Global)))
             }
             Deadline::Current { cpu, tag } => Box::new(under(cpu, tag)),
+            Deadline::Returned(open) => {
+                Box::new(self.ledger.open_in(&open.flush, self.replica).into_iter())
+            }
             _ => Box::new(self.ledger.open()),
         }
     }

@@ -124,7 +124,8 @@ pub(super) fn violation(
             Deadline::Returned(open) if obligation.is_requested_of(open, replica) => Some(open),
             _ => None,
         });
-        let returning = || returning.map(|open| Cover { flush: open.flush, task: replica.task() });
+        let returning =
+            || returning.map(|open| Cover { id: open.id, flush: open.flush, task: replica.task() });
         obligation.covered.or_else(returning)
     });
     let (seq, rip) = finding.at.unwrap_or((event.seq, event.rip));

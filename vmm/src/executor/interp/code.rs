@@ -5,7 +5,7 @@ use super::decode::{self, Decoded, MAX_INSTRUCTION};
 use super::memory::{DataMemory, FetchFault};
 use super::uop::Uop;
 use crate::arch::addr::Gpa;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Entries of the look-up table by address; a power of two.
 const SLOTS: usize = 4096;
@@ -17,6 +17,10 @@ const PAGE: usize = 4096;
 #[derive(Debug)]
 pub struct Block {
     pub uops: Vec<Uop>,
+    /// Where it was decoded to run.
+    rip: u64,
+    /// It begins at a breakpoint.
+    pub breakpoint: bool,
 }
 
 /// Where a block was found last.
@@ -43,6 +47,7 @@ pub struct CodeCache {
     pub flaw: Option<super::Flaw>,
     /// Instructions of one block at most.
     pub longest_block: usize,
+    breakpoints: HashSet<u64>,
 }
 
 impl CodeCache {
@@ -52,9 +57,19 @@ impl CodeCache {
             blocks: Vec::new(),
             free: Vec::new(),
             pages: HashMap::new(),
-            crossing: Block { uops: Vec::new() },
+            crossing: Block { uops: Vec::new(), rip: 0, breakpoint: false },
             flaw: None,
             longest_block: MAX_BLOCK,
+            breakpoints: HashSet::new(),
+        }
+    }
+
+    /// Lets a block begin at `rip`, which is a breakpoint from now on. What is decoded already, and does
+    /// not begin there, goes on: code that is returned to, or called, begins a block.
+    pub fn set_breakpoint(&mut self, rip: u64) {
+        if self.breakpoints.insert(rip) {
+            let here = self.blocks.iter_mut().filter(|block| block.rip == rip);
+            here.for_each(|block| block.breakpoint = true);
         }
     }
 
@@ -84,7 +99,8 @@ impl CodeCache {
         memory.read_frame(frame, offset, bytes);
         let uops = self.decode(bytes, rip);
         if !uops.is_empty() {
-            let block = Block { uops };
+            let breakpoint = self.breakpoints.contains(&rip);
+            let block = Block { uops, rip, breakpoint };
             let number = match self.free.pop() {
                 Some(number) => {
                     self.blocks[number as usize] = block;
@@ -115,6 +131,7 @@ impl CodeCache {
         };
         self.crossing.uops.clear();
         self.crossing.uops.push(uop);
+        self.crossing.breakpoint = self.breakpoints.contains(&rip);
         Ok(&self.crossing)
     }
 
@@ -122,8 +139,12 @@ impl CodeCache {
         let mut uops = Vec::new();
         let mut at = 0;
         while uops.len() < self.longest_block && at < bytes.len() {
+            let here = rip.wrapping_add(at as u64);
+            if at > 0 && self.breakpoints.contains(&here) {
+                break;
+            }
             let rest = &bytes[at..bytes.len().min(at + MAX_INSTRUCTION)];
-            match decode::decode(rest, rip.wrapping_add(at as u64), self.flaw) {
+            match decode::decode(rest, here, self.flaw) {
                 // It looks at how many instructions are left, and they are counted as a block ends.
                 Decoded::Last(uop) if uop.repeats() && !uops.is_empty() => break,
                 Decoded::Next(uop) => {

@@ -32,6 +32,8 @@ pub struct Engine {
     pub trap: Trap,
     /// The trap leaves RIP behind the instruction.
     pub trap_after: bool,
+    /// The breakpoint that was reported last, where nothing has completed since.
+    pub reported: Option<u64>,
     /// Instructions completed since the trap before.
     pub retired: u64,
     /// So many may complete. A block's are counted as it ends, and REP has a block of its own.
@@ -50,6 +52,7 @@ impl Engine {
             trap_after: false,
             retired: 0,
             limit: 0,
+            reported: None,
         }
     }
 

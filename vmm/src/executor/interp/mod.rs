@@ -107,6 +107,9 @@ impl InterpExecutor {
         self.time += start.elapsed();
         self.engine.store(vcpu);
         self.instructions += self.engine.retired;
+        if trap != Some(Trap::Breakpoint) && self.engine.retired > 0 {
+            self.engine.reported = None;
+        }
         Ok(trap)
     }
 }
@@ -119,6 +122,10 @@ impl Executor for InterpExecutor {
 
     fn set_limit(&mut self, instructions: u64) {
         self.limit = instructions;
+    }
+
+    fn set_breakpoint(&mut self, at: Gva) {
+        self.code.set_breakpoint(at.0);
     }
 
     fn step(&mut self, vcpu: &mut Vcpu) -> Result<Option<Trap>, ExecutorError> {
@@ -185,6 +192,8 @@ impl Executor for InterpExecutor {
 
     fn restore_fpu(&mut self, image: &[u32]) -> Result<(), ExecutorError> {
         self.engine.fpu.restore_state(image);
+        // Another state runs now.
+        self.engine.reported = None;
         Ok(())
     }
 }

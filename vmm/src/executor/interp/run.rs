@@ -18,6 +18,10 @@ pub fn run(engine: &mut Engine, code: &mut CodeCache, limit: u64) -> Option<Trap
             Ok(block) => block,
             Err(fault) => return Some(trap_of(fault)),
         };
+        if block.breakpoint && (engine.retired > 0 || engine.reported != Some(rip)) {
+            engine.reported = Some(rip);
+            return Some(Trap::Breakpoint);
+        }
         let ended = run_block(engine, block, limit);
         if engine.memory.code_written() {
             code.drop_written(&mut engine.memory);

@@ -1,6 +1,7 @@
 //! A kernel image as it is distributed: a bzImage, or the ELF kernel itself.
 
 use super::payload::{self, PayloadError};
+use crate::arch::addr::Gva;
 use linux_loader::loader::bootparam::setup_header;
 use object::read::elf::{FileHeader, ProgramHeader};
 use object::{Endianness, elf};
@@ -125,6 +126,23 @@ impl KernelImage {
             return Self::of_elf(file.into(), None);
         }
         Err(KernelError::NotAKernel)
+    }
+
+    /// At most `len` of the bytes that the image has for this virtual address.
+    #[must_use]
+    pub fn bytes_at(&self, at: Gva, len: usize) -> Option<&[u8]> {
+        let file = elf::FileHeader64::<Endianness>::parse(&self.elf[..]).ok()?;
+        let endian = file.endian().ok()?;
+        let headers = file.program_headers(endian, &self.elf[..]).ok()?;
+        headers.iter().filter(|segment| segment.p_type(endian) == elf::PT_LOAD).find_map(
+            |segment| {
+                let inside = at.0.checked_sub(segment.p_vaddr(endian))?;
+                let left = segment.p_filesz(endian).checked_sub(inside).filter(|left| *left > 0)?;
+                let begin = usize::try_from(segment.p_offset(endian).checked_add(inside)?).ok()?;
+                let len = len.min(usize::try_from(left).ok()?);
+                self.elf.get(begin..begin.checked_add(len)?)
+            },
+        )
     }
 
     fn of_elf(bytes: Arc<[u8]>, setup: Option<setup_header>) -> Result<Self, KernelError> {

@@ -2,28 +2,36 @@
 //! when it says so or when it is told to.
 
 mod boot;
+mod hooks;
 mod image;
 mod initramfs;
 mod payload;
+mod percpu;
 mod platform;
 mod session;
 mod task;
 
 pub use boot::Boot;
+pub use hooks::{Descriptors, Does, Function, Hooks, MOST_FUNCTIONS, Value};
 pub use image::{KernelError, KernelImage};
 pub use initramfs::{READY, init, initramfs};
 pub use payload::PayloadError;
+pub use percpu::{Marks, PerCpu};
 pub use session::{End, Free, FreeError, FreeRun, Settings};
 
 use crate::arch::addr::Gpa;
 use crate::arch::happened::WordStore;
 use crate::arch::vcpu::Vcpu;
 use crate::event::Announcement;
-use crate::machine::{Call, Kernel, Statement, Stop};
+use crate::machine::{Call, Kernel, Reached, Statement, Stop};
 use crate::memory::GuestMemory;
 use platform::Platform;
 use std::collections::{BTreeMap, BTreeSet};
 use task::Tasks;
+
+/// How Linux tells a user root, and a user PCID, from its kernel's (arch/x86/mm/tlb.c).
+const USER_ROOT_BIT: u64 = 1 << 12;
+const USER_PCID_BIT: u64 = 1 << 11;
 
 /// The longest that the executor runs before the platform is looked at.
 const SLICE: u64 = 10_000;
@@ -41,18 +49,20 @@ pub(crate) struct FreeKernel {
     lenient: bool,
     /// Registers that the processor has not, and how often they were used.
     absent_msrs: BTreeMap<u32, u64>,
+    hooks: Hooks,
     /// Whoever drives it wants it back once so many instructions have completed.
     pause: Option<u64>,
 }
 
 impl FreeKernel {
-    fn new(platform: Platform, lenient: bool) -> Self {
+    fn new(platform: Platform, lenient: bool, hooks: Hooks) -> Self {
         Self {
             platform,
             slept: 0,
-            tasks: Tasks::default(),
+            tasks: Tasks::new(hooks.current),
             watched: BTreeSet::new(),
             lenient,
+            hooks,
             absent_msrs: BTreeMap::new(),
             pause: None,
         }
@@ -145,8 +155,24 @@ impl Kernel for FreeKernel {
         Some(next.min(SLICE).min(pause.filter(|pause| *pause > 0).unwrap_or(SLICE)))
     }
 
-    fn at_trap(&mut self, vcpu: &Vcpu, _: &GuestMemory) -> Option<Announcement> {
-        self.tasks.at_trap(vcpu).map(Announcement::TaskBegins)
+    fn at_trap(&mut self, vcpu: &Vcpu, memory: &GuestMemory) -> Vec<Announcement> {
+        let task = self.tasks.at_trap(vcpu, memory).map(Announcement::TaskBegins);
+        let mut says = Vec::from_iter(task);
+        if let Some(marks) = &mut self.hooks.marks {
+            says.extend(marks.changed(vcpu, memory, USER_PCID_BIT));
+        }
+        says
+    }
+
+    fn at_breakpoint(&mut self, vcpu: &Vcpu, memory: &GuestMemory) -> Reached {
+        let mut says = self.at_trap(vcpu, memory);
+        let (said, more) = self.hooks.reached(vcpu, memory);
+        says.extend(said);
+        if let Some(task) = self.tasks.of(vcpu.id).filter(|_| self.hooks.ends_operation(vcpu.rip()))
+        {
+            says.push(Announcement::TaskEnds { task, status: 0, value: 0 });
+        }
+        Reached { says, more: Vec::from_iter(more) }
     }
 
     fn time(&self, instructions: u64) -> Option<u64> {

@@ -1,22 +1,18 @@
 //! One boot of a kernel that runs freely: from its first instruction to its end.
 
 use super::platform::Platform;
-use super::{Boot, FreeKernel, KernelError, SLICE};
-use crate::arch::addr::Gva;
+use super::{Boot, FreeKernel, Hooks, KernelError, SLICE, USER_PCID_BIT, USER_ROOT_BIT};
+use crate::arch::addr::{Gva, Pcid};
 use crate::arch::fault;
 use crate::arch::features::CpuFeatures;
 use crate::arch::tlb::TlbModel;
 use crate::arch::vcpu::Vcpu;
-use crate::event::{CpuHeader, KernelAbout, Kind, Pairing, TraceHeader};
-use crate::executor::ExecutorError;
+use crate::event::{CpuHeader, KernelAbout, Kind, Pairing, SlotPcids, TraceHeader};
 use crate::executor::interp::InterpExecutor;
+use crate::executor::{Executor, ExecutorError};
 use crate::inject::Injector;
 use crate::machine::{Director, Halt, Machine, Ran, Snapshot, Stop};
 use crate::memory::GuestMemory;
-
-/// How Linux tells a user root, and a user PCID, from its kernel's (arch/x86/mm/tlb.c).
-const USER_ROOT_BIT: u64 = 1 << 12;
-const USER_PCID_BIT: u64 = 1 << 11;
 
 /// Units of the clock in a second: what the command line tells the kernel too.
 pub const CLOCK_HZ: u64 = 1_000_000_000;
@@ -104,12 +100,14 @@ impl Free {
     ///
     /// # Errors
     /// When it does not fit, or the host has no memory.
-    pub fn new(boot: &Boot<'_>, settings: Settings) -> Result<Self, FreeError> {
+    pub fn new(boot: &Boot<'_>, settings: Settings, hooks: Hooks) -> Result<Self, FreeError> {
         let memory =
             GuestMemory::new(settings.ram).map_err(|_| FreeError::Memory(settings.ram >> 20))?;
         let vcpu = boot.load(&memory, settings.features)?;
-        let executor = Box::new(InterpExecutor::new(&memory, SLICE));
-        let kernel = FreeKernel::new(Platform::new(CLOCK_HZ, settings.ticks), settings.lenient);
+        let mut executor = Box::new(InterpExecutor::new(&memory, SLICE));
+        hooks.breakpoints().for_each(|at| executor.set_breakpoint(at));
+        let platform = Platform::new(CLOCK_HZ, settings.ticks);
+        let kernel = FreeKernel::new(platform, settings.lenient, hooks);
         let injector = Injector::default();
         let machine = Machine::new(vcpu, settings.model, executor, memory, kernel, injector);
         Ok(Self { machine, settings, user_mode: None })
@@ -118,6 +116,12 @@ impl Free {
     /// Injects faults into the run.
     pub(crate) fn inject(&mut self, injector: Injector) {
         self.machine.interceptor = injector;
+    }
+
+    /// What its functions have been seen to do.
+    #[must_use]
+    pub fn hooks(&self) -> &Hooks {
+        &self.machine.kernel.hooks
     }
 
     /// The faults that never fired, as text.
@@ -135,13 +139,22 @@ impl Free {
             cr4: cpu.vcpu.cr4,
             efer: cpu.vcpu.efer,
         });
+        let hooks = &self.machine.kernel.hooks;
+        let slots = 1..=hooks.marks.map_or(0, |marks| marks.slots);
+        let slots = slots.map(|kernel| SlotPcids {
+            kernel: Pcid::new(kernel),
+            user: Pcid::new(kernel | USER_PCID_BIT as u16),
+        });
         TraceHeader {
             model: self.settings.model,
             features: self.settings.features,
             cpus: cpus.collect(),
             kernel: KernelAbout {
                 runs_freely: true,
+                slots: slots.collect(),
                 pairing: Some(Pairing { root_bit: USER_ROOT_BIT, pcid_bit: USER_PCID_BIT }),
+                wait_for_reuse: hooks.wait_for_reuse.clone(),
+                direct_map: hooks.direct_map,
                 ..KernelAbout::default()
             },
         }

@@ -403,6 +403,7 @@ fn kernel_about(machine: &StepMachine) -> KernelAbout {
     let info = machine.kernel.info();
     let trampoline = info.iter().flat_map(|info| &info.trampoline);
     KernelAbout {
+        wait_for_reuse: Vec::new(),
         runs_freely: false,
         isolated: info.is_some_and(|info| info.isolated),
         pairing: Some(Pairing { root_bit: USER_ROOT_BIT, pcid_bit: USER_PCID_BIT }),

@@ -48,6 +48,9 @@ impl Rule for ReuseBeforeFlush {
         let mut found = Vec::new();
         for said in context.event.announcements() {
             match *said {
+                Announcement::FrameFreed(frame) if context.replica.kernel.runs_freely => {
+                    found.extend(still_stale(context, frame));
+                }
                 Announcement::FrameFreed(frame) => {
                     found.extend(given_back(context, frame));
                     if context.replica.census.roots().any(|root| root == frame) {
@@ -99,6 +102,28 @@ fn given_back(context: &Context<'_>, frame: Gpa) -> Vec<Finding> {
 fn is_direct(context: &Context<'_>, va: Gva) -> bool {
     let (start, end) = context.header.kernel.direct_map;
     start <= va && va < end
+}
+
+/// What is stale of a frame that a kernel which runs freely gives back, and may be used as its CPU is
+/// now. What its tables map is its own affair: of the roots that are parked some are gone.
+fn still_stale(context: &Context<'_>, frame: Gpa) -> Option<Finding> {
+    let kernel = &context.header.kernel;
+    let by_design =
+        |va: Gva| kernel.wait_for_reuse.iter().any(|&(start, end)| start <= va && va < end);
+    let mut stale = context.ledger.open_of_frame(frame, context.replica);
+    let (owed, entry) = stale.find(|(owed, entry)| {
+        let page = entry.translation.page;
+        context.is_usable(owed.cpu, owed.tag) && !by_design(page) && !is_direct(context, page)
+    })?;
+    Some(Finding {
+        obligation: Some(owed.id),
+        held: Some(Held { tag: owed.tag, entry: entry.clone() }),
+        message: format!(
+            "{frame} is given back while {} of CPU {} still translates {} to it",
+            owed.tag, owed.cpu.0, entry.translation.page
+        ),
+        ..Finding::default()
+    })
 }
 
 /// The first way in which `cpu` may reach the frame through what it has cached.

@@ -25,8 +25,9 @@ fn owes(deadline: &Deadline, owed: &Obligation, _: &Context<'_>) -> bool {
     let Deadline::Current { cpu, tag } = *deadline else { return false };
     // Until the flush that was requested is over, either the old page or the new one may be used
     // (SDM vol. 3, 4.10.5); where none is requested it is `never-flushed`'s.
-    // Kernel addresses of one that runs freely may wait until they are used again: `va-reuse`.
-    let waits = owed.by_task && owed.is_of_kernel();
+    // Kernel addresses of one that runs freely may wait until a primitive has flushed them, or until
+    // they are used again: `va-reuse`.
+    let waits = owed.is_of_kernel() && owed.covered.is_none();
     (owed.cpu, owed.tag) == (cpu, tag) && owed.is_over() && !waits
 }
 

@@ -1,0 +1,83 @@
+//! Variables of which each CPU has its own, so far from its GS base.
+
+use crate::arch::addr::{Gpa, Gva, Pcid};
+use crate::arch::core::Memory;
+use crate::arch::vcpu::Vcpu;
+use crate::arch::walk::{Start, walk};
+use crate::event::Announcement;
+use crate::memory::GuestMemory;
+
+/// Where eight bytes of each CPU are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PerCpu {
+    offset: u64,
+    /// The last GS base, and where the bytes were: a CPU's variables stay where they are.
+    last: Option<(u64, Gpa)>,
+}
+
+impl PerCpu {
+    /// Those that are so far from the GS base.
+    #[must_use]
+    pub fn at(offset: u64) -> Self {
+        Self { offset, last: None }
+    }
+
+    /// The bytes of this CPU; none in user mode, and before the kernel has a GS base.
+    pub(super) fn read(&mut self, vcpu: &Vcpu, memory: &GuestMemory) -> Option<u64> {
+        // User mode's own base is there until the entry has swapped it.
+        let base = vcpu.gs_base;
+        if vcpu.cpl != 0 || !Gva(base).is_kernel() {
+            return None;
+        }
+        let at = match self.last {
+            Some((last, at)) if last == base => at,
+            _ => {
+                let va = Gva(base.wrapping_add(self.offset));
+                let walked = walk(memory, Start::root(vcpu.root()), va, vcpu.paging());
+                let at = walked.result.ok()?.at(va);
+                self.last = Some((base, at));
+                at
+            }
+        };
+        let mut bytes = [0; 8];
+        memory.read(at, &mut bytes).then(|| u64::from_le_bytes(bytes))
+    }
+}
+
+/// The user PCIDs that each CPU has marked: whoever next loads one of them flushes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Marks {
+    /// A mask: the bit of a kernel PCID stands for the user PCID of its slot.
+    pub mask: PerCpu,
+    /// How many slots there are: their kernel PCIDs begin at 1.
+    pub slots: u16,
+    seen: u64,
+}
+
+impl Marks {
+    /// None yet, in this mask.
+    #[must_use]
+    pub fn new(mask: PerCpu, slots: u16) -> Self {
+        Self { mask, slots, seen: 0 }
+    }
+
+    /// What has changed since the mask was last looked at.
+    pub(super) fn changed(
+        &mut self,
+        vcpu: &Vcpu,
+        memory: &GuestMemory,
+        user_pcid_bit: u64,
+    ) -> Vec<Announcement> {
+        let Some(word) = self.mask.read(vcpu, memory) else { return Vec::new() };
+        let mask = word & ((1 << (self.slots + 1)) - 1);
+        let changed = std::mem::replace(&mut self.seen, mask) ^ mask;
+        let says = |bit: u16| {
+            let (cpu, pcid) = (vcpu.id, Pcid::new(bit | user_pcid_bit as u16));
+            match mask & 1 << bit {
+                0 => Announcement::Unmarked { cpu, pcid },
+                _ => Announcement::Marked { cpu, pcid },
+            }
+        };
+        (0..=self.slots).filter(|bit| changed & 1 << bit != 0).map(says).collect()
+    }
+}
