@@ -83,8 +83,17 @@ fn checkout(blocks: &[(String, Vec<String>)]) -> PathBuf {
         }),
     ]);
     let mut written: BTreeSet<PathBuf> = changed_files.keys().map(|name| to.join(name)).collect();
-    for name in ["Cargo.toml", "Cargo.lock", "guest", "init", "shared", "vmm", "scenarios", "docs"]
-    {
+    for name in [
+        "Cargo.toml",
+        "Cargo.lock",
+        "guest",
+        "init",
+        "shared",
+        "vmm",
+        "scenarios",
+        "profiles",
+        "docs",
+    ] {
         for_each_file(&root().join(name), &to.join(name), &mut |from, to| {
             written.insert(to.to_owned());
             let name = from.strip_prefix(root()).expect("a path of the checkout");

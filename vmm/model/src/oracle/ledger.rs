@@ -400,10 +400,9 @@ impl Ledger {
             if left.0.len() + left.1.len() == held {
                 continue;
             }
-            let is_left =
-                |id: &EntryId| left.0.iter().any(|(_, left)| left == id) || left.1.contains(id);
-            let removed = obligation.ids().filter(|id| !is_left(id)).collect();
-            self.last_flushed.push((id, removed));
+            let before: BTreeSet<EntryId> = obligation.ids().collect();
+            let kept = left.0.iter().map(|(_, id)| *id).chain(left.1.iter().copied()).collect();
+            self.last_flushed.push((id, before.difference(&kept).copied().collect()));
             if !left.0.is_empty() || !left.1.is_empty() {
                 self.held.change(id, |owed| (owed.entries, owed.structures) = left);
                 continue;
