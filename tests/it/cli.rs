@@ -9,6 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
 
+const NO_ELF: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
 const MARK: &str = "user-flush-on-next-return";
 
 /// The executors that this host has.
@@ -145,7 +146,8 @@ fn bad_usage_and_bad_input_exit_with_2_before_anything_boots() {
         (&["run", MARK, "--policy", "joint"], "possible values: split"),
         (&["run", MARK, "--inject", "drop mrk"], "`mrk` is no operation; use one of"),
         (&["run", MARK, "--executor", "bochs"], "possible values: kvm, interp, both"),
-        (&["run", "--guest", "/dev/null"], "not a readable 64-bit ELF file"),
+        (&["run", "--guest", NO_ELF], "not a readable 64-bit ELF file"),
+        (&["run", "--guest", "/dev/null"], "not a regular file"),
         (&["explain", "nothing"], "no rule, fault, policy, fill, variant, CPU or scenario"),
         (&["fuzz", "--count", "0"], "0 is not in 1.."),
         (&["frobnicate"], "unrecognized subcommand"),

@@ -283,6 +283,27 @@ fn code_that_escapes_the_vmm_is_found_as_far_as_branches_lead() {
 }
 
 #[test]
+fn after_some_hangs_the_other_runs_are_skipped() {
+    let guest = match assembled("hangs", "", "jmp .") {
+        Ok(guest) => guest,
+        Err(reason) => return say(&reason),
+    };
+    let mut rig = Rig::of(Backend::interp(), guest);
+    if let Backend::Interp { limit, .. } = &mut rig.backend {
+        *limit = 10_000;
+    }
+    let mut runner = rig.runner();
+    runner.limit_hangs(2);
+    let results = runner.run_all(&vec![steps(1); 4], &mut |_| {}).expect("the host works");
+    let said = |result: &RunResult| result.stop.as_ref().map(|(stop, _)| stop.to_string());
+    assert_eq!(said(&results[1]).as_deref(), Some("no trap within 10000 instructions"));
+    for result in &results[2..] {
+        let skipped = "skipped: 2 runs of this kernel hung before";
+        assert_eq!((result.outcome, said(result).as_deref()), (Outcome::Hang, Some(skipped)));
+    }
+}
+
+#[test]
 fn ports_and_clocks_that_a_guest_has_not_are_named() {
     for (name, step, expected) in [
         ("in", "in al, 0x60", "IN from port 0x60, where no device is"),

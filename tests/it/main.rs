@@ -18,6 +18,7 @@ mod hostile;
 mod image;
 mod init;
 mod interrupts;
+mod limits;
 mod linux;
 mod litmus;
 mod matrix;

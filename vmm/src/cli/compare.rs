@@ -1,8 +1,8 @@
 //! `stalemate compare`.
 
 use super::failure::{EXIT_OK, EXIT_UNEXPECTED, Failure};
-use super::names;
 use super::terminal::{Format, Terminal};
+use super::{files, names};
 use crate::compare::{self, Comparison};
 use crate::kernel::steps::Guest;
 use crate::scenario::Policy;
@@ -50,6 +50,5 @@ pub fn run(args: &CompareArgs, terminal: &mut Terminal<'_>) -> Result<u8, Failur
 }
 
 fn save(path: &Path, found: &Comparison) -> Result<(), Failure> {
-    std::fs::write(path, compare::svg(found))
-        .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
+    files::save(path, &compare::svg(found))
 }

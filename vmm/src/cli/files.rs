@@ -10,6 +10,9 @@ use crate::scenario::Run;
 use crate::symbols::Symbols;
 use std::path::{Path, PathBuf};
 
+/// Bytes of the largest file that is read.
+const MAX_INPUT: u64 = 1 << 30;
+
 /// The files. Each is of one run: the first that was not as expected, else the first violation,
 /// else the first.
 #[derive(Debug, Default, clap::Args)]
@@ -35,6 +38,12 @@ pub struct Pictures {
 }
 
 impl Files {
+    /// Refuses two outputs in one file, an output that is an input, and a place where nothing can be
+    /// written, before anything runs.
+    pub fn check(&self, inputs: &[&Path]) -> Result<(), Failure> {
+        outputs(&[&self.record, &self.pictures.html, &self.pictures.perfetto], inputs)
+    }
+
     /// Writes those that are requested. `again` does the run, and keeps its events.
     pub fn write(
         &self,
@@ -61,6 +70,11 @@ impl Files {
 }
 
 impl Pictures {
+    /// As [`Files::check`].
+    pub fn check(&self, inputs: &[&Path]) -> Result<(), Failure> {
+        outputs(&[&self.html, &self.perfetto], inputs)
+    }
+
     /// Writes those that are requested.
     pub fn write(&self, recorded: &Recorded<'_>) -> Result<(), Failure> {
         if self.html.is_none() && self.perfetto.is_none() {
@@ -77,6 +91,41 @@ impl Pictures {
     }
 }
 
+fn outputs(all: &[&Option<PathBuf>], inputs: &[&Path]) -> Result<(), Failure> {
+    let mut seen: Vec<PathBuf> = Vec::new();
+    let inputs: Vec<PathBuf> = inputs.iter().filter_map(|path| path.canonicalize().ok()).collect();
+    for &path in all {
+        let Some(path) = path else { continue };
+        let error = |what: &str| Failure::usage(format!("{}: {what}", path.display()));
+        let folder = match path.parent() {
+            Some(folder) if folder != Path::new("") => folder,
+            _ => Path::new("."),
+        };
+        let whole = path
+            .canonicalize()
+            .or_else(|_| Ok(folder.canonicalize()?.join(path.file_name().unwrap_or_default())));
+        let whole = whole.map_err(|why: std::io::Error| error(&why.to_string()))?;
+        let is_file = whole.is_file() || !whole.exists();
+        if whole.is_dir() {
+            return Err(error("a directory"));
+        }
+        if inputs.contains(&whole) {
+            return Err(error("this output is an input too"));
+        }
+        if is_file && seen.contains(&whole) {
+            return Err(error("two outputs go to this file"));
+        }
+        let beside = whole.with_file_name(format!(".stalemate.{}.part", std::process::id()));
+        if is_file {
+            std::fs::write(&beside, "").map_err(|why| error(&why.to_string()))?;
+            // Nothing was written.
+            let _ = std::fs::remove_file(&beside);
+        }
+        seen.push(whole);
+    }
+    Ok(())
+}
+
 /// The run to write: the first that was not as expected or on which the executors differ, else
 /// the first violation, else the first.
 pub fn run_to_show<'a>(results: &Results<'a>) -> Option<&'a Run> {
@@ -87,7 +136,47 @@ pub fn run_to_show<'a>(results: &Results<'a>) -> Option<&'a Run> {
     unexpected.or_else(violation).or_else(|| all.first()).map(|result| &result.run)
 }
 
-fn save(path: &Path, text: &str) -> Result<(), Failure> {
-    std::fs::write(path, text)
-        .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
+/// Writes a file beside where it goes, and renames it when it is whole: what was there stays until then.
+/// What is no regular file, such as a pipe, is written to.
+pub fn save(path: &Path, text: &str) -> Result<(), Failure> {
+    let named = |error| Failure::usage(format!("{}: {error}", path.display()));
+    // Through a symbolic link: what it leads to is what changes.
+    let path = &path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    if path.exists() && !path.is_file() {
+        return std::fs::write(path, text).map_err(named);
+    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let beside = path.with_file_name(format!(".{name}.{}.part", std::process::id()));
+    let written = std::fs::write(&beside, text).and_then(|()| {
+        if let Ok(before) = std::fs::metadata(path) {
+            std::fs::set_permissions(&beside, before.permissions())?;
+        }
+        std::fs::rename(&beside, path)
+    });
+    written.map_err(|error| {
+        // It may not be there.
+        let _ = std::fs::remove_file(&beside);
+        named(error)
+    })
+}
+
+/// Reads a file that the command line names, whole. A pipe or a device may have no end.
+pub fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    let named =
+        |error: &dyn std::fmt::Display| Failure::usage(format!("{}: {error}", path.display()));
+    let about = std::fs::metadata(path).map_err(|error| named(&error))?;
+    if !about.is_file() {
+        return Err(named(&"not a regular file"));
+    }
+    if about.len() > MAX_INPUT {
+        let most = MAX_INPUT >> 20;
+        return Err(named(&format!("{} bytes; {most} MiB are the most that is read", about.len())));
+    }
+    std::fs::read(path).map_err(|error| named(&error))
+}
+
+/// The same, of text.
+pub fn read_text(path: &Path) -> Result<String, Failure> {
+    let text = String::from_utf8(read(path)?);
+    text.map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
 }

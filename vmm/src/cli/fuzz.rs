@@ -2,8 +2,8 @@
 
 use super::executors::ExecutorKind;
 use super::failure::{EXIT_OK, EXIT_UNEXPECTED, Failure};
-use super::names;
 use super::terminal::{Format, Terminal};
+use super::{files, names};
 use crate::executor::{Backend, REQUIRE_KVM, kvm_is_required};
 use crate::fuzz::report::{About, Report, text};
 use crate::fuzz::{self, Campaign, CrossCheck, correct_policies, zoo};
@@ -154,8 +154,7 @@ fn executors(kind: Option<ExecutorKind>, device: &Path) -> Result<Executors, Fai
 fn save(directory: &Path, report: &mut Report) -> Result<(), Failure> {
     for found in &mut report.found {
         let path = directory.join(&found.file);
-        std::fs::write(&path, &found.text)
-            .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
+        files::save(&path, &found.text)?;
         let shown = path.display().to_string();
         found.command = found.command.replace(&found.file, &shown);
         found.file = shown;

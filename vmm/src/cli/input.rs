@@ -1,6 +1,7 @@
 //! From what the command line names to scenarios, faults and kernels.
 
 use super::failure::Failure;
+use super::files;
 use super::terminal::Terminal;
 use crate::executor::Backend;
 use crate::inject::Fault;
@@ -101,8 +102,7 @@ fn file(path: &Path) -> Result<Vec<Arc<Scenario>>, Failure> {
         let message = format!("{shown:?}: the name has control characters; rename the file");
         return Err(Failure::usage(message));
     }
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| Failure::usage(format!("{shown}: {error}")))?;
+    let text = files::read_text(path)?;
     let name = path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into());
     Ok(scenario::parse_all(&name, &shown, &text)?)
 }
@@ -128,7 +128,8 @@ pub fn guest(
 ) -> Result<Guest, Failure> {
     let Some(path) = path else { return Ok(Guest::builtin()) };
     let shown = path.display();
-    let guest = Guest::read(path).map_err(|error| Failure::usage(format!("{shown}: {error}")))?;
+    let guest = Guest::from_elf(files::read(path)?)
+        .map_err(|error| Failure::usage(format!("{shown}: {error}")))?;
     let escapes = escapes::find(guest.image().bytes());
     if escapes.is_empty() {
         return Ok(guest);

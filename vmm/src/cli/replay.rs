@@ -2,7 +2,7 @@
 
 use super::executors::{ExecutorKind, backends};
 use super::failure::{EXIT_OK, EXIT_UNEXPECTED, Failure};
-use super::files::Pictures;
+use super::files::{self, Pictures};
 use super::input;
 use super::terminal::Terminal;
 use crate::event::Trace;
@@ -37,7 +37,9 @@ pub struct ReplayArgs {
 pub fn run(args: &ReplayArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result<u8, Failure> {
     let named =
         |error: &dyn std::fmt::Display| Failure::usage(format!("{}: {error}", args.file.display()));
-    let text = std::fs::read_to_string(&args.file).map_err(|error| named(&error))?;
+    let inputs: Vec<&Path> = args.guest.iter().chain([&args.file]).map(PathBuf::as_path).collect();
+    args.pictures.check(&inputs)?;
+    let text = files::read_text(&args.file)?;
     let recording = Recording::read(&text).map_err(|error| named(&error))?;
     let wanted = recording.run().map_err(|error| named(&error))?;
     let faults: String = wanted.faults.iter().map(|fault| format!(", {fault}")).collect();

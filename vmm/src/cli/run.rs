@@ -11,9 +11,12 @@ use crate::executor::Backend;
 use crate::kernel::steps::{BootError, RunError};
 use crate::report::{Results, details, difference, json, junit, sarif, summary, tap};
 use crate::runner::{Interrupted, Runner, crosscheck_all};
-use crate::scenario::{CPUS, Policy, Run, Scenario, Selection};
+use crate::scenario::{CPUS, MAX_RUNS, Policy, Run, Scenario, Selection};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// Runs that may hang before others are skipped.
+const MOST_HANGS: usize = 5;
 
 /// Above this many runs only the table is printed, and what is not as expected.
 const DETAILED_RUNS: usize = 12;
@@ -97,6 +100,9 @@ pub enum RunFormat {
 
 /// Runs what `args` select.
 pub fn run(args: &RunArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result<u8, Failure> {
+    let named = args.scenarios.iter().map(Path::new);
+    let inputs: Vec<&Path> = named.chain(args.guest.as_deref()).collect();
+    args.files.check(&inputs)?;
     let scenarios = input::scenarios(&args.scenarios)?;
     let selection = Selection {
         policy: args.policy,
@@ -112,6 +118,10 @@ pub fn run(args: &RunArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result
     };
     let all = Selection { cpus: CPUS.to_vec(), ..selection.clone() };
     let runs = expand(&scenarios, &selection);
+    if runs.len() > MAX_RUNS {
+        let message = format!("more than {MAX_RUNS} runs; select fewer scenarios, or --cpu fewer");
+        return Err(Failure::usage(message));
+    }
     let possible = expand(&scenarios, &all).len();
     if runs.is_empty() {
         return Err(Failure::usage(no_runs(&scenarios, args.case)));
@@ -125,7 +135,11 @@ pub fn run(args: &RunArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result
     }
     let backends = backends(args.executor, device, terminal)?;
     let guest = input::guest(args.guest.as_deref(), &backends, args.lenient, terminal)?;
-    let mut runners = backends.iter().map(|backend| Runner::new(&guest, backend));
+    let mut runners = backends.iter().map(|backend| {
+        let mut runner = Runner::new(&guest, backend);
+        runner.limit_hangs(MOST_HANGS);
+        runner
+    });
     let bar = terminal.progress(runs.len() as u64, "runs");
     let mut progress = |done| bar.set_position(done as u64);
     let done = match (runners.next(), runners.next()) {
@@ -213,7 +227,8 @@ fn no_runs(scenarios: &[Arc<Scenario>], case: Option<usize>) -> String {
 }
 
 fn expand(scenarios: &[Arc<Scenario>], selection: &Selection) -> Vec<Run> {
-    scenarios.iter().flat_map(|scenario| scenario.runs(selection)).collect()
+    let runs = scenarios.iter().flat_map(|scenario| scenario.runs(selection));
+    runs.take(MAX_RUNS + 1).collect()
 }
 
 fn text(results: &Results<'_>, named: bool, terminal: &Terminal<'_>) -> String {

@@ -24,7 +24,11 @@ pub const REQUIRE_KVM: &str = "STALEMATE_REQUIRE_KVM";
 /// Whether [`REQUIRE_KVM`] is set.
 #[must_use]
 pub fn kvm_is_required() -> bool {
-    std::env::var_os(REQUIRE_KVM).is_some_and(|value| value == "1")
+    // Whoever sets it to something wants KVM, unless it is one of the ways to say no.
+    std::env::var_os(REQUIRE_KVM).is_some_and(|value| {
+        let value = value.to_string_lossy().trim().to_ascii_lowercase();
+        !["", "0", "false", "no", "off"].contains(&value.as_str())
+    })
 }
 
 /// An executor that this host can make.

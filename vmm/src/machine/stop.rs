@@ -49,6 +49,12 @@ pub enum Stop {
          than a TLB that may hold them all is modelled with"
     )]
     TooManyTranslations,
+    /// The run was not done.
+    #[error("skipped: {hangs} runs of this kernel hung before")]
+    Skipped {
+        /// How many.
+        hangs: usize,
+    },
     /// No trap within so many instructions.
     #[error("no trap within {instructions} instructions")]
     InstructionLimit {
@@ -63,7 +69,10 @@ impl Stop {
     pub fn is_hang(&self) -> bool {
         matches!(
             self,
-            Self::TrapBudget { .. } | Self::Timeout { .. } | Self::InstructionLimit { .. }
+            Self::Skipped { .. }
+                | Self::TrapBudget { .. }
+                | Self::Timeout { .. }
+                | Self::InstructionLimit { .. }
         )
     }
 }

@@ -1,8 +1,8 @@
 //! What `--record` writes: a run's scenario, its place in the matrix, and its events.
 
 use super::Recorded;
-use crate::event::Trace;
-use crate::event::{Event, TraceHeader};
+use crate::arch::happened::Happened;
+use crate::event::{Announcement, Event, Trace, TraceHeader};
 use crate::inject::FaultError;
 use crate::ink::one_line;
 use crate::runner::Outcome;
@@ -131,8 +131,14 @@ impl Recording {
             return Err(RecordingError::Cpus(cpus, self.config.cpus));
         }
         for (place, event) in self.events.iter().enumerate() {
-            if usize::from(event.cpu.0) >= cpus {
-                return Err(RecordingError::Event { place, cpu: event.cpu.0, cpus });
+            let named = event.announcements().iter().flat_map(Announcement::cpus);
+            let sent = match event.happened() {
+                Some(Happened::Ipi { to, .. }) => Some(*to),
+                _ => None,
+            };
+            let mut all = named.chain(sent).chain([event.cpu]);
+            if let Some(cpu) = all.find(|cpu| usize::from(cpu.0) >= cpus) {
+                return Err(RecordingError::Event { place, cpu: cpu.0, cpus });
             }
         }
         Ok(())

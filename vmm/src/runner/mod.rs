@@ -14,6 +14,7 @@ pub use outcome::{Hammers, Mismatch, Outcome, RunResult, StoppedIn, WENT_THROUGH
 pub use sweep::{Failing, SweepResult};
 
 use crate::arch::tlb::TlbModel;
+use crate::arch::vcpu::Vcpu;
 use crate::event::{Event, NullObserver, Observer, Trace, TraceHeader};
 use crate::executor::Backend;
 use crate::inject::{Injector, Sites, Sweep};
@@ -131,6 +132,12 @@ pub struct Runner {
     without: Option<RuleId>,
     /// Rules beside the built-in ones.
     rules: Vec<Box<dyn Rule>>,
+    /// Runs that hung and were not meant to.
+    hangs: usize,
+    /// So many may; no limit where there is none.
+    most_hangs: Option<usize>,
+    /// A processor as the last of them left it.
+    hung: Option<Box<Vcpu>>,
     /// Traps that the guest took to boot, the last time that one did.
     pub boot_traps: u64,
 }
@@ -156,6 +163,9 @@ impl Runner {
             stride: 1,
             without: None,
             rules: if checks_itself() { vec![oracle::self_check()] } else { Vec::new() },
+            hangs: 0,
+            most_hangs: None,
+            hung: None,
             boot_traps: 0,
         }
     }
@@ -182,6 +192,12 @@ impl Runner {
     /// wanted.
     pub fn limit_boundaries(&mut self, limit: usize) {
         self.boundary_limit = limit.min(self.backend.boundary_limit());
+    }
+
+    /// After so many runs that hung and were not meant to, others are skipped: each would take as long as
+    /// the executor is patient, and tell no more.
+    pub fn limit_hangs(&mut self, limit: usize) {
+        self.most_hangs = Some(limit);
     }
 
     /// Of the boundaries of a sweep that is examined, tries one in `stride`.
@@ -227,6 +243,22 @@ impl Runner {
     /// When the host fails or the image cannot be loaded. A guest that does not boot is an
     /// outcome.
     pub fn run(
+        &mut self,
+        run: &Run,
+        observer: Option<&mut dyn Observer>,
+    ) -> Result<RunResult, RunError> {
+        if let Some(vcpu) = self.hung.as_ref().filter(|_| Some(self.hangs) == self.most_hangs) {
+            return Ok(RunResult::skipped(run, self.hangs, vcpu.clone()));
+        }
+        let result = self.run_once(run, observer)?;
+        if result.outcome == Outcome::Hang && !result.as_expected {
+            self.hangs += 1;
+            self.hung = result.stop.as_ref().map(|(_, vcpu)| vcpu.clone()).or(self.hung.take());
+        }
+        Ok(result)
+    }
+
+    fn run_once(
         &mut self,
         run: &Run,
         mut observer: Option<&mut dyn Observer>,

@@ -202,16 +202,27 @@ impl RunResult {
     }
 
     pub(super) fn did_not_boot(run: &Run, stop: Stop, vcpu: Box<Vcpu>) -> Self {
+        let outcome = stop_outcome(&stop);
+        Self { stop: Some((stop, vcpu)), ..Self::not_begun(run, outcome) }
+    }
+
+    /// A run that was not done, since others hung before.
+    pub(super) fn skipped(run: &Run, hangs: usize, vcpu: Box<Vcpu>) -> Self {
+        let stop = Stop::Skipped { hangs };
+        Self { stop: Some((stop, vcpu)), ..Self::not_begun(run, Outcome::Hang) }
+    }
+
+    fn not_begun(run: &Run, outcome: Outcome) -> Self {
         Self {
             run: run.clone(),
-            outcome: stop_outcome(&stop),
+            outcome,
             as_expected: false,
             violations: Vec::new(),
             obligations: Vec::new(),
             hammers: Hammers::default(),
             needless: 0,
             mismatches: Vec::new(),
-            stop: Some((stop, vcpu)),
+            stop: None,
             stopped_in: StoppedIn::default(),
             not_fired: Vec::new(),
             unreached: Vec::new(),

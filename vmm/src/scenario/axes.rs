@@ -22,6 +22,12 @@ pub struct Cell {
     pub lines: Vec<usize>,
 }
 
+/// Scenarios that are made of one file.
+const MAX_CELLS: usize = 4096;
+
+/// Lines that are made of one.
+const MAX_LINES: usize = 4096;
+
 /// One value of one axis.
 struct Value<'r> {
     axis: &'r str,
@@ -42,6 +48,12 @@ pub(super) fn cells(source: &Source<'_>) -> Result<Vec<(Cell, String)>, Diagnost
     // In the order of the file.
     let mut axes: Vec<_> = raw.axis.iter().collect();
     axes.sort_by_key(|(name, _)| tail.find(&format!("[axis.{name}")));
+    let size = axes.iter().map(|(_, values)| values.len()).fold(1, usize::saturating_mul);
+    if size > MAX_CELLS {
+        let message = format!("{size} combinations of the values of these axes");
+        let help = format!("at most {MAX_CELLS} are made of one file");
+        return Err(source.error(start..start, message, help));
+    }
     let mut combinations: Vec<Vec<Value<'_>>> = vec![Vec::new()];
     for (axis, values) in axes {
         let value = |(name, says)| Value { axis, name, says };
@@ -88,6 +100,11 @@ fn substituted(
             let each = |before: &String| {
                 says.iter().map(|said| format!("{before}{literal}{said}")).collect::<Vec<_>>()
             };
+            if made.len().saturating_mul(says.len()) > MAX_LINES {
+                let message = format!("this line makes more than {MAX_LINES} lines");
+                let help = "let fewer lists meet in one line".to_owned();
+                return Err(source.error(at..at + line.len(), message, help));
+            }
             made = made.iter().flat_map(each).collect();
             rest = place.end;
         }

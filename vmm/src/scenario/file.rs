@@ -9,15 +9,26 @@ use super::source::Source;
 use super::{Expected, FaultCase, Scenario, Verdict};
 use crate::arch::tlb::Fill;
 use crate::schedule::Schedule;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use toml::Spanned;
 
 fn or<T>(list: List<T>, default: &[T]) -> Vec<T>
 where
-    T: Clone,
+    T: Clone + Ord,
 {
-    if list.0.is_empty() { default.to_vec() } else { list.0 }
+    if list.0.is_empty() { default.to_vec() } else { unique(list.0) }
 }
+
+/// What is said twice is said once.
+fn unique<T: Clone + Ord>(mut list: Vec<T>) -> Vec<T> {
+    let mut seen = BTreeSet::new();
+    list.retain(|one| seen.insert(one.clone()));
+    list
+}
+
+/// Combinations of what one file lists: policies, variants, fills, schedules, seeds and the like.
+const MAX_COMBINATIONS: usize = 4096;
 
 /// Parses and checks one file: one scenario, or where it has axes one for each combination.
 ///
@@ -71,7 +82,9 @@ pub fn parse(name: &str, file: &str, text: &str) -> Result<Arc<Scenario>, Diagno
         let help = "leave it out, or add `seeded` to `fill`, or a `schedule`".to_owned();
         return Err(source.error(spanned.span(), message, help));
     }
+    let span = raw.model.seed.as_ref().map_or(0..0, Spanned::span);
     let seed = raw.model.seed.map_or_else(List::default, Spanned::into_inner);
+    let seed = List(unique(seed.0));
     let mut scenario = Scenario {
         name: name.to_owned(),
         file: file.to_owned(),
@@ -86,10 +99,10 @@ pub fn parse(name: &str, file: &str, text: &str) -> Result<Arc<Scenario>, Diagno
         pti,
         paranoid_rewrite: or(raw.kernel.paranoid_rewrite, &[false]),
         nmi_flush: raw.kernel.nmi_flush,
-        variant: source.variants(raw.kernel.variant.as_ref(), &[None])?,
+        variant: unique(source.variants(raw.kernel.variant.as_ref(), &[None])?),
         zoo: raw.zoo.map(|zoo| source.zoo(zoo)).transpose()?,
         fill,
-        schedule: schedules(&grains, &seed.0),
+        schedule: schedules(&grains, &seed.0[..seed.0.len().min(MAX_COMBINATIONS + 1)]),
         seed: or(seed, &[0]),
         structure_caches: or(raw.model.structure_caches, &[true]),
         steps: source.steps(&raw.steps)?,
@@ -97,6 +110,13 @@ pub fn parse(name: &str, file: &str, text: &str) -> Result<Arc<Scenario>, Diagno
         verdicts: Vec::new(),
         cell: None,
     };
+    let combinations = scenario.combinations();
+    if combinations > MAX_COMBINATIONS {
+        let message = format!("{combinations} combinations of what this file lists");
+        let help =
+            format!("at most {MAX_COMBINATIONS} are run of one file; say fewer, or use `--seed`");
+        return Err(source.error(span, message, help));
+    }
     let configs = every_config(&scenario);
     if let (true, Some(spanned)) = (configs.is_empty(), &raw.kernel.global) {
         let message = "no CPU runs this: kernel pages are global if PGE is on and PTI is off";

@@ -12,6 +12,9 @@ use stalemate_shared::variant::Variant;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+/// Runs that one command does.
+pub const MAX_RUNS: usize = 1 << 18;
+
 /// What a run must come to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Expected {
@@ -119,6 +122,21 @@ impl Run {
 }
 
 impl Scenario {
+    /// How many configurations the lists of the file give on one processor, at most.
+    pub(super) fn combinations(&self) -> usize {
+        let lens = [
+            self.policy.len(),
+            self.pti.len(),
+            self.paranoid_rewrite.len(),
+            self.variant.len(),
+            self.fill.len(),
+            self.structure_caches.len(),
+            self.schedule.len(),
+            if self.fill.contains(&Fill::Seeded) { self.seed.len() } else { 1 },
+        ];
+        lens.into_iter().fold(1, usize::saturating_mul)
+    }
+
     /// The configurations that the selected processors give.
     #[must_use]
     pub fn configs(&self, selection: &Selection) -> Vec<RunConfig> {
@@ -224,11 +242,14 @@ impl Scenario {
         }
     }
 
-    /// All runs of this scenario.
+    /// All runs of this scenario; of more than [`MAX_RUNS`] the first.
     #[must_use]
     pub fn runs(self: &Arc<Self>, selection: &Selection) -> Vec<Run> {
         let mut runs = Vec::new();
         for config in self.configs(selection) {
+            if runs.len() > MAX_RUNS {
+                break;
+            }
             let run = |faults: &[Fault], expected, config, cost| Run {
                 expected,
                 cost,

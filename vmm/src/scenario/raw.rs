@@ -232,7 +232,7 @@ pub(super) struct RawModel {
 }
 
 /// After what another CPU may preempt one.
-#[derive(Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema, PartialOrd, Ord)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Grain {
     /// The CPUs take turns in the order of the steps.

@@ -300,6 +300,27 @@ pub enum Owner {
     Unknown,
 }
 
+impl Announcement {
+    /// The CPUs that it names.
+    pub fn cpus(&self) -> impl Iterator<Item = CpuId> + use<> {
+        let (one, other) = match *self {
+            Self::Requested { by, of } | Self::Noticed { by, of } => (Some(by), Some(of)),
+            Self::Acknowledged { by, to } => (Some(by), Some(to)),
+            Self::Marked { cpu, .. }
+            | Self::Unmarked { cpu, .. }
+            | Self::OtherAsidsStale { cpu, .. }
+            | Self::Member { cpu, .. }
+            | Self::SlotOwner { cpu, .. }
+            | Self::SlotFlushed { cpu, .. }
+            | Self::Switching { cpu }
+            | Self::Loaded { cpu, .. }
+            | Self::Lazy { cpu, .. } => (Some(cpu), None),
+            _ => (None, None),
+        };
+        one.into_iter().chain(other)
+    }
+}
+
 impl fmt::Display for Word {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.field)?;
