@@ -49,6 +49,10 @@ lint-ci:
     zizmor --offline .
     shellcheck .github/scripts/run-scenarios .ci/run tests/svm/run
 
+# What a Linux kernel flushes, and what of it was needed: the table of docs/ledger.md
+audit-ledger kernel:
+    cargo run --release -- -q audit --kernel {{kernel}}
+
 # Each flush of a workload on a Linux kernel withheld in turn, with PTI and without
 audit-drops kernel:
     cargo run --release -- -q audit --kernel {{kernel}} --drop each

@@ -101,6 +101,9 @@ const TAKES_OVER: &str = "
 
 const USES_SLOT: &str = "MAP; PUT 0x24000, 0x1234567; mov rcx, 0xffffff0000010000; mov rsi, [rcx]";
 
+/// A jump to where a monitor in PML4 slot 510 has SYSCALL lead to, with RCX behind a UD2.
+const JUMPS_TO_LSTAR: &str = "lea rcx, [rip + 9f]; mov rax, 0xffffff0000100000; jmp rax; 9: ud2";
+
 const USES_FIRST_PAGE: &str = "MAP; mov rcx, 0xffffff0000000000; mov rsi, [rcx]";
 
 /// Reads 2,000 GiB that lead to the same frames through large pages, each through a table of its own,
@@ -207,6 +210,21 @@ fn a_hostile_guest_gives_the_same_events_on_both() {
         let (_, difference) = crosscheck(&mut runners, &steps(4)).expect("the hosts work");
         assert!(difference.is_none(), "{name}: {:?}", difference.map(|found| found.sides));
     }
+}
+
+#[test]
+fn a_jump_to_where_syscall_leads_is_a_jump() {
+    let guest = match assembled("jumps-to-lstar", "", JUMPS_TO_LSTAR) {
+        Ok(guest) => guest,
+        Err(reason) => return say(&reason),
+    };
+    let kvm = kvm_or_skip!();
+    let rigs = [kvm, Backend::interp()].map(|backend| Rig::of(backend, guest.clone()));
+    let mut runners = rigs.map(|rig| rig.runner());
+    let (result, difference) = crosscheck(&mut runners, &steps(1)).expect("the hosts work");
+    assert!(difference.is_none(), "{:?}", difference.map(|found| found.sides));
+    let (stop, vcpu) = result.stop.as_ref().expect("it has no handler");
+    assert_eq!(vcpu.rip, 0xffff_ff00_0010_0000, "{stop}");
 }
 
 #[test]

@@ -47,6 +47,34 @@ fn site<'r>(report: &'r Value, operation: &str, function: &str) -> &'r str {
     most.last().expect("a site")["withheld_by"].as_str().expect("one removed something stale")
 }
 
+/// The sentences of docs/ledger.md.
+fn what_the_page_on_the_ledger_says_is_true(name: &str, report: &Value) {
+    let share = |operation: &str, functions: &[&str]| {
+        let sites = report["ledger"].as_array().expect("a ledger").iter();
+        let is_meant = |site: &&Value| {
+            let function = site["function"].as_str().expect("a name");
+            site["operation"] == operation && functions.contains(&function)
+        };
+        let (mut executed, mut stale) = (0, 0);
+        for site in sites.filter(is_meant) {
+            executed += site["executed"].as_u64().expect("a number");
+            stale += site["removed_stale"].as_u64().expect("a number");
+        }
+        assert!(executed > 0, "{name}: no {operation} in {functions:?}");
+        stale as f64 / executed as f64
+    };
+    let pages = &["native_flush_tlb_one_user"];
+    assert!(share("INVLPG", pages) < 1.0 / 20.0, "{name}");
+    assert!(share("INVPCID of an address", pages) > 1.0 / 4.0, "{name}");
+    let load = "CR3 load that flushes";
+    let to_user = &["common_interrupt_return", "syscall_return_via_sysret"];
+    assert!(share(load, to_user) > 1.0 / 2.0, "{name}");
+    assert!(share(load, &["load_new_mm_cr3", "switch_mm_irqs_off"]) < 1.0 / 4.0, "{name}");
+    let all = report["ledger"].as_array().expect("a ledger").iter();
+    let mut keeping = all.filter(|site| site["operation"] == "CR3 load with NOFLUSH");
+    assert!(keeping.all(|site| site["removed_stale"] == 0), "{name}");
+}
+
 /// What a correct kernel may come to, and what is seen when a flush of it is withheld.
 #[test]
 fn a_kernel_as_it_is_distributed_is_clean_and_without_one_flush_it_is_not() {
@@ -62,6 +90,7 @@ fn a_kernel_as_it_is_distributed_is_clean_and_without_one_flush_it_is_not() {
         assert!(stores > 40_000 && flushed > 20_000, "{name}: {}", clean["total"]);
         assert!(unjudged * 100 <= stores, "{name}: {}", clean["total"]);
         every_kind_that_there_is_was_done(&name, &output);
+        what_the_page_on_the_ledger_says_is_true(&name, &clean);
         // The user half of one page, and a whole user PCID.
         for (operation, function) in
             [("INVPCID of an address", ""), ("CR3 load that flushes", "via_sysret")]

@@ -66,7 +66,10 @@ pub enum Trap {
         address: u64,
     },
     /// SYSCALL, reported with RIP at the instruction; RCX and R11 may already be overwritten.
-    Syscall,
+    Syscall {
+        /// Where it led, on an executor that cannot tell it from a jump there.
+        landed: Option<u64>,
+    },
     /// An instruction that the executor does not execute, and that no processor refuses. RIP is
     /// at it.
     Unsupported,

@@ -3,6 +3,7 @@
 use super::kernel::View;
 use super::{Call, Director, Halt, Interceptor, Kernel, Machine, Moment, PlannedOp, Site, Stop};
 use crate::arch::addr::Gva;
+use crate::arch::core::Memory;
 use crate::arch::fault::{self, Exception, Fault, vector};
 use crate::arch::op::{Decoded, Op, classify, decode};
 use crate::arch::vcpu::flags;
@@ -147,7 +148,14 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
             Trap::Exception { vector: vector::PAGE_FAULT, error, address } => {
                 self.page_fault(director, Gva(address), error).map(on)
             }
-            Trap::Syscall => self.instruction(director, Exception::INVALID_OPCODE),
+            Trap::Syscall { landed } => match landed.filter(|_| !self.is_at_syscall()) {
+                // A jump to where SYSCALL leads on this executor is one to where nothing is.
+                Some(landed) => {
+                    self.vcpu_mut().rip = landed;
+                    self.page_fault(director, Gva(landed), ERROR_FETCH).map(on)
+                }
+                None => self.instruction(director, Exception::INVALID_OPCODE),
+            },
             Trap::Exception { vector, error, .. } => {
                 let exception = Exception::of_processor(vector, error);
                 match vector {
@@ -158,6 +166,18 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
                 }
             }
         }
+    }
+
+    /// Whether SYSCALL is at RIP, where code that runs is cached.
+    fn is_at_syscall(&self) -> bool {
+        const SYSCALL: [u8; 2] = [0x0f, 0x05];
+        let vcpu = self.vcpu();
+        (0..).zip(SYSCALL).all(|(offset, byte)| {
+            let at = Gva(vcpu.rip.wrapping_add(offset));
+            let found = self.cpus[self.current()].tlb.peek(vcpu.pcid(), at.page());
+            let mut bytes = [0];
+            found.is_some_and(|found| self.memory.read(found.at(at), &mut bytes)) && bytes == [byte]
+        })
     }
 
     /// The instruction at RIP is one that the interpreter does not know.

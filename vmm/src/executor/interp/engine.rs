@@ -48,7 +48,7 @@ impl Engine {
             backwards: false,
             fpu: Fpu::new(),
             memory,
-            trap: Trap::Syscall,
+            trap: Trap::Syscall { landed: None },
             trap_after: false,
             retired: 0,
             limit: 0,

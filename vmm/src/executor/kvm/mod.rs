@@ -242,7 +242,7 @@ impl KvmExecutor {
         // SYSCALL with an LSTAR that is not mapped: the fetch fault after the transfer.
         if vector == PAGE_FAULT && address == lstar && vcpu.rip == lstar {
             vcpu.rip = vcpu.gpr[gpr::RCX].wrapping_sub(2);
-            return Trap::Syscall;
+            return Trap::Syscall { landed: Some(lstar) };
         }
         Trap::Exception { vector, error, address }
     }

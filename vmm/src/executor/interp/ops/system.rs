@@ -31,7 +31,7 @@ pub fn unsupported(e: &mut Engine, _: &Uop) -> Result<(), Trapped> {
 
 /// SYSCALL.
 pub fn syscall(e: &mut Engine, _: &Uop) -> Result<(), Trapped> {
-    e.trap = Trap::Syscall;
+    e.trap = Trap::Syscall { landed: None };
     Err(Trapped)
 }
 
