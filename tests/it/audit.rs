@@ -40,6 +40,19 @@ fn with_subject<T>(tasks: &[Task], faults: &[&str], work: impl FnOnce(&Subject<'
     with_board(tasks, faults, false, work)
 }
 
+/// What the kernels run on: a board that answers whatever is asked of it, or not.
+fn settings(lenient: bool) -> Settings {
+    let cpu = CPUS.iter().find(|cpu| cpu.name == "pcid-invpcid").expect("a named CPU");
+    Settings {
+        features: cpu.features,
+        model: MODEL,
+        ram: 32 << 20,
+        ticks: 1,
+        instructions: INSTRUCTIONS,
+        lenient,
+    }
+}
+
 /// The same on a board that answers whatever is asked of it, or not.
 fn with_board<T>(
     tasks: &[Task],
@@ -49,21 +62,13 @@ fn with_board<T>(
 ) -> T {
     let kernel = KernelImage::parse(&kernel(tasks)).expect("a kernel");
     let faults: Vec<Fault> = faults.iter().map(|fault| fault.parse().expect("a fault")).collect();
-    let cpu = CPUS.iter().find(|cpu| cpu.name == "pcid-invpcid").expect("a named CPU");
     work(&Subject {
         kernel: &kernel,
         initrd: &[],
         command_line: "",
         symbols: &Symbols::new(&kernel.elf),
         profile: None,
-        settings: Settings {
-            features: cpu.features,
-            model: MODEL,
-            ram: 32 << 20,
-            ticks: 1,
-            instructions: INSTRUCTIONS,
-            lenient,
-        },
+        settings: settings(lenient),
         faults: &faults,
         until: None,
     })

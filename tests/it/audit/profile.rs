@@ -3,11 +3,10 @@
 use super::kernel::{Does, MARKS, STACK_TOP, Task, User, kernel_with_symbols};
 use super::layout::*;
 use super::scripts::{call, done};
-use super::{INSTRUCTIONS, MODEL, both, rules};
+use super::{both, rules, settings};
 use stalemate::audit::{Audited, Line, Profile, Subject, Verdict, audit};
 use stalemate::ink::Ink;
-use stalemate::kernel::free::{KernelImage, Settings};
-use stalemate::scenario::CPUS;
+use stalemate::kernel::free::KernelImage;
 use stalemate::symbols::Symbols;
 
 const PROFILE: &str = r#"
@@ -65,21 +64,13 @@ fn audited(tasks: &[Task], profile: Option<&str>) -> Audited {
     let mut symbols: Vec<_> = labels.into_iter().map(|(name, at)| (at, 'T', name)).collect();
     symbols.extend(OF_CPU.map(|(name, at)| (at, 'A', name.to_owned())));
     let profile = profile.map(|text| Profile::parse("test.toml", text).expect("a profile"));
-    let cpu = CPUS.iter().find(|cpu| cpu.name == "pcid-invpcid").expect("a named CPU");
     let subject = Subject {
         kernel: &kernel,
         initrd: &[],
         command_line: "",
         symbols: &Symbols::of_kernel(&symbols),
         profile: profile.as_ref(),
-        settings: Settings {
-            features: cpu.features,
-            model: MODEL,
-            ram: 32 << 20,
-            ticks: 1,
-            instructions: INSTRUCTIONS,
-            lenient: false,
-        },
+        settings: settings(false),
         faults: &[],
         until: None,
     };
