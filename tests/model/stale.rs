@@ -100,7 +100,7 @@ fn a_paging_structure_entry_is_stale_by_the_same_bits() {
         let mut tlb = Tlb::new(model);
         tlb.load_cr3(&memory, paging, Pcid::new(1), Gpa(0x1000), true);
         let walked = walk(&memory, Start::root(Gpa(0x1000)), VA, paging);
-        tlb.fill(paging, &walked, &walked.result.expect("mapped"));
+        tlb.fill(&memory, paging, &walked, &walked.result.expect("mapped"));
         memory.write_word(Gpa(0x3008), today);
         let mut held = tlb.structures(Pcid::new(1));
         let pde = held.find(|structure| structure.level == 2).expect("cached");

@@ -63,10 +63,10 @@ impl World {
     }
 
     fn access(&mut self, va: Gva) -> Walk {
-        let start = self.tlb.walk_start(va).expect("a root is loaded");
+        let start = self.tlb.walk_start(&self.memory, va).expect("a root is loaded");
         let walked = walk(&self.memory, start, va, PAGING);
         let translation = walked.result.expect("mapped");
-        self.tlb.fill(PAGING, &walked, &translation);
+        self.tlb.fill(&self.memory, PAGING, &walked, &translation);
         walked
     }
 
@@ -312,7 +312,7 @@ fn a_stale_structure_entry_leads_a_walk_to_the_old_table() {
     world.memory.write_word(Gpa(0x5000 + 0x103 * 8), 0xe_0067);
     assert_eq!(world.access(unseen).result.expect("mapped there").frame, Gpa(0xe_0000));
     world.tlb.invlpg(&world.memory, PAGING, B, false);
-    let start = world.tlb.walk_start(unseen).expect("a root");
+    let start = world.tlb.walk_start(&world.memory, unseen).expect("a root");
     assert!(walk(&world.memory, start, unseen, PAGING).result.is_err());
 }
 
@@ -323,7 +323,7 @@ fn without_structure_caches_a_walk_begins_at_the_root() {
     world.load(P1, ROOT, true);
     world.access(A);
     assert_eq!(world.structures(P1), 0);
-    assert_eq!(world.tlb.walk_start(A).map(|start| start.table), Some(ROOT));
+    assert_eq!(world.tlb.walk_start(&world.memory, A).map(|start| start.table), Some(ROOT));
 }
 
 #[test]
@@ -334,7 +334,8 @@ fn the_worst_case_fills_what_nobody_touched_and_sets_a_never_d() {
     tlb.load_cr3(&memory, PAGING, P1, ROOT, true);
     let updates = tlb.speculate(&memory, PAGING);
     assert_eq!(updates, [(Gpa(0x5000 + 0x104 * 8), 0xf_0007, 0xf_0027)]);
-    assert!(tlb.entries(Tag::Pcid(P1)).any(|entry| entry.translation.page == Gva(0x10_4000)));
+    let page = Gva(0x10_4000);
+    assert_eq!(tlb.held_in(&memory, Tag::Pcid(P1), page, page).len(), 1);
 }
 
 #[test]
@@ -345,7 +346,7 @@ fn a_global_that_was_removed_under_another_root_is_filled_again() {
         memory.write_word(OTHER_ROOT, 0);
         let model = TlbModel { fill: Fill::WorstCase, structure_caches: false, seed: 0 };
         let mut tlb = Tlb::new(model);
-        let global = |tlb: &Tlb| tlb.entries_in(Tag::Global, GLOBAL, GLOBAL).next().is_some();
+        let global = |tlb: &Tlb| !tlb.held_in(&memory, Tag::Global, GLOBAL, GLOBAL).is_empty();
         tlb.load_cr3(&memory, PAGING, P1, ROOT, true);
         tlb.speculate(&memory, PAGING);
         assert!(global(&tlb));
@@ -375,17 +376,19 @@ fn lazy_a_fills_nothing_whose_a_bit_is_clear_and_sets_none() {
     tlb.load_cr3(&memory, PAGING, P1, ROOT, true);
     assert_eq!(tlb.speculate(&memory, PAGING), []);
     let page = Gva(0x10_4000);
-    let has = |tlb: &Tlb, va| tlb.entries_in(Tag::Pcid(P1), va, va).next().is_some();
+    let has = |tlb: &Tlb, va| !tlb.held_in(&memory, Tag::Pcid(P1), va, va).is_empty();
     assert!(has(&tlb, A) && !has(&tlb, page));
     // An access sets A: from now on speculation may fill it.
     memory.write_word(Gpa(slot), 0xf_0027);
-    tlb.accessed_dirty(&census, Gpa(slot), 0xf_0007, 0xf_0027);
+    let accessed = Store { slot: Gpa(slot), old: 0xf_0007, new: 0xf_0027 };
+    tlb.accessed_dirty(&memory, &census, accessed);
     tlb.speculate(&memory, PAGING);
     assert!(has(&tlb, page));
     tlb.invlpg(&memory, PAGING, page, false);
     assert!(has(&tlb, page), "a speculating processor may have it back at once");
     memory.write_word(Gpa(slot), 0xf_0007);
-    tlb.table_store(&census, Store { slot: Gpa(slot), old: 0xf_0027, new: 0xf_0007 });
+    let cleared = Store { slot: Gpa(slot), old: 0xf_0027, new: 0xf_0007 };
+    tlb.table_store(&memory, &census, cleared);
     tlb.invlpg(&memory, PAGING, page, false);
     tlb.speculate(&memory, PAGING);
     assert!(!has(&tlb, page), "A was cleared, and then it was flushed");
@@ -440,7 +443,7 @@ fn a_1_gib_page_translates_all_of_itself_and_any_invlpg_in_it_removes_it() {
     let mut world = with_huge();
     let last = Gva(HUGE.0 + (1 << 30) - 1);
     assert!(world.has(P1, HUGE) && world.has(P1, last) && !world.has(P1, Gva(last.0 + 1)));
-    let found = world.tlb.peek(P1, last).expect("cached");
+    let found = world.tlb.peek(&world.memory, P1, last).expect("cached");
     assert_eq!(found.at(last), Gpa(0x8000_0000 + (1 << 30) - 1));
     world.tlb.invlpg(&world.memory, PAGING, Gva(HUGE.0 + 0x1234_5000), false);
     assert!(!world.has(P1, HUGE) && !world.has(P1, last));

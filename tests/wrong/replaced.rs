@@ -132,13 +132,13 @@ const REPLACED: &[(&str, &str, &str, &str)] = &[
     (
         "INVLPG keeps paging-structure entries",
         "arch/tlb/flush.rs",
-        "«self.remove_structures(tables, paging, self.current, None)»",
+        "«self.remove_structures(self.current, None)»",
         "()",
     ),
     (
         "INVPCID of an address keeps paging-structure entries",
         "arch/tlb/flush.rs",
-        "«self.remove_structures(tables, paging, pcid, Some(va))»",
+        "«self.remove_structures(pcid, Some(va))»",
         "()",
     ),
     (
@@ -175,7 +175,7 @@ const REPLACED: &[(&str, &str, &str, &str)] = &[
     (
         "a page fault keeps the page",
         "arch/tlb/flush.rs",
-        "vec![«self.remove_page(tables, paging, Tag::Pcid(self.current), va)»]",
+        "let mut own = «self.remove_page(tables, paging, Tag::Pcid(self.current), va)»;\n        own.1.parts.extend(implied",
         "(Tag::Pcid(self.current), Removed::default())",
     ),
     (
@@ -208,5 +208,47 @@ const REPLACED: &[(&str, &str, &str, &str)] = &[
         "arch/walk.rs",
         "|| «self.rights().exceed(&today.rights(), paging)»",
         "false",
+    ),
+    (
+        "a store that is made while a PCID is not current is cached under it",
+        "arch/tlb/stored.rs",
+        "«implicit.absent.insert((reach.base, reach.last()));»",
+        "{}",
+    ),
+    (
+        "what was stored while a PCID was not current is forgotten when it is",
+        "arch/tlb/stored.rs",
+        "if «stored().all(|entry| entry.missing.is_empty() && self.is_given(tables, pcid, entry))» {",
+        "true",
+    ),
+    (
+        "INVPCID of an address in another PCID removes what is stored alone",
+        "arch/tlb/implicit.rs",
+        "«implicit.absent.insert((base, Gva(base.0 + (size.bytes() - 1))));»",
+        "{}",
+    ),
+    (
+        "globals go when another root is loaded",
+        "arch/tlb/flush.rs",
+        "«self.store_globals(tables, old, Some(root))»;",
+        "()",
+    ),
+    (
+        "what is shared with the new root's tables is looked at as it once was",
+        "arch/tlb/globals.rs",
+        "if «has_globals(before) || has_globals(tables)» {",
+        "false",
+    ),
+    (
+        "a PCID that gets another root loses what it had",
+        "arch/tlb/flush.rs",
+        "«self.store_all(tables, pcid)»;",
+        "{ let _ = pcid; }",
+    ),
+    (
+        "other control bits take away what was cached",
+        "arch/tlb/implicit.rs",
+        "«self.store_by_other_bits(tables, root, paging)»;",
+        "()",
     ),
 ];

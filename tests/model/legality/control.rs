@@ -92,7 +92,7 @@ fn clearing_pcide_makes_pcid_0_current_and_empties_the_tlb() {
     assert_eq!((world.vcpu.pcid(), world.tlb.current()), (Pcid::new(0), Pcid::new(0)));
     assert_eq!(world.held(), 0);
     world.with(|core| core.read_implicit(Gva(IDT))).expect("mapped");
-    assert!(world.tlb.peek(Pcid::new(0), Gva(IDT)).is_some(), "filled under PCID 0");
+    assert!(world.tlb.peek(&world.memory, Pcid::new(0), Gva(IDT)).is_some(), "filled under PCID 0");
 }
 
 #[test]

@@ -56,7 +56,8 @@ impl Driver {
                 let old = ram.entry(Gpa(slot)).unwrap_or(0);
                 self.did.push(Did::Store { slot, bits });
                 self.ram.0.insert(slot, bits);
-                self.tlb.table_store(&self.census, Store { slot: Gpa(slot), old, new: bits });
+                let store = Store { slot: Gpa(slot), old, new: bits };
+                self.tlb.table_store(&self.ram, &self.census, store);
                 self.census.pin(&self.ram, &self.tlb.reached_tables());
                 self.census.store(&self.ram, Gpa(slot), old, bits);
                 self.speculate();
@@ -104,8 +105,9 @@ impl Driver {
     fn access(&mut self, va: u64, write: bool) {
         let kind = if write { AccessKind::Write } else { AccessKind::Read };
         let access = Access { kind, user: false };
-        let Some(start) = self.tlb.walk_start(Gva(va)) else { return };
-        if matches!(self.tlb.lookup(self.paging, Gva(va), access), Lookup::Hit(_)) {
+        let Some(start) = self.tlb.walk_start(&self.ram, Gva(va)) else { return };
+        let found = self.tlb.lookup(&self.ram, self.paging, Gva(va), access);
+        if found != Lookup::Miss {
             return;
         }
         let walked = walk(&self.ram, start, Gva(va), self.paging);
@@ -122,7 +124,8 @@ impl Driver {
                 self.set(step.slot, step.entry, new);
             }
         }
-        self.tlb.fill(self.paging, &walked, &Translation { dirty: found.dirty || write, ..found });
+        let found = Translation { dirty: found.dirty || write, ..found };
+        self.tlb.fill(&self.ram, self.paging, &walked, &found);
         self.did.push(Did::Filled { va });
         self.speculate();
     }
@@ -135,7 +138,7 @@ impl Driver {
 
     fn set(&mut self, slot: Gpa, old: u64, new: u64) {
         self.ram.0.insert(slot.0, new);
-        self.tlb.accessed_dirty(&self.census, slot, old, new);
+        self.tlb.accessed_dirty(&self.ram, &self.census, Store { slot, old, new });
     }
 
     fn speculate(&mut self) {

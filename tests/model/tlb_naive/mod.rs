@@ -24,8 +24,9 @@ fn check(history: &[Op], fill: Fill, structure_caches: bool) -> Result<(), TestC
     for va in VAS {
         for pcid in [None, Some(0), Some(1), Some(2), Some(3)] {
             let tag = pcid.map_or(Tag::Global, |pcid| Tag::Pcid(Pcid::new(pcid)));
-            let entries = driver.tlb.entries_in(tag, Gva(va), Gva(va));
+            let entries = driver.tlb.held_in(&driver.ram, tag, Gva(va), Gva(va));
             let held: Vec<(u64, Grants)> = entries
+                .iter()
                 .filter(|entry| entry.covers(Gva(va)))
                 .map(|entry| {
                     let held = entry.translation;

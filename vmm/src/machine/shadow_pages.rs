@@ -6,11 +6,13 @@ use crate::arch::census::Census;
 use crate::arch::core::Log;
 use crate::arch::tlb::Scope;
 use crate::executor::{ExecutorError, Leaf, Space};
+use crate::memory::GuestMemory;
 use std::collections::BTreeSet;
 
 /// What decides on a leaf.
 struct View<'a> {
     cpus: &'a [Cpu],
+    memory: &'a GuestMemory,
     census: &'a Census,
     watched: &'a BTreeSet<Gpa>,
     watch: Option<Watch>,
@@ -21,7 +23,7 @@ impl View<'_> {
     fn leaf(&self, space: Space, page: Gva) -> Option<Leaf> {
         let Cpu { vcpu, tlb, .. } = self.cpus.get(usize::from(space.cpu.0))?;
         let paging = vcpu.paging();
-        let found = tlb.peek(space.pcid, page)?;
+        let found = tlb.peek(self.memory, space.pcid, page)?;
         if space.user && !found.user {
             return None;
         }
@@ -59,7 +61,7 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
 
     fn view(&self) -> View<'_> {
         let watched = self.kernel.watched();
-        View { cpus: &self.cpus, census: &self.census, watched, watch: self.watch }
+        View { cpus: &self.cpus, memory: &self.memory, census: &self.census, watched, watch: self.watch }
     }
 
     /// Revokes what the operations in `log` took away.
@@ -84,14 +86,14 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
     /// Revalidates every leaf; after a reset of the TLB.
     pub(crate) fn revalidate_all(&mut self) -> Result<(), Halt> {
         let watched = self.kernel.watched();
-        let view = View { cpus: &self.cpus, census: &self.census, watched, watch: self.watch };
+        let view = View { cpus: &self.cpus, memory: &self.memory, census: &self.census, watched, watch: self.watch };
         let keep = &mut |space: Space, page: Gva, _: Leaf| view.leaf(space, page);
         Ok(self.executor.revalidate(&|_| true, keep)?)
     }
 
     fn revalidate(&mut self, cpu: CpuId, scope: &Scope) -> Result<(), ExecutorError> {
         let watched = self.kernel.watched();
-        let view = View { cpus: &self.cpus, census: &self.census, watched, watch: self.watch };
+        let view = View { cpus: &self.cpus, memory: &self.memory, census: &self.census, watched, watch: self.watch };
         let keep = &mut |space: Space, page: Gva, _: Leaf| view.leaf(space, page);
         let of_cpu = |space: Space| space.cpu == cpu;
         match scope {
@@ -112,7 +114,7 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
     /// Takes back what the executor grants of a page beyond what the TLB does.
     pub(super) fn narrow(&mut self, space: Space, page: Gva) -> Result<(), ExecutorError> {
         let watched = self.kernel.watched();
-        let view = View { cpus: &self.cpus, census: &self.census, watched, watch: self.watch };
+        let view = View { cpus: &self.cpus, memory: &self.memory, census: &self.census, watched, watch: self.watch };
         let keep = &mut |space: Space, page: Gva, _: Leaf| view.leaf(space, page);
         self.executor.revalidate_page(&|known| known == space, page, keep)
     }

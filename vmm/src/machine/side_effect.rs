@@ -138,12 +138,13 @@ fn evict(core: &mut Core<'_>, page: Gva) -> bool {
 
 /// Caches the page, where it is not cached and a walk finds it.
 fn speculate(core: &mut Core<'_>, page: Gva) -> bool {
-    let held = core.tlb.peek(core.vcpu.pcid(), page).is_some();
+    let held = core.tlb.peek(core.memory.as_tables(), core.vcpu.pcid(), page).is_some();
     if core.tlb.model().fill.is_complete() || held {
         return false;
     }
-    let start = core.tlb.walk_start(page).unwrap_or(Start::root(core.vcpu.root()));
-    if walk(core.memory.as_tables(), start, page, core.vcpu.paging()).result.is_err() {
+    let tables = core.memory.as_tables();
+    let start = core.tlb.walk_start(tables, page).unwrap_or(Start::root(core.vcpu.root()));
+    if walk(tables, start, page, core.vcpu.paging()).result.is_err() {
         return false;
     }
     let first = core.log.entries.len();

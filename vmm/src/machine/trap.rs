@@ -174,7 +174,7 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
         let vcpu = self.vcpu();
         (0..).zip(SYSCALL).all(|(offset, byte)| {
             let at = Gva(vcpu.rip.wrapping_add(offset));
-            let found = self.cpus[self.current()].tlb.peek(vcpu.pcid(), at.page());
+            let found = self.cpus[self.current()].tlb.peek(&self.memory, vcpu.pcid(), at.page());
             let mut bytes = [0];
             found.is_some_and(|found| self.memory.read(found.at(at), &mut bytes)) && bytes == [byte]
         })

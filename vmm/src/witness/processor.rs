@@ -245,13 +245,14 @@ impl Processor {
         let pcid = self.vcpu.pcid();
         let mut held = Vec::new();
         for tag in [Tag::Pcid(pcid), Tag::Global] {
-            let covering = self.tlb.entries_in(tag, page, page).filter(|entry| entry.covers(page));
-            held.extend(covering.map(|entry| {
+            let covering = self.tlb.held_in(&self.memory, tag, page, page).into_iter();
+            held.extend(covering.filter(|entry| entry.covers(page)).map(|entry| {
                 let seen = self.outcome(Ok(entry.translation), page, access);
                 (seen, format!("{tag}: {}", entry.translation))
             }));
         }
-        for structure in self.tlb.structures(pcid).filter(|structure| structure.covers(page)) {
+        let structures = self.tlb.held_structures(&self.memory, pcid).into_iter();
+        for structure in structures.filter(|structure| structure.covers(page)) {
             let found = walk(&self.memory, structure.start(), page, self.vcpu.paging()).result;
             held.push((self.outcome(found, page, access), structure.to_string()));
         }

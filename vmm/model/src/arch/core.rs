@@ -139,11 +139,19 @@ impl Core<'_> {
             return Err(Exception::general_protection(0).into());
         }
         let paging = self.vcpu.paging();
-        if let Lookup::Hit(translation) = self.tlb.lookup(paging, va, access) {
-            return self.checked(translation.at(va));
+        let tables = self.memory.as_tables();
+        match self.tlb.lookup(tables, paging, va, access) {
+            Lookup::Hit(translation) => return self.checked(translation.at(va)),
+            Lookup::Implied(translation) => {
+                if self.tlb.touch(va) {
+                    self.emit(Happened::Fill { page: va.page(), translation });
+                }
+                return self.checked(translation.at(va));
+            }
+            Lookup::Miss => {}
         }
-        let start = self.tlb.walk_start(va).unwrap_or(Start::root(self.vcpu.root()));
-        let walked = walk(self.memory.as_tables(), start, va, paging);
+        let start = self.tlb.walk_start(tables, va).unwrap_or(Start::root(self.vcpu.root()));
+        let walked = walk(tables, start, va, paging);
         let translation = match walked.result {
             Ok(translation) => translation,
             Err(WalkFailure::BeyondMemory(at)) => return Err(Stop::BeyondMemory(at).into()),
@@ -158,7 +166,7 @@ impl Core<'_> {
         let write = access.kind == AccessKind::Write;
         self.set_accessed_dirty(&walked, write);
         let translation = Translation { dirty: translation.dirty || write, ..translation };
-        if self.tlb.fill(paging, &walked, &translation) {
+        if self.tlb.fill(tables, paging, &walked, &translation) {
             self.emit(Happened::Fill { page: va.page(), translation });
         }
         // A and D that were set may open more to speculation.
@@ -201,9 +209,10 @@ impl Core<'_> {
     fn accessed_dirty_of(&mut self, cpu: CpuId, slot: Gpa, old: u64, new: u64) {
         self.memory.write(slot, &new.to_le_bytes());
         self.log_of(cpu, Done::Happened(Happened::AccessedDirty { slot, old, new }));
-        self.tlb.accessed_dirty(self.census, slot, old, new);
+        let (tables, store) = (self.memory.as_tables(), Store { slot, old, new });
+        self.tlb.accessed_dirty(tables, self.census, store);
         for remote in &mut self.remote {
-            remote.tlb.accessed_dirty(self.census, slot, old, new);
+            remote.tlb.accessed_dirty(tables, self.census, store);
         }
     }
 
@@ -341,10 +350,10 @@ impl Core<'_> {
     /// Stores a paging-structure entry.
     fn table_store(&mut self, slot: Gpa, old: u64, new: u64) {
         self.memory.write(slot, &new.to_le_bytes());
-        let store = Store { slot, old, new };
-        self.tlb.table_store(self.census, store);
+        let (tables, store) = (self.memory.as_tables(), Store { slot, old, new });
+        self.tlb.table_store(tables, self.census, store);
         for remote in &mut self.remote {
-            remote.tlb.table_store(self.census, store);
+            remote.tlb.table_store(tables, self.census, store);
         }
         // What a cached entry reaches stays a table although no root does any more.
         self.repin();

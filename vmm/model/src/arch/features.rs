@@ -62,6 +62,12 @@ pub struct Paging {
 }
 
 impl Paging {
+    /// Whether walks give the same under `other`; what they let an access do may differ.
+    #[must_use]
+    pub fn walks_like(&self, other: Self) -> bool {
+        (self.pge, self.nxe, self.gib_pages) == (other.pge, other.nxe, other.gib_pages)
+    }
+
     /// Picks the bits from what the processor has, and from its registers.
     #[must_use]
     pub const fn of(features: CpuFeatures, cr0: u64, cr4: u64, efer: u64) -> Self {

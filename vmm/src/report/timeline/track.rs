@@ -4,7 +4,8 @@ use super::{Bar, MomentKind};
 use crate::arch::addr::{CpuId, Gva};
 use crate::arch::cr3::NOFLUSH;
 use crate::arch::happened::Happened;
-use crate::arch::tlb::{Entry, EntryId, Tag};
+use crate::arch::tlb::{Entry, Tag, Tlb};
+use crate::arch::walk::Translation;
 use crate::event::{Announcement, Event, Kind};
 use crate::oracle::Replica;
 use stalemate_shared::page::Page;
@@ -15,12 +16,16 @@ pub fn page_name(page: Gva) -> String {
     Page::at(page.0).map_or_else(|| page.to_string(), |page| page.to_string())
 }
 
+/// What a bar is of: a translation, whatever its D, under a tag of a CPU. So it goes on where it is flushed
+/// and filled again at once.
+type Key = (CpuId, Tag, Gva, String);
+
 /// The bars so far.
 pub struct Tracks {
     /// Pages that are shown beside the test pages.
     also: BTreeSet<Gva>,
     /// The bars that have not ended, by what they are of.
-    live: BTreeMap<(CpuId, Tag, Gva, EntryId), Bar>,
+    live: BTreeMap<Key, Bar>,
     ended: Vec<Bar>,
 }
 
@@ -36,17 +41,20 @@ impl Tracks {
         if !changes_caches(event) {
             return Vec::new();
         }
-        let mut held = BTreeSet::new();
+        let mut held: BTreeMap<Key, Entry> = BTreeMap::new();
         for (cpu, state) in replica.numbered() {
             for tag in state.tlb.tags() {
-                for entry in state.tlb.entries(tag).filter(|entry| shows(&self.also, entry)) {
-                    let key = (cpu, tag, entry.translation.page, entry.id);
-                    held.insert(key);
-                    self.live.entry(key).or_insert_with(|| begun(event, replica, cpu, tag, entry));
+                for entry in self.shown(replica, &state.tlb, tag) {
+                    let of = Translation { dirty: true, ..entry.translation };
+                    let key = (cpu, tag, of.page, format!("{of} of {}", entry.root));
+                    let bar = || begun(event, replica, cpu, tag, &entry);
+                    self.live.entry(key.clone()).or_insert_with(bar);
+                    held.entry(key).or_insert(entry);
                 }
             }
         }
-        let gone: Vec<_> = self.live.keys().filter(|key| !held.contains(key)).copied().collect();
+        let gone: Vec<Key> =
+            self.live.keys().filter(|key| !held.contains_key(key)).cloned().collect();
         let mut pages = Vec::new();
         for key in gone {
             let Some(mut bar) = self.live.remove(&key) else { continue };
@@ -54,15 +62,22 @@ impl Tracks {
             pages.push((key.0, key.1, bar.page.clone()));
             self.ended.push(bar);
         }
-        self.judge(event, replica);
+        self.judge(event, replica, &held);
         pages
     }
 
+    /// What is held under `tag` of the pages that are shown.
+    fn shown(&self, replica: &Replica, tlb: &Tlb, tag: Tag) -> Vec<Entry> {
+        let held = tlb.held_in(&replica.tables, tag, Gva(0), Gva(u64::MAX)).into_iter();
+        held.filter(|entry| shows(&self.also, entry)).collect()
+    }
+
     /// Notes which bars have turned stale, and which are right again.
-    fn judge(&mut self, event: &Event, replica: &Replica) {
-        for (&(cpu, tag, page, id), bar) in &mut self.live {
+    fn judge(&mut self, event: &Event, replica: &Replica, held: &BTreeMap<Key, Entry>) {
+        for (key, bar) in &mut self.live {
+            let &(cpu, tag, ..) = key;
             let state = replica.cpu(cpu);
-            let Some(entry) = state.tlb.entry(tag, page, id) else { continue };
+            let Some(entry) = held.get(key) else { continue };
             let stale = state.tlb.stale_at(&replica.tables, state.paging(), tag, entry);
             match (stale, bar.stale) {
                 (Some(at), None) => {

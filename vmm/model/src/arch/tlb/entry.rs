@@ -40,11 +40,18 @@ pub struct Entry {
     /// Look-ups skip it: it once denied an access, so the processor walked again. It may still be
     /// cached, so rules see it.
     pub skipped: bool,
+    /// An access brought it in, or used it: its processor need not have speculated to hold it.
+    pub accessed: bool,
     /// Of a large page, the parts that were invalidated: first address and size.
     pub missing: Vec<(Gva, PageSize)>,
 }
 
 impl Entry {
+    /// A whole one.
+    pub(super) fn new(id: EntryId, translation: Translation, root: Gpa) -> Self {
+        Self { id, translation, root, skipped: false, accessed: false, missing: Vec::new() }
+    }
+
     /// Whether it is of a large page.
     #[must_use]
     pub fn is_large(&self) -> bool {

@@ -1,13 +1,13 @@
 //! What each operation must invalidate (SDM vol. 3, 4.10.4.1; vol. 2, INVLPG and INVPCID).
 //! Everything else stays: a processor may drop more at any time, the model never does.
 
-use super::entry::{Entry, EntryId, StructureEntry, Tag};
+use super::entry::{Entry, EntryId, Tag};
 use super::set::{EntrySet, Removed, StructureSet};
-use super::{Fill, Tagged, Tlb, today};
+use super::{Fill, Tagged, Tlb};
 use crate::arch::addr::{Gpa, Gva, Pcid};
 use crate::arch::features::Paging;
 use crate::arch::vcpu::cr4;
-use crate::arch::walk::{PageSize, Start, Tables, entry, walk};
+use crate::arch::walk::{PageSize, Start, Tables, Translation, walk};
 use std::collections::BTreeSet;
 
 /// Which cached translations an operation may have taken away or changed the selection of.
@@ -31,8 +31,18 @@ pub struct Effect {
     pub scope: Scope,
     /// Entries removed that a walk would bring back the same: live ones.
     pub live_lost: Vec<(Tag, Gva)>,
-    /// Entries removed.
+    /// Entries removed that were stored.
     pub removed: usize,
+    /// It removed what was held without being stored, too, which speculation brings back at once.
+    pub implied: bool,
+}
+
+impl Effect {
+    /// Whether it removed anything.
+    #[must_use]
+    pub fn removes_any(&self) -> bool {
+        self.removed > 0 || self.implied
+    }
 }
 
 impl Tlb {
@@ -46,8 +56,13 @@ impl Tlb {
         flush: bool,
     ) -> Effect {
         let mut effect = Effect::default();
+        if let Some(old) = self.root(Tag::Global) {
+            self.store_globals(tables, old, Some(root));
+        }
         if flush {
             effect = self.clear(tables, paging, &[pcid], false);
+        } else if self.holds_other(pcid, root, paging) {
+            self.store_all(tables, pcid);
         }
         self.make_current(pcid, root);
         effect
@@ -59,13 +74,21 @@ impl Tlb {
             root,
             entries: EntrySet::default(),
             structures: StructureSet::default(),
-            filled: None,
+            implicit: None,
+            touched: BTreeSet::new(),
+            followed: None,
         });
-        if tagged.root != root {
-            tagged.root = root;
-            tagged.filled = None;
-        }
+        tagged.root = root;
+        tagged.followed = None;
         self.current = pcid;
+    }
+
+    /// Whether what `pcid` holds without its being stored is not what walks of `root` give.
+    fn holds_other(&self, pcid: Pcid, root: Gpa, paging: Paging) -> bool {
+        self.tagged.get(&pcid).is_some_and(|tagged| {
+            let implicit = tagged.implicit.as_ref();
+            implicit.is_some_and(|held| tagged.root != root || !held.paging.walks_like(paging))
+        })
     }
 
     /// INVLPG: the page in the current PCID and among globals, unless an erratum keeps those, and
@@ -77,20 +100,17 @@ impl Tlb {
         va: Gva,
         keeps_globals: bool,
     ) -> Effect {
-        let own = self.remove_page(tables, paging, Tag::Pcid(self.current), va);
+        let implied = self.implied_at(tables, self.current, va);
+        let mut own = self.remove_page(tables, paging, Tag::Pcid(self.current), va);
         let globals = match keeps_globals {
             true => (Tag::Global, Removed::default()),
             false => self.remove_page(tables, paging, Tag::Global, va),
         };
-        if !globals.1.entries.is_empty() || !globals.1.parts.is_empty() {
-            // The refill is of the current root; what another maps there comes back with it.
-            let current = self.current;
-            let others = self.tagged.iter_mut().filter(|(pcid, _)| **pcid != current);
-            others.for_each(|(_, tagged)| tagged.filled = None);
-        }
-        self.remove_structures(tables, paging, self.current, None);
-        self.refill(tables, paging, va);
-        self.effect(tables, paging, vec![own, globals])
+        let gone = implied.filter(|held| !(held.global && keeps_globals));
+        own.1.parts.extend(gone.and_then(|held| self.untouch(self.current, &held)));
+        self.remove_structures(self.current, None);
+        let effect = self.effect(tables, paging, vec![own, globals]);
+        Effect { implied: gone.is_some(), ..effect }
     }
 
     /// INVPCID: 0 an address in a PCID, 1 a PCID, 2 everything, 3 everything but globals.
@@ -104,14 +124,19 @@ impl Tlb {
     ) -> Effect {
         match kind {
             0 => {
-                let removed = self.remove_page(tables, paging, Tag::Pcid(pcid), va);
-                self.remove_structures(tables, paging, pcid, Some(va));
-                if pcid == self.current {
-                    self.refill(tables, paging, va);
-                } else if let Some(tagged) = self.tagged.get_mut(&pcid) {
-                    tagged.filled = None;
+                let mut removed = self.remove_page(tables, paging, Tag::Pcid(pcid), va);
+                self.remove_structures(pcid, Some(va));
+                let gone = match pcid == self.current {
+                    true => self.implied_at(tables, pcid, va).filter(|held| !held.global),
+                    false => self.make_absent(tables, pcid, va),
+                };
+                if let Some(gone) = gone {
+                    let touched = self.untouch(pcid, &gone);
+                    let absent = (pcid != self.current).then_some((gone.page, gone.size));
+                    removed.1.parts.extend(touched.or(absent));
                 }
-                self.effect(tables, paging, vec![removed])
+                let effect = self.effect(tables, paging, vec![removed]);
+                Effect { implied: gone.is_some(), ..effect }
             }
             1 => self.clear(tables, paging, &[pcid], false),
             kind => {
@@ -148,60 +173,34 @@ impl Tlb {
     /// An architectural page fault: the page in the current PCID, and the paging-structure
     /// entries used for it; without PCIDs the page among globals too.
     pub fn page_fault(&mut self, tables: &dyn Tables, paging: Paging, va: Gva) -> Effect {
-        let mut removed = vec![self.remove_page(tables, paging, Tag::Pcid(self.current), va)];
+        let implied = self.implied_at(tables, self.current, va);
+        let mut own = self.remove_page(tables, paging, Tag::Pcid(self.current), va);
+        own.1.parts.extend(implied.and_then(|held| self.untouch(self.current, &held)));
+        let mut removed = vec![own];
         if !paging.pcide {
             removed.push(self.remove_page(tables, paging, Tag::Global, va));
         }
-        self.remove_structures(tables, paging, self.current, Some(va));
-        self.refill(tables, paging, va);
+        self.remove_structures(self.current, Some(va));
         self.effect(tables, paging, removed)
     }
 
-    /// Removes the paging-structure entries of `pcid` that are used for `va`, or all of them.
-    /// Those that a speculating processor would fill again at once, just the same, stay.
-    fn remove_structures(
-        &mut self,
-        tables: &dyn Tables,
-        paging: Paging,
-        pcid: Pcid,
-        va: Option<Gva>,
-    ) {
-        let lazy = self.model.fill == Fill::LazyA;
-        let root = self.root(Tag::Pcid(pcid)).filter(|_| pcid == self.current);
-        let refilled = |structure: &StructureEntry| {
-            let found = root.and_then(|root| today(tables, paging, root, structure));
-            self.model.fill.is_complete()
-                && found.is_some_and(|found| {
-                    (found.table, found.rights) == (structure.table, structure.rights)
-                        && (found.accessed || !lazy)
-                })
-        };
-        let gone: Vec<EntryId> = self
-            .structures(pcid)
-            .filter(|structure| va.is_none_or(|va| structure.covers(va)))
-            .filter(|structure| !refilled(structure))
-            .map(|structure| structure.id)
-            .collect();
+    /// Removes the paging-structure entries that are stored under `pcid` and used for `va`, or all of
+    /// them.
+    fn remove_structures(&mut self, pcid: Pcid, va: Option<Gva>) {
+        let used = self.structures(pcid).filter(|held| va.is_none_or(|va| held.covers(va)));
+        let gone: Vec<EntryId> = used.map(|structure| structure.id).collect();
         if let Some(tagged) = self.tagged.get_mut(&pcid) {
             tagged.structures.remove(&gone);
         }
     }
 
-    /// Fills one page of the current PCID again, as speculation may at once.
-    fn refill(&mut self, tables: &dyn Tables, paging: Paging, va: Gva) {
-        let begun = |tagged: &&Tagged| tagged.filled.is_some();
-        let root = self.tagged.get(&self.current).filter(begun).map(|tagged| tagged.root);
-        // Where nothing is filled yet, the next speculation does it; else that looks at what has
-        // changed alone.
-        let Some(root) = root.filter(|_| self.model.fill.is_complete()) else { return };
-        let walked = walk(tables, Start::root(root), va, paging);
-        let lazy = self.model.fill == Fill::LazyA;
-        if lazy && walked.path.iter().any(|step| step.entry & entry::ACCESSED == 0) {
-            return;
-        }
-        if let Ok(translation) = walked.result {
-            self.hold(translation);
-        }
+    /// The next access of the page, under `pcid`, is the first again; the page, if there was one.
+    fn untouch(&mut self, pcid: Pcid, held: &Translation) -> Option<(Gva, PageSize)> {
+        let tagged = self.tagged.get_mut(&pcid).filter(|tagged| tagged.has_touched(held))?;
+        let Translation { page, size, .. } = *held;
+        let last = Gva(page.0 + (size.bytes() - 1));
+        tagged.touched.retain(|touched| *touched < page || last < *touched);
+        Some((page, size))
     }
 
     fn remove_page(
@@ -245,7 +244,8 @@ impl Tlb {
             let pages: BTreeSet<Gva> = whole.chain(parts.into_iter().flat_map(of_part)).collect();
             Scope::Pages(pages.into_iter().collect())
         };
-        Effect { live_lost: self.live(tables, paging, &removed), removed: removed.len(), scope }
+        let live_lost = self.live(tables, paging, &removed);
+        Effect { live_lost, removed: removed.len(), scope, implied: false }
     }
 
     /// Of removed entries, those that were not stale. Only on-demand fills make a number of it
@@ -295,13 +295,12 @@ impl Tlb {
             if let Some(tagged) = self.tagged.get_mut(pcid) {
                 tagged.entries.clear();
                 tagged.structures.clear();
-                tagged.filled = None;
+                tagged.touched.clear();
+                effect.implied |= tagged.implicit.take().is_some();
             }
         }
         if globals {
             self.globals.clear();
-            // Whatever was filled, its global part has gone.
-            self.tagged.values_mut().for_each(|tagged| tagged.filled = None);
         }
         effect
     }

@@ -3,15 +3,19 @@
 //! The model never forgets on its own: an entry stays until an operation that *must* remove it
 //! (SDM vol. 3, 4.10.4.1). With [`Fill::WorstCase`] it also holds whatever a speculating
 //! processor may have filled: everything that the current root, and the cached paging-structure
-//! entries of the current PCID, reach. Entries are explicit, each with the root it came from.
+//! entries of the current PCID, reach. Of that only what walks no longer give is stored, each entry
+//! with the root it came from (`implicit`, `stored`, `globals`).
 
 mod choices;
 mod entry;
 mod fill;
 mod flush;
+mod globals;
+mod implicit;
 mod reachable;
 mod seeded;
 mod set;
+mod stored;
 
 pub use choices::{FILLS, Fill, TlbModel, split_mix};
 pub use entry::{Entry, EntryId, StructureEntry, Tag};
@@ -19,14 +23,15 @@ pub use flush::{Effect, Scope};
 pub use seeded::Chosen;
 
 use super::addr::{Gpa, Gva, Pcid};
-use super::census::Reach;
 use super::features::Paging;
 use super::walk::{
-    Access, Meaning, Rights, Start, Tables, Translation, entry as bits, meaning, shift, walk,
+    Access, Meaning, Rights, Start, Tables, Translation, Walk, entry as bits, meaning, shift, walk,
 };
+use globals::GlobalsApart;
+use implicit::{Accessed, Implicit};
 use reachable::Reachable;
 use set::{EntrySet, StructureSet};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A store to a paging-structure entry that has just been made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,20 +50,20 @@ struct Tagged {
     root: Gpa,
     entries: EntrySet,
     structures: StructureSet,
-    /// The table generation up to which everything reachable has been filled, and by which control
-    /// bits it was walked.
-    filled: Option<(u64, Paging)>,
+    /// What it holds beside these, where speculation fills all that it may.
+    implicit: Option<Implicit>,
+    /// Of that, the pages that were accessed under it, where speculation waits for A.
+    touched: BTreeSet<Gva>,
+    /// The table generation at which walks that begin at the paging-structure entries stored were last
+    /// made; none if these have changed since.
+    followed: Option<u64>,
 }
 
-/// The worst-case fill of one root into an empty PCID: valid for one table generation and paging mode.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct FillCache {
-    /// Of the tables.
-    generation: u64,
-    paging: Paging,
-    entries: EntrySet,
-    structures: StructureSet,
-    globals: Vec<Translation>,
+impl Tagged {
+    fn has_touched(&self, translation: &Translation) -> bool {
+        let Translation { page, size, .. } = *translation;
+        self.touched.range(page..=Gva(page.0 + (size.bytes() - 1))).next().is_some()
+    }
 }
 
 /// One CPU's TLB and paging-structure caches.
@@ -69,14 +74,13 @@ pub struct Tlb {
     tagged: BTreeMap<Pcid, Tagged>,
     globals: EntrySet,
     next_id: u64,
-    /// Rises whenever something is cached that was not.
+    /// Rises whenever something is stored that was not.
     fills: u64,
-    /// By root.
-    fill_cache: BTreeMap<Gpa, FillCache>,
     /// Rises with every change of a paging-structure entry.
     generation: u64,
-    /// The latest changes by the generation they made, and where they show.
-    changes: VecDeque<(u64, BTreeSet<Reach>)>,
+    /// By root.
+    accessed: BTreeMap<Gpa, Accessed>,
+    globals_apart: GlobalsApart,
     /// Tables reach more than is followed, so that it does not hold all that a processor may.
     beyond: bool,
 }
@@ -84,8 +88,10 @@ pub struct Tlb {
 /// What a look-up finds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lookup {
-    /// A cached translation grants the access.
+    /// A translation that is stored grants the access.
     Hit(Translation),
+    /// One does that is held without its being stored.
+    Implied(Translation),
     /// None does: the processor walks.
     Miss,
 }
@@ -101,9 +107,9 @@ impl Tlb {
             globals: EntrySet::default(),
             next_id: 0,
             fills: 0,
-            fill_cache: BTreeMap::new(),
             generation: 0,
-            changes: VecDeque::new(),
+            accessed: BTreeMap::new(),
+            globals_apart: BTreeMap::new(),
             beyond: false,
         }
     }
@@ -127,7 +133,7 @@ impl Tlb {
         self.beyond
     }
 
-    /// Rises whenever something is cached that was not.
+    /// Rises whenever something is stored that was not.
     #[must_use]
     pub fn fills(&self) -> u64 {
         self.fills
@@ -153,12 +159,13 @@ impl Tlb {
         self.tagged.keys().map(|&pcid| Tag::Pcid(pcid)).chain([Tag::Global])
     }
 
-    /// The entries under `tag`, by page and age.
+    /// The entries that are stored under `tag`, by page and age: with a fill that is complete those that
+    /// walks may give no longer, and [`Tlb::held_in`] has all.
     pub fn entries(&self, tag: Tag) -> impl Iterator<Item = &Entry> {
         self.set(tag).into_iter().flat_map(EntrySet::iter)
     }
 
-    /// The entries under `tag` that translate some address of `[start, end]`.
+    /// The entries that are stored under `tag` and translate some address of `[start, end]`.
     pub fn entries_in(&self, tag: Tag, start: Gva, end: Gva) -> impl Iterator<Item = &Entry> {
         self.set(tag).into_iter().flat_map(move |set| set.range(start, end))
     }
@@ -169,7 +176,7 @@ impl Tlb {
         self.set(tag)?.get(page, id)
     }
 
-    /// The cached paging-structure entries of `pcid`.
+    /// The paging-structure entries that are stored under `pcid`; [`Tlb::held_structures`] has all.
     pub fn structures(&self, pcid: Pcid) -> impl Iterator<Item = &StructureEntry> {
         self.tagged.get(&pcid).into_iter().flat_map(|tagged| tagged.structures.iter())
     }
@@ -192,20 +199,7 @@ impl Tlb {
         entry: &Entry,
     ) -> Option<Gva> {
         let root = self.root(tag)?;
-        let mut at = entry.translation.page;
-        while entry.translation.contains(at) {
-            let today = walk(tables, Start::root(root), at, paging);
-            // All that goes through the entry read last is translated alike.
-            let span = today.path.last().map_or(1 << 12, |step| 1 << shift(step.level));
-            // The topmost page ends where addresses do.
-            let last = Gva(at.0 + (span.min(entry.translation.size.bytes()) - 1));
-            let stale = entry.translation.grants_more(at, today.result.as_ref().ok(), paging);
-            if let Some(page) = entry.pages_in(at, last).next().filter(|_| stale) {
-                return Some(page);
-            }
-            at = Gva(last.0.checked_add(1)?);
-        }
-        None
+        grants_more_at(entry, paging, |va| (walk(tables, Start::root(root), va, paging), true))
     }
 
     /// Whether a walk that begins at a cached paging-structure entry comes, somewhere, to a
@@ -227,7 +221,7 @@ impl Tlb {
         found.below(tables, paging, structure.start(), structure.base.0);
         let id = structure.id;
         found.leaves.into_iter().any(|translation| {
-            let entry = Entry { id, translation, root, skipped: false, missing: Vec::new() };
+            let entry = Entry::new(id, translation, root);
             self.stale_at(tables, paging, tag, &entry).is_some()
         })
     }
@@ -259,26 +253,40 @@ impl Tlb {
 
     /// Looks `va` up for an access in the current PCID. Execution uses the oldest entry; one that
     /// does not grant the access is used no more, but stays in the set for the rules.
-    pub fn lookup(&mut self, paging: Paging, va: Gva, access: Access) -> Lookup {
-        loop {
-            let Some((tag, page, id)) = self.selected(self.current, va) else {
-                return Lookup::Miss;
-            };
+    pub fn lookup(
+        &mut self,
+        tables: &dyn Tables,
+        paging: Paging,
+        va: Gva,
+        access: Access,
+    ) -> Lookup {
+        let grants = |translation: &Translation| {
+            let needs_dirty =
+                access.kind == super::walk::AccessKind::Write && !translation.dirty;
+            translation.check(access, paging).is_ok() && !needs_dirty
+        };
+        while let Some((tag, page, id)) = self.selected(self.current, va) {
             let Some(entry) = self.entry_mut(tag, page, id) else { return Lookup::Miss };
-            let translation = entry.translation;
-            let needs_dirty = access.kind == super::walk::AccessKind::Write && !translation.dirty;
-            if translation.check(access, paging).is_ok() && !needs_dirty {
-                return Lookup::Hit(translation);
+            if grants(&entry.translation) {
+                return Lookup::Hit(entry.translation);
             }
             entry.skipped = true;
         }
+        // What walks give is the youngest.
+        let implied = self.implied_at(tables, self.current, va).filter(grants);
+        implied.map_or(Lookup::Miss, Lookup::Implied)
     }
 
-    /// What execution under `pcid` uses for `va` now, if something is cached.
+    /// What execution under `pcid` uses for `va` now, if something is cached, and an access has found
+    /// it where speculation waits for one.
     #[must_use]
-    pub fn peek(&self, pcid: Pcid, va: Gva) -> Option<Translation> {
-        let (tag, page, id) = self.selected(pcid, va)?;
-        self.entry(tag, page, id).map(|entry| entry.translation)
+    pub fn peek(&self, tables: &dyn Tables, pcid: Pcid, va: Gva) -> Option<Translation> {
+        if let Some((tag, page, id)) = self.selected(pcid, va) {
+            return self.entry(tag, page, id).map(|entry| entry.translation);
+        }
+        let found = self.model.fill != Fill::LazyA
+            || self.tagged.get(&pcid)?.touched.contains(&va.page());
+        self.implied_at(tables, pcid, va).filter(|_| found)
     }
 
     fn selected(&self, pcid: Pcid, va: Gva) -> Option<(Tag, Gva, EntryId)> {
@@ -297,15 +305,30 @@ impl Tlb {
             Tag::Global => self.globals.get_mut(page, id),
         }
     }
+}
 
-    /// Where the walk for a miss of `va` begins: the deepest cached paging-structure entry, the
-    /// oldest of them, or the root.
-    #[must_use]
-    pub fn walk_start(&self, va: Gva) -> Option<Start> {
-        let tagged = self.tagged.get(&self.current)?;
-        let cached = tagged.structures.deepest(va);
-        Some(cached.map_or(Start::root(tagged.root), StructureEntry::start))
+/// The first address at which `entry` grants more than `walks` give, of which it says too whether they
+/// count; none if it nowhere does.
+fn grants_more_at(
+    entry: &Entry,
+    paging: Paging,
+    walks: impl Fn(Gva) -> (Walk, bool),
+) -> Option<Gva> {
+    let mut at = entry.translation.page;
+    while entry.translation.contains(at) {
+        let (today, counts) = walks(at);
+        // All that goes through the entry read last is translated alike.
+        let span = today.path.last().map_or(1 << 12, |step| 1 << shift(step.level));
+        // The topmost page ends where addresses do.
+        let last = Gva(at.0 + (span.min(entry.translation.size.bytes()) - 1));
+        let today = today.result.as_ref().ok().filter(|_| counts);
+        let stale = entry.translation.grants_more(at, today, paging);
+        if let Some(page) = entry.pages_in(at, last).next().filter(|_| stale) {
+            return Some(page);
+        }
+        at = Gva(last.0.checked_add(1)?);
     }
+    None
 }
 
 /// What a walk gives today where a cached paging-structure entry was made.

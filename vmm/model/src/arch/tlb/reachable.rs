@@ -10,13 +10,15 @@ pub(super) type Walked = (u8, Gva, Gpa, Rights);
 
 /// Translations and paging-structure entries that are followed, at most: tables that lead to themselves make
 /// more of them than there is memory for.
-const MOST: usize = 1 << 14;
+pub(super) const MOST: usize = 1 << 14;
 
 /// Translations and paging-structure entries reachable from a table, in order of addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Reachable {
     /// Stop where A is clear, instead of setting it.
     pub(super) lazy: bool,
+    /// Look at these addresses alone, first and last.
+    pub(super) within: Option<(Gva, Gva)>,
     /// A bits that the walks set.
     pub(super) updates: Vec<AccessedUpdate>,
     /// The translations.
@@ -53,6 +55,10 @@ impl Reachable {
         let slot = Gpa(start.table.0 + index * 8);
         let raw = base | index << shift(start.level);
         let va = Gva(((raw << 16) as i64 >> 16) as u64);
+        let last = va.0 | ((1 << shift(start.level)) - 1);
+        if self.within.is_some_and(|(first, end)| last < first.0 || end < va) {
+            return;
+        }
         let found = meaning(bits, start.level, paging);
         if matches!(found, Meaning::NotPresent | Meaning::Reserved) {
             return;

@@ -54,7 +54,7 @@ impl Tlb {
                 continue;
             }
             // The walk of an access, which a cached paging-structure entry may lead astray.
-            let Some(start) = self.walk_start(translation.page) else { continue };
+            let Some(start) = self.walk_start(tables, translation.page) else { continue };
             let walked = walk(tables, start, translation.page, paging);
             let Ok(found) = walked.result else { continue };
             for step in walked.path.iter().filter(|step| step.entry & entry::ACCESSED == 0) {
@@ -64,7 +64,7 @@ impl Tlb {
                     chosen.push(update);
                 }
             }
-            self.fill(paging, &walked, &found);
+            self.fill(tables, paging, &walked, &found);
             chosen.push(Chosen::Filled(found));
         }
         chosen

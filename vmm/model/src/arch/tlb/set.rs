@@ -1,7 +1,7 @@
 //! Sets of cached entries, by page and age.
 
 use super::entry::{Entry, EntryId, StructureEntry};
-use crate::arch::addr::{Gva, Pcid};
+use crate::arch::addr::Gva;
 use crate::arch::walk::{PageSize, Translation};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -54,28 +54,8 @@ impl EntrySet {
         self.by_size.iter().map(|map| map.len()).sum()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     pub(super) fn clear(&mut self) {
         *self = Self::default();
-    }
-
-    /// Holds new entries of pages that the set has none of.
-    pub(super) fn extend(&mut self, new: Vec<Entry>) {
-        let mut by_size: [Vec<Entry>; 3] = Default::default();
-        for entry in new {
-            by_size[index_of(entry.translation.size)].push(entry);
-        }
-        let keyed = |entry: Entry| ((entry.translation.page, entry.id), entry);
-        for (map, new) in self.by_size.iter_mut().zip(by_size) {
-            if map.is_empty() {
-                *map = Rc::new(new.into_iter().map(keyed).collect());
-            } else if !new.is_empty() {
-                Rc::make_mut(map).extend(new.into_iter().map(keyed));
-            }
-        }
     }
 
     /// The entries that translate `va`.
@@ -113,17 +93,28 @@ impl EntrySet {
                 let keeps = !entry.translation.dirty || new.translation.dirty;
                 held == upgraded && keeps && entry.root == new.root && entry.missing.is_empty()
             })
-            .map(|(key, entry)| (*key, entry.skipped || entry.translation != new.translation));
+            .map(|(key, entry)| {
+                let news = new.accessed && !entry.accessed;
+                (*key, entry.skipped || news || entry.translation != new.translation)
+            });
         if let Some((key, changes)) = same {
             if changes && let Some(entry) = Rc::make_mut(map).get_mut(&key) {
                 entry.translation.dirty = new.translation.dirty;
                 entry.skipped = false;
+                entry.accessed |= new.accessed;
                 return Inserted::Changed;
             }
             return Inserted::Known;
         }
         Rc::make_mut(map).insert((page, new.id), new);
         Inserted::New
+    }
+
+    /// Removes the entry with this id.
+    pub(super) fn remove(&mut self, page: Gva, id: EntryId) {
+        for map in self.by_size.iter_mut().filter(|map| map.contains_key(&(page, id))) {
+            Rc::make_mut(map).remove(&(page, id));
+        }
     }
 
     /// Removes the entries of pages, of any size, that begin at `page`.
@@ -170,10 +161,8 @@ impl StructureSet {
         self.entries.clear();
     }
 
-    /// The same, tagged with `pcid`.
-    pub(super) fn under(mut self, pcid: Pcid) -> Self {
-        self.entries.iter_mut().for_each(|entry| entry.pcid = pcid);
-        self
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
     }
 
     /// Holds `new`, unless one that gives the same is there.

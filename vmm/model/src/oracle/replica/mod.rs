@@ -233,7 +233,7 @@ impl Replica {
     fn fill(&mut self) {
         for cpu in &mut self.cpus {
             // The A bits that speculation sets are events of their own.
-            cpu.tlb.speculate(&self.tables, cpu.paging());
+            cpu.tlb.follow(&self.tables, cpu.paging());
         }
     }
 
@@ -302,15 +302,16 @@ impl Replica {
                 self.tables.set(*slot, *new);
                 let store = Store { slot: *slot, old: *old, new: *new };
                 for cpu in &mut self.cpus {
-                    cpu.tlb.table_store(&self.census, store);
+                    cpu.tlb.table_store(&self.tables, &self.census, store);
                 }
                 self.pin();
                 self.census.store(&self.tables, *slot, *old, *new);
             }
             Happened::AccessedDirty { slot, old, new } => {
                 self.tables.set(*slot, *new);
+                let store = Store { slot: *slot, old: *old, new: *new };
                 for cpu in &mut self.cpus {
-                    cpu.tlb.accessed_dirty(&self.census, *slot, *old, *new);
+                    cpu.tlb.accessed_dirty(&self.tables, &self.census, store);
                 }
             }
             Happened::UserEntry => {

@@ -43,7 +43,7 @@ pub fn observe(
     let big = match *event.happened()? {
         Happened::Invpcid { kind, .. } => kind != 0,
         Happened::LoadCr3 { value, .. } => value & NOFLUSH == 0,
-        Happened::WriteCr4 { .. } => effect.removed > 0,
+        Happened::WriteCr4 { .. } => effect.removes_any(),
         _ => false,
     };
     if !big || flush.is_none() && !consuming {

@@ -27,7 +27,8 @@ pub static ABOUT: About = About {
 pub struct NeedlessFlush {
     /// The event.
     pub seq: u64,
-    /// Entries that it removed.
+    /// Entries that it removed; none where all that it removed was what a fill that is complete holds
+    /// without its being stored.
     pub removed: usize,
 }
 
@@ -51,5 +52,5 @@ pub fn observe(
         _ => false,
     };
     let removed = effect.removed;
-    (flushes && removed > 0).then_some(NeedlessFlush { seq: event.seq, removed })
+    (flushes && effect.removes_any()).then_some(NeedlessFlush { seq: event.seq, removed })
 }

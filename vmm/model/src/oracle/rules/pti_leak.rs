@@ -49,13 +49,14 @@ impl Rule for PtiLeak {
             return Vec::new();
         }
         for tag in [Tag::Pcid(context.cpu().pcid()), Tag::Global] {
-            let mut held = context.cpu().tlb.entries_in(tag, KERNEL_HALF, Gva(u64::MAX));
-            if let Some(entry) = held.find(|entry| !allowed(entry.translation.page)) {
+            let tables = &context.replica.tables;
+            let held = context.cpu().tlb.held_in(tables, tag, KERNEL_HALF, Gva(u64::MAX));
+            if let Some(entry) = held.into_iter().find(|entry| !allowed(entry.translation.page)) {
+                let page = entry.translation.page;
                 return vec![Finding {
-                    held: Some(Held { tag, entry: entry.clone() }),
+                    held: Some(Held { tag, entry }),
                     message: format!(
-                        "user mode is entered while {tag} translates kernel address {}",
-                        entry.translation.page
+                        "user mode is entered while {tag} translates kernel address {page}"
                     ),
                     ..Finding::default()
                 }];

@@ -142,7 +142,8 @@ fn cached(context: &Context<'_>, cpu: CpuId, frame: Gpa) -> Option<Finding> {
         })
     };
     for tag in [Tag::Pcid(pcid), Tag::Global] {
-        let reaches = of_cpu.tlb.entries(tag).find(|entry| {
+        let held = of_cpu.tlb.held_in(&context.replica.tables, tag, Gva(0), Gva(u64::MAX));
+        let reaches = held.into_iter().find(|entry| {
             entry.translation.maps(frame)
                 && !is_direct(context, entry.translation.page)
                 && !excused(entry)
@@ -159,7 +160,8 @@ fn cached(context: &Context<'_>, cpu: CpuId, frame: Gpa) -> Option<Finding> {
             });
         }
     }
-    let structure = of_cpu.tlb.structures(pcid).find(|structure| structure.table == frame)?;
+    let mut cached = of_cpu.tlb.held_structures(&context.replica.tables, pcid).into_iter();
+    let structure = cached.find(|structure| structure.table == frame)?;
     Some(Finding::new(format!(
         "page table {frame} is given back while CPU {} still caches a level {} entry for {} that \
          references it",
