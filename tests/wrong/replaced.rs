@@ -212,7 +212,7 @@ const REPLACED: &[(&str, &str, &str, &str)] = &[
     (
         "a store that is made while a PCID is not current is cached under it",
         "arch/tlb/stored.rs",
-        "«implicit.absent.insert((reach.base, reach.last()));»",
+        "«implicit.absent.insert((reach.level, reach.base));»",
         "{}",
     ),
     (
@@ -224,7 +224,7 @@ const REPLACED: &[(&str, &str, &str, &str)] = &[
     (
         "INVPCID of an address in another PCID removes what is stored alone",
         "arch/tlb/implicit.rs",
-        "«implicit.absent.insert((base, Gva(base.0 + (size.bytes() - 1))));»",
+        "«implicit.absent.insert((level, first(level, va)));»",
         "{}",
     ),
     (

@@ -107,7 +107,11 @@ pub fn run(args: &AuditArgs, terminal: &mut Terminal<'_>) -> Result<u8, Failure>
         settings: Settings {
             features: cpu.features,
             // What is cached was accessed: so each finding is of a translation that the processor held.
-            model: TlbModel { fill: Fill::OnDemand, structure_caches: false, seed: 0 },
+            model: TlbModel {
+                fill: Fill::LazyA,
+                structure_caches: std::env::var_os("SC").is_some(),
+                seed: 0,
+            },
             ram: args.ram << 20,
             ticks: args.tick,
             instructions: args.instructions,

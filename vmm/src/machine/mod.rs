@@ -155,6 +155,7 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
     pub(crate) fn reset_tlb(&mut self, cpu: usize) {
         let Cpu { vcpu, tlb, .. } = &mut self.cpus[cpu];
         *tlb = Tlb::new(self.model);
+        self.census.forget_pin_count();
         let paging = vcpu.paging();
         let (pcid, root) = (vcpu.pcid(), vcpu.root());
         self.census.add_root(&self.memory, root);

@@ -61,7 +61,13 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
 
     fn view(&self) -> View<'_> {
         let watched = self.kernel.watched();
-        View { cpus: &self.cpus, memory: &self.memory, census: &self.census, watched, watch: self.watch }
+        View {
+            cpus: &self.cpus,
+            memory: &self.memory,
+            census: &self.census,
+            watched,
+            watch: self.watch,
+        }
     }
 
     /// Revokes what the operations in `log` took away.
@@ -86,14 +92,26 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
     /// Revalidates every leaf; after a reset of the TLB.
     pub(crate) fn revalidate_all(&mut self) -> Result<(), Halt> {
         let watched = self.kernel.watched();
-        let view = View { cpus: &self.cpus, memory: &self.memory, census: &self.census, watched, watch: self.watch };
+        let view = View {
+            cpus: &self.cpus,
+            memory: &self.memory,
+            census: &self.census,
+            watched,
+            watch: self.watch,
+        };
         let keep = &mut |space: Space, page: Gva, _: Leaf| view.leaf(space, page);
         Ok(self.executor.revalidate(&|_| true, keep)?)
     }
 
     fn revalidate(&mut self, cpu: CpuId, scope: &Scope) -> Result<(), ExecutorError> {
         let watched = self.kernel.watched();
-        let view = View { cpus: &self.cpus, memory: &self.memory, census: &self.census, watched, watch: self.watch };
+        let view = View {
+            cpus: &self.cpus,
+            memory: &self.memory,
+            census: &self.census,
+            watched,
+            watch: self.watch,
+        };
         let keep = &mut |space: Space, page: Gva, _: Leaf| view.leaf(space, page);
         let of_cpu = |space: Space| space.cpu == cpu;
         match scope {
@@ -114,7 +132,13 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
     /// Takes back what the executor grants of a page beyond what the TLB does.
     pub(super) fn narrow(&mut self, space: Space, page: Gva) -> Result<(), ExecutorError> {
         let watched = self.kernel.watched();
-        let view = View { cpus: &self.cpus, memory: &self.memory, census: &self.census, watched, watch: self.watch };
+        let view = View {
+            cpus: &self.cpus,
+            memory: &self.memory,
+            census: &self.census,
+            watched,
+            watch: self.watch,
+        };
         let keep = &mut |space: Space, page: Gva, _: Leaf| view.leaf(space, page);
         self.executor.revalidate_page(&|known| known == space, page, keep)
     }

@@ -65,6 +65,8 @@ pub struct Census {
     nodes: BTreeMap<Role, Node>,
     /// Tables that cached paging-structure entries reach.
     pinned: BTreeSet<Role>,
+    /// What the count of changes of these entries was when they were last looked at.
+    pinned_at: Option<u64>,
 }
 
 /// The census reads entries for their links alone: with every control bit that makes more
@@ -125,10 +127,15 @@ impl Census {
         change
     }
 
-    /// Whether any table is pinned.
-    #[must_use]
-    pub fn has_pins(&self) -> bool {
-        !self.pinned.is_empty()
+    /// Whether the pins are of what caches held at another count of changes than this one; from now on
+    /// they are of it.
+    pub fn pins_differ(&mut self, changes: u64) -> bool {
+        self.pinned_at.replace(changes) != Some(changes)
+    }
+
+    /// The next count of changes is another one: a cache was replaced by an empty one.
+    pub fn forget_pin_count(&mut self) {
+        self.pinned_at = None;
     }
 
     /// Pins exactly the tables that cached paging-structure entries reach.

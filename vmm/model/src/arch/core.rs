@@ -255,13 +255,16 @@ impl Core<'_> {
     /// more, and the speculating processor fills again.
     pub fn flushed(&mut self, effect: Effect) {
         self.revalidate(effect.scope);
-        if self.census.has_pins() {
-            self.repin();
-        }
+        self.repin();
         self.speculate();
     }
 
     fn repin(&mut self) {
+        let of_others = self.remote.iter().map(|remote| remote.tlb.structure_changes());
+        let changes = self.tlb.structure_changes() + of_others.sum::<u64>();
+        if !self.census.pins_differ(changes) {
+            return;
+        }
         let mut reached = self.tlb.reached_tables();
         for remote in &self.remote {
             reached.extend(remote.tlb.reached_tables());

@@ -61,6 +61,16 @@ impl PageSize {
         }
     }
 
+    /// The level of the entries that map such pages: 1 for a PTE.
+    #[must_use]
+    pub const fn level(self) -> u8 {
+        match self {
+            Self::Small => 1,
+            Self::Large => 2,
+            Self::Huge => 3,
+        }
+    }
+
     /// The first address of the page of this size around `va`.
     #[must_use]
     pub const fn base(self, va: Gva) -> Gva {

@@ -3,7 +3,7 @@
 
 use super::obligation::{Obligation, ObligationId};
 use crate::arch::addr::{CpuId, Gpa, Gva};
-use crate::arch::tlb::{EntryId, Tag};
+use crate::arch::tlb::{EntryId, StructureKey, Tag};
 use crate::arch::walk::PageSize;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,8 +15,20 @@ struct Under {
     all: Ids,
     /// By the first address of each entry, and of the page that they are said to be of.
     by_page: BTreeMap<Gva, Ids>,
-    /// Those with paging-structure entries.
-    structural: Ids,
+    /// Those with paging-structure entries, by level and first address of each.
+    structural: BTreeMap<(u8, Gva), Ids>,
+}
+
+impl Under {
+    /// Those with a paging-structure entry that translates an address of `[base, last]`.
+    fn structural_at(&self, base: Gva, last: Gva) -> impl Iterator<Item = ObligationId> {
+        let of_level = move |level| {
+            let keys = StructureKey::range(level, base, last);
+            let (first, last) = (keys.start().base, keys.end().base);
+            self.structural.range((level, first)..=(level, last)).flat_map(|(_, ids)| ids)
+        };
+        (2..=4).flat_map(of_level).copied()
+    }
 }
 
 /// The obligations of which something is still cached.
@@ -58,10 +70,10 @@ impl Held {
         ids.filter_map(|id| self.all.get(id))
     }
 
-    /// Those with paging-structure entries.
-    pub(super) fn structural(&self) -> impl Iterator<Item = &Obligation> {
-        let ids = self.under.values().flat_map(|under| &under.structural);
-        ids.filter_map(|id| self.all.get(id))
+    /// Those under a tag of a CPU with paging-structure entries.
+    pub(super) fn structural(&self, cpu: CpuId, tag: Tag) -> impl Iterator<Item = ObligationId> {
+        let under = self.under.get(&(cpu, tag)).into_iter();
+        under.flat_map(|under| under.structural.values().flatten().copied())
     }
 
     /// Those which a cached entry belongs to.
@@ -84,7 +96,18 @@ impl Held {
             into.extend(under.by_page.get(&first).into_iter().flatten());
         }
         into.extend(under.by_page.range(base..=last).flat_map(|(_, ids)| ids));
-        into.extend(&under.structural);
+        into.extend(under.structural_at(base, last));
+    }
+
+    /// Those with a paging-structure entry that translates `va`.
+    pub(super) fn through(
+        &self,
+        cpu: CpuId,
+        tag: Tag,
+        va: Gva,
+    ) -> impl Iterator<Item = ObligationId> {
+        let under = self.under.get(&(cpu, tag)).into_iter();
+        under.flat_map(move |under| under.structural_at(va, va))
     }
 
     /// Those that may have an entry which leads to a frame: all that have, and some others.
@@ -122,8 +145,13 @@ impl Held {
         };
         let under = self.under.entry((cpu, tag)).or_default();
         note(&mut under.all);
-        if !obligation.structures.is_empty() {
-            note(&mut under.structural);
+        for key in &obligation.structures {
+            let place = (key.level, key.base);
+            let ids = under.structural.entry(place).or_default();
+            note(ids);
+            if ids.is_empty() {
+                under.structural.remove(&place);
+            }
         }
         for page in obligation.entries.iter().map(|(page, _)| *page).chain([obligation.page]) {
             let ids = under.by_page.entry(page).or_default();

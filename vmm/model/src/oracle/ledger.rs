@@ -13,7 +13,7 @@ use crate::arch::addr::{CpuId, Gva};
 use crate::arch::census::Reach;
 use crate::arch::cr3::{self, NOFLUSH};
 use crate::arch::happened::Happened;
-use crate::arch::tlb::{EntryId, Store, Tag};
+use crate::arch::tlb::{EntryId, Store, StructureKey, Tag};
 use crate::arch::vcpu::{cr0, cr4, efer};
 use crate::arch::walk::entry::{DIRTY, PRESENT};
 use crate::event::{Announcement, Event, SpaceId, TaskId, Until};
@@ -31,8 +31,6 @@ pub struct Ledger {
     last_flushed: Vec<(ObligationId, Vec<EntryId>)>,
     /// Of a kernel that runs freely, what each task has made stale since it was last in user mode.
     begun: BTreeMap<TaskId, Vec<ObligationId>>,
-    /// What each CPU had cached in all when it was last looked through for late fills.
-    fills: BTreeMap<CpuId, u64>,
 }
 
 impl Ledger {
@@ -368,9 +366,11 @@ impl Ledger {
             under.map(|owed| owed.id).collect::<BTreeSet<_>>()
         };
         match *happened {
-            Happened::Invlpg { va, .. } | Happened::PageFault { va, .. } => {
+            Happened::Invlpg { va, .. } => {
                 page(&[current, Tag::Global], va, &mut found);
+                found.extend(self.held.structural(cpu, current));
             }
+            Happened::PageFault { va, .. } => page(&[current, Tag::Global], va, &mut found),
             Happened::Invpcid { kind: 0, pcid, va } => {
                 page(&[Tag::Pcid(pcid)], va, &mut found);
             }
@@ -401,7 +401,8 @@ impl Ledger {
                 continue;
             }
             let before: BTreeSet<EntryId> = obligation.ids().collect();
-            let kept = left.0.iter().map(|(_, id)| *id).chain(left.1.iter().copied()).collect();
+            let through = left.1.iter().map(|key| key.id);
+            let kept = left.0.iter().map(|(_, id)| *id).chain(through).collect();
             self.last_flushed.push((id, before.difference(&kept).copied().collect()));
             if !left.0.is_empty() || !left.1.is_empty() {
                 self.held.change(id, |owed| (owed.entries, owed.structures) = left);
@@ -421,19 +422,19 @@ impl Ledger {
     /// stale is owed like it: an obligation of its own, since another page may be meant; where a rule
     /// has spoken of the first, it is one and the same.
     fn adopt(&mut self, replica: &Replica) {
-        let mut parents: VecDeque<ObligationId> = self
-            .held
-            .structural()
-            .filter(|owed| self.fills.get(&owed.cpu) != Some(&replica.cpu(owed.cpu).tlb.fills()))
-            .map(|owed| owed.id)
-            .collect();
+        let mut parents: VecDeque<ObligationId> = VecDeque::new();
+        for (cpu, state) in replica.numbered() {
+            let tag = Tag::Pcid(state.pcid());
+            let through =
+                state.tlb.latest().iter().flat_map(|&(_, at)| self.held.through(cpu, tag, at));
+            parents.extend(through.collect::<BTreeSet<_>>());
+        }
         while let Some(id) = parents.pop_front() {
             let Some(parent) = self.held.get(id) else { continue };
             for late in late(replica, parent, &self.held) {
                 parents.extend(self.add_late(id, late));
             }
         }
-        self.fills = replica.numbered().map(|(cpu, state)| (cpu, state.tlb.fills())).collect();
     }
 
     /// Finds what a store made stale, CPU by CPU and tag by tag.
@@ -457,7 +458,7 @@ fn left(
     obligation: &Obligation,
     replica: &Replica,
     look: bool,
-) -> (Vec<(Gva, EntryId)>, Vec<EntryId>) {
+) -> (Vec<(Gva, EntryId)>, Vec<StructureKey>) {
     let tag = obligation.tag;
     let cpu = replica.cpu(obligation.cpu);
     let (tlb, paging) = (&cpu.tlb, cpu.paging());
@@ -468,10 +469,9 @@ fn left(
             !look || tlb.stale_at(&replica.tables, paging, tag, entry).is_some()
         })
     };
-    let leads_elsewhere = |&&id: &&EntryId| {
+    let leads_elsewhere = |&&key: &&StructureKey| {
         let Tag::Pcid(pcid) = tag else { return true };
-        let mut cached = tlb.structures(pcid).filter(|structure| structure.id == id);
-        cached.any(|structure| {
+        tlb.structure(pcid, key).is_some_and(|structure| {
             !look || tlb.structure_leads_elsewhere(&replica.tables, paging, structure)
         })
     };
@@ -503,8 +503,8 @@ fn late(replica: &Replica, parent: &Obligation, held: &Held) -> Vec<Stale> {
     let late = |tag| {
         let mut found = Stale::none(tag, cpu.tlb.root(tag)?);
         let is_new = |id: EntryId| held.owners(parent.cpu, tag, id).next().is_none();
-        let through = cpu.tlb.structures(pcid);
-        for structure in through.filter(|entry| parent.structures.contains(&entry.id)) {
+        let through = parent.structures.iter().filter_map(|key| cpu.tlb.structure(pcid, *key));
+        for structure in through {
             found.look(replica, cpu, (structure.base, structure.last()), &is_new);
         }
         found.is_any().then_some(found)

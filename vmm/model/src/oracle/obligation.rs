@@ -4,7 +4,7 @@ use super::RuleId;
 use super::replica::{OpenFlush, Replica, ReplicaCpu};
 use crate::arch::addr::{CpuId, Gpa, Gva};
 use crate::arch::cr3;
-use crate::arch::tlb::{Entry, EntryId, Store, StructureEntry, Tag};
+use crate::arch::tlb::{Entry, EntryId, Store, StructureEntry, StructureKey, Tag};
 use crate::event::{Event, Flush, FlushId, FlushKind, TaskId, Until};
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -236,7 +236,7 @@ pub struct Obligation {
     /// The first frames of those that were cached at first.
     pub(super) frames: BTreeSet<Gpa>,
     /// The stale paging-structure entries that are still cached.
-    pub(super) structures: Vec<EntryId>,
+    pub(super) structures: Vec<StructureKey>,
 }
 
 /// What is stale under one tag of one CPU.
@@ -250,7 +250,7 @@ pub(super) struct Stale {
     /// With their pages.
     pub(super) entries: Vec<(Gva, EntryId)>,
     pub(super) frames: BTreeSet<Gpa>,
-    pub(super) structures: Vec<EntryId>,
+    pub(super) structures: Vec<StructureKey>,
 }
 
 impl Stale {
@@ -291,11 +291,12 @@ impl Stale {
             }
         }
         let Tag::Pcid(pcid) = tag else { return };
-        for structure in tlb.structures(pcid).filter(|structure| is_new(structure.id)) {
-            let inside = base <= structure.base && structure.base <= last;
-            let here = inside || structure.covers(base);
-            if here && tlb.structure_leads_elsewhere(&replica.tables, paging, structure) {
-                self.structures.push(structure.id);
+        let here = tlb.structures_in(pcid, base, last);
+        let mut new: Vec<_> = here.filter(|structure| is_new(structure.id)).collect();
+        new.sort_by_key(|structure| structure.id);
+        for structure in new {
+            if tlb.structure_leads_elsewhere(&replica.tables, paging, structure) {
+                self.structures.push(structure.key());
                 self.structure.get_or_insert(*structure);
                 self.page.get_or_insert(structure.base.max(base));
             }
@@ -345,7 +346,7 @@ impl Obligation {
 
     /// The ids of what is still cached of it.
     pub fn ids(&self) -> impl Iterator<Item = EntryId> + '_ {
-        self.entries.iter().map(|(_, id)| *id).chain(self.structures.iter().copied())
+        self.entries.iter().map(|(_, id)| *id).chain(self.structures.iter().map(|key| key.id))
     }
 
     /// Whether something stale is still cached and no rule has spoken.
@@ -402,11 +403,10 @@ impl Obligation {
     pub fn does_harm(&self, replica: &Replica) -> bool {
         let cpu = replica.cpu(self.cpu);
         let Tag::Pcid(pcid) = self.tag else { return !self.entries.is_empty() };
-        let mut held = cpu.tlb.structures(pcid);
+        let mut held = self.structures.iter().filter_map(|key| cpu.tlb.structure(pcid, *key));
         !self.entries.is_empty()
             || held.any(|structure| {
-                self.structures.contains(&structure.id)
-                    && cpu.tlb.structure_is_stale(&replica.tables, cpu.paging(), structure)
+                cpu.tlb.structure_is_stale(&replica.tables, cpu.paging(), structure)
             })
     }
 

@@ -4,6 +4,7 @@ use crate::arch::addr::{Gpa, Gva, Pcid};
 use crate::arch::walk::{PageSize, Rights, Start, Translation, shift};
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::ops::RangeInclusive;
 
 /// Identifies an entry among those of one TLB; later fills have higher ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -90,6 +91,26 @@ impl Entry {
     }
 }
 
+/// Which paging-structure entry of a PCID: its level, the first address that it translates, and its id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StructureKey {
+    /// Its level.
+    pub level: u8,
+    /// First address that it translates.
+    pub base: Gva,
+    /// Its id.
+    pub id: EntryId,
+}
+
+impl StructureKey {
+    /// The keys of those of one level that translate an address of `[start, last]`.
+    #[must_use]
+    pub fn range(level: u8, start: Gva, last: Gva) -> RangeInclusive<Self> {
+        let base = Gva(start.0 & !((1 << shift(level)) - 1));
+        Self { level, base, id: EntryId(0) }..=Self { level, base: last, id: EntryId(u64::MAX) }
+    }
+}
+
 /// A cached PML4E, PDPTE or PDE: tagged with a PCID, never global.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct StructureEntry {
@@ -131,6 +152,12 @@ impl Ord for Rights {
 }
 
 impl StructureEntry {
+    /// Its key.
+    #[must_use]
+    pub fn key(&self) -> StructureKey {
+        StructureKey { level: self.level, base: self.base, id: self.id }
+    }
+
     /// Whether `va` is translated through it.
     #[must_use]
     pub fn covers(&self, va: Gva) -> bool {

@@ -1,6 +1,6 @@
 //! Filling: what an access brings in, and what a speculating processor may have brought in.
 
-use super::entry::{Entry, EntryId, StructureEntry};
+use super::entry::{Entry, EntryId, StructureEntry, Tag};
 use super::reachable::{Reachable, Walked};
 use super::set::Inserted;
 use super::{Fill, Tlb};
@@ -88,7 +88,10 @@ impl Tlb {
         let set = if translation.global { &mut self.globals } else { &mut tagged.entries };
         let inserted = set.insert(new);
         self.next_id += u64::from(inserted == Inserted::New);
-        self.fills += u64::from(inserted != Inserted::Known);
+        if inserted != Inserted::Known {
+            let tag = if translation.global { Tag::Global } else { Tag::Pcid(pcid) };
+            self.latest.push((tag, translation.page));
+        }
     }
 
     pub(super) fn hold_structure(
@@ -102,18 +105,23 @@ impl Tlb {
         let id = EntryId(self.next_id);
         if let Some(tagged) = self.tagged.get_mut(&pcid) {
             let new = StructureEntry { level, base, id, pcid, table, rights };
-            let is_new = u64::from(tagged.structures.insert(new));
-            if is_new > 0 {
+            if tagged.structures.insert(new) {
                 tagged.followed = None;
+                self.next_id += 1;
+                self.structure_changes += 1;
+                self.latest.push((Tag::Pcid(pcid), base));
             }
-            self.next_id += is_new;
-            self.fills += is_new;
         }
     }
 }
 
 /// What one slot of the root's tables leads to.
-pub(super) fn harvest_slot(tables: &dyn Tables, paging: Paging, reach: Reach, found: &mut Reachable) {
+pub(super) fn harvest_slot(
+    tables: &dyn Tables,
+    paging: Paging,
+    reach: Reach,
+    found: &mut Reachable,
+) {
     let mut start = Start::root(reach.root);
     while start.level > reach.level {
         let bits = tables.entry(walk_slot(start.table, start.level, reach.base)).unwrap_or(0);

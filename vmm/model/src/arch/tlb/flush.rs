@@ -1,7 +1,7 @@
 //! What each operation must invalidate (SDM vol. 3, 4.10.4.1; vol. 2, INVLPG and INVPCID).
 //! Everything else stays: a processor may drop more at any time, the model never does.
 
-use super::entry::{Entry, EntryId, Tag};
+use super::entry::{Entry, Tag};
 use super::set::{EntrySet, Removed, StructureSet};
 use super::{Fill, Tagged, Tlb};
 use crate::arch::addr::{Gpa, Gva, Pcid};
@@ -187,11 +187,13 @@ impl Tlb {
     /// Removes the paging-structure entries that are stored under `pcid` and used for `va`, or all of
     /// them.
     fn remove_structures(&mut self, pcid: Pcid, va: Option<Gva>) {
-        let used = self.structures(pcid).filter(|held| va.is_none_or(|va| held.covers(va)));
-        let gone: Vec<EntryId> = used.map(|structure| structure.id).collect();
-        if let Some(tagged) = self.tagged.get_mut(&pcid) {
-            tagged.structures.remove(&gone);
+        let tagged = self.tagged.get_mut(&pcid).filter(|tagged| !tagged.structures.is_empty());
+        let Some(tagged) = tagged else { return };
+        match va {
+            Some(va) => tagged.structures.remove_used(va),
+            None => tagged.structures.clear(),
         }
+        self.structure_changes += 1;
     }
 
     /// The next access of the page, under `pcid`, is the first again; the page, if there was one.
@@ -199,7 +201,10 @@ impl Tlb {
         let tagged = self.tagged.get_mut(&pcid).filter(|tagged| tagged.has_touched(held))?;
         let Translation { page, size, .. } = *held;
         let last = Gva(page.0 + (size.bytes() - 1));
-        tagged.touched.retain(|touched| *touched < page || last < *touched);
+        let gone: Vec<Gva> = tagged.touched.range(page..=last).copied().collect();
+        for page in &gone {
+            tagged.touched.remove(page);
+        }
         Some((page, size))
     }
 
@@ -294,6 +299,7 @@ impl Tlb {
         for pcid in pcids {
             if let Some(tagged) = self.tagged.get_mut(pcid) {
                 tagged.entries.clear();
+                self.structure_changes += u64::from(!tagged.structures.is_empty());
                 tagged.structures.clear();
                 tagged.touched.clear();
                 effect.implied |= tagged.implicit.take().is_some();

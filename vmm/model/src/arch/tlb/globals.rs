@@ -41,7 +41,12 @@ impl Tlb {
         }
     }
 
-    pub(super) fn forget_globals_apart(&mut self, tables: &dyn Tables, before: &dyn Tables, reach: Reach) {
+    pub(super) fn forget_globals_apart(
+        &mut self,
+        tables: &dyn Tables,
+        before: &dyn Tables,
+        reach: Reach,
+    ) {
         let of = |(one, other): &(Gpa, Gpa)| *one == reach.root || *other == reach.root;
         if !self.globals_apart.keys().any(of) {
             return;

@@ -10,9 +10,7 @@ use super::{Fill, Tagged, Tlb};
 use crate::arch::addr::{Gpa, Gva, Pcid};
 use crate::arch::census::Reach;
 use crate::arch::features::Paging;
-use crate::arch::walk::{
-    Meaning, PageSize, Start, Tables, Translation, entry as bits, meaning, shift, walk,
-};
+use crate::arch::walk::{Meaning, Start, Tables, Translation, entry as bits, meaning, shift, walk};
 use std::collections::BTreeSet;
 
 /// Changes of a root's tables whose A bits are still to be set, at most: past that all of it is walked.
@@ -23,9 +21,9 @@ pub(super) const PENDING: usize = 64;
 pub(super) struct Implicit {
     /// The control bits by which it was filled.
     pub(super) paging: Paging,
-    /// Addresses, first and last, of which it has nothing: what they are translated by was replaced, or
-    /// invalidated, while it was not current.
-    pub(super) absent: BTreeSet<(Gva, Gva)>,
+    /// Addresses of which it has nothing, since what they are translated by was replaced, or invalidated,
+    /// while it was not current: all that one entry of this level translates, and the first of them.
+    pub(super) absent: BTreeSet<(u8, Gva)>,
     /// Levels and addresses of paging-structure entries that were invalidated then.
     absent_structures: BTreeSet<(u8, Gva)>,
 }
@@ -36,13 +34,17 @@ impl Implicit {
     }
 
     pub(super) fn has(&self, va: Gva) -> bool {
-        !self.absent.iter().any(|(first, last)| *first <= va && va <= *last)
+        self.has_above(1, va)
     }
 
     pub(super) fn has_structure(&self, level: u8, base: Gva) -> bool {
-        let last = Gva(base.0 | ((1 << shift(level)) - 1));
-        let is_absent = |&(first, end): &(Gva, Gva)| first <= base && last <= end;
-        !self.absent.iter().any(is_absent) && !self.absent_structures.contains(&(level, base))
+        self.has_above(level, base) && !self.absent_structures.contains(&(level, base))
+    }
+
+    /// Whether nothing of this level and above that translates `va` is absent.
+    fn has_above(&self, level: u8, va: Gva) -> bool {
+        self.absent.is_empty()
+            || (level..=4).all(|level| !self.absent.contains(&(level, first(level, va))))
     }
 
     fn is_whole(&self) -> bool {
@@ -58,6 +60,16 @@ pub(super) struct Accessed {
     pub(super) pending: BTreeSet<Reach>,
 }
 
+/// The first address that an entry of this level which translates `va` does.
+fn first(level: u8, va: Gva) -> Gva {
+    Gva(va.0 & !((1 << shift(level)) - 1))
+}
+
+/// The last one, where `base` is the first.
+fn last(level: u8, base: Gva) -> Gva {
+    Gva(base.0 | ((1 << shift(level)) - 1))
+}
+
 impl Tlb {
     pub(super) fn is_lazy(&self) -> bool {
         self.model.fill == Fill::LazyA
@@ -68,7 +80,13 @@ impl Tlb {
     }
 
     /// What walks of a root give for `va` today, as far as speculation goes.
-    pub(super) fn given(&self, tables: &dyn Tables, root: Gpa, paging: Paging, va: Gva) -> Option<Translation> {
+    pub(super) fn given(
+        &self,
+        tables: &dyn Tables,
+        root: Gpa,
+        paging: Paging,
+        va: Gva,
+    ) -> Option<Translation> {
         let walked = walk(tables, Start::root(root), va, paging);
         let is_accessed = || walked.path.iter().all(|step| step.entry & bits::ACCESSED != 0);
         walked.result.ok().filter(|_| !self.is_lazy() || is_accessed())
@@ -104,7 +122,8 @@ impl Tlb {
         let root = if is_global { Gpa(0) } else { tagged.root };
         for translation in leaves.filter(|leaf| implicit.has(leaf.page)) {
             let new = Entry::new(EntryId(self.next_id), translation, root);
-            let whole = |other: &Entry| other.missing.is_empty() && other.translation == translation;
+            let whole =
+                |other: &Entry| other.missing.is_empty() && other.translation == translation;
             if !held.iter().any(whole) {
                 held.push(new);
             }
@@ -159,6 +178,7 @@ impl Tlb {
     /// Lets a speculating processor fill all that it may reach; returns the A bits that it sets on the
     /// way. Nothing under other fill choices.
     pub fn speculate(&mut self, tables: &dyn Tables, paging: Paging) -> Vec<AccessedUpdate> {
+        self.forget_latest();
         let mut updates = self.set_accessed(tables, paging);
         updates.extend(self.follow(tables, paging));
         updates
@@ -202,7 +222,9 @@ impl Tlb {
                 if !held.is_whole() {
                     let before = tagged.implicit.replace(Implicit::new(paging));
                     let absent = before.map(|before| before.absent).unwrap_or_default();
-                    absent.into_iter().for_each(|range| self.prune(tables, pcid, range));
+                    for (level, base) in absent {
+                        self.prune(tables, pcid, (base, last(level, base)));
+                    }
                 }
             }
             held => {
@@ -274,13 +296,9 @@ impl Tlb {
     ) -> Option<Translation> {
         let held = self.implied_at(tables, pcid, va).filter(|held| !held.global);
         let implicit = self.tagged.get_mut(&pcid)?.implicit.as_mut()?;
-        let size = held.map_or(PageSize::Small, |held| held.size);
-        let base = size.base(va);
-        implicit.absent.insert((base, Gva(base.0 + (size.bytes() - 1))));
-        for level in 2..=4u8 {
-            let base = Gva(va.0 & !((1 << shift(level)) - 1));
-            implicit.absent_structures.insert((level, base));
-        }
+        let level = held.map_or(1, |held| held.size.level());
+        implicit.absent.insert((level, first(level, va)));
+        implicit.absent_structures.extend((2..=4).map(|level| (level, first(level, va))));
         held
     }
 

@@ -18,7 +18,7 @@ mod set;
 mod stored;
 
 pub use choices::{FILLS, Fill, TlbModel, split_mix};
-pub use entry::{Entry, EntryId, StructureEntry, Tag};
+pub use entry::{Entry, EntryId, StructureEntry, StructureKey, Tag};
 pub use flush::{Effect, Scope};
 pub use seeded::Chosen;
 
@@ -74,8 +74,11 @@ pub struct Tlb {
     tagged: BTreeMap<Pcid, Tagged>,
     globals: EntrySet,
     next_id: u64,
-    /// Rises whenever something is stored that was not.
-    fills: u64,
+    /// What was stored since the last speculation of this TLB, or since somebody began to ask: tags and
+    /// first addresses.
+    latest: Vec<(Tag, Gva)>,
+    /// Rises with every change of what paging-structure entries are stored.
+    structure_changes: u64,
     /// Rises with every change of a paging-structure entry.
     generation: u64,
     /// By root.
@@ -106,7 +109,8 @@ impl Tlb {
             tagged: BTreeMap::new(),
             globals: EntrySet::default(),
             next_id: 0,
-            fills: 0,
+            latest: Vec::new(),
+            structure_changes: 0,
             generation: 0,
             accessed: BTreeMap::new(),
             globals_apart: BTreeMap::new(),
@@ -133,10 +137,22 @@ impl Tlb {
         self.beyond
     }
 
-    /// Rises whenever something is stored that was not.
+    /// What was stored since [`Tlb::forget_latest`]: tags and first addresses of entries and of
+    /// paging-structure entries.
     #[must_use]
-    pub fn fills(&self) -> u64 {
-        self.fills
+    pub fn latest(&self) -> &[(Tag, Gva)] {
+        &self.latest
+    }
+
+    /// What is stored from now on is the latest.
+    pub fn forget_latest(&mut self) {
+        self.latest.clear();
+    }
+
+    /// Rises with every change of what paging-structure entries are stored.
+    #[must_use]
+    pub fn structure_changes(&self) -> u64 {
+        self.structure_changes
     }
 
     /// The root last loaded under `tag`; for globals that of the current PCID.
@@ -179,6 +195,24 @@ impl Tlb {
     /// The paging-structure entries that are stored under `pcid`; [`Tlb::held_structures`] has all.
     pub fn structures(&self, pcid: Pcid) -> impl Iterator<Item = &StructureEntry> {
         self.tagged.get(&pcid).into_iter().flat_map(|tagged| tagged.structures.iter())
+    }
+
+    /// The paging-structure entries that are stored under `pcid` and translate an address of
+    /// `[start, last]`.
+    pub fn structures_in(
+        &self,
+        pcid: Pcid,
+        start: Gva,
+        last: Gva,
+    ) -> impl Iterator<Item = &StructureEntry> {
+        let tagged = self.tagged.get(&pcid).into_iter();
+        tagged.flat_map(move |tagged| tagged.structures.range(start, last))
+    }
+
+    /// The paging-structure entry with this key, if it is stored.
+    #[must_use]
+    pub fn structure(&self, pcid: Pcid, key: StructureKey) -> Option<&StructureEntry> {
+        self.tagged.get(&pcid)?.structures.get(key)
     }
 
     fn set(&self, tag: Tag) -> Option<&EntrySet> {
@@ -261,8 +295,7 @@ impl Tlb {
         access: Access,
     ) -> Lookup {
         let grants = |translation: &Translation| {
-            let needs_dirty =
-                access.kind == super::walk::AccessKind::Write && !translation.dirty;
+            let needs_dirty = access.kind == super::walk::AccessKind::Write && !translation.dirty;
             translation.check(access, paging).is_ok() && !needs_dirty
         };
         while let Some((tag, page, id)) = self.selected(self.current, va) {
@@ -284,8 +317,8 @@ impl Tlb {
         if let Some((tag, page, id)) = self.selected(pcid, va) {
             return self.entry(tag, page, id).map(|entry| entry.translation);
         }
-        let found = self.model.fill != Fill::LazyA
-            || self.tagged.get(&pcid)?.touched.contains(&va.page());
+        let found =
+            self.model.fill != Fill::LazyA || self.tagged.get(&pcid)?.touched.contains(&va.page());
         self.implied_at(tables, pcid, va).filter(|_| found)
     }
 

@@ -1,6 +1,6 @@
 //! Sets of cached entries, by page and age.
 
-use super::entry::{Entry, EntryId, StructureEntry};
+use super::entry::{Entry, EntryId, StructureEntry, StructureKey};
 use crate::arch::addr::Gva;
 use crate::arch::walk::{PageSize, Translation};
 use std::collections::BTreeMap;
@@ -149,12 +149,23 @@ impl EntrySet {
 /// Paging-structure entries under one PCID.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct StructureSet {
-    entries: Vec<StructureEntry>,
+    entries: BTreeMap<StructureKey, StructureEntry>,
 }
 
 impl StructureSet {
     pub(super) fn iter(&self) -> impl Iterator<Item = &StructureEntry> {
-        self.entries.iter()
+        self.entries.values()
+    }
+
+    pub(super) fn get(&self, key: StructureKey) -> Option<&StructureEntry> {
+        self.entries.get(&key)
+    }
+
+    /// Those that translate an address of `[start, last]`, of the lowest levels first.
+    pub(super) fn range(&self, start: Gva, last: Gva) -> impl Iterator<Item = &StructureEntry> {
+        (2..=4).flat_map(move |level| {
+            self.entries.range(StructureKey::range(level, start, last)).map(|(_, entry)| entry)
+        })
     }
 
     pub(super) fn clear(&mut self) {
@@ -167,22 +178,25 @@ impl StructureSet {
 
     /// Holds `new`, unless one that gives the same is there.
     pub(super) fn insert(&mut self, new: StructureEntry) -> bool {
+        let here = self.entries.range(StructureKey::range(new.level, new.base, new.base));
         let same = |entry: &StructureEntry| StructureEntry { id: new.id, ..*entry } == new;
-        let grows = !self.entries.iter().any(same);
+        let grows = !here.map(|(_, entry)| entry).any(same);
         if grows {
-            self.entries.push(new);
+            self.entries.insert(new.key(), new);
         }
         grows
     }
 
-    /// Removes those with these ids.
-    pub(super) fn remove(&mut self, ids: &[EntryId]) {
-        self.entries.retain(|entry| !ids.contains(&entry.id));
+    /// Removes those that are used for `va`.
+    pub(super) fn remove_used(&mut self, va: Gva) {
+        let gone: Vec<StructureKey> = self.range(va, va).map(StructureEntry::key).collect();
+        for key in &gone {
+            self.entries.remove(key);
+        }
     }
 
     /// The deepest entry for `va`, and of those the oldest.
     pub(super) fn deepest(&self, va: Gva) -> Option<&StructureEntry> {
-        let covering = self.entries.iter().filter(|entry| entry.covers(va));
-        covering.min_by_key(|entry| (entry.level, entry.id))
+        self.range(va, va).next()
     }
 }

@@ -63,7 +63,12 @@ impl Tlb {
     }
 
     /// A paging-structure entry was changed: stores what it gave, under each PCID that may hold it.
-    pub(super) fn replaced(&mut self, tables: &dyn Tables, reaches: &BTreeSet<Reach>, store: Store) {
+    pub(super) fn replaced(
+        &mut self,
+        tables: &dyn Tables,
+        reaches: &BTreeSet<Reach>,
+        store: Store,
+    ) {
         let before = Before { tables, store };
         for reach in reaches {
             self.forget_globals_apart(tables, &before, *reach);
@@ -107,7 +112,7 @@ impl Tlb {
         }
         let tagged = self.tagged.get_mut(&pcid);
         if let Some(implicit) = tagged.and_then(|tagged| tagged.implicit.as_mut()) {
-            implicit.absent.insert((reach.base, reach.last()));
+            implicit.absent.insert((reach.level, reach.base));
         }
     }
 
@@ -159,7 +164,8 @@ impl Tlb {
         let walks = |va| {
             let walked = walk(tables, Start::root(tagged.root), va, implicit.paging);
             let is_accessed = walked.path.iter().all(|step| step.entry & bits::ACCESSED != 0);
-            let is_alike = walked.result.is_ok_and(|found| found.global == entry.translation.global);
+            let is_alike =
+                walked.result.is_ok_and(|found| found.global == entry.translation.global);
             (walked, is_alike && (is_accessed || !self.is_lazy()))
         };
         grants_more_at(entry, strict, walks).is_none()

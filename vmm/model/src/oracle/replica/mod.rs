@@ -184,6 +184,7 @@ impl Replica {
         ) {
             self.start();
         }
+        self.cpus.iter_mut().for_each(|cpu| cpu.tlb.forget_latest());
         self.task = self.task_of(event);
         for announcement in event.announcements() {
             self.announced(event.cpu, event.seq, announcement);
@@ -238,6 +239,10 @@ impl Replica {
     }
 
     fn pin(&mut self) {
+        let changes = self.cpus.iter().map(|cpu| cpu.tlb.structure_changes()).sum();
+        if !self.census.pins_differ(changes) {
+            return;
+        }
         let mut reached = BTreeSet::new();
         for cpu in &self.cpus {
             reached.extend(cpu.tlb.reached_tables());
@@ -387,9 +392,7 @@ impl Replica {
             Happened::PageFault { va, .. } => cpu.tlb.page_fault(tables, paging, *va),
             _ => return Effect::default(),
         };
-        if self.census.has_pins() {
-            self.pin();
-        }
+        self.pin();
         effect
     }
 

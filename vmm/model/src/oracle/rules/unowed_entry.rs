@@ -2,7 +2,7 @@
 
 use crate::arch::addr::{CpuId, Gva};
 use crate::arch::happened::Happened;
-use crate::arch::tlb::{EntryId, Tag};
+use crate::arch::tlb::{EntryId, StructureKey, Tag};
 use crate::oracle::replica::{Replica, ReplicaCpu};
 use crate::oracle::rule::{Context, Finding, Rule};
 use crate::oracle::{About, Obligation};
@@ -75,8 +75,8 @@ impl Rule for UnowedEntry {
 fn is_cached(replica: &Replica, owed: &Obligation) -> bool {
     let tlb = &replica.cpu(owed.cpu).tlb;
     let entry = |&(page, id): &(Gva, EntryId)| tlb.entry(owed.tag, page, id).is_some();
-    let structure = |id: &EntryId| match owed.tag {
-        Tag::Pcid(pcid) => tlb.structures(pcid).any(|structure| structure.id == *id),
+    let structure = |key: &StructureKey| match owed.tag {
+        Tag::Pcid(pcid) => tlb.structure(pcid, *key).is_some(),
         Tag::Global => false,
     };
     owed.entries.iter().all(entry) && owed.structures.iter().all(structure)
