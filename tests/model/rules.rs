@@ -181,6 +181,15 @@ fn contents_are_taken_when_nobody_can_write_them_any_more() {
         "remapped"
     );
     assert!(
+        !taken(
+            &|story| {
+                story.stores(0, RED, BLUE).stores(0, BLUE, RED).invlpg(0);
+            },
+            0
+        ),
+        "remapped, and mapped again as it was"
+    );
+    assert!(
         taken(
             &|story| {
                 story

@@ -365,6 +365,47 @@ fn a_global_that_was_removed_under_another_root_is_filled_again() {
     }
 }
 
+/// Tables that both roots have are not looked through when one follows the other, as long as they do.
+#[test]
+fn globals_of_tables_that_two_roots_share_no_longer_stay_when_the_other_is_loaded() {
+    let memory = tables();
+    let mut census = Census::default();
+    census.add_root(&memory, ROOT);
+    census.add_root(&memory, OTHER_ROOT);
+    let model = TlbModel { fill: Fill::WorstCase, structure_caches: false, seed: 0 };
+    let mut tlb = Tlb::new(model);
+    for (pcid, root) in [(P1, ROOT), (P2, OTHER_ROOT), (P1, ROOT)] {
+        tlb.load_cr3(&memory, PAGING, pcid, root, true);
+        tlb.speculate(&memory, PAGING);
+    }
+    assert_eq!(tlb.entries(Tag::Global).count(), 0, "walks of either root give it");
+    memory.write_word(OTHER_ROOT, 0);
+    tlb.table_store(&memory, &census, Store { slot: OTHER_ROOT, old: 0x3067, new: 0 });
+    tlb.load_cr3(&memory, PAGING, P2, OTHER_ROOT, true);
+    tlb.speculate(&memory, PAGING);
+    assert_eq!(tlb.held_in(&memory, Tag::Global, GLOBAL, GLOBAL).len(), 1);
+    assert!(tlb.held_in(&memory, Tag::Pcid(P2), A, A).is_empty());
+}
+
+#[test]
+fn invpcid_address_empties_the_page_of_a_pcid_that_is_not_current_until_it_is() {
+    let memory = tables();
+    let model = TlbModel { fill: Fill::WorstCase, structure_caches: true, seed: 0 };
+    let mut tlb = Tlb::new(model);
+    for pcid in [P2, P1] {
+        tlb.load_cr3(&memory, PAGING, pcid, ROOT, true);
+        tlb.speculate(&memory, PAGING);
+    }
+    let has = |tlb: &Tlb, pcid, va| !tlb.held_in(&memory, Tag::Pcid(pcid), va, va).is_empty();
+    tlb.invpcid(&memory, PAGING, 0, P2, A);
+    assert!(!has(&tlb, P2, A) && has(&tlb, P2, B) && has(&tlb, P1, A));
+    assert_eq!(tlb.held_structures(&memory, P2).len(), 0, "all of them translate A");
+    tlb.load_cr3(&memory, PAGING, P2, ROOT, false);
+    tlb.speculate(&memory, PAGING);
+    assert!(has(&tlb, P2, A), "speculation may bring it back");
+    assert_eq!(tlb.held_structures(&memory, P2).len(), 3);
+}
+
 #[test]
 fn lazy_a_fills_nothing_whose_a_bit_is_clear_and_sets_none() {
     let memory = tables();

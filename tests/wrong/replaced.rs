@@ -96,7 +96,7 @@ const REPLACED: &[(&str, &str, &str, &str)] = &[
     (
         "an obligation with paging-structure entries is near at its page only",
         "oracle/held.rs",
-        "«into.extend(&under.structural)»",
+        "«into.extend(under.structural_at(base, last))»",
         "()",
     ),
     (
@@ -212,8 +212,8 @@ const REPLACED: &[(&str, &str, &str, &str)] = &[
     (
         "a store that is made while a PCID is not current is cached under it",
         "arch/tlb/stored.rs",
-        "«implicit.absent.insert((reach.level, reach.base));»",
-        "{}",
+        "«implicit.absent.insert((reach.level, reach.base))»;",
+        "false",
     ),
     (
         "what was stored while a PCID was not current is forgotten when it is",
@@ -224,8 +224,8 @@ const REPLACED: &[(&str, &str, &str, &str)] = &[
     (
         "INVPCID of an address in another PCID removes what is stored alone",
         "arch/tlb/implicit.rs",
-        "«implicit.absent.insert((level, first(level, va)));»",
-        "{}",
+        "«implicit.absent.insert((level, first(level, va)))»;",
+        "false",
     ),
     (
         "globals go when another root is loaded",

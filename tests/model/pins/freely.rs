@@ -123,6 +123,11 @@ fn a_store_that_maps_nothing_anew_uses_no_address_again() {
     let another = KERNEL_PTE.0 + 0x8_0000;
     story.happens(0, Happened::TableLinked { table: Gpa(another), entries: Vec::new() });
     story.stores_to(0, Gpa(0x4000), 0, another | 0x63).has_broken(&["va-reuse"]);
+    // Another slot, in a table that has taken the place of the first.
+    let mut story = Story::free(1);
+    story.happens(0, Happened::TableLinked { table: Gpa(another), entries: Vec::new() });
+    story.task_begins(0, 1).stores_to(0, Gpa(0x4000), KERNEL_PTE.0 | 0x63, another | 0x63);
+    story.stores_to(0, Gpa(another), 0, KERNEL_BLUE).is_clean();
     // A kernel that announces its flushes is judged by those.
     let mut story = Story::isolated(1);
     maps(story.task_begins(0, 1).stores_to(0, A.1, RED, 0)).is_clean();
@@ -356,4 +361,11 @@ fn a_root_that_was_forgotten_is_walked_anew() {
     story.happens(0, Happened::TableLinked { table: A.1, entries });
     story.loads(0, A.0 | 1).loads(1, A.0 | 1).is_clean();
     assert!(story.owed().is_empty(), "{:?}", story.owed());
+    // And so are its globals, when the other is loaded.
+    let mut story = Story::free(1);
+    story.loads(0, B.0 | 1);
+    let entries = vec![(0, BLUE | GLOBAL)];
+    story.happens(0, Happened::TableLinked { table: A.1, entries });
+    story.loads(0, A.0 | 1).loads(0, B.0 | 1);
+    assert_eq!(story.owed(), ["0 global 0x0 open"]);
 }

@@ -1,7 +1,7 @@
 //! Paging-structure entries, and what is cached late through stale ones.
 
 use super::*;
-use crate::story::{KERNEL_PAGE, PTE};
+use crate::story::{KERNEL_PAGE, PTE, ROOT};
 use stalemate_model::arch::happened::Happened;
 use stalemate_model::arch::tlb::{Fill, Tag};
 
@@ -41,6 +41,19 @@ fn an_empty_table_that_is_still_cached_is_owed_and_does_no_harm() {
     assert_eq!(story.owed()[1], "0 PCID 0x001 0x0 open");
     story.invlpg_of(0, KERNEL_PAGE);
     assert_eq!(story.owed()[1], "0 PCID 0x001 0x0 invlpg");
+    // INVPCID of an address removes those that are used for it, be it of another page or not.
+    for (va, how) in [(0x1f_f000, "invpcid"), (0x20_0000, "open")] {
+        let mut story = detached();
+        story.invpcid(0, 0, 1, Gva(va));
+        assert_eq!(story.owed()[1], format!("0 PCID 0x001 0x0 {how}"));
+    }
+    // So it does of one in the middle of what an upper level translates; those below stay.
+    let mut story = detached();
+    story.stores_to(0, Gpa(ROOT), 0x2067, 0);
+    let through = |story: &Story| story.oracle.obligations().last().map(|owed| owed.held());
+    assert_eq!(through(&story), Some(2));
+    story.invpcid(0, 0, 1, Gva(0x1_0000_0000)).is_clean();
+    assert_eq!(through(&story), Some(1));
     // The table comes back.
     let mut story = detached();
     story.stores_to(0, PDE, 0, TABLE);
