@@ -4,6 +4,7 @@
 use super::*;
 use crate::story::{B, KERNEL_PAGE, KERNEL_PTE, KERNEL_RED, NOFLUSH, free};
 use stalemate_model::arch::happened::Happened;
+use stalemate_model::arch::tlb::Tag;
 use stalemate_model::event::{Event, Flush, FlushId, KernelAbout, Kind};
 use stalemate_model::oracle::{Deadline, OpenFlush};
 
@@ -126,6 +127,59 @@ fn a_frame_is_given_back_when_nothing_that_is_stale_leads_to_it() {
     let mut story = unmapped(1);
     story.enters_user_mode(0).has_broken(&["stale-user-entry"]);
     story.says(0, Announcement::FrameFreed(Gpa(0x8000))).has_broken(&["stale-user-entry"]);
+}
+
+#[test]
+fn a_table_is_given_back_when_no_paging_structure_entry_leads_to_it() {
+    const PDE: Gpa = Gpa(A.0 + 0x3000);
+    const TABLE: Announcement = Announcement::FrameFreed(A.1);
+    // All that it maps is unmapped and flushed, and then the table itself is unlinked.
+    let unlinked = |mut story: Story| {
+        story.task_begins(0, 1).stores_to(0, A.1, RED, 0).stores_to(0, after(A.1), NEXT_RED, 0);
+        story.invlpg(0).invlpg_of(0, NEXT).stores_to(0, PDE, A.1.0 | 0x67, 0);
+        story
+    };
+    let freed = |change: &dyn Fn(&mut Story)| {
+        let mut story = unlinked(Story::free(1));
+        change(&mut story);
+        story.says(0, TABLE);
+        story.rules()
+    };
+    assert_eq!(freed(&|_| {}), ["table-reuse"]);
+    assert!(freed(&|story| _ = story.invlpg_of(0, KERNEL_PAGE)).is_empty(), "any address will do");
+    assert!(
+        freed(&|story| _ = story.stores_to(0, PDE, 0, A.1.0 | 0x67)).is_empty(),
+        "linked again"
+    );
+    assert!(freed(&|story| _ = story.loads(0, NOFLUSH | B.0 | 2)).is_empty(), "parked");
+    assert_eq!(freed(&|story| _ = story.says(0, TABLE)), ["table-reuse"], "once");
+    unlinked(Story::free(1)).says(0, Announcement::FrameFreed(B.1)).is_clean();
+    // Of another CPU, while it is parked on the first.
+    let mut story = unlinked(Story::free(2));
+    story.invlpg(1).invlpg_of(1, NEXT).loads(0, NOFLUSH | B.0 | 2);
+    assert!(story.says(0, TABLE).rules().is_empty(), "it was flushed there");
+    let mut story = Story::free(2);
+    story.stores_to(0, A.1, RED, 0).stores_to(0, after(A.1), NEXT_RED, 0);
+    for cpu in 0..2 {
+        story.invlpg(cpu).invlpg_of(cpu, NEXT);
+    }
+    story.stores_to(0, PDE, A.1.0 | 0x67, 0).loads(0, NOFLUSH | B.0 | 2);
+    story.says(0, TABLE).has_broken(&["table-reuse"]);
+    // With pages that it still maps: what a rule has spoken of is not spoken of again, and the frame of one
+    // that is cached no longer is no table.
+    let with_pages = || {
+        let mut story = Story::free(1);
+        story.task_begins(0, 1).stores_to(0, PDE, A.1.0 | 0x67, 0);
+        story
+    };
+    let mut story = with_pages();
+    story.enters_user_mode(0).has_broken(&["stale-user-entry"]);
+    story.says(0, TABLE).has_broken(&["stale-user-entry"]);
+    let mut story = with_pages();
+    story.happens(0, Happened::Evict { tag: Tag::Pcid(Pcid::new(1)), page: PAGE });
+    story.says(0, Announcement::FrameFreed(Gpa(RED & !0xfff))).is_clean();
+    // A kernel that announces what it does is judged by that.
+    unlinked(Story::isolated(1)).says(0, TABLE).has_broken(&["reuse-before-flush"]);
 }
 
 #[test]

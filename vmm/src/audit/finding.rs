@@ -55,6 +55,7 @@ pub(super) fn due(violation: &Violation, profile: Option<&Applied>, hooks: &Hook
     let flush = violation.requested.map(|cover| cover.id);
     let line = |flush| profile.and_then(|profile| profile.line_of_flush(flush, hooks));
     match violation.rule.to_string().as_str() {
+        "table-reuse" => "the table was given back: SDM vol. 3, 4.10.4.2".to_owned(),
         "va-reuse" => "the address was given out again: SDM vol. 3, 4.10.5".to_owned(),
         "reuse-before-flush" => {
             let line = profile.and_then(|profile| profile.line_at(violation.rip, hooks));

@@ -37,7 +37,8 @@ pub(super) struct Held {
     all: BTreeMap<ObligationId, Obligation>,
     under: BTreeMap<(CpuId, Tag), Under>,
     owners: BTreeMap<(CpuId, Tag, EntryId), Ids>,
-    /// By the first frame of each entry that was stale at first.
+    /// By the first frame of each entry that was stale at first, and by the tables that paging-structure
+    /// entries led to.
     by_frame: BTreeMap<Gpa, Ids>,
 }
 

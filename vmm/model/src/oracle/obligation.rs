@@ -233,7 +233,8 @@ pub struct Obligation {
     pub state: State,
     /// The stale entries that are still cached, with their pages.
     pub(super) entries: Vec<(Gva, EntryId)>,
-    /// The first frames of those that were cached at first.
+    /// The first frames of those that were cached at first, and the tables that paging-structure entries
+    /// led to.
     pub(super) frames: BTreeSet<Gpa>,
     /// The stale paging-structure entries that are still cached.
     pub(super) structures: Vec<StructureKey>,
@@ -297,6 +298,7 @@ impl Stale {
         for structure in new {
             if tlb.structure_leads_elsewhere(&replica.tables, paging, structure) {
                 self.structures.push(structure.key());
+                self.frames.insert(structure.table);
                 self.structure.get_or_insert(*structure);
                 self.page.get_or_insert(structure.base.max(base));
             }

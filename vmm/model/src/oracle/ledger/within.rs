@@ -2,7 +2,7 @@
 
 use super::Ledger;
 use crate::arch::addr::Gpa;
-use crate::arch::tlb::{Entry, Tag};
+use crate::arch::tlb::{Entry, StructureEntry, Tag};
 use crate::event::Flush;
 use crate::oracle::obligation::{Obligation, ObligationId};
 use crate::oracle::replica::Replica;
@@ -32,6 +32,21 @@ impl Ledger {
             let mut cached =
                 owed.entries.iter().filter_map(|&(page, id)| tlb.entry(owed.tag, page, id));
             Some((owed, cached.find(|entry| entry.translation.maps(frame))?))
+        })
+    }
+
+    /// What is open of paging-structure entries that lead to a table, each with the first of them.
+    pub fn open_through<'l>(
+        &'l self,
+        table: Gpa,
+        replica: &'l Replica,
+    ) -> impl Iterator<Item = (&'l Obligation, &'l StructureEntry)> {
+        let open = self.held.of_frame(table).filter(|owed| owed.is_open());
+        open.filter_map(move |owed| {
+            let Tag::Pcid(pcid) = owed.tag else { return None };
+            let tlb = &replica.cpu(owed.cpu).tlb;
+            let mut cached = owed.structures.iter().filter_map(|key| tlb.structure(pcid, *key));
+            Some((owed, cached.find(|structure| structure.table == table)?))
         })
     }
 

@@ -18,6 +18,7 @@ pub mod stale_other_asid;
 pub mod stale_remote_entry;
 pub mod stale_user_entry;
 pub mod stray_mark;
+mod table_reuse;
 pub mod unowed_entry;
 mod va_reuse;
 
@@ -50,6 +51,7 @@ pub static RULES: &[(&About, Speaks)] = &[
     (&lost_mark::ABOUT, Speaks::Event(lost_mark::rule)),
     (&stale_user_entry::ABOUT, Speaks::Stale(stale_user_entry::RULE)),
     (&pti_leak::ABOUT, Speaks::Event(pti_leak::rule)),
+    (&table_reuse::ABOUT, Speaks::Event(table_reuse::rule)),
     (&va_reuse::ABOUT, Speaks::Event(va_reuse::rule)),
     (&lost_dirty::ABOUT, Speaks::Event(lost_dirty::rule)),
     (&loaded_mm::ABOUT, Speaks::Event(loaded_mm::rule)),
