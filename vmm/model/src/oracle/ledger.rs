@@ -18,6 +18,7 @@ use crate::arch::vcpu::{cr0, cr4, efer};
 use crate::arch::walk::entry::{DIRTY, PRESENT};
 use crate::event::{Announcement, Event, SpaceId, TaskId, Until};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
 
 /// All obligations of a run.
 #[derive(Clone, Debug, Default)]
@@ -25,8 +26,8 @@ pub struct Ledger {
     next: u64,
     /// Of these something is still cached, whether a rule has spoken or not.
     held: Held,
-    /// Of these nothing is.
-    closed: Vec<Obligation>,
+    /// Of these nothing is. They change no more, so that clones share them.
+    closed: Vec<Rc<Obligation>>,
     /// What the last event removed of what obligations are about.
     last_flushed: Vec<(ObligationId, Vec<EntryId>)>,
     /// Of a kernel that runs freely, what each task has made stale since it was last in user mode.
@@ -37,7 +38,7 @@ impl Ledger {
     /// All of them, in order of their downgrades.
     #[must_use]
     pub fn obligations(&self) -> Vec<&Obligation> {
-        let mut all: Vec<&Obligation> = self.closed.iter().chain(self.held.iter()).collect();
+        let mut all: Vec<&Obligation> = self.closed.iter().map(Rc::as_ref).chain(self.held.iter()).collect();
         all.sort_by_key(|obligation| obligation.id);
         all
     }
@@ -414,7 +415,7 @@ impl Ledger {
                 let task = replica.task();
                 obligation.state = State::Discharged { by, seq: event.seq, task };
             }
-            self.closed.push(obligation);
+            self.closed.push(Rc::new(obligation));
         }
     }
 

@@ -199,12 +199,14 @@ fn withhold<'t>(
         while !is_here(&free, &watcher) {
             let end = free.advance(&mut watcher, &mut |_| false)?;
             // A run is a function of its inputs, so it comes here again.
-            assert!(end.is_none(), "{} is met a second time", removal.fault(removal.number));
+            if end.is_some() {
+                return Err(FreeError::NotRepeated(removal.fault(removal.number)));
+            }
         }
         free.pause_at(None);
         let checkpoint = free.checkpoint()?;
         let fault = removal.fault(1);
-        let fault: Fault = fault.parse().unwrap_or_else(|error| panic!("`{fault}`: {error}"));
+        let fault: Fault = fault.parse().map_err(|_| FreeError::NotRepeated(fault))?;
         free.inject(Injector::new(&[fault], Sites::default()));
         let begun = free.instructions();
         let came = without(&mut free, watcher.clone(), removal, subject.symbols)?;

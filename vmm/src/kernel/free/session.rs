@@ -76,6 +76,9 @@ pub enum FreeError {
     /// The host failed.
     #[error(transparent)]
     Executor(#[from] ExecutorError),
+    /// A run came to something once, and not a second time.
+    #[error("{0} is not met a second time: a run was not repeated exactly, which is a defect of Stalemate")]
+    NotRepeated(String),
     /// No memory.
     #[error("mapping {0} MiB of guest memory failed")]
     Memory(u64),
