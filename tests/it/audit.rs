@@ -3,6 +3,7 @@
 mod assembler;
 mod command_line;
 mod elf;
+mod evidence;
 mod images;
 mod kernel;
 mod layout;

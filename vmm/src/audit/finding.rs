@@ -1,6 +1,8 @@
 //! What rules have found, put together where it is one and the same.
 
+use super::again::Evidence;
 use super::coverage::{Change, function};
+use super::moments::Noted;
 use super::profile::{Applied, Line};
 use crate::kernel::free::Hooks;
 use crate::oracle::{RuleId, Violation};
@@ -43,6 +45,14 @@ pub struct Finding {
     pub at: String,
     /// Why the flush was due, and who says so, of the first.
     pub due: String,
+    /// When all that was, of the first.
+    pub noted: Noted,
+    /// The function in which what ended the first was.
+    pub closed_in: Option<String>,
+    /// What the run shows of what was cached, of the first that shows most.
+    pub evidence: Evidence,
+    /// The violations, by their numbers.
+    pub(super) violations: Vec<usize>,
 }
 
 /// Why the flush was due, and who says so: the architecture, the task, or a line of a profile.
@@ -77,11 +87,12 @@ pub(super) fn due(violation: &Violation, profile: Option<&Applied>, hooks: &Hook
 
 pub(super) fn collect(
     violations: &[Violation],
+    noted: &[Noted],
     symbols: &Symbols,
     due: &dyn Fn(&Violation) -> String,
 ) -> Vec<Finding> {
     let mut found: BTreeMap<Key, Finding> = BTreeMap::new();
-    for violation in violations {
+    for (number, violation) in violations.iter().enumerate() {
         let downgrade = violation.downgrade.as_ref();
         let store = downgrade.and_then(|downgrade| downgrade.cause.store());
         let change = store.and_then(|store| Change::of(store.old, store.new));
@@ -106,8 +117,13 @@ pub(super) fn collect(
                 .collect(),
             at: function(symbols, violation.rip),
             due: due(violation),
+            closed_in: noted[number].closed.as_ref().map(|closed| function(symbols, closed.rip)),
+            noted: noted[number].clone(),
+            evidence: Evidence::default(),
+            violations: Vec::new(),
         });
         finding.count += 1;
+        finding.violations.push(number);
     }
     let mut found: Vec<Finding> = found.into_values().collect();
     found.sort_by_key(|finding| finding.first.seq);

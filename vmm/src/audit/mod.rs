@@ -4,20 +4,26 @@
 //! is told by the architecture, and by the *task*: whose kernel context made something stale owes its
 //! flush until that task returns to user mode.
 
+mod again;
 mod baseline;
 mod campaign;
 mod coverage;
+mod exceptions;
 mod finding;
 mod json;
+mod moments;
 mod profile;
 mod text;
 mod watcher;
 
+pub use again::{Evidence, Given, Grade, Seen};
 pub use baseline::{Baseline, Compared, Known, today};
 pub use campaign::{Came, Campaign, Dropped, Kinds, Plan, campaign};
 pub use coverage::{Change, Coverage, Row};
+pub use exceptions::Exception;
 pub use finding::{Finding, Key};
 pub use json::json;
+pub use moments::{Closed, Noted};
 pub use profile::{Applied, Line, Profile};
 pub use text::{compared, text};
 pub use watcher::{FlushSite, Removals};
@@ -130,10 +136,16 @@ impl Audited {
 }
 
 impl Audited {
-    /// What `git bisect run` is told of the finding with this key: 0 absent, 1 there, 125 cannot judge.
+    /// The findings of this grade, or a higher one.
+    pub fn graded(&self, grade: Grade) -> impl Iterator<Item = &Finding> {
+        self.findings.iter().filter(move |finding| finding.evidence.grade >= grade)
+    }
+
+    /// What `git bisect run` is told of the finding with this key, if it is of this grade or a higher one:
+    /// 0 absent, 1 there, 125 cannot judge.
     #[must_use]
-    pub fn bisect(&self, key: &str) -> u8 {
-        let found = self.findings.iter().any(|finding| finding.key.to_string() == key);
+    pub fn bisect(&self, key: &str, grade: Grade) -> u8 {
+        let found = self.graded(grade).any(|finding| finding.key.to_string() == key);
         match self.verdict() {
             _ if found => 1,
             Verdict::Clean | Verdict::Violation => 0,
@@ -170,11 +182,16 @@ pub fn audit(subject: &Subject<'_>, console: &mut dyn FnMut(&[u8])) -> Result<Au
         console(bytes);
         until.as_mut().is_some_and(|until| until.is_in(bytes))
     })?;
-    Ok(audited(subject, &free, &watcher, run))
+    audited(subject, &free, &watcher, run)
 }
 
-/// What came of a run.
-fn audited(subject: &Subject<'_>, free: &Free, watcher: &Watcher, run: FreeRun) -> Audited {
+/// What came of a run. If it has found something, the kernel runs once more, to see what the findings rest on.
+fn audited(
+    subject: &Subject<'_>,
+    free: &Free,
+    watcher: &Watcher,
+    run: FreeRun,
+) -> Result<Audited, FreeError> {
     let stopped_in = match &run.end {
         End::Stopped(_, vcpu) => Some(coverage::function(subject.symbols, vcpu.rip())),
         _ => None,
@@ -184,18 +201,20 @@ fn audited(subject: &Subject<'_>, free: &Free, watcher: &Watcher, run: FreeRun) 
         profile.ran(free.hooks());
     }
     let due = |violation: &Violation| finding::due(violation, profile.as_ref(), free.hooks());
-    Audited {
+    let mut findings = watcher.findings(subject.symbols, &due);
+    again::look(subject, watcher, &mut findings)?;
+    Ok(Audited {
         stopped_in,
         features: subject.settings.features,
         isolated: watcher.is_isolated(),
-        findings: watcher.findings(subject.symbols, &due),
+        findings,
         flushes: watcher.flushes(),
         sites: watcher.sites(subject.symbols),
         not_fired: free.not_fired(),
         coverage: watcher.coverage(subject.symbols),
         profile,
         run,
-    }
+    })
 }
 
 /// A text that is waited for on a console.

@@ -1,6 +1,8 @@
 //! An audit as people read it: the verdict first.
 
-use super::{Applied, Audited, Compared, Finding, Line, Verdict};
+use super::{
+    Applied, Audited, Closed, Compared, Exception, Finding, Given, Grade, Line, Seen, Verdict,
+};
 use crate::ink::{Ink, Tone};
 use crate::kernel::free::End;
 use std::fmt::Write;
@@ -150,11 +152,7 @@ fn write_finding(out: &mut String, finding: &Finding) -> std::fmt::Result {
     let task = first.task.map_or_else(String::new, |task| format!(" by task {}", task.0));
     writeln!(out, "  found        at {} in {}{task}", first.rip, finding.at)?;
     writeln!(out, "  due          {}", finding.due)?;
-    writeln!(
-        out,
-        "  grade        held: this PCID on this CPU has used the page through the old entry, and \
-         nothing has removed it since"
-    )?;
+    write_evidence(out, finding)?;
     let shown = finding.missed.len().saturating_sub(MISSED);
     if shown > 0 {
         writeln!(out, "  in between   {shown} earlier operations, and")?;
@@ -163,6 +161,72 @@ fn write_finding(out: &mut String, finding: &Finding) -> std::fmt::Result {
         writeln!(out, "  in between   {what}: {why}")?;
     }
     writeln!(out, "  {} times; key {key}", finding.count)
+}
+
+/// How sure it is that a processor has it, when all that was, and what might excuse it.
+fn write_evidence(out: &mut String, finding: &Finding) -> std::fmt::Result {
+    let Finding { evidence, noted, first, .. } = finding;
+    let (of, all) = evidence.of;
+    let of = if all > 1 { format!(" ({of} of the {all} looked at)") } else { String::new() };
+    let since = |at: u64| match noted.stored {
+        Some(stored) if at >= stored => format!("{} instructions after the store", at - stored),
+        Some(stored) => format!("{} instructions before the store", stored - at),
+        None => format!("after {at} instructions"),
+    };
+    let seen = |seen: &Seen| {
+        let Seen { at, va, kind, rip, function, .. } = seen;
+        format!("a {kind} of {va:#x} at {rip:#x} in {function}, {}", since(*at))
+    };
+    let held = evidence.held.as_ref().map(seen);
+    match (evidence.grade, &evidence.used, held) {
+        (Grade::Used, Some(used), _) => {
+            let when = if used.at < noted.found { "before" } else { "after" };
+            writeln!(out, "  grade        used{of}: {}, {when} it was due", seen(used))?;
+        }
+        (_, _, Some(held)) => {
+            writeln!(
+                out,
+                "  grade        held{of}: this PCID on this CPU has used the page through the old entry, \
+                 first by {held}"
+            )?;
+        }
+        (grade, _, None) if all > 0 => {
+            let name = grade.name();
+            writeln!(out, "  grade        {name}{of}: no access of this run went through it")?;
+        }
+        (grade, ..) => {
+            let name = grade.name();
+            writeln!(
+                out,
+                "  grade        {name}: of no one entry; the kernel did this in this run"
+            )?;
+        }
+    }
+    if noted.stored.is_some() {
+        write!(out, "  window       due {}", since(noted.found))?;
+        match (&noted.closed, &finding.closed_in) {
+            (Some(closed), Some(place)) => {
+                let Closed { what, at, .. } = closed;
+                writeln!(out, "; gone {}, by {what} in {place}", since(*at))?;
+            }
+            _ => writeln!(out, "; nothing has removed it by the end of the run")?,
+        }
+    }
+    if first.entry.is_some() && all > 0 {
+        for Given { what, at, function } in &evidence.frame {
+            writeln!(out, "  its frame    {what} in {function}, {}", since(*at))?;
+        }
+        if evidence.frame.is_empty() {
+            writeln!(
+                out,
+                "  its frame    was not seen to be given back or mapped while this was cached"
+            )?;
+        }
+    }
+    for Exception { if_only, seen } in &noted.exceptions {
+        writeln!(out, "  legal if     {if_only}: no, {seen}")?;
+    }
+    Ok(())
 }
 
 fn write_coverage(out: &mut String, audited: &Audited) -> std::fmt::Result {

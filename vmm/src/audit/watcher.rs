@@ -2,6 +2,7 @@
 
 use super::coverage::{Change, Coverage, Fate, fate, function};
 use super::finding::{Finding, collect};
+use super::moments::{Moments, Noted};
 use crate::arch::addr::Gva;
 use crate::arch::choice::{Chooser, First, Point};
 use crate::arch::cr3::NOFLUSH;
@@ -117,6 +118,7 @@ pub(super) struct Watcher {
     removal: Option<Removal>,
     /// What the last event that removed something stale was, and where.
     last_flushed: Option<(&'static str, Gva)>,
+    moments: Moments,
 }
 
 impl Watcher {
@@ -124,6 +126,16 @@ impl Watcher {
         let mut watch = Self::default();
         watch.begin(header);
         watch
+    }
+
+    /// Nobody will ask when what is found was.
+    pub(super) fn without_moments(self) -> Self {
+        Self { moments: Moments::off(), ..self }
+    }
+
+    /// When all that belongs to each violation was.
+    pub(super) fn noted(&self) -> &[Noted] {
+        self.moments.noted()
     }
 
     pub(super) fn is_isolated(&self) -> bool {
@@ -135,7 +147,7 @@ impl Watcher {
         symbols: &Symbols,
         due: &dyn Fn(&Violation) -> String,
     ) -> Vec<Finding> {
-        collect(self.oracle.violations(), symbols, due)
+        collect(self.oracle.violations(), self.moments.noted(), symbols, due)
     }
 
     pub(super) fn coverage(&self, symbols: &Symbols) -> Coverage {
@@ -202,6 +214,33 @@ impl Watcher {
         found.into_iter().map(site).collect()
     }
 
+    /// Notes what an event has removed.
+    fn note_removed(&mut self, event: &Event, happened: &Happened, flush: Option<usize>) {
+        let records = self.oracle.ledger().last_flushed();
+        if !records.is_empty() {
+            let what = flush.map_or_else(|| other(happened), |flush| FLUSHES[flush]);
+            self.last_flushed = Some((what, event.rip));
+            self.moments.removed(what, event, records, &self.oracle);
+        }
+        let Some(flush) = flush else { return };
+        let number = fault_of(flush).and_then(|fault| self.faults_met.get(fault));
+        let site = self.sites.entry((flush, event.rip)).or_default();
+        site.executed += 1;
+        if !records.is_empty() {
+            site.stale += 1;
+            site.last_stale = number.copied();
+        }
+        // What a PCID has of one root may be wrong under the next.
+        if !records.is_empty() || flush == 4 {
+            self.removal = number.map(|&number| Removal {
+                flush,
+                rip: event.rip,
+                number,
+                records: records.to_vec(),
+            });
+        }
+    }
+
     /// Counts an event; the operation that it is, if it removes cached translations.
     fn count(&mut self, event: &Event, happened: &Happened) -> Option<usize> {
         let flush = match *happened {
@@ -246,41 +285,22 @@ impl Observer for Watcher {
         self.oracle.begin(header);
     }
 
+    fn completed(&mut self, instructions: u64) {
+        self.moments.completed(instructions);
+    }
+
     fn event(&mut self, event: &Event) {
         match &event.kind {
             // No rule is about them, and there are more of them than of all others.
-            Kind::Cpu(Happened::Other { .. } | Happened::Delivered { .. }) => {}
+            Kind::Cpu(Happened::Other { .. } | Happened::Delivered { .. }) => return,
             Kind::Cpu(happened) => {
                 let flush = self.count(event, happened);
                 self.oracle.event(event);
-                let records = self.oracle.ledger().last_flushed();
-                if !records.is_empty() {
-                    self.last_flushed = Some((
-                        flush.map_or_else(|| other(happened), |flush| FLUSHES[flush]),
-                        event.rip,
-                    ));
-                }
-                if let Some(flush) = flush {
-                    let number = fault_of(flush).and_then(|fault| self.faults_met.get(fault));
-                    let site = self.sites.entry((flush, event.rip)).or_default();
-                    site.executed += 1;
-                    if !records.is_empty() {
-                        site.stale += 1;
-                        site.last_stale = number.copied();
-                    }
-                    // What a PCID has of one root may be wrong under the next.
-                    if !records.is_empty() || flush == 4 {
-                        self.removal = number.map(|&number| Removal {
-                            flush,
-                            rip: event.rip,
-                            number,
-                            records: records.to_vec(),
-                        });
-                    }
-                }
+                self.note_removed(event, happened, flush);
             }
             _ => self.oracle.event(event),
         }
+        self.moments.event(event, &self.oracle);
     }
 }
 

@@ -5,7 +5,8 @@ use super::terminal::{Format, Terminal};
 use super::{input, names};
 use crate::arch::tlb::{Fill, TlbModel};
 use crate::audit::{
-    self, Audited, Baseline, COMMAND_LINE, Campaign, Kinds, Plan, Profile, Subject, Verdict,
+    self, Audited, Baseline, COMMAND_LINE, Campaign, Finding, Grade, Kinds, Plan, Profile, Subject,
+    Verdict,
 };
 use crate::ink::Ink;
 use crate::kernel::free::{FreeError, KernelImage, READY, Settings, init, initramfs};
@@ -74,6 +75,9 @@ pub struct AuditArgs {
     /// the kernel cannot be judged
     #[arg(long, value_name = "KEY", conflicts_with = "baseline")]
     bisect: Option<String>,
+    /// Exit with 1 only for findings of this grade or a higher one
+    #[arg(long, value_enum, value_name = "GRADE", default_value_t = Grade::Held)]
+    fail_on: Grade,
     /// How to report
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -155,18 +159,23 @@ pub fn run(args: &AuditArgs, terminal: &mut Terminal<'_>) -> Result<u8, Failure>
         }
     }
     if let Some(baseline) = baseline {
-        let compared = baseline.compare(&audited.findings, audit::today());
+        let graded: Vec<Finding> = audited.graded(args.fail_on).cloned().collect();
+        let compared = baseline.compare(&graded, audit::today());
         if args.format == Format::Text {
             terminal.write(&audit::compared(&compared))?;
         }
         let judged = matches!(audited.verdict(), Verdict::Clean | Verdict::Violation);
         return Ok(if judged && compared.is_expected() { EXIT_OK } else { EXIT_UNEXPECTED });
     }
-    let clean = audited.verdict() == Verdict::Clean;
+    let is_fine = match audited.verdict() {
+        Verdict::Clean => true,
+        Verdict::Violation => audited.graded(args.fail_on).next().is_none(),
+        _ => false,
+    };
     Ok(match &args.bisect {
-        None if clean => EXIT_OK,
+        None if is_fine => EXIT_OK,
         None => EXIT_UNEXPECTED,
-        Some(key) => audited.bisect(key),
+        Some(key) => audited.bisect(key, args.fail_on),
     })
 }
 

@@ -106,13 +106,24 @@ pub trait Kernel: Clone {
         None
     }
 
-    /// What a trap of `vcpu` says by itself, before it is carried out.
-    fn at_trap(&mut self, _vcpu: &Vcpu, _memory: &GuestMemory) -> Vec<Announcement> {
+    /// What a trap of `vcpu` says by itself, before it is carried out, when so many `instructions` have
+    /// completed.
+    fn at_trap(
+        &mut self,
+        _vcpu: &Vcpu,
+        _memory: &GuestMemory,
+        _instructions: u64,
+    ) -> Vec<Announcement> {
         Vec::new()
     }
 
     /// `vcpu` is about to execute an instruction at which there is a breakpoint.
-    fn at_breakpoint(&mut self, _vcpu: &Vcpu, _memory: &GuestMemory) -> Reached {
+    fn at_breakpoint(
+        &mut self,
+        _vcpu: &Vcpu,
+        _memory: &GuestMemory,
+        _instructions: u64,
+    ) -> Reached {
         Reached::default()
     }
 

@@ -15,6 +15,7 @@ mod snapshot;
 mod stop;
 mod store;
 mod trap;
+mod uses;
 
 pub use director::{Access, Accesses, Director, Watch};
 pub use interceptor::{Interceptor, Moment, Plan, PlannedOp, Scheduled, SideEffect, Site};
@@ -25,6 +26,7 @@ pub(crate) use director::NullDirector;
 pub(crate) use snapshot::Snapshot;
 pub(crate) use stop::Halt;
 pub(crate) use trap::Ran;
+pub(crate) use uses::{Sought, Use};
 
 use crate::arch::addr::{CpuId, Gpa};
 use crate::arch::census::Census;
@@ -79,6 +81,8 @@ pub(crate) struct Machine<K, I> {
     held: Vec<Event>,
     /// The accesses that the director is asked about. The driver says so before each move.
     watch: Option<Watch>,
+    /// Translations whose uses are told.
+    sought: Vec<Sought>,
 }
 
 impl<K: Kernel, I: Interceptor> Machine<K, I> {
@@ -108,6 +112,7 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
             probed: None,
             held: Vec::new(),
             watch: None,
+            sought: Vec::new(),
         };
         machine.reset_tlb(0);
         machine
@@ -184,7 +189,7 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
         work: impl FnOnce(&mut Core<'_>) -> T,
     ) -> Result<T, Halt> {
         let rip = self.vcpu().rip();
-        let mut log = Log::default();
+        let mut log = Log { tells_accesses: !self.sought.is_empty(), ..Log::default() };
         let (before, rest) = self.cpus.split_at_mut(self.current);
         let Some((cpu, after)) = rest.split_first_mut() else { unreachable!("a CPU runs") };
         let others = before.iter_mut().chain(after);
@@ -202,6 +207,7 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
         };
         let result = work(&mut core);
         self.follow(&log)?;
+        self.follow_uses(rip, &log)?;
         self.publish_log(director, rip, log);
         match self.cpus.iter().any(|cpu| cpu.tlb.is_beyond()) {
             true => Err(Stop::TooManyTranslations.into()),

@@ -1,10 +1,11 @@
 //! Keeps the shadow pages within the modelled TLB: a page is mapped only while some entry grants it.
 
-use super::{Accesses, Cpu, Halt, Interceptor, Kernel, Machine, Watch};
+use super::{Accesses, Cpu, Halt, Interceptor, Kernel, Machine, Sought, Watch};
 use crate::arch::addr::{CpuId, Gpa, Gva};
 use crate::arch::census::Census;
 use crate::arch::core::Log;
-use crate::arch::tlb::Scope;
+use crate::arch::tlb::{Scope, Tag};
+use crate::arch::walk::{PageSize, Start, Translation, walk};
 use crate::executor::{ExecutorError, Leaf, Space};
 use crate::memory::GuestMemory;
 use std::collections::BTreeSet;
@@ -16,14 +17,45 @@ struct View<'a> {
     census: &'a Census,
     watched: &'a BTreeSet<Gpa>,
     watch: Option<Watch>,
+    sought: &'a [Sought],
+}
+
+/// The view of a machine whose executor may be lent at the same time.
+macro_rules! view {
+    ($machine:expr) => {
+        View {
+            cpus: &$machine.cpus,
+            census: &$machine.census,
+            watched: $machine.kernel.watched(),
+            watch: $machine.watch,
+            memory: &$machine.memory,
+            sought: &$machine.sought,
+        }
+    };
 }
 
 impl View<'_> {
     /// What `space` may use natively of `page` now.
     fn leaf(&self, space: Space, page: Gva) -> Option<Leaf> {
         let Cpu { vcpu, tlb, .. } = self.cpus.get(usize::from(space.cpu.0))?;
-        let paging = vcpu.paging();
         let found = tlb.peek(self.memory, space.pcid, page)?;
+        let leaf = self.granted(space, page, &found)?;
+        if !self.sought.iter().any(|sought| sought.takes_back(space, &found)) {
+            return Some(leaf);
+        }
+        let start = Start::root(tlb.root(Tag::Pcid(space.pcid))?);
+        let today = walk(self.memory, start, page, vcpu.paging()).result.ok()?;
+        let today = self.granted(space, page, &today)?;
+        (today.frame == leaf.frame).then_some(Leaf {
+            frame: leaf.frame,
+            writable: leaf.writable && today.writable,
+            executable: leaf.executable && today.executable,
+        })
+    }
+
+    /// What a translation grants `space` of a page.
+    fn granted(&self, space: Space, page: Gva, found: &Translation) -> Option<Leaf> {
+        let paging = self.cpus.get(usize::from(space.cpu.0))?.vcpu.paging();
         if space.user && !found.user {
             return None;
         }
@@ -60,14 +92,7 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
     }
 
     fn view(&self) -> View<'_> {
-        let watched = self.kernel.watched();
-        View {
-            cpus: &self.cpus,
-            memory: &self.memory,
-            census: &self.census,
-            watched,
-            watch: self.watch,
-        }
+        view!(self)
     }
 
     /// Revokes what the operations in `log` took away.
@@ -91,27 +116,13 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
 
     /// Revalidates every leaf; after a reset of the TLB.
     pub(crate) fn revalidate_all(&mut self) -> Result<(), Halt> {
-        let watched = self.kernel.watched();
-        let view = View {
-            cpus: &self.cpus,
-            memory: &self.memory,
-            census: &self.census,
-            watched,
-            watch: self.watch,
-        };
+        let view = view!(self);
         let keep = &mut |space: Space, page: Gva, _: Leaf| view.leaf(space, page);
         Ok(self.executor.revalidate(&|_| true, keep)?)
     }
 
     fn revalidate(&mut self, cpu: CpuId, scope: &Scope) -> Result<(), ExecutorError> {
-        let watched = self.kernel.watched();
-        let view = View {
-            cpus: &self.cpus,
-            memory: &self.memory,
-            census: &self.census,
-            watched,
-            watch: self.watch,
-        };
+        let view = view!(self);
         let keep = &mut |space: Space, page: Gva, _: Leaf| view.leaf(space, page);
         let of_cpu = |space: Space| space.cpu == cpu;
         match scope {
@@ -129,16 +140,27 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
         }
     }
 
+    /// Takes back what a CPU's executor has of a translation beyond what it may.
+    pub(super) fn narrow_within(
+        &mut self,
+        cpu: CpuId,
+        translation: Translation,
+    ) -> Result<(), ExecutorError> {
+        let view = view!(self);
+        let of_cpu = |space: Space| space.cpu == cpu;
+        let keep = &mut |space: Space, page: Gva, leaf: Leaf| match translation.contains(page) {
+            true => view.leaf(space, page),
+            false => Some(leaf),
+        };
+        match translation.size {
+            PageSize::Small => self.executor.revalidate_page(&of_cpu, translation.page, keep),
+            _ => self.executor.revalidate(&of_cpu, keep),
+        }
+    }
+
     /// Takes back what the executor grants of a page beyond what the TLB does.
     pub(super) fn narrow(&mut self, space: Space, page: Gva) -> Result<(), ExecutorError> {
-        let watched = self.kernel.watched();
-        let view = View {
-            cpus: &self.cpus,
-            memory: &self.memory,
-            census: &self.census,
-            watched,
-            watch: self.watch,
-        };
+        let view = view!(self);
         let keep = &mut |space: Space, page: Gva, _: Leaf| view.leaf(space, page);
         self.executor.revalidate_page(&|known| known == space, page, keep)
     }

@@ -117,8 +117,8 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
 
     /// The current CPU is at an instruction that its kernel wants to be notified of.
     fn breakpoint(&mut self, director: &mut dyn Director) {
-        let current = self.current();
-        let reached = self.kernel.at_breakpoint(&self.cpus[current].vcpu, &self.memory);
+        let (current, completed) = (self.current(), self.instructions());
+        let reached = self.kernel.at_breakpoint(&self.cpus[current].vcpu, &self.memory, completed);
         reached.more.into_iter().for_each(|at| self.executor.set_breakpoint(at));
         if !reached.says.is_empty() {
             self.announce(director, self.vcpu().rip(), reached.says);
@@ -128,8 +128,8 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
     fn trap(&mut self, director: &mut dyn Director, trap: Trap) -> Result<Ran, Halt> {
         self.traps += 1;
         self.stepped = 0;
-        let current = self.current();
-        let said = self.kernel.at_trap(&self.cpus[current].vcpu, &self.memory);
+        let (current, completed) = (self.current(), self.instructions());
+        let said = self.kernel.at_trap(&self.cpus[current].vcpu, &self.memory, completed);
         if !said.is_empty() {
             self.announce(director, self.vcpu().rip(), said);
         }

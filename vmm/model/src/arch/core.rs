@@ -4,7 +4,7 @@
 //! events in order, and which cached translations changed, so that the executor's shadow pages can
 //! follow.
 
-use super::addr::{CpuId, Gpa, Gva};
+use super::addr::{CpuId, Gpa, Gva, Pcid};
 use super::census::{Census, CensusChange};
 use super::choice::Chooser;
 use super::fault::{Exception, Fault, Stop};
@@ -43,9 +43,32 @@ pub struct Log {
     pub scopes: Vec<(CpuId, Scope)>,
     /// Frames that became page tables.
     pub linked: Vec<Gpa>,
+    /// Whether accesses are to be told.
+    pub tells_accesses: bool,
+    /// The accesses of execution that went through a cached translation, or cached one.
+    pub accesses: Vec<Accessed>,
+}
+
+/// An access of execution, and what it went through. What a processor caches ahead of accesses is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accessed {
+    /// The PCID that was current.
+    pub pcid: Pcid,
+    /// The address.
+    pub va: Gva,
+    /// What kind of access.
+    pub access: Access,
+    /// The translation that is cached.
+    pub through: Translation,
 }
 
 impl Log {
+    fn accessed(&mut self, pcid: Pcid, va: Gva, access: Access, through: Translation) {
+        if self.tells_accesses {
+            self.accesses.push(Accessed { pcid, va, access, through });
+        }
+    }
+
     /// Says of all entries from the `first` on that the injector made or altered them.
     pub fn mark_injected(&mut self, first: usize) {
         self.entries[first..].iter_mut().for_each(|entry| entry.injected = true);
@@ -141,11 +164,15 @@ impl Core<'_> {
         let paging = self.vcpu.paging();
         let tables = self.memory.as_tables();
         match self.tlb.lookup(tables, paging, va, access) {
-            Lookup::Hit(translation) => return self.checked(translation.at(va)),
+            Lookup::Hit(translation) => {
+                self.log.accessed(self.vcpu.pcid(), va, access, translation);
+                return self.checked(translation.at(va));
+            }
             Lookup::Implied(translation) => {
-                if self.tlb.touch(va) {
+                if self.tlb.touch(va, &translation) {
                     self.emit(Happened::Fill { page: va.page(), translation });
                 }
+                self.log.accessed(self.vcpu.pcid(), va, access, translation);
                 return self.checked(translation.at(va));
             }
             Lookup::Miss => {}
@@ -169,6 +196,7 @@ impl Core<'_> {
         if self.tlb.fill(tables, paging, &walked, &translation) {
             self.emit(Happened::Fill { page: va.page(), translation });
         }
+        self.log.accessed(self.vcpu.pcid(), va, access, translation);
         // A and D that were set may open more to speculation.
         self.fill_ahead();
         self.checked(translation.at(va))

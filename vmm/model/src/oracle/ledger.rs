@@ -38,7 +38,8 @@ impl Ledger {
     /// All of them, in order of their downgrades.
     #[must_use]
     pub fn obligations(&self) -> Vec<&Obligation> {
-        let mut all: Vec<&Obligation> = self.closed.iter().map(Rc::as_ref).chain(self.held.iter()).collect();
+        let mut all: Vec<&Obligation> =
+            self.closed.iter().map(Rc::as_ref).chain(self.held.iter()).collect();
         all.sort_by_key(|obligation| obligation.id);
         all
     }

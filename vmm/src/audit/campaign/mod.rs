@@ -169,7 +169,7 @@ fn workload(
         end,
     );
     let all = countable(&watcher, plan.kinds);
-    let audited = audited(subject, &free, &watcher, run);
+    let audited = audited(subject, &free, &watcher, run)?;
     Ok((audited, targets, all - before.unwrap_or(all)))
 }
 
@@ -187,7 +187,8 @@ fn withhold<'t>(
     targets: impl Iterator<Item = &'t Target>,
     done: &dyn Fn(),
 ) -> Result<Vec<Option<Dropped>>, FreeError> {
-    let (mut free, mut watcher) = boot(subject)?;
+    let (mut free, watcher) = boot(subject)?;
+    let mut watcher = watcher.without_moments();
     let mut dropped = Vec::new();
     for Target { removal, at } in targets {
         free.pause_at(Some(*at));

@@ -155,7 +155,7 @@ impl Kernel for FreeKernel {
         Some(next.min(SLICE).min(pause.filter(|pause| *pause > 0).unwrap_or(SLICE)))
     }
 
-    fn at_trap(&mut self, vcpu: &Vcpu, memory: &GuestMemory) -> Vec<Announcement> {
+    fn at_trap(&mut self, vcpu: &Vcpu, memory: &GuestMemory, _: u64) -> Vec<Announcement> {
         let task = self.tasks.at_trap(vcpu, memory).map(Announcement::TaskBegins);
         let mut says = Vec::from_iter(task);
         if let Some(marks) = &mut self.hooks.marks {
@@ -164,8 +164,8 @@ impl Kernel for FreeKernel {
         says
     }
 
-    fn at_breakpoint(&mut self, vcpu: &Vcpu, memory: &GuestMemory) -> Reached {
-        let mut says = self.at_trap(vcpu, memory);
+    fn at_breakpoint(&mut self, vcpu: &Vcpu, memory: &GuestMemory, instructions: u64) -> Reached {
+        let mut says = self.at_trap(vcpu, memory, instructions);
         let (said, more) = self.hooks.reached(vcpu, memory);
         says.extend(said);
         if let Some(task) = self.tasks.of(vcpu.id).filter(|_| self.hooks.ends_operation(vcpu.rip()))

@@ -11,7 +11,7 @@ use crate::event::{CpuHeader, KernelAbout, Kind, Pairing, SlotPcids, TraceHeader
 use crate::executor::interp::InterpExecutor;
 use crate::executor::{Executor, ExecutorError};
 use crate::inject::Injector;
-use crate::machine::{Director, Halt, Machine, Ran, Snapshot, Stop};
+use crate::machine::{Director, Halt, Machine, Ran, Snapshot, Sought, Stop};
 use crate::memory::GuestMemory;
 
 /// Units of the clock in a second: what the command line tells the kernel too.
@@ -77,7 +77,9 @@ pub enum FreeError {
     #[error(transparent)]
     Executor(#[from] ExecutorError),
     /// A run came to something once, and not a second time.
-    #[error("{0} is not met a second time: a run was not repeated exactly, which is a defect of Stalemate")]
+    #[error(
+        "{0} is not met a second time: a run was not repeated exactly, which is a defect of Stalemate"
+    )]
     NotRepeated(String),
     /// No memory.
     #[error("mapping {0} MiB of guest memory failed")]
@@ -186,6 +188,24 @@ impl Free {
     /// Comes back from [`Free::advance`] once so many instructions have completed, if not before.
     pub(crate) fn pause_at(&mut self, instructions: Option<u64>) {
         self.machine.kernel.pause = instructions;
+    }
+
+    /// Tells the uses of these cached translations from now on.
+    pub(crate) fn seek(&mut self, sought: Vec<Sought>) {
+        self.machine.seek(sought);
+    }
+
+    /// What has been seen of them.
+    pub(crate) fn sought(&self) -> &[Sought] {
+        self.machine.sought()
+    }
+
+    /// One of them has become stale.
+    ///
+    /// # Errors
+    /// When the host fails.
+    pub(crate) fn is_stale_now(&mut self, number: usize) -> Result<(), ExecutorError> {
+        self.machine.is_stale_now(number)
     }
 
     /// The kernel as it is now, to go back to.

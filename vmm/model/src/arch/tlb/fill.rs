@@ -27,7 +27,7 @@ impl Tlb {
     ) -> bool {
         let va = translation.page;
         if self.model.fill.is_complete() {
-            self.touch(va);
+            self.touch(va, translation);
             // What a walk found that began at the root is what walks give.
             if walked.path.first().is_some_and(|step| step.level < 4) {
                 let through = self.walked_through(tables, paging, walked, va);
@@ -80,11 +80,12 @@ impl Tlb {
     /// Stores a translation under `pcid`, or among globals.
     pub(super) fn hold(&mut self, pcid: Pcid, translation: Translation) {
         let id = EntryId(self.next_id);
+        let accessed = !self.model.fill.is_complete() || self.is_touched(pcid, &translation);
         let Some(tagged) = self.tagged.get_mut(&pcid) else { return };
         // Globals belong to no root.
         let root = if translation.global { Gpa(0) } else { tagged.root };
         let mut new = Entry::new(id, translation, root);
-        new.accessed = !self.model.fill.is_complete() || tagged.has_touched(&translation);
+        new.accessed = accessed;
         let set = if translation.global { &mut self.globals } else { &mut tagged.entries };
         let inserted = set.insert(new);
         self.next_id += u64::from(inserted == Inserted::New);

@@ -198,14 +198,14 @@ impl Tlb {
 
     /// The next access of the page, under `pcid`, is the first again; the page, if there was one.
     fn untouch(&mut self, pcid: Pcid, held: &Translation) -> Option<(Gva, PageSize)> {
-        let tagged = self.tagged.get_mut(&pcid).filter(|tagged| tagged.has_touched(held))?;
-        let Translation { page, size, .. } = *held;
+        let Translation { page, size, global, .. } = *held;
+        let touched = self.touched_mut(global, pcid)?;
         let last = Gva(page.0 + (size.bytes() - 1));
-        let gone: Vec<Gva> = tagged.touched.range(page..=last).copied().collect();
+        let gone: Vec<Gva> = touched.range(page..=last).copied().collect();
         for page in &gone {
-            tagged.touched.remove(page);
+            touched.remove(page);
         }
-        Some((page, size))
+        (!gone.is_empty()).then_some((page, size))
     }
 
     fn remove_page(
@@ -307,6 +307,7 @@ impl Tlb {
         }
         if globals {
             self.globals.clear();
+            self.touched_globals.clear();
         }
         effect
     }

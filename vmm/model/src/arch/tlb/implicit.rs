@@ -280,10 +280,30 @@ impl Tlb {
 
     /// Entries that an access of this PCID made or would have: notes one; whether it is the first of its
     /// page since the page was flushed. Only where a processor waits for A is it of use.
-    pub fn touch(&mut self, va: Gva) -> bool {
+    pub fn touch(&mut self, va: Gva, through: &Translation) -> bool {
         let lazy = self.is_lazy();
-        let tagged = self.tagged.get_mut(&self.current).filter(|_| lazy);
-        tagged.is_some_and(|tagged| tagged.touched.insert(va.page()))
+        let touched = self.touched_mut(through.global, self.current).filter(|_| lazy);
+        touched.is_some_and(|touched| touched.insert(va.page()))
+    }
+
+    /// Whether the page of a translation that is held under `pcid`, or among globals, was accessed since
+    /// it was last flushed.
+    #[must_use]
+    pub fn is_touched(&self, pcid: Pcid, translation: &Translation) -> bool {
+        let Translation { page, size, global, .. } = *translation;
+        let touched = match global {
+            true => Some(&self.touched_globals),
+            false => self.tagged.get(&pcid).map(|tagged| &tagged.touched),
+        };
+        let last = Gva(page.0 + (size.bytes() - 1));
+        touched.is_some_and(|touched| touched.range(page..=last).next().is_some())
+    }
+
+    pub(super) fn touched_mut(&mut self, global: bool, pcid: Pcid) -> Option<&mut BTreeSet<Gva>> {
+        match global {
+            true => Some(&mut self.touched_globals),
+            false => self.tagged.get_mut(&pcid).map(|tagged| &mut tagged.touched),
+        }
     }
 
     /// INVPCID of an address in a PCID that is not current: nothing of it is held until that is. What was

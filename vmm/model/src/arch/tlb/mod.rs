@@ -59,13 +59,6 @@ struct Tagged {
     followed: Option<u64>,
 }
 
-impl Tagged {
-    fn has_touched(&self, translation: &Translation) -> bool {
-        let Translation { page, size, .. } = *translation;
-        self.touched.range(page..=Gva(page.0 + (size.bytes() - 1))).next().is_some()
-    }
-}
-
 /// One CPU's TLB and paging-structure caches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tlb {
@@ -73,6 +66,8 @@ pub struct Tlb {
     current: Pcid,
     tagged: BTreeMap<Pcid, Tagged>,
     globals: EntrySet,
+    /// Of the globals that are not stored, the pages that were accessed, where speculation waits for A.
+    touched_globals: BTreeSet<Gva>,
     next_id: u64,
     /// What was stored since the last speculation of this TLB, or since somebody began to ask: tags and
     /// first addresses.
@@ -108,6 +103,7 @@ impl Tlb {
             current: Pcid::new(0),
             tagged: BTreeMap::new(),
             globals: EntrySet::default(),
+            touched_globals: BTreeSet::new(),
             next_id: 0,
             latest: Vec::new(),
             structure_changes: 0,
@@ -317,9 +313,15 @@ impl Tlb {
         if let Some((tag, page, id)) = self.selected(pcid, va) {
             return self.entry(tag, page, id).map(|entry| entry.translation);
         }
-        let found =
-            self.model.fill != Fill::LazyA || self.tagged.get(&pcid)?.touched.contains(&va.page());
-        self.implied_at(tables, pcid, va).filter(|_| found)
+        let page = va.page();
+        let is_found = |found: &Translation| {
+            let touched = match found.global {
+                true => Some(&self.touched_globals),
+                false => self.tagged.get(&pcid).map(|tagged| &tagged.touched),
+            };
+            !self.is_lazy() || touched.is_some_and(|touched| touched.contains(&page))
+        };
+        self.implied_at(tables, pcid, va).filter(is_found)
     }
 
     fn selected(&self, pcid: Pcid, va: Gva) -> Option<(Tag, Gva, EntryId)> {
