@@ -110,12 +110,8 @@ pub fn run(args: &AuditArgs, terminal: &mut Terminal<'_>) -> Result<u8, Failure>
         profile: profile.as_ref(),
         settings: Settings {
             features: cpu.features,
-            // What is cached was accessed: so each finding is of a translation that the processor held.
-            model: TlbModel {
-                fill: Fill::LazyA,
-                structure_caches: std::env::var_os("SC").is_some(),
-                seed: 0,
-            },
+            // Setting A ahead of time would make every page young, and the run another kernel's.
+            model: TlbModel { fill: Fill::LazyA, structure_caches: true, seed: 0 },
             ram: args.ram << 20,
             ticks: args.tick,
             instructions: args.instructions,
