@@ -4,7 +4,7 @@
 use super::*;
 use crate::story::{B, KERNEL_PAGE, KERNEL_PTE, KERNEL_RED, NOFLUSH, free};
 use stalemate_model::arch::happened::Happened;
-use stalemate_model::arch::tlb::Tag;
+use stalemate_model::arch::tlb::{Fill, Tag};
 use stalemate_model::event::{Event, Flush, FlushId, KernelAbout, Kind};
 use stalemate_model::oracle::{Deadline, OpenFlush};
 
@@ -261,4 +261,27 @@ fn what_such_a_kernel_says_is_a_deadline_of_its_own_only_where_a_rule_is_about_i
     let ends = Announcement::TaskEnds { task, status: 0, value: 0 };
     assert_eq!(deadlines(false, ends).len(), 2);
     assert!(deadlines(true, ends).is_empty());
+}
+
+/// With a fill that waits for A, what was accessed since it was last flushed is told from what is mapped.
+#[test]
+fn what_a_flush_removes_had_been_accessed_or_not() {
+    let removed = |change: &dyn Fn(&mut Story)| {
+        let mut story = Story::isolated_but(1, |header| {
+            header.model.fill = Fill::LazyA;
+            header.kernel = free();
+        });
+        change(&mut story);
+        story.stores_to(0, A.1, RED, 0).invlpg(0);
+        let ledger = story.oracle.ledger();
+        assert!(ledger.last_event_flushed_stale());
+        let accessed = ledger.last_event_flushed_accessed();
+        story.invlpg(0);
+        assert!(!story.oracle.ledger().last_event_flushed_accessed(), "of that event alone");
+        accessed
+    };
+    assert!(!removed(&|_| {}));
+    assert!(removed(&|story| _ = story.fills(0, PAGE)));
+    assert!(!removed(&|story| _ = story.fills(0, PAGE).invlpg(0)), "it was flushed since");
+    assert!(!removed(&|story| _ = story.fills(0, NEXT)), "another page");
 }

@@ -68,6 +68,7 @@ pub fn json(audited: &Audited) -> Value {
             "function": site.function,
             "executed": site.removals.executed,
             "removed_stale": site.removals.stale,
+            "removed_accessed": site.removals.accessed,
             "withheld_by": site.withheld,
         })).collect::<Vec<_>>(),
         "findings": findings.collect::<Vec<_>>(),

@@ -68,11 +68,16 @@ fn write_all(out: &mut String, audited: &Audited, ink: Ink) -> std::fmt::Result 
         writeln!(out, "  registers      the processor has no MSR {registers}")?;
     }
     write_profile(out, audited)?;
-    writeln!(out, "\nWhat removed cached translations, and how often that was something stale")?;
+    writeln!(
+        out,
+        "\nWhat removed cached translations: how often it was executed, how often it removed something \
+         stale,\nand how often that had been accessed since it was last flushed"
+    )?;
     for site in &audited.sites {
-        let super::Removals { executed, stale, .. } = site.removals;
-        write!(out, "  {executed:>9} {stale:>9}   {} in {}", site.operation, site.function)?;
-        let fault = site.withheld.as_ref().map(|fault| format!("; the last that did: `{fault}`"));
+        let super::Removals { executed, stale, accessed, .. } = site.removals;
+        let (operation, function) = (site.operation, &site.function);
+        write!(out, "  {executed:>9} {stale:>9} {accessed:>9}   {operation} in {function}")?;
+        let fault = site.withheld.as_ref().map(|fault| format!("; the last: `{fault}`"));
         writeln!(out, "{}", fault.unwrap_or_default())?;
     }
     for fault in &audited.not_fired {

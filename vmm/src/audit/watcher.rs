@@ -53,9 +53,12 @@ pub struct Removals {
     /// How often.
     pub executed: u64,
     /// Of these, how often it removed something stale: of the others this run proves that they were not
-    /// needed for what its processor had accessed.
+    /// needed.
     pub stale: u64,
-    /// The number that the last of these has in a fault.
+    /// Of these, how often something that had been accessed under its PCID since it was last flushed, so that
+    /// no processor need have cached it ahead of time.
+    pub accessed: u64,
+    /// The number that the last of these has in a fault; the last of those that were accessed, if any were.
     pub last_stale: Option<u64>,
 }
 
@@ -200,7 +203,12 @@ impl Watcher {
             let sum = found.entry((kind, function(symbols, rip))).or_default();
             sum.executed += removals.executed;
             sum.stale += removals.stale;
-            sum.last_stale = sum.last_stale.max(removals.last_stale);
+            sum.last_stale = match (sum.accessed > 0, removals.accessed > 0) {
+                (true, false) => sum.last_stale,
+                (false, true) => removals.last_stale,
+                _ => sum.last_stale.max(removals.last_stale),
+            };
+            sum.accessed += removals.accessed;
         }
         let site = |((kind, function), removals): ((usize, String), Removals)| FlushSite {
             operation: FLUSHES[kind],
@@ -228,7 +236,12 @@ impl Watcher {
         site.executed += 1;
         if !records.is_empty() {
             site.stale += 1;
-            site.last_stale = number.copied();
+            let accessed = self.oracle.ledger().last_event_flushed_accessed();
+            site.accessed += u64::from(accessed);
+            // The last that is seen to be needed is the one to show, where there is one.
+            if accessed || site.accessed == 0 {
+                site.last_stale = number.copied();
+            }
         }
         // What a PCID has of one root may be wrong under the next.
         if !records.is_empty() || flush == 4 {

@@ -30,6 +30,8 @@ pub struct Ledger {
     closed: Vec<Rc<Obligation>>,
     /// What the last event removed of what obligations are about.
     last_flushed: Vec<(ObligationId, Vec<EntryId>)>,
+    /// Some of that had been accessed.
+    flushed_accessed: bool,
     /// Of a kernel that runs freely, what each task has made stale since it was last in user mode.
     begun: BTreeMap<TaskId, Vec<ObligationId>>,
 }
@@ -85,6 +87,13 @@ impl Ledger {
         !self.last_flushed.is_empty()
     }
 
+    /// Whether the last event removed such a thing that somebody had accessed before it became stale: no
+    /// processor need have speculated to hold it.
+    #[must_use]
+    pub fn last_event_flushed_accessed(&self) -> bool {
+        self.flushed_accessed
+    }
+
     /// What the last event removed of what obligations, open or violated, are about.
     #[must_use]
     pub fn last_flushed(&self) -> &[(ObligationId, Vec<EntryId>)] {
@@ -105,6 +114,7 @@ impl Ledger {
     /// Follows one event that `replica` has applied.
     pub(super) fn apply(&mut self, event: &Event, replica: &Replica, before: &Before) {
         self.last_flushed.clear();
+        self.flushed_accessed = false;
         for announcement in event.announcements() {
             self.announced(event.cpu, announcement, replica);
         }
@@ -402,6 +412,7 @@ impl Ledger {
             if left.0.len() + left.1.len() == held {
                 continue;
             }
+            self.flushed_accessed |= obligation.entry.as_ref().is_some_and(|entry| entry.accessed);
             let before: BTreeSet<EntryId> = obligation.ids().collect();
             let through = left.1.iter().map(|key| key.id);
             let kept = left.0.iter().map(|(_, id)| *id).chain(through).collect();
