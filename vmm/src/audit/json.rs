@@ -29,6 +29,7 @@ pub fn json(audited: &Audited) -> Value {
                 "function": finding.closed_in,
                 "at": closed.at,
             })),
+            "stacks": finding.stacks,
             "legal_if": finding.noted.exceptions,
             "due": finding.due,
             "message": first.message,

@@ -13,6 +13,7 @@ mod finding;
 mod json;
 mod moments;
 mod profile;
+mod stacks;
 mod text;
 mod watcher;
 
@@ -25,6 +26,7 @@ pub use finding::{Finding, Key};
 pub use json::json;
 pub use moments::{Closed, Noted};
 pub use profile::{Applied, Line, Profile};
+pub use stacks::{Called, Calls};
 pub use text::{compared, text};
 pub use watcher::{FlushSite, Removals};
 
