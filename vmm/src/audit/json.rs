@@ -43,7 +43,8 @@ pub fn json(audited: &Audited) -> Value {
         })
     });
     let rows = audited.coverage.rows.iter().map(|((function, change), row)| {
-        object!({ "function": function, "change": change, "counts": row })
+        let judged = audited.judged_by_store.get(&(function.clone(), *change));
+        object!({ "function": function, "change": change, "counts": row, "judged_by": judged })
     });
     let run = &audited.run;
     object!({
@@ -74,6 +75,7 @@ pub fn json(audited: &Audited) -> Value {
         "findings": findings.collect::<Vec<_>>(),
         "coverage": rows.collect::<Vec<_>>(),
         "total": audited.coverage.total(),
+        "judged": audited.judged,
         "profile": audited.profile.as_ref().map(|profile| object!({
             "file": profile.file,
             "unused": profile.unused,

@@ -3,7 +3,7 @@
 use super::moments::meant;
 use super::{
     Applied, Audited, Called, Calls, Closed, Compared, Exception, Finding, Given, Grade, Line,
-    Seen, Verdict,
+    RULES, Seen, Verdict,
 };
 use crate::ink::{Ink, Tone};
 use crate::kernel::free::{End, Unwound};
@@ -80,7 +80,16 @@ fn write_all(out: &mut String, audited: &Audited, ink: Ink) -> std::fmt::Result 
     for fault in &audited.not_fired {
         writeln!(out, "  `{fault}` met nothing")?;
     }
-    write_coverage(out, audited)
+    write_coverage(out, audited)?;
+    writeln!(
+        out,
+        "\nWhat each rule has judged: it has spoken, or its deadline was the first after the flush"
+    )?;
+    for (rule, of) in RULES {
+        let count = audited.judged.get(rule).copied().unwrap_or_default();
+        writeln!(out, "  {rule:<20} {count:>9}   {of}")?;
+    }
+    Ok(())
 }
 
 /// What was known of the kernel: what of it came to nothing is said line by line.
