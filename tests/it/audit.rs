@@ -9,6 +9,7 @@ mod kernel;
 mod layout;
 mod profile;
 mod scripts;
+mod stacks;
 
 use kernel::{Does, Task, User, kernel};
 use layout::*;

@@ -94,6 +94,7 @@ fn a_kernel_as_it_is_distributed_is_clean_and_without_one_flush_it_is_not() {
         assert!(stores > 40_000 && flushed > 20_000, "{name}: {}", clean["total"]);
         assert!(unjudged * 100 <= stores, "{name}: {}", clean["total"]);
         every_kind_that_there_is_was_done(&name, &output);
+        each_rule_has_judged_something(&name, &clean);
         what_the_page_on_the_ledger_says_is_true(&name, &clean);
         // The user half of one page, and a whole user PCID.
         for (operation, function) in
@@ -107,8 +108,50 @@ fn a_kernel_as_it_is_distributed_is_clean_and_without_one_flush_it_is_not() {
             let rules = ["stale-user-entry:", "stale-other-asid:", "pcid-reuse:", "lost-mark:"];
             assert!(rules.iter().any(|rule| key.starts_with(rule)), "{name}: {fault}: {key}");
             assert!(!key.contains("0x"), "{name}: {fault}: the function has no name: {key}");
+            what_a_finding_says_of_itself(&name, &broken["findings"][0]);
         }
     }
+}
+
+/// Each rule's deadline has come for something. That of two never is the first: with PTI a frame is given back,
+/// and an address of user mode used again, after the primitive has returned.
+fn each_rule_has_judged_something(name: &str, report: &Value) {
+    let judged = report["judged"].as_object().expect("counts");
+    assert_eq!(judged.len(), 8, "{name}: {judged:?}");
+    for (rule, count) in judged {
+        let comes_second = ["reuse-before-flush", "va-reuse"].contains(&rule.as_str());
+        assert!(comes_second || *count != 0, "{name}: {rule}: {judged:?}");
+    }
+}
+
+/// How sure it is, and who called whom. What the processor caches, it has accessed.
+fn what_a_finding_says_of_itself(name: &str, finding: &Value) {
+    let grade = finding["grade"].as_str().expect("a grade");
+    assert!(["held", "used"].contains(&grade), "{name}: {finding:#}");
+    let stored = finding["stored_at"].as_u64();
+    let Some(stored) = stored.filter(|_| finding["store"] != Value::Null) else { return };
+    assert!(stored < finding["found_after"].as_u64().expect("a moment"), "{name}: {finding:#}");
+    let stacks = finding["stacks"].as_array().expect("stacks");
+    let store = stacks.iter().find(|calls| calls["of"] == "store").expect("the store's");
+    assert_eq!(store["by"], "orc", "{name}");
+    let functions: Vec<&str> = store["frames"]
+        .as_array()
+        .expect("frames")
+        .iter()
+        .map(|frame| {
+            let function = frame["function"].as_str().expect("a name");
+            function.split('+').next().expect("a part")
+        })
+        .collect();
+    // From the function that made it stale to where user mode has come in, or a kernel thread begins.
+    assert_eq!(functions[0], finding["function"].as_str().expect("a name"), "{name}");
+    let last = functions[functions.len() - 1];
+    assert!(
+        last.starts_with("entry_SYSCALL_64")
+            || last.contains("asm_")
+            || last.contains("ret_from_fork"),
+        "{name}: {functions:?}"
+    );
 }
 
 /// What the built-in profile says is there in each kernel, and was seen to happen.

@@ -67,3 +67,33 @@ impl Image {
         file
     }
 }
+
+/// The file with sections that have these names, addresses and contents.
+pub fn with_sections(mut file: Vec<u8>, sections: &[(&str, u64, Vec<u8>)]) -> Vec<u8> {
+    const NAMES: &str = ".shstrtab";
+    let mut names = vec![0_u8];
+    let mut headers = vec![[0_u8; 64]];
+    let mut contents = Vec::new();
+    let base = file.len() as u64;
+    let mut add = |name: &str, kind: u32, at: u64, bytes: Option<&[u8]>| {
+        let first = names.len() as u32;
+        names.extend(name.bytes().chain([0]));
+        let bytes = bytes.map_or_else(|| names.clone(), <[u8]>::to_vec);
+        let mut header = [first, kind].map(u32::to_le_bytes).concat();
+        let words = [2, at, base + contents.len() as u64, bytes.len() as u64, 0, 1, 0];
+        words.iter().for_each(|word| header.extend(word.to_le_bytes()));
+        headers.push(header.try_into().expect("64 bytes"));
+        contents.extend(bytes);
+    };
+    sections.iter().for_each(|(name, at, bytes)| add(name, 1, *at, Some(bytes)));
+    add(NAMES, 3, 0, None);
+    file.extend(contents);
+    let table = file.len() as u64;
+    file[0x28..0x30].copy_from_slice(&table.to_le_bytes());
+    let counts = [64, headers.len() as u16, headers.len() as u16 - 1];
+    for (place, count) in [0x3a, 0x3c, 0x3e].into_iter().zip(counts) {
+        file[place..place + 2].copy_from_slice(&count.to_le_bytes());
+    }
+    headers.iter().for_each(|header| file.extend(header));
+    file
+}

@@ -146,3 +146,30 @@ fn what_might_have_made_it_legal_is_told_with_what_was_seen() {
     assert!(text.contains("\n  grade        held: "), "{text}");
     assert!(text.contains("\nBUG: STALEMATE: stale-user-entry in "), "{text}");
 }
+
+/// Without the flush that came in time its rule would have spoken: that is what it has judged.
+#[test]
+fn each_rule_says_how_much_it_has_judged() {
+    let (clean, _) = audited(&tasks(Lacks::Nothing), &[]);
+    let judged = |audited: &Audited| {
+        let counts = audited.judged.iter().filter(|(_, count)| **count > 0);
+        counts.map(|(rule, count)| format!("{rule} {count}")).collect::<Vec<_>>()
+    };
+    // Each of four pages under both PCIDs, and a page of the kernel's.
+    let expected = [
+        "cr3-pairing 27",
+        "pcid-reuse 1",
+        "stale-other-asid 4",
+        "stale-user-entry 4",
+        "va-reuse 1",
+    ];
+    assert_eq!(judged(&clean), expected);
+    let by_store: u64 = clean.judged_by_store.values().flat_map(|counts| counts.values()).sum();
+    let stale = ["stale-user-entry", "stale-other-asid", "va-reuse"].map(|rule| clean.judged[rule]);
+    assert_eq!(by_store, stale.iter().sum::<u64>());
+    // It is the same rule that speaks when the flush does not come.
+    let (forgotten, _) = audited(&tasks(Lacks::UserHalf), &[]);
+    assert_eq!(forgotten.judged["stale-user-entry"], clean.judged["stale-user-entry"]);
+    let text = stalemate::audit::text(&clean, Ink::Plain);
+    assert!(text.contains("\n  va-reuse                     1   times that a store"), "{text}");
+}

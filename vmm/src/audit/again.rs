@@ -2,6 +2,7 @@
 
 use super::coverage::function;
 use super::finding::Finding;
+use super::stacks::{self, Calls, calls};
 use super::watcher::Watcher;
 use super::{Subject, Until, boot};
 use crate::arch::addr::{Gpa, Gva};
@@ -11,11 +12,12 @@ use crate::arch::happened::Happened;
 use crate::arch::walk::entry::PRESENT;
 use crate::arch::walk::{AccessKind, Translation};
 use crate::event::{Announcement, Event, Kind, Observer, TraceHeader};
-use crate::kernel::free::FreeError;
+use crate::kernel::free::{FreeError, Unwinder};
 use crate::machine::{Director, Sought, Use};
 use crate::oracle::{Cause, Downgrade};
 use crate::symbols::Symbols;
 use serde::Serialize;
+use std::collections::BTreeSet;
 
 /// Of each finding so many violations are looked at: the first ones.
 const VIOLATIONS: usize = 8;
@@ -121,12 +123,16 @@ pub struct Evidence {
 /// A violation that is looked at.
 struct Case {
     finding: usize,
+    /// It is the finding's first.
+    is_first: bool,
     downgrade: Downgrade,
     /// Instructions that had completed at the store.
     stored: u64,
     translation: Translation,
     state: State,
     frame: Vec<(String, u64, Gva)>,
+    /// The stack at the first use.
+    used: Option<Calls>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,7 +151,7 @@ pub(super) fn look(
     let mut cases = Vec::new();
     let mut sought = Vec::new();
     for (number, finding) in findings.iter().enumerate() {
-        for &violation in finding.violations.iter().take(VIOLATIONS) {
+        for (nth, &violation) in finding.violations.iter().take(VIOLATIONS).enumerate() {
             let stored = watcher.noted()[violation].stored;
             let violation = &watcher.violations()[violation];
             let (Some((tag, entry)), Some(downgrade), Some(stored)) =
@@ -155,14 +161,26 @@ pub(super) fn look(
             };
             let translation = entry.translation;
             sought.push(Sought::new(violation.cpu, *tag, translation));
-            let (state, frame) = (State::Coming, Vec::new());
-            cases.push(Case { finding: number, downgrade, stored, translation, state, frame });
+            cases.push(Case {
+                finding: number,
+                is_first: nth == 0,
+                downgrade,
+                stored,
+                translation,
+                state: State::Coming,
+                frame: Vec::new(),
+                used: None,
+            });
         }
     }
-    if cases.is_empty() {
+    if findings.is_empty() {
         return Ok(());
     }
+    let wanted = findings.iter().flat_map(stacks::moments).map(|(_, at, _)| at);
+    let wanted: BTreeSet<u64> = wanted.collect();
+    let last = wanted.last().copied().unwrap_or_default();
     let (mut free, _) = boot(subject)?;
+    free.look(Unwinder::new(subject.kernel), wanted);
     free.seek(sought);
     let mut again = Again { now: 0, cases, became_stale: Vec::new() };
     let mut until = subject.until.map(Until::new);
@@ -177,19 +195,27 @@ pub(super) fn look(
             if sought.gone {
                 case.state = State::Gone;
             }
+            if let (None, Some(used)) = (&case.used, sought.used) {
+                let stack = free.last_stack();
+                case.used =
+                    stack.map(|stack| calls("use", used.instructions, &stack, subject.symbols));
+            }
         }
-        if end.is_some() || again.cases.iter().all(|case| case.state == State::Gone) {
+        let is_seen = again.cases.iter().all(|case| case.state == State::Gone);
+        if end.is_some() || is_seen && free.instructions() > last {
             break;
         }
     }
+    for finding in findings.iter_mut() {
+        finding.stacks = stacks::kept(finding, &free, subject.symbols);
+    }
     for (case, sought) in again.cases.iter().zip(free.sought()) {
         let seen = |used: Option<Use>| used.map(|used| Seen::new(used, subject.symbols));
-        findings[case.finding].evidence.add(
-            case,
-            seen(sought.accessed),
-            seen(sought.used),
-            subject,
-        );
+        let finding = &mut findings[case.finding];
+        if case.is_first {
+            finding.stacks.extend(case.used.clone());
+        }
+        finding.evidence.add(case, seen(sought.accessed), seen(sought.used), subject);
     }
     Ok(())
 }

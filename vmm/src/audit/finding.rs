@@ -4,6 +4,7 @@ use super::again::Evidence;
 use super::coverage::{Change, function};
 use super::moments::Noted;
 use super::profile::{Applied, Line};
+use super::stacks::Calls;
 use crate::kernel::free::Hooks;
 use crate::oracle::{RuleId, Violation};
 use crate::symbols::Symbols;
@@ -51,6 +52,8 @@ pub struct Finding {
     pub closed_in: Option<String>,
     /// What the run shows of what was cached, of the first that shows most.
     pub evidence: Evidence,
+    /// Who called whom at its store, its last flush, its deadline and its use, of the first.
+    pub stacks: Vec<Calls>,
     /// The violations, by their numbers.
     pub(super) violations: Vec<usize>,
 }
@@ -120,6 +123,7 @@ pub(super) fn collect(
             closed_in: noted[number].closed.as_ref().map(|closed| function(symbols, closed.rip)),
             noted: noted[number].clone(),
             evidence: Evidence::default(),
+            stacks: Vec::new(),
             violations: Vec::new(),
         });
         finding.count += 1;

@@ -29,6 +29,7 @@ pub fn json(audited: &Audited) -> Value {
                 "function": finding.closed_in,
                 "at": closed.at,
             })),
+            "stacks": finding.stacks,
             "legal_if": finding.noted.exceptions,
             "due": finding.due,
             "message": first.message,
@@ -42,7 +43,8 @@ pub fn json(audited: &Audited) -> Value {
         })
     });
     let rows = audited.coverage.rows.iter().map(|((function, change), row)| {
-        object!({ "function": function, "change": change, "counts": row })
+        let judged = audited.judged_by_store.get(&(function.clone(), *change));
+        object!({ "function": function, "change": change, "counts": row, "judged_by": judged })
     });
     let run = &audited.run;
     object!({
@@ -74,6 +76,7 @@ pub fn json(audited: &Audited) -> Value {
         "findings": findings.collect::<Vec<_>>(),
         "coverage": rows.collect::<Vec<_>>(),
         "total": audited.coverage.total(),
+        "judged": audited.judged,
         "profile": audited.profile.as_ref().map(|profile| object!({
             "file": profile.file,
             "unused": profile.unused,

@@ -11,8 +11,10 @@ mod coverage;
 mod exceptions;
 mod finding;
 mod json;
+mod judged;
 mod moments;
 mod profile;
+mod stacks;
 mod text;
 mod watcher;
 
@@ -23,8 +25,10 @@ pub use coverage::{Change, Coverage, Row};
 pub use exceptions::Exception;
 pub use finding::{Finding, Key};
 pub use json::json;
+pub use judged::{Counts, RULES};
 pub use moments::{Closed, Noted};
 pub use profile::{Applied, Line, Profile};
+pub use stacks::{Called, Calls};
 pub use text::{compared, text};
 pub use watcher::{FlushSite, Removals};
 
@@ -33,6 +37,7 @@ use crate::inject::{Fault, Injector, Sites};
 use crate::kernel::free::{Boot, End, Free, FreeError, FreeRun, Hooks, KernelImage, Settings};
 use crate::oracle::Violation;
 use crate::symbols::Symbols;
+use std::collections::BTreeMap;
 use watcher::Watcher;
 
 /// What Linux is told where nobody says otherwise: a console, no address randomisation, and nothing that
@@ -76,6 +81,11 @@ pub struct Audited {
     pub findings: Vec<Finding>,
     /// What was changed in page tables, by whom, and what became of it.
     pub coverage: Coverage,
+    /// How often each rule has judged something: it has spoken, or would have without the flush that came in
+    /// time.
+    pub judged: Counts,
+    /// The same of what was flushed in time, by the function whose store it was.
+    pub judged_by_store: BTreeMap<(String, Change), Counts>,
     /// How often each operation that removes cached translations was executed.
     pub flushes: Vec<(&'static str, u64)>,
     /// The flush ledger: the same by the function that they are in, with what they removed.
@@ -203,7 +213,10 @@ fn audited(
     let due = |violation: &Violation| finding::due(violation, profile.as_ref(), free.hooks());
     let mut findings = watcher.findings(subject.symbols, &due);
     again::look(subject, watcher, &mut findings)?;
+    let (judged, judged_by_store) = watcher.judged(subject.symbols);
     Ok(Audited {
+        judged,
+        judged_by_store,
         stopped_in,
         features: subject.settings.features,
         isolated: watcher.is_isolated(),

@@ -5,7 +5,7 @@ use crate::arch::addr::Gva;
 use crate::arch::happened::Happened;
 use crate::arch::tlb::EntryId;
 use crate::event::{Event, Kind};
-use crate::oracle::{ObligationId, Oracle, Violation};
+use crate::oracle::{Missed, ObligationId, Oracle, Violation};
 
 /// Events that may become part of a violation are kept, with when they were: so many at least.
 const KEPT: usize = 1 << 18;
@@ -28,13 +28,30 @@ pub struct Noted {
     pub found: u64,
     /// The same when the store was made; none where there is none, or it was too long ago.
     pub stored: Option<u64>,
-    /// The same of the last operation that came in between and did not help.
+    /// The same at the flush that should have covered it, if there was one.
     pub missed: Option<u64>,
     /// What ended it; none where something of it was there at the end of the run.
     pub closed: Option<Closed>,
     /// What would have made it legal, and what was seen of that.
     pub exceptions: Vec<Exception>,
     owed: Option<ObligationId>,
+}
+
+/// The flush in between that should have covered what is stale, by its number among those that did not: the last
+/// of its page, or that was withheld; else the last at all. A load that keeps what it makes current is none.
+pub(super) fn meant(violation: &Violation) -> Option<usize> {
+    let page = violation.entry.as_ref().map(|(_, entry)| entry.translation.page.to_string());
+    let is_of_page = |missed: &Missed| {
+        let Missed { what, .. } = missed;
+        let withheld = what.starts_with("dropped") || what.starts_with("delayed");
+        withheld || page.as_ref().is_some_and(|page| what.contains(page) && is_flush(missed))
+    };
+    let missed = &violation.missed;
+    missed.iter().rposition(is_of_page).or_else(|| missed.iter().rposition(is_flush))
+}
+
+fn is_flush(missed: &Missed) -> bool {
+    !missed.what.ends_with("with NOFLUSH") && !missed.what.starts_with("page fault")
 }
 
 /// A clock that goes by instructions.
@@ -100,7 +117,7 @@ impl Moments {
         Noted {
             found: self.now,
             stored: stored.and_then(|seq| self.at(seq)),
-            missed: violation.missed.last().and_then(|missed| self.at(missed.seq)),
+            missed: meant(violation).and_then(|number| self.at(violation.missed[number].seq)),
             closed: None,
             exceptions: exceptions(violation, owed, oracle.kernel()),
             owed: owed.map(|owed| owed.id),

@@ -1,10 +1,12 @@
 //! An audit as people read it: the verdict first.
 
+use super::moments::meant;
 use super::{
-    Applied, Audited, Closed, Compared, Exception, Finding, Given, Grade, Line, Seen, Verdict,
+    Applied, Audited, Called, Calls, Closed, Compared, Exception, Finding, Given, Grade, Line,
+    RULES, Seen, Verdict,
 };
 use crate::ink::{Ink, Tone};
-use crate::kernel::free::End;
+use crate::kernel::free::{End, Unwound};
 use std::fmt::Write;
 
 /// Rows of the coverage that are shown; the JSON has all.
@@ -83,7 +85,16 @@ fn write_all(out: &mut String, audited: &Audited, ink: Ink) -> std::fmt::Result 
     for fault in &audited.not_fired {
         writeln!(out, "  `{fault}` met nothing")?;
     }
-    write_coverage(out, audited)
+    write_coverage(out, audited)?;
+    writeln!(
+        out,
+        "\nWhat each rule has judged: it has spoken, or its deadline was the first after the flush"
+    )?;
+    for (rule, of) in RULES {
+        let count = audited.judged.get(rule).copied().unwrap_or_default();
+        writeln!(out, "  {rule:<20} {count:>9}   {of}")?;
+    }
+    Ok(())
 }
 
 /// What was known of the kernel: what of it came to nothing is said line by line.
@@ -158,6 +169,9 @@ fn write_finding(out: &mut String, finding: &Finding) -> std::fmt::Result {
     writeln!(out, "  found        at {} in {}{task}", first.rip, finding.at)?;
     writeln!(out, "  due          {}", finding.due)?;
     write_evidence(out, finding)?;
+    if let Some((what, why)) = meant(first).and_then(|number| finding.missed.get(number)) {
+        writeln!(out, "  should have  {what}: {why}")?;
+    }
     let shown = finding.missed.len().saturating_sub(MISSED);
     if shown > 0 {
         writeln!(out, "  in between   {shown} earlier operations, and")?;
@@ -165,7 +179,23 @@ fn write_finding(out: &mut String, finding: &Finding) -> std::fmt::Result {
     for (what, why) in &finding.missed[shown..] {
         writeln!(out, "  in between   {what}: {why}")?;
     }
+    finding.stacks.iter().try_for_each(|calls| write_calls(out, calls))?;
     writeln!(out, "  {} times; key {key}", finding.count)
+}
+
+/// A stack, as kernels print theirs.
+fn write_calls(out: &mut String, calls: &Calls) -> std::fmt::Result {
+    let by = match calls.by {
+        Unwound::Orc => "",
+        Unwound::FramePointers => ", by frame pointers",
+    };
+    writeln!(out, "  Call Trace at the {}{by}:", calls.of)?;
+    for Called { function, inlined, line } in &calls.frames {
+        let inlined = if *inlined { " [inlined]" } else { "" };
+        let line = line.as_ref().map_or_else(String::new, |line| format!(" {line}"));
+        writeln!(out, "   {function}{inlined}{line}")?;
+    }
+    Ok(())
 }
 
 /// How sure it is that a processor has it, when all that was, and what might excuse it.

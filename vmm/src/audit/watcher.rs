@@ -2,6 +2,7 @@
 
 use super::coverage::{Change, Coverage, Fate, fate, function};
 use super::finding::{Finding, collect};
+use super::judged::{Counts, Judged};
 use super::moments::{Moments, Noted};
 use crate::arch::addr::Gva;
 use crate::arch::choice::{Chooser, First, Point};
@@ -122,18 +123,27 @@ pub(super) struct Watcher {
     /// What the last event that removed something stale was, and where.
     last_flushed: Option<(&'static str, Gva)>,
     moments: Moments,
+    judged: Option<Judged>,
 }
 
 impl Watcher {
     pub(super) fn new(header: &TraceHeader) -> Self {
-        let mut watch = Self::default();
+        let mut watch = Self { judged: Some(Judged::default()), ..Self::default() };
         watch.begin(header);
         watch
     }
 
-    /// Nobody will ask when what is found was.
+    /// How often each rule has judged something, and the same by function and kind.
+    pub(super) fn judged(&self, symbols: &Symbols) -> (Counts, BTreeMap<(String, Change), Counts>) {
+        let judged = self.judged.as_ref();
+        judged.map_or_else(Default::default, |judged| {
+            (judged.counts(&self.oracle), judged.by_store(symbols))
+        })
+    }
+
+    /// Nobody will ask when what is found was, nor what rules have judged.
     pub(super) fn without_moments(self) -> Self {
-        Self { moments: Moments::off(), ..self }
+        Self { moments: Moments::off(), judged: None, ..self }
     }
 
     /// When all that belongs to each violation was.
@@ -314,6 +324,9 @@ impl Observer for Watcher {
             _ => self.oracle.event(event),
         }
         self.moments.event(event, &self.oracle);
+        if let Some(judged) = &mut self.judged {
+            judged.event(event, &self.oracle);
+        }
     }
 }
 

@@ -225,10 +225,13 @@ fn symbols(args: &AuditArgs, kernel: &KernelImage) -> Result<Symbols, Failure> {
         let text = String::from_utf8_lossy(&read(path)?).into_owned();
         let symbols = system_map::parse(&text)
             .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
-        return Ok(Symbols::of_kernel(&symbols));
+        return Ok(Symbols::of_kernel(&symbols).with_lines_of(&kernel.elf));
     }
     let own = kallsyms::read(&kernel.elf);
-    Ok(own.map_or_else(|| Symbols::new(&kernel.elf), |own| Symbols::of_kernel(&own)))
+    Ok(own.map_or_else(
+        || Symbols::new(&kernel.elf),
+        |own| Symbols::of_kernel(&own).with_lines_of(&kernel.elf),
+    ))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {

@@ -132,6 +132,14 @@ impl Symbols {
         this
     }
 
+    /// The same with the line table of an image, if it has one.
+    #[must_use]
+    pub fn with_lines_of(mut self, image: &[u8]) -> Self {
+        let file = object::File::parse(image).ok();
+        self.lines = file.and_then(|file| Self::context(&file)).map(Mutex::new);
+        self
+    }
+
     fn context(file: &object::File<'_>) -> Option<Context<Reader>> {
         let load = |id: SectionId| -> Result<Reader, gimli::Error> {
             let data = file.section_by_name(id.name()).and_then(|section| section.data().ok());

@@ -46,6 +46,12 @@ impl Ledger {
         all
     }
 
+    /// Those of which nothing is cached any more, in the order in which that came.
+    #[must_use]
+    pub fn closed(&self) -> &[Obligation] {
+        &self.closed
+    }
+
     /// Whether there ever was one.
     #[must_use]
     pub fn is_empty(&self) -> bool {

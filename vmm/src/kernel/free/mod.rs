@@ -5,11 +5,13 @@ mod boot;
 mod hooks;
 mod image;
 mod initramfs;
+mod look;
 mod payload;
 mod percpu;
 mod platform;
 mod session;
 mod task;
+mod unwind;
 
 pub use boot::Boot;
 pub use hooks::{Descriptors, Does, Function, Hooks, MOST_FUNCTIONS, Value};
@@ -18,6 +20,7 @@ pub use initramfs::{READY, init, initramfs};
 pub use payload::PayloadError;
 pub use percpu::{Marks, PerCpu};
 pub use session::{End, Free, FreeError, FreeRun, Settings};
+pub use unwind::{Stack, Unwinder, Unwound};
 
 use crate::arch::addr::Gpa;
 use crate::arch::happened::WordStore;
@@ -25,6 +28,7 @@ use crate::arch::vcpu::Vcpu;
 use crate::event::Announcement;
 use crate::machine::{Call, Kernel, Reached, Statement, Stop};
 use crate::memory::GuestMemory;
+use look::Look;
 use platform::Platform;
 use std::collections::{BTreeMap, BTreeSet};
 use task::Tasks;
@@ -52,6 +56,7 @@ pub(crate) struct FreeKernel {
     hooks: Hooks,
     /// Whoever drives it wants it back once so many instructions have completed.
     pause: Option<u64>,
+    look: Option<Look>,
 }
 
 impl FreeKernel {
@@ -65,6 +70,7 @@ impl FreeKernel {
             hooks,
             absent_msrs: BTreeMap::new(),
             pause: None,
+            look: None,
         }
     }
 
@@ -155,7 +161,15 @@ impl Kernel for FreeKernel {
         Some(next.min(SLICE).min(pause.filter(|pause| *pause > 0).unwrap_or(SLICE)))
     }
 
-    fn at_trap(&mut self, vcpu: &Vcpu, memory: &GuestMemory, _: u64) -> Vec<Announcement> {
+    fn at_trap(
+        &mut self,
+        vcpu: &Vcpu,
+        memory: &GuestMemory,
+        instructions: u64,
+    ) -> Vec<Announcement> {
+        if let Some(look) = &mut self.look {
+            look.at_trap(vcpu, memory, instructions);
+        }
         let task = self.tasks.at_trap(vcpu, memory).map(Announcement::TaskBegins);
         let mut says = Vec::from_iter(task);
         if let Some(marks) = &mut self.hooks.marks {

@@ -1,6 +1,8 @@
 //! One boot of a kernel that runs freely: from its first instruction to its end.
 
+use super::look::Look;
 use super::platform::Platform;
+use super::unwind::{Stack, Unwinder};
 use super::{Boot, FreeKernel, Hooks, KernelError, SLICE, USER_PCID_BIT, USER_ROOT_BIT};
 use crate::arch::addr::{Gva, Pcid};
 use crate::arch::fault;
@@ -13,6 +15,7 @@ use crate::executor::{Executor, ExecutorError};
 use crate::inject::Injector;
 use crate::machine::{Director, Halt, Machine, Ran, Snapshot, Sought, Stop};
 use crate::memory::GuestMemory;
+use std::collections::BTreeSet;
 
 /// Units of the clock in a second: what the command line tells the kernel too.
 pub const CLOCK_HZ: u64 = 1_000_000_000;
@@ -206,6 +209,21 @@ impl Free {
     /// When the host fails.
     pub(crate) fn is_stale_now(&mut self, number: usize) -> Result<(), ExecutorError> {
         self.machine.is_stale_now(number)
+    }
+
+    /// Keeps the stack at each trap at which so many instructions have completed.
+    pub(crate) fn look(&mut self, unwinder: Unwinder, wanted: BTreeSet<u64>) {
+        self.machine.kernel.look = Some(Look::new(unwinder, wanted));
+    }
+
+    /// The stack that was kept at an instruction, once so many had completed.
+    pub(crate) fn stack_at(&self, instructions: u64, rip: Gva) -> Option<&Stack> {
+        self.machine.kernel.look.as_ref()?.taken(instructions, rip)
+    }
+
+    /// The stack at the last trap, before it was carried out.
+    pub(crate) fn last_stack(&self) -> Option<Stack> {
+        self.machine.kernel.look.as_ref()?.last(&self.machine.memory)
     }
 
     /// The kernel as it is now, to go back to.
