@@ -26,6 +26,7 @@ mod misbehaviour;
 mod policies;
 mod replay;
 mod rules;
+mod sandbox;
 mod scenario_errors;
 mod schedules;
 mod structure;

@@ -192,6 +192,7 @@ pub mod memory;
 mod parallel;
 pub mod report;
 pub mod runner;
+pub mod sandbox;
 pub mod scenario;
 pub mod schedule;
 mod schema;

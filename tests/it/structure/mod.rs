@@ -39,9 +39,9 @@ const CRATES: [(&str, &[&str]); 4] = [
     (
         "vmm/src",
         &[
-            "ink", "suggest", "parallel", "schema", "symbols", "memory", "executor", "witness",
-            "machine", "schedule", "inject", "kernel", "scenario", "runner", "compare", "score",
-            "report", "fuzz", "audit", "cli",
+            "ink", "suggest", "parallel", "schema", "sandbox", "symbols", "memory", "executor",
+            "witness", "machine", "schedule", "inject", "kernel", "scenario", "runner", "compare",
+            "score", "report", "fuzz", "audit", "cli",
         ],
     ),
     (

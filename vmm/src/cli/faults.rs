@@ -1,5 +1,6 @@
 //! `stalemate faults`: the detection score.
 
+use super::confine::{confine, threads};
 use super::executors::ExecutorKind;
 use super::failure::{EXIT_OK, EXIT_UNEXPECTED, Failure};
 use super::terminal::{Format, Terminal};
@@ -9,6 +10,7 @@ use crate::kernel::steps::Guest;
 use crate::oracle::RuleId;
 use crate::report::{score_json, score_text};
 use crate::runner::Runner;
+use crate::sandbox::Grants;
 use crate::scenario::{CPUS, Policy};
 use crate::score::{Class, Wanted, cases, score};
 use std::path::Path;
@@ -79,7 +81,8 @@ pub fn run(args: &FaultsArgs, device: &Path, terminal: &mut Terminal<'_>) -> Res
         runner.stride(stride);
         runner
     };
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(2);
+    let threads = threads().min(2);
+    confine(terminal, &Grants::default());
     let bar = terminal.progress(cases.len() as u64, "faults");
     let scored = score(&runner, threads, &cases, &|more| bar.inc(more as u64))
         .map_err(|error| Failure::host(&error))?;

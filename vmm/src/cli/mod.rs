@@ -5,6 +5,7 @@
 
 mod audit;
 mod compare;
+mod confine;
 mod describe;
 mod doctor;
 mod executors;
@@ -69,6 +70,9 @@ pub struct Cli {
     /// Show no progress, and of runs only those that are not as expected
     #[arg(long, short, global = true)]
     quiet: bool,
+    /// Run guests in a process that may do all that its user may
+    #[arg(long, global = true)]
+    no_sandbox: bool,
 }
 
 impl Cli {
@@ -119,6 +123,7 @@ pub fn main(cli: Cli) -> Result<u8, Failure> {
         ink: cli.color.ink(&out),
         warning_ink: cli.error_ink(),
         quiet: cli.quiet,
+        unconfined: cli.no_sandbox,
         out: &mut out,
     };
     let terminal = &mut terminal;

@@ -1,5 +1,6 @@
 //! `stalemate` and `stalemate run`.
 
+use super::confine::confine;
 use super::executors::{ExecutorKind, backends};
 use super::failure::{EXIT_OK, EXIT_UNEXPECTED, Failure};
 use super::files::{Files, run_to_show};
@@ -11,6 +12,7 @@ use crate::executor::Backend;
 use crate::kernel::steps::{BootError, RunError};
 use crate::report::{Results, details, difference, json, junit, sarif, summary, tap};
 use crate::runner::{Interrupted, Runner, crosscheck_all};
+use crate::sandbox::Grants;
 use crate::scenario::{CPUS, MAX_RUNS, Policy, Run, Scenario, Selection};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -102,7 +104,7 @@ pub enum RunFormat {
 pub fn run(args: &RunArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result<u8, Failure> {
     let named = args.scenarios.iter().map(Path::new);
     let inputs: Vec<&Path> = named.chain(args.guest.as_deref()).collect();
-    args.files.check(&inputs)?;
+    let outputs = args.files.open(&inputs)?;
     let scenarios = input::scenarios(&args.scenarios)?;
     let selection = Selection {
         policy: args.policy,
@@ -135,6 +137,7 @@ pub fn run(args: &RunArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result
     }
     let backends = backends(args.executor, device, terminal)?;
     let guest = input::guest(args.guest.as_deref(), &backends, args.lenient, terminal)?;
+    confine(terminal, &Grants { renames: outputs.folders(), ..Grants::default() });
     let mut runners = backends.iter().map(|backend| {
         let mut runner = Runner::new(&guest, backend);
         runner.limit_hangs(MOST_HANGS);
@@ -190,7 +193,7 @@ pub fn run(args: &RunArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result
     // After the report: what cannot be written must not lose it.
     if let Some(run) = run_to_show(&results) {
         let command = results.command(run);
-        args.files.write(terminal, guest.symbols(), &command, |trace| {
+        outputs.write(terminal, guest.symbols(), &command, |trace| {
             let mut runner = Runner::new(&guest, &backends[0]);
             let result = runner.run(run, Some(trace))?;
             Ok((result, runner.executor()))
