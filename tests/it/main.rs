@@ -29,6 +29,7 @@ mod rules;
 mod sandbox;
 mod scenario_errors;
 mod schedules;
+mod signals;
 mod structure;
 mod terminal;
 mod timeline;

@@ -104,7 +104,7 @@ fn whoever_gets_out_of_a_guest_can_do_nothing() {
         ("run", "run unmap --cpu pcid".to_owned()),
         ("record", format!("run unmap --cpu pcid --record {recording}")),
         ("replay", format!("replay {recording}")),
-        ("fuzz", format!("fuzz --count 3 --cpu pcid --out {found}")),
+        ("fuzz", format!("fuzz --count 200 --policy unsplit --executor interp --out {found}")),
         ("faults", "faults unmap --cpu pcid --policy split".to_owned()),
     ] {
         let said = of_inside(name, &line);
@@ -113,6 +113,7 @@ fn whoever_gets_out_of_a_guest_can_do_nothing() {
         let earlier = ALL.replace("rename remove ", "");
         assert!(said.contains(&format!("an earlier thread: {earlier}\n")), "{line}: {said}");
     }
+    assert!(fs::read_dir(&found).expect("a folder").count() > 0, "a campaign's files are written");
     assert!(fs::read_to_string(&recording).expect("written").starts_with("{\"version\""));
     fs::remove_dir_all(&outputs).expect("it is there");
 }

@@ -186,6 +186,7 @@ pub mod executor;
 pub mod fuzz;
 pub mod inject;
 pub mod ink;
+mod interrupt;
 pub mod kernel;
 pub mod machine;
 pub mod memory;

@@ -2,6 +2,7 @@
 
 use super::confine::confine;
 use super::failure::{EXIT_OK, EXIT_UNEXPECTED, Failure};
+use super::stopped::verdict;
 use super::terminal::{Format, Terminal};
 use super::{files, names};
 use crate::compare;
@@ -44,12 +45,11 @@ pub fn run(args: &CompareArgs, terminal: &mut Terminal<'_>) -> Result<u8, Failur
     })
     .map_err(|error| Failure::host(&error))?;
     bar.finish_and_clear();
-    if let Some(svg) = svg {
-        svg.save(&compare::svg(&found))?;
-    }
-    match args.format {
-        Format::Text => terminal.report(&compare::text(&found), &["interp"])?,
-        Format::Json => terminal.json(&compare::json(&found))?,
-    }
-    Ok(if found.all_as_expected() { EXIT_OK } else { EXIT_UNEXPECTED })
+    let reported = match args.format {
+        Format::Text => terminal.report(&compare::text(&found), &["interp"]),
+        Format::Json => terminal.json(&compare::json(&found)),
+    };
+    let saved = svg.map_or(Ok(()), |svg| svg.save(&compare::svg(&found)));
+    let code = if found.all_as_expected() { EXIT_OK } else { EXIT_UNEXPECTED };
+    verdict(code, reported.and(saved))
 }

@@ -5,10 +5,12 @@ use super::executors::ExecutorKind;
 use super::failure::{EXIT_OK, EXIT_UNEXPECTED, Failure};
 use super::files::Folder;
 use super::names;
+use super::stopped::{stopped, verdict};
 use super::terminal::{Format, Terminal};
 use crate::executor::{Backend, REQUIRE_KVM, kvm_is_required};
 use crate::fuzz::report::{About, Report, text};
 use crate::fuzz::{self, Campaign, CrossCheck, correct_policies, zoo};
+use crate::interrupt;
 use crate::kernel::steps::Guest;
 use crate::sandbox::Grants;
 use crate::scenario::{CPUS, Policy};
@@ -92,27 +94,32 @@ pub fn run(args: &FuzzArgs, device: &Path, terminal: &mut Terminal<'_>) -> Resul
     if args.zoo {
         return discover(&campaign, args.format, terminal);
     }
+    interrupt::listen().map_err(|error| Failure::host(&error))?;
     let bar = terminal.progress(args.count.saturating_mul(policies.len() as u64), "runs");
     let report = fuzz::run(&campaign, &|runs| bar.inc(runs));
     bar.finish_and_clear();
     let mut report = report.map_err(|error| Failure::host(&error))?;
-    if let Some(directory) = &out {
-        save(directory, &mut report)?;
-    }
+    let saved = out.as_ref().map_or(Ok(()), |directory| save(directory, &mut report));
     let about = About {
         seed: args.seed,
         count: args.count,
         executor: executor.name(),
         beside: second.as_ref().map(|(other, _)| other.name()).map_err(String::as_str),
-        written: args.out.is_some(),
+        written: out.is_some() && saved.is_ok(),
     };
     let failed = !report.failing.is_empty();
-    match args.format {
-        Format::Json => terminal.json(&fuzz::json(&about, &report))?,
-        Format::Text if terminal.quiet && !failed => {}
-        Format::Text => terminal.report(&text(&about, &report), &[executor.name()])?,
+    let reported = match args.format {
+        Format::Json => terminal.json(&fuzz::json(&about, &report)),
+        Format::Text if terminal.quiet && !failed => Ok(()),
+        Format::Text => terminal.report(&text(&about, &report), &[executor.name()]),
+    };
+    let mut code = if failed { EXIT_UNEXPECTED } else { EXIT_OK };
+    if let (Some(request), Some(next)) = (interrupt::requested(), report.unfinished) {
+        let left = args.first.saturating_add(args.count) - next;
+        let rest = format!("the same command goes on with --first {next} --count {left}");
+        code = stopped(terminal, request, code, &rest);
     }
-    Ok(if failed { EXIT_UNEXPECTED } else { EXIT_OK })
+    verdict(code, reported.and(saved))
 }
 
 /// Counts the programs that each historical bug takes. Nothing is cross-checked: it is about time

@@ -19,6 +19,7 @@ mod left_out;
 mod names;
 mod replay;
 mod run;
+mod stopped;
 mod terminal;
 
 pub use failure::{EXIT_HOST, EXIT_OK, EXIT_UNEXPECTED, EXIT_USAGE, Failure, Message};
@@ -35,6 +36,7 @@ Exit status:
   1  an outcome was not as expected, or two executors differ
   2  bad usage, or bad input; nothing ran
   3  the host cannot do what was asked
+  130, 143  SIGINT or SIGTERM stopped it, and all was as expected until then
 
 Environment:
   STALEMATE_REQUIRE_KVM=1  use KVM where either would do, and fail where there is none

@@ -5,6 +5,7 @@ use super::executors::{ExecutorKind, backends};
 use super::failure::{EXIT_OK, EXIT_UNEXPECTED, Failure};
 use super::files::{self, Pictures};
 use super::input;
+use super::stopped::verdict;
 use super::terminal::Terminal;
 use crate::event::Trace;
 use crate::executor::Backend;
@@ -86,15 +87,17 @@ pub fn run(args: &ReplayArgs, device: &Path, terminal: &mut Terminal<'_>) -> Res
         }
     }
     let names: Vec<&str> = backends.iter().map(Backend::name).collect();
+    let mut written = Ok(());
     if !same || !terminal.quiet {
-        terminal.report(&text, &names)?;
+        written = terminal.report(&text, &names);
     }
     if let Some((result, trace, executor)) = &shown {
         let command = &command(&wanted, args.guest.as_deref(), false);
         let symbols = guest.symbols();
-        pictures.write(&Recorded { result, trace, executor, symbols, command })?;
+        let saved = pictures.write(&Recorded { result, trace, executor, symbols, command });
+        written = written.and(saved);
     }
-    Ok(if same { EXIT_OK } else { EXIT_UNEXPECTED })
+    verdict(if same { EXIT_OK } else { EXIT_UNEXPECTED }, written)
 }
 
 /// The rules that the oracle says were violated, of the recorded events alone.

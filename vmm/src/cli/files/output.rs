@@ -36,7 +36,9 @@ impl Part {
         let path = folder.join(format!(".stalemate.{}.{number}.part", std::process::id()));
         // Of a process that had this number and was killed; most often there is none.
         let _ = fs::remove_file(&path);
-        Ok(Self { file: File::create_new(&path)?, path })
+        // For writing alone, which is all that a confined process may.
+        let file = OpenOptions::new().write(true).create_new(true).open(&path)?;
+        Ok(Self { file, path })
     }
 
     fn save(mut self, text: &str, whole: &Path) -> io::Result<()> {
