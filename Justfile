@@ -88,6 +88,14 @@ fuzz-interp count="5000000" seed="1":
     STALEMATE_REQUIRE_KVM=1 STALEMATE_FUZZ_COUNT={{count}} STALEMATE_FUZZ_SEED={{seed}} \
         cargo test -p stalemate --test differential the_interpreter -- --nocapture
 
+# Licences, sources and double versions among the dependencies (needs `cargo install cargo-deny`)
+deny:
+    cargo deny check licenses bans sources
+
+# Each fuzz target for its part of an hour (needs a C++ compiler)
+soak seconds="450":
+    fuzz/soak {{seconds}}
+
 # Property tests on cases that nobody has drawn yet
 properties cases="50000":
     PROPTEST_RNG_SEED= PROPTEST_CASES={{cases}} cargo test --release -p stalemate-model --test model tlb_naive

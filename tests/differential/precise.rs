@@ -6,6 +6,7 @@ use crate::host;
 use crate::rig::{
     CODE, DATA, ISLAND, LIMIT, MIXED, PAGE, READ_ONLY, Registers, STACK, STACK_MIDDLE, Side, State,
 };
+use stalemate::arch::vcpu::flags::ZF;
 use stalemate::arch::vcpu::gpr::{RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP};
 use stalemate::executor::{Backend, Trap};
 
@@ -158,6 +159,43 @@ fn a_repeated_move_keeps_its_progress() {
         assert_eq!(end.trap, fault(14, 4, ISLAND - 2), "{}", end.executor);
         let gpr = &end.registers.gpr;
         assert_eq!((gpr[RSI], gpr[RDI], gpr[RCX]), (ISLAND - 2, DATA + 94, 6));
+    }
+}
+
+#[test]
+fn a_repeated_store_over_its_own_code_goes_on() {
+    // rep stosb, from its own first byte on.
+    let count = 64;
+    let ends = run(MIXED, &[0xf3, 0xaa], |state| {
+        state.put(MIXED + count, &[0xcc]);
+        (state.gpr[RDI], state.gpr[RCX], state.gpr[RAX]) = (MIXED, count, 0x90);
+    });
+    for end in ends {
+        assert_eq!(end.trap, BREAKPOINT, "{}", end.executor);
+        let gpr = &end.registers.gpr;
+        assert_eq!((gpr[RDI], gpr[RCX]), (MIXED + count, 0), "{}", end.executor);
+        assert!((0..count).all(|at| end.byte(MIXED + at) == 0x90), "{}", end.executor);
+    }
+}
+
+#[test]
+fn a_near_branch_with_an_operand_size_prefix_has_32_bits() {
+    // On a processor its vendor decides; the modelled one has none.
+    let jumps: [&[u8]; 3] = [
+        // jmp, call, and jz, each over an INC of EBX.
+        &[0x66, 0xe9, 2, 0, 0, 0, 0xff, 0xc3],
+        &[0x66, 0xe8, 2, 0, 0, 0, 0xff, 0xc3],
+        &[0x66, 0x0f, 0x84, 2, 0, 0, 0, 0xff, 0xc3],
+    ];
+    for code in jumps {
+        let ends = run(CODE, code, |state| {
+            state.gpr[RSP] = STACK_MIDDLE;
+            state.flags = ZF;
+        });
+        let end = ends.first().expect("the interpreter is always there");
+        let after = CODE + code.len() as u64 + 1;
+        assert_eq!((end.trap, end.registers.rip), (BREAKPOINT, after), "{code:x?}");
+        assert_eq!(end.registers.gpr[RBX], 0, "{code:x?}");
     }
 }
 

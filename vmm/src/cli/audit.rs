@@ -1,5 +1,6 @@
 //! `stalemate audit`: judges a kernel that is not ours.
 
+use super::confine::{confine, threads};
 use super::failure::{EXIT_OK, EXIT_UNEXPECTED, Failure};
 use super::terminal::{Format, Terminal};
 use super::{input, names};
@@ -10,6 +11,7 @@ use crate::audit::{
 };
 use crate::ink::Ink;
 use crate::kernel::free::{FreeError, KernelImage, READY, Settings, init, initramfs};
+use crate::sandbox::Grants;
 use crate::symbols::{Symbols, kallsyms, system_map};
 use clap::builder::NonEmptyStringValueParser;
 use std::io::Write;
@@ -120,6 +122,8 @@ pub fn run(args: &AuditArgs, terminal: &mut Terminal<'_>) -> Result<u8, Failure>
         faults: &faults,
         until: args.until.as_deref(),
     };
+    let threads = threads();
+    confine(terminal, &Grants::default());
     let quiet = terminal.quiet;
     let mut console = |bytes: &[u8]| {
         // The console of the audited kernel is no result.
@@ -136,7 +140,7 @@ pub fn run(args: &AuditArgs, terminal: &mut Terminal<'_>) -> Result<u8, Failure>
         None => (audit::audit(&subject, &mut console).map_err(failed)?, None),
         Some(kinds) => {
             let (audited, campaign) =
-                withhold(args, kinds, &subject, &mut console, terminal).map_err(failed)?;
+                withhold(args, kinds, threads, &subject, &mut console, terminal).map_err(failed)?;
             (audited, Some(campaign))
         }
     };
@@ -179,14 +183,13 @@ pub fn run(args: &AuditArgs, terminal: &mut Terminal<'_>) -> Result<u8, Failure>
 fn withhold(
     args: &AuditArgs,
     kinds: Kinds,
+    threads: usize,
     subject: &Subject<'_>,
     console: &mut dyn FnMut(&[u8]),
     terminal: &Terminal<'_>,
 ) -> Result<(Audited, Campaign), FreeError> {
     let own = args.initrd.is_none().then_some(READY);
-    let jobs = args
-        .jobs
-        .map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
+    let jobs = args.jobs.map_or(threads, usize::from);
     let plan = Plan { kinds, begins: args.until.as_deref().or(own), jobs };
     let subject = Subject { until: None, ..subject.clone() };
     // How many there are the run without a fault shows.

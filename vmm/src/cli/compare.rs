@@ -1,12 +1,15 @@
 //! `stalemate compare`.
 
+use super::confine::confine;
 use super::failure::{EXIT_OK, EXIT_UNEXPECTED, Failure};
+use super::stopped::verdict;
 use super::terminal::{Format, Terminal};
 use super::{files, names};
-use crate::compare::{self, Comparison};
+use crate::compare;
 use crate::kernel::steps::Guest;
+use crate::sandbox::Grants;
 use crate::scenario::Policy;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Arguments of `compare`.
 #[derive(Debug, clap::Args)]
@@ -32,6 +35,9 @@ pub fn run(args: &CompareArgs, terminal: &mut Terminal<'_>) -> Result<u8, Failur
         words => names::each_once(words),
     };
     let workloads = compare::workloads()?;
+    let [svg] = files::open([args.svg.as_deref()], &[])?;
+    let renames = svg.iter().filter_map(files::Output::folder).collect();
+    confine(terminal, &Grants { renames, ..Grants::default() });
     let rows = workloads.len() * cpus.len() * Policy::all().len();
     let bar = terminal.progress(rows as u64, "rows");
     let found = compare::compare(&Guest::builtin(), &workloads, &cpus, &mut |done| {
@@ -39,16 +45,11 @@ pub fn run(args: &CompareArgs, terminal: &mut Terminal<'_>) -> Result<u8, Failur
     })
     .map_err(|error| Failure::host(&error))?;
     bar.finish_and_clear();
-    if let Some(path) = &args.svg {
-        save(path, &found)?;
-    }
-    match args.format {
-        Format::Text => terminal.report(&compare::text(&found), &["interp"])?,
-        Format::Json => terminal.json(&compare::json(&found))?,
-    }
-    Ok(if found.all_as_expected() { EXIT_OK } else { EXIT_UNEXPECTED })
-}
-
-fn save(path: &Path, found: &Comparison) -> Result<(), Failure> {
-    files::save(path, &compare::svg(found))
+    let reported = match args.format {
+        Format::Text => terminal.report(&compare::text(&found), &["interp"]),
+        Format::Json => terminal.json(&compare::json(&found)),
+    };
+    let saved = svg.map_or(Ok(()), |svg| svg.save(&compare::svg(&found)));
+    let code = if found.all_as_expected() { EXIT_OK } else { EXIT_UNEXPECTED };
+    verdict(code, reported.and(saved))
 }

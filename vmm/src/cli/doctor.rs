@@ -34,12 +34,15 @@ pub fn run(args: &DoctorArgs, device: &Path, terminal: &mut Terminal<'_>) -> Res
 /// Runs the witness, where there is a KVM.
 #[cfg(feature = "kvm")]
 fn witness(args: &DoctorArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result<u8, Failure> {
+    use super::confine::confine;
     use crate::executor::kvm::Host;
+    use crate::sandbox::Grants;
     use crate::witness::{examine, features, text};
     let host = match Host::open(device) {
         Ok(host) => host,
         Err(error) => return skip(&super::failure::chain(&error), terminal),
     };
+    confine(terminal, &Grants::default());
     let bar = terminal.progress(args.count, "programs");
     let seeds = args.seed..args.seed.saturating_add(args.count);
     let findings = examine(&host, seeds, || bar.inc(1));
@@ -78,6 +81,10 @@ fn report(device: &Path) -> String {
     // Writing to a String cannot fail.
     let _ = writeln!(out, "device {}", device.display());
     host(&mut out, device);
+    let _ = match crate::sandbox::offered() {
+        Ok(sandbox) => writeln!(out, "sandbox of runs: {sandbox}"),
+        Err(error) => writeln!(out, "sandbox of runs: none; {}", super::failure::chain(&error)),
+    };
     let _ = writeln!(
         out,
         "modelled on every host: TLB, paging-structure caches, CR0, CR3, CR4, PCID, INVPCID, PGE, \

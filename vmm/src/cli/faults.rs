@@ -1,14 +1,18 @@
 //! `stalemate faults`: the detection score.
 
+use super::confine::{confine, threads};
 use super::executors::ExecutorKind;
 use super::failure::{EXIT_OK, EXIT_UNEXPECTED, Failure};
+use super::stopped::{stopped, verdict};
 use super::terminal::{Format, Terminal};
 use super::{input, names};
 use crate::executor::Backend;
+use crate::interrupt;
 use crate::kernel::steps::Guest;
 use crate::oracle::RuleId;
 use crate::report::{score_json, score_text};
 use crate::runner::Runner;
+use crate::sandbox::Grants;
 use crate::scenario::{CPUS, Policy};
 use crate::score::{Class, Wanted, cases, score};
 use std::path::Path;
@@ -79,7 +83,9 @@ pub fn run(args: &FaultsArgs, device: &Path, terminal: &mut Terminal<'_>) -> Res
         runner.stride(stride);
         runner
     };
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(2);
+    let threads = threads().min(2);
+    interrupt::listen().map_err(|error| Failure::host(&error))?;
+    confine(terminal, &Grants::default());
     let bar = terminal.progress(cases.len() as u64, "faults");
     let scored = score(&runner, threads, &cases, &|more| bar.inc(more as u64))
         .map_err(|error| Failure::host(&error))?;
@@ -93,10 +99,16 @@ pub fn run(args: &FaultsArgs, device: &Path, terminal: &mut Terminal<'_>) -> Res
         stride,
     };
     let escaped = scored.iter().any(|one| matches!(one.class, Class::Escaped(_)));
-    match args.format {
-        Format::Json => terminal.json(&score_json(&report))?,
-        Format::Text if terminal.quiet && !escaped => {}
-        Format::Text => terminal.report(&score_text(&report), &[backend.name()])?,
+    let written = match args.format {
+        Format::Json => terminal.json(&score_json(&report)),
+        Format::Text if terminal.quiet && !escaped => Ok(()),
+        Format::Text => terminal.report(&score_text(&report), &[backend.name()]),
+    };
+    let mut code = if escaped { EXIT_UNEXPECTED } else { EXIT_OK };
+    if let Some(request) = interrupt::requested() {
+        let rest = "what was scored until then is reported; the same command scores all, with names of \
+                    scenarios or with --policy fewer";
+        code = stopped(terminal, request, code, rest);
     }
-    Ok(if escaped { EXIT_UNEXPECTED } else { EXIT_OK })
+    verdict(code, written)
 }

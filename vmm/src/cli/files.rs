@@ -1,5 +1,7 @@
 //! What is written of one run, beside the report.
 
+mod output;
+
 use super::failure::Failure;
 use super::terminal::Terminal;
 use crate::event::Trace;
@@ -9,6 +11,8 @@ use crate::runner::{Outcome, RunResult};
 use crate::scenario::Run;
 use crate::symbols::Symbols;
 use std::path::{Path, PathBuf};
+
+pub use output::{Folder, Output, open};
 
 /// Bytes of the largest file that is read.
 const MAX_INPUT: u64 = 1 << 30;
@@ -38,92 +42,95 @@ pub struct Pictures {
 }
 
 impl Files {
-    /// Refuses two outputs in one file, an output that is an input, and a place where nothing can be
-    /// written, before anything runs.
-    pub fn check(&self, inputs: &[&Path]) -> Result<(), Failure> {
-        outputs(&[&self.record, &self.pictures.html, &self.pictures.perfetto], inputs)
+    /// Opens what is requested, before anything runs. Two outputs in one file, an output that is an input, and
+    /// a place where nothing can be written are refused.
+    pub fn open(&self, inputs: &[&Path]) -> Result<Outputs, Failure> {
+        let all = [
+            self.record.as_deref(),
+            self.pictures.html.as_deref(),
+            self.pictures.perfetto.as_deref(),
+        ];
+        let [record, html, perfetto] = open(all, inputs)?;
+        Ok(Outputs { record, pictures: OpenPictures { html, perfetto } })
+    }
+}
+
+impl Pictures {
+    /// As [`Files::open`].
+    pub fn open(&self, inputs: &[&Path]) -> Result<OpenPictures, Failure> {
+        let [html, perfetto] = open([self.html.as_deref(), self.perfetto.as_deref()], inputs)?;
+        Ok(OpenPictures { html, perfetto })
+    }
+}
+
+/// Files that wait for what is to be written.
+#[derive(Debug)]
+pub struct Outputs {
+    record: Option<Output>,
+    pictures: OpenPictures,
+}
+
+/// The same, of pictures.
+#[derive(Debug)]
+pub struct OpenPictures {
+    html: Option<Output>,
+    perfetto: Option<Output>,
+}
+
+impl Outputs {
+    /// The folders in which they are.
+    pub fn folders(&self) -> Vec<PathBuf> {
+        let record = self.record.iter().filter_map(Output::folder);
+        self.pictures.folders().into_iter().chain(record).collect()
     }
 
     /// Writes those that are requested. `again` does the run, and keeps its events.
     pub fn write(
-        &self,
+        self,
         terminal: &Terminal<'_>,
         symbols: &Symbols,
         command: &str,
         again: impl FnOnce(&mut Trace) -> Result<(RunResult, &'static str), RunError>,
     ) -> Result<(), Failure> {
-        let all = [&self.record, &self.pictures.html, &self.pictures.perfetto];
-        let Some(any) = all.into_iter().flatten().next() else { return Ok(()) };
+        let OpenPictures { html, perfetto } = &self.pictures;
+        let Some(any) = [&self.record, html, perfetto].into_iter().flatten().next() else {
+            return Ok(());
+        };
         let mut trace = Trace::default();
         let (result, executor) = again(&mut trace).map_err(|error| Failure::host(&error))?;
         let recorded = Recorded { result: &result, trace: &trace, executor, symbols, command };
         let Some(recording) = Recording::new(&recorded) else {
-            let any = any.display();
+            let any = any.shown.display();
             terminal.warn(&format!("the guest did not boot: no events to write to {any}"));
             return Ok(());
         };
-        if let Some(path) = &self.record {
-            save(path, &(serde_json::to_string(&recording).unwrap_or_default() + "\n"))?;
+        if let Some(output) = self.record {
+            output.save(&(serde_json::to_string(&recording).unwrap_or_default() + "\n"))?;
         }
         self.pictures.write(&recorded)
     }
 }
 
-impl Pictures {
-    /// As [`Files::check`].
-    pub fn check(&self, inputs: &[&Path]) -> Result<(), Failure> {
-        outputs(&[&self.html, &self.perfetto], inputs)
+impl OpenPictures {
+    /// As [`Outputs::folders`].
+    pub fn folders(&self) -> Vec<PathBuf> {
+        [&self.html, &self.perfetto].into_iter().flatten().filter_map(Output::folder).collect()
     }
 
     /// Writes those that are requested.
-    pub fn write(&self, recorded: &Recorded<'_>) -> Result<(), Failure> {
+    pub fn write(self, recorded: &Recorded<'_>) -> Result<(), Failure> {
         if self.html.is_none() && self.perfetto.is_none() {
             return Ok(());
         }
         let timeline = timeline(recorded);
-        if let Some(path) = &self.html {
-            save(path, &html(&timeline))?;
+        if let Some(output) = self.html {
+            output.save(&html(&timeline))?;
         }
-        if let Some(path) = &self.perfetto {
-            save(path, &(perfetto(&timeline).to_string() + "\n"))?;
+        if let Some(output) = self.perfetto {
+            output.save(&(perfetto(&timeline).to_string() + "\n"))?;
         }
         Ok(())
     }
-}
-
-fn outputs(all: &[&Option<PathBuf>], inputs: &[&Path]) -> Result<(), Failure> {
-    let mut seen: Vec<PathBuf> = Vec::new();
-    let inputs: Vec<PathBuf> = inputs.iter().filter_map(|path| path.canonicalize().ok()).collect();
-    for &path in all {
-        let Some(path) = path else { continue };
-        let error = |what: &str| Failure::usage(format!("{}: {what}", path.display()));
-        let folder = match path.parent() {
-            Some(folder) if folder != Path::new("") => folder,
-            _ => Path::new("."),
-        };
-        let whole = path
-            .canonicalize()
-            .or_else(|_| Ok(folder.canonicalize()?.join(path.file_name().unwrap_or_default())));
-        let whole = whole.map_err(|why: std::io::Error| error(&why.to_string()))?;
-        let is_file = whole.is_file() || !whole.exists();
-        if whole.is_dir() {
-            return Err(error("a directory"));
-        }
-        if inputs.contains(&whole) {
-            return Err(error("this output is an input too"));
-        }
-        if is_file && seen.contains(&whole) {
-            return Err(error("two outputs go to this file"));
-        }
-        let beside = whole.with_file_name(format!(".stalemate.{}.part", std::process::id()));
-        if is_file {
-            std::fs::write(&beside, "").map_err(|why| error(&why.to_string()))?;
-            // Nothing was written.
-            let _ = std::fs::remove_file(&beside);
-        }
-        seen.push(whole);
-    }
-    Ok(())
 }
 
 /// The run to write: the first that was not as expected or on which the executors differ, else
@@ -134,30 +141,6 @@ pub fn run_to_show<'a>(results: &Results<'a>) -> Option<&'a Run> {
     let unexpected = all.iter().find(|result| !good(result));
     let violation = || all.iter().find(|result| result.outcome == Outcome::Violation);
     unexpected.or_else(violation).or_else(|| all.first()).map(|result| &result.run)
-}
-
-/// Writes a file beside where it goes, and renames it when it is whole: what was there stays until then.
-/// What is no regular file, such as a pipe, is written to.
-pub fn save(path: &Path, text: &str) -> Result<(), Failure> {
-    let named = |error| Failure::usage(format!("{}: {error}", path.display()));
-    // Through a symbolic link: what it leads to is what changes.
-    let path = &path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    if path.exists() && !path.is_file() {
-        return std::fs::write(path, text).map_err(named);
-    }
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let beside = path.with_file_name(format!(".{name}.{}.part", std::process::id()));
-    let written = std::fs::write(&beside, text).and_then(|()| {
-        if let Ok(before) = std::fs::metadata(path) {
-            std::fs::set_permissions(&beside, before.permissions())?;
-        }
-        std::fs::rename(&beside, path)
-    });
-    written.map_err(|error| {
-        // It may not be there.
-        let _ = std::fs::remove_file(&beside);
-        named(error)
-    })
 }
 
 /// Reads a file that the command line names, whole. A pipe or a device may have no end.

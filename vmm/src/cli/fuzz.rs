@@ -1,13 +1,18 @@
 //! `stalemate fuzz`.
 
+use super::confine::{confine, threads};
 use super::executors::ExecutorKind;
 use super::failure::{EXIT_OK, EXIT_UNEXPECTED, Failure};
+use super::files::Folder;
+use super::names;
+use super::stopped::{stopped, verdict};
 use super::terminal::{Format, Terminal};
-use super::{files, names};
 use crate::executor::{Backend, REQUIRE_KVM, kvm_is_required};
 use crate::fuzz::report::{About, Report, text};
 use crate::fuzz::{self, Campaign, CrossCheck, correct_policies, zoo};
+use crate::interrupt;
 use crate::kernel::steps::Guest;
+use crate::sandbox::Grants;
 use crate::scenario::{CPUS, Policy};
 use stalemate_shared::variant::VARIANTS;
 use std::path::{Path, PathBuf};
@@ -67,10 +72,7 @@ pub fn run(args: &FuzzArgs, device: &Path, terminal: &mut Terminal<'_>) -> Resul
         words => names::each_once(words),
     };
     let (executor, second) = executors(args.executor, device)?;
-    if let Some(directory) = &args.out {
-        let error = |error| Failure::usage(format!("{}: {error}", directory.display()));
-        std::fs::create_dir_all(directory).map_err(error)?;
-    }
+    let out = args.out.as_deref().map(Folder::open).transpose()?;
     let cross_check = second.as_ref().ok();
     let guest = Guest::builtin();
     let campaign = Campaign {
@@ -83,32 +85,41 @@ pub fn run(args: &FuzzArgs, device: &Path, terminal: &mut Terminal<'_>) -> Resul
         cpus: &cpus,
         executor: &executor,
         cross_check: cross_check.map(|(executor, one_in)| CrossCheck { executor, one_in: *one_in }),
-        threads: std::thread::available_parallelism().map_or(1, usize::from).min(2),
+        threads: threads().min(2),
     };
+    confine(
+        terminal,
+        &Grants { creates: out.iter().map(Folder::path).collect(), ..Grants::default() },
+    );
     if args.zoo {
         return discover(&campaign, args.format, terminal);
     }
+    interrupt::listen().map_err(|error| Failure::host(&error))?;
     let bar = terminal.progress(args.count.saturating_mul(policies.len() as u64), "runs");
     let report = fuzz::run(&campaign, &|runs| bar.inc(runs));
     bar.finish_and_clear();
     let mut report = report.map_err(|error| Failure::host(&error))?;
-    if let Some(directory) = &args.out {
-        save(directory, &mut report)?;
-    }
+    let saved = out.as_ref().map_or(Ok(()), |directory| save(directory, &mut report));
     let about = About {
         seed: args.seed,
         count: args.count,
         executor: executor.name(),
         beside: second.as_ref().map(|(other, _)| other.name()).map_err(String::as_str),
-        written: args.out.is_some(),
+        written: out.is_some() && saved.is_ok(),
     };
     let failed = !report.failing.is_empty();
-    match args.format {
-        Format::Json => terminal.json(&fuzz::json(&about, &report))?,
-        Format::Text if terminal.quiet && !failed => {}
-        Format::Text => terminal.report(&text(&about, &report), &[executor.name()])?,
+    let reported = match args.format {
+        Format::Json => terminal.json(&fuzz::json(&about, &report)),
+        Format::Text if terminal.quiet && !failed => Ok(()),
+        Format::Text => terminal.report(&text(&about, &report), &[executor.name()]),
+    };
+    let mut code = if failed { EXIT_UNEXPECTED } else { EXIT_OK };
+    if let (Some(request), Some(next)) = (interrupt::requested(), report.unfinished) {
+        let left = args.first.saturating_add(args.count) - next;
+        let rest = format!("the same command goes on with --first {next} --count {left}");
+        code = stopped(terminal, request, code, &rest);
     }
-    Ok(if failed { EXIT_UNEXPECTED } else { EXIT_OK })
+    verdict(code, reported.and(saved))
 }
 
 /// Counts the programs that each historical bug takes. Nothing is cross-checked: it is about time
@@ -151,11 +162,9 @@ fn executors(kind: Option<ExecutorKind>, device: &Path) -> Result<Executors, Fai
 }
 
 /// Writes the scenario files, and has the report say where they are.
-fn save(directory: &Path, report: &mut Report) -> Result<(), Failure> {
+fn save(directory: &Folder, report: &mut Report) -> Result<(), Failure> {
     for found in &mut report.found {
-        let path = directory.join(&found.file);
-        files::save(&path, &found.text)?;
-        let shown = path.display().to_string();
+        let shown = directory.save(&found.file, &found.text)?.display().to_string();
         found.command = found.command.replace(&found.file, &shown);
         found.file = shown;
     }

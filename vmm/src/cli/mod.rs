@@ -5,6 +5,7 @@
 
 mod audit;
 mod compare;
+mod confine;
 mod describe;
 mod doctor;
 mod executors;
@@ -18,6 +19,7 @@ mod left_out;
 mod names;
 mod replay;
 mod run;
+mod stopped;
 mod terminal;
 
 pub use failure::{EXIT_HOST, EXIT_OK, EXIT_UNEXPECTED, EXIT_USAGE, Failure, Message};
@@ -34,6 +36,7 @@ Exit status:
   1  an outcome was not as expected, or two executors differ
   2  bad usage, or bad input; nothing ran
   3  the host cannot do what was asked
+  130, 143  SIGINT or SIGTERM stopped it, and all was as expected until then
 
 Environment:
   STALEMATE_REQUIRE_KVM=1  use KVM where either would do, and fail where there is none
@@ -69,6 +72,9 @@ pub struct Cli {
     /// Show no progress, and of runs only those that are not as expected
     #[arg(long, short, global = true)]
     quiet: bool,
+    /// Run guests in a process that may do all that its user may
+    #[arg(long, global = true)]
+    no_sandbox: bool,
 }
 
 impl Cli {
@@ -119,6 +125,7 @@ pub fn main(cli: Cli) -> Result<u8, Failure> {
         ink: cli.color.ink(&out),
         warning_ink: cli.error_ink(),
         quiet: cli.quiet,
+        unconfined: cli.no_sandbox,
         out: &mut out,
     };
     let terminal = &mut terminal;

@@ -1,15 +1,18 @@
 //! `stalemate replay`: what `--record` wrote, judged and run again.
 
+use super::confine::confine;
 use super::executors::{ExecutorKind, backends};
 use super::failure::{EXIT_OK, EXIT_UNEXPECTED, Failure};
 use super::files::{self, Pictures};
 use super::input;
+use super::stopped::verdict;
 use super::terminal::Terminal;
 use crate::event::Trace;
 use crate::executor::Backend;
 use crate::oracle::Oracle;
 use crate::report::{Recorded, Recording, Results, command, details};
 use crate::runner::{RunResult, Runner};
+use crate::sandbox::Grants;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -38,7 +41,7 @@ pub fn run(args: &ReplayArgs, device: &Path, terminal: &mut Terminal<'_>) -> Res
     let named =
         |error: &dyn std::fmt::Display| Failure::usage(format!("{}: {error}", args.file.display()));
     let inputs: Vec<&Path> = args.guest.iter().chain([&args.file]).map(PathBuf::as_path).collect();
-    args.pictures.check(&inputs)?;
+    let pictures = args.pictures.open(&inputs)?;
     let text = files::read_text(&args.file)?;
     let recording = Recording::read(&text).map_err(|error| named(&error))?;
     let wanted = recording.run().map_err(|error| named(&error))?;
@@ -59,6 +62,7 @@ pub fn run(args: &ReplayArgs, device: &Path, terminal: &mut Terminal<'_>) -> Res
     }
     let backends = backends(args.executor, device, terminal)?;
     let guest = input::guest(args.guest.as_deref(), &backends, args.lenient, terminal)?;
+    confine(terminal, &Grants { renames: pictures.folders(), ..Grants::default() });
     let mut shown = None;
     for backend in &backends {
         let mut runner = Runner::new(&guest, backend);
@@ -83,15 +87,17 @@ pub fn run(args: &ReplayArgs, device: &Path, terminal: &mut Terminal<'_>) -> Res
         }
     }
     let names: Vec<&str> = backends.iter().map(Backend::name).collect();
+    let mut written = Ok(());
     if !same || !terminal.quiet {
-        terminal.report(&text, &names)?;
+        written = terminal.report(&text, &names);
     }
     if let Some((result, trace, executor)) = &shown {
         let command = &command(&wanted, args.guest.as_deref(), false);
         let symbols = guest.symbols();
-        args.pictures.write(&Recorded { result, trace, executor, symbols, command })?;
+        let saved = pictures.write(&Recorded { result, trace, executor, symbols, command });
+        written = written.and(saved);
     }
-    Ok(if same { EXIT_OK } else { EXIT_UNEXPECTED })
+    verdict(if same { EXIT_OK } else { EXIT_UNEXPECTED }, written)
 }
 
 /// The rules that the oracle says were violated, of the recorded events alone.

@@ -1,16 +1,20 @@
 //! `stalemate` and `stalemate run`.
 
+use super::confine::confine;
 use super::executors::{ExecutorKind, backends};
 use super::failure::{EXIT_OK, EXIT_UNEXPECTED, Failure};
 use super::files::{Files, run_to_show};
 use super::left_out::left_out;
+use super::stopped::{stopped, verdict};
 use super::terminal::Terminal;
 use super::{input, names};
 use crate::arch::tlb::Fill;
 use crate::executor::Backend;
+use crate::interrupt;
 use crate::kernel::steps::{BootError, RunError};
 use crate::report::{Results, details, difference, json, junit, sarif, summary, tap};
 use crate::runner::{Interrupted, Runner, crosscheck_all};
+use crate::sandbox::Grants;
 use crate::scenario::{CPUS, MAX_RUNS, Policy, Run, Scenario, Selection};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -102,7 +106,7 @@ pub enum RunFormat {
 pub fn run(args: &RunArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result<u8, Failure> {
     let named = args.scenarios.iter().map(Path::new);
     let inputs: Vec<&Path> = named.chain(args.guest.as_deref()).collect();
-    args.files.check(&inputs)?;
+    let outputs = args.files.open(&inputs)?;
     let scenarios = input::scenarios(&args.scenarios)?;
     let selection = Selection {
         policy: args.policy,
@@ -135,6 +139,8 @@ pub fn run(args: &RunArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result
     }
     let backends = backends(args.executor, device, terminal)?;
     let guest = input::guest(args.guest.as_deref(), &backends, args.lenient, terminal)?;
+    interrupt::listen().map_err(|error| Failure::host(&error))?;
+    confine(terminal, &Grants { renames: outputs.folders(), ..Grants::default() });
     let mut runners = backends.iter().map(|backend| {
         let mut runner = Runner::new(&guest, backend);
         runner.limit_hangs(MOST_HANGS);
@@ -153,12 +159,11 @@ pub fn run(args: &RunArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result
     let (results, differences, failed) = match done {
         Ok((results, differences)) => (results, differences, None),
         Err(interrupted) => {
-            let failure = failure(&interrupted);
-            if interrupted.results.is_empty() {
-                return Err(failure);
-            }
             // What was found before is reported all the same.
-            (interrupted.results, interrupted.differences, Some(failure))
+            match failure(&interrupted) {
+                Some(failure) if interrupted.results.is_empty() => return Err(failure),
+                failure => (interrupted.results, interrupted.differences, failure),
+            }
         }
     };
     let names: Vec<&str> = backends.iter().map(Backend::name).collect();
@@ -172,40 +177,49 @@ pub fn run(args: &RunArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result
         guest: args.guest.as_deref(),
         left_out: &left_out(&scenarios, &selection, &runs),
     };
-    match args.format {
-        RunFormat::Json => terminal.json(&json(&results))?,
-        RunFormat::Junit => terminal.write(&junit(&results))?,
-        RunFormat::Tap => terminal.write(&tap(&results))?,
-        RunFormat::Sarif => terminal.json(&sarif(&results))?,
-        RunFormat::Text => {
-            let text = text(&results, !args.scenarios.is_empty(), terminal);
-            if !text.is_empty() {
-                terminal.report(&text, &names)?;
-            }
-        }
-    }
+    let mut written = match args.format {
+        RunFormat::Json => terminal.json(&json(&results)),
+        RunFormat::Junit => terminal.write(&junit(&results)),
+        RunFormat::Tap => terminal.write(&tap(&results)),
+        RunFormat::Sarif => terminal.json(&sarif(&results)),
+        RunFormat::Text => match text(&results, !args.scenarios.is_empty(), terminal) {
+            text if text.is_empty() => Ok(()),
+            text => terminal.report(&text, &names),
+        },
+    };
     if let Some(failure) = failed {
         return Err(failure);
     }
     // After the report: what cannot be written must not lose it.
     if let Some(run) = run_to_show(&results) {
         let command = results.command(run);
-        args.files.write(terminal, guest.symbols(), &command, |trace| {
+        let saved = outputs.write(terminal, guest.symbols(), &command, |trace| {
             let mut runner = Runner::new(&guest, &backends[0]);
             let result = runner.run(run, Some(trace))?;
             Ok((result, runner.executor()))
-        })?;
+        });
+        written = written.and(saved);
     }
-    Ok(if results.all_as_expected() { EXIT_OK } else { EXIT_UNEXPECTED })
+    let mut code = if results.all_as_expected() { EXIT_OK } else { EXIT_UNEXPECTED };
+    let made = results.results.len();
+    if let Some(request) = interrupt::requested().filter(|_| made < runs.len()) {
+        let rest = format!(
+            "{made} of {} runs were made, and are reported; the same command makes all, with names of \
+             scenarios or with --cpu fewer",
+            runs.len()
+        );
+        code = stopped(terminal, request, code, &rest);
+    }
+    verdict(code, written)
 }
 
-/// What is said of a host that failed.
-fn failure(interrupted: &Interrupted) -> Failure {
-    match &interrupted.error {
+/// What is said of a host that failed; of a request to stop, nothing yet.
+fn failure(interrupted: &Interrupted) -> Option<Failure> {
+    Some(match interrupted.error.as_ref()? {
         RunError::Boot(BootError::Image(error)) => Failure::usage(error.to_string()),
         error if interrupted.results.is_empty() => Failure::host(error),
         error => Failure::host(error).and(&format!("; {interrupted}")),
-    }
+    })
 }
 
 /// Why nothing is left to run.

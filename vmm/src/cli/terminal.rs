@@ -53,6 +53,8 @@ pub struct Terminal<'a> {
     pub warning_ink: Ink,
     /// Only what is not as expected is shown, and no progress.
     pub quiet: bool,
+    /// Guests run in a process that is not confined.
+    pub unconfined: bool,
 }
 
 /// Says something on standard error, if that is still there.

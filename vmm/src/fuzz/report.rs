@@ -138,6 +138,9 @@ pub struct Found {
 pub struct Report {
     /// Programs that ran.
     pub programs: u64,
+    /// The program to go on with, where somebody stopped the campaign: those before are among
+    /// `programs`, some of those after are among the runs.
+    pub unfinished: Option<u64>,
     /// Sums.
     pub tallies: BTreeMap<(Policy, CpuModel), Tally>,
     /// Runs whose events were compared with those of another executor.

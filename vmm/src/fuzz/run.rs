@@ -9,6 +9,7 @@ use super::model::Illegal;
 use super::report::{Failing, Report, Tally, Trouble};
 use super::script::{self, Base};
 use crate::executor::Backend;
+use crate::interrupt;
 use crate::kernel::steps::{Guest, RunError};
 use crate::parallel::parallel;
 use crate::runner::{RunResult, Runner, crosscheck};
@@ -152,6 +153,10 @@ pub fn campaign(
         let to = end.min(from.saturating_add(size));
         let groups = groups(campaign, base, from..to);
         batch(campaign, base, &groups, done)?.into_iter().for_each(|of| report.add(of));
+        if interrupt::requested().is_some() {
+            report.unfinished = Some(from);
+            break;
+        }
         report.programs = to - campaign.first;
         from = to;
     }
@@ -208,6 +213,9 @@ fn one_group(
     for index in 0..policies {
         for (number, configs, program, scenario) in &scenarios {
             let Some(config) = configs.get(index) else { continue };
+            if interrupt::requested().is_some() {
+                return Ok(report);
+            }
             let run = script::run(scenario, *config, &program.faults);
             let (trouble, result) = one.run(&run)?;
             let tally = report.tallies.entry((config.policy, config.cpu)).or_default();

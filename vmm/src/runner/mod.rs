@@ -18,6 +18,7 @@ use crate::arch::vcpu::Vcpu;
 use crate::event::{Event, NullObserver, Observer, Trace, TraceHeader};
 use crate::executor::Backend;
 use crate::inject::{Injector, Sites, Sweep};
+use crate::interrupt;
 use crate::kernel::steps::{
     BootError, Guest, InitialState, KernelOptions, RunError, Session, SessionConfig,
 };
@@ -77,7 +78,7 @@ impl From<&RunConfig> for SessionConfig {
     }
 }
 
-/// The host failed in the middle of several runs.
+/// The host failed in the middle of several runs, or somebody stopped them.
 #[derive(Debug, thiserror::Error)]
 #[error("{} of {wanted} runs were made", .results.len())]
 pub struct Interrupted {
@@ -87,9 +88,9 @@ pub struct Interrupted {
     pub differences: Vec<Difference>,
     /// How many runs there would have been.
     pub wanted: usize,
-    /// What failed.
+    /// What failed; nothing where somebody stopped the runs.
     #[source]
-    pub error: RunError,
+    pub error: Option<RunError>,
 }
 
 /// Does `runs` with those of one configuration together, since one guest is alive at a time; the
@@ -103,15 +104,20 @@ fn in_order(
     order.sort_by_key(|&index| (runs[index].config, index));
     let mut results: Vec<Option<RunResult>> = vec![None; runs.len()];
     for (done, index) in order.into_iter().enumerate() {
-        match each(&runs[index]) {
-            Ok(result) => results[index] = Some(result),
-            Err(error) => {
-                let results = results.into_iter().flatten().collect();
-                let (differences, wanted) = (Vec::new(), runs.len());
-                return Err(Box::new(Interrupted { results, differences, wanted, error }));
-            }
-        }
-        progress(done + 1);
+        let error = match interrupt::requested() {
+            Some(_) => None,
+            None => match each(&runs[index]) {
+                Ok(result) => {
+                    results[index] = Some(result);
+                    progress(done + 1);
+                    continue;
+                }
+                Err(error) => Some(error),
+            },
+        };
+        let results = results.into_iter().flatten().collect();
+        let (differences, wanted) = (Vec::new(), runs.len());
+        return Err(Box::new(Interrupted { results, differences, wanted, error }));
     }
     Ok(results.into_iter().flatten().collect())
 }
@@ -173,7 +179,7 @@ impl Runner {
     /// Runs all of `runs`, calling `progress` after each; the results are in their order.
     ///
     /// # Errors
-    /// When the host fails or an image cannot be loaded; with what was run until then.
+    /// When the host fails, an image cannot be loaded, or a signal stopped the runs; with what was run until then.
     pub fn run_all(
         &mut self,
         runs: &[Run],

@@ -9,6 +9,7 @@ pub use class::{Class, ClassName, classify};
 use crate::arch::addr::CpuId;
 use crate::inject::fault::{Occurrence, Point, Target};
 use crate::inject::{Fault, Sweep};
+use crate::interrupt;
 use crate::kernel::steps::{RunError, StepClass, StepInput};
 use crate::parallel::parallel;
 use crate::runner::{Examined, Runner};
@@ -56,7 +57,8 @@ pub fn epilogue(scenario: &Scenario, config: &RunConfig) -> Vec<StepInput> {
 }
 
 /// Scores `cases`, which are in the order of their configurations, on `threads` threads with a
-/// runner of its own each; `progress` is called with the number of cases that were done since.
+/// runner of its own each; `progress` is called with the number of cases that were done since. Where a
+/// signal stopped it, those of the scenarios that were begun are there.
 ///
 /// # Errors
 /// When the host fails, or a guest does not boot.
@@ -71,6 +73,9 @@ pub fn score(
     };
     let groups: Vec<&[Case]> = cases.chunk_by(together).collect();
     let scored = parallel(&groups, threads, runner, |runner, group| {
+        if interrupt::requested().is_some() {
+            return Ok(Vec::new());
+        }
         let scored = score_group(runner, group);
         progress(group.len());
         scored
@@ -84,6 +89,9 @@ fn score_group(runner: &mut Runner, cases: &[Case]) -> Result<Vec<Scored>, RunEr
     let base = base(runner, first, cases)?;
     let mut scored = Vec::with_capacity(cases.len());
     for (number, case) in cases.iter().enumerate() {
+        if interrupt::requested().is_some() {
+            break;
+        }
         let mut add = |fault: Fault, class: Class, runs: usize| {
             let scenario = Arc::clone(&case.scenario);
             scored.push(Scored { scenario, config: case.config, fault, class, runs });

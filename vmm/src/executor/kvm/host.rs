@@ -62,6 +62,8 @@ pub struct Host {
     pub cpuid: CpuId,
     /// The device's path.
     pub path: PathBuf,
+    /// Whether the host's processor has VMX, and SVM.
+    hardware: (bool, bool),
 }
 
 /// The capabilities that the executor needs.
@@ -110,7 +112,7 @@ impl Host {
         let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(|_| {
             HostError::Capability { path: owned(), capability: "KVM_GET_SUPPORTED_CPUID" }
         })?;
-        Ok(Self { kvm, cpuid, path: owned() })
+        Ok(Self { kvm, cpuid, path: owned(), hardware: hardware_flags() })
     }
 
     /// The register of CPUID `leaf`, sub-leaf 0, that `select` picks; 0 where there is none.
@@ -149,7 +151,7 @@ impl Host {
     /// How this KVM runs guests, as far as the host's own flags tell.
     #[must_use]
     pub fn hardware(&self) -> &'static str {
-        match hardware_flags() {
+        match self.hardware {
             (true, _) => "Intel VMX",
             (_, true) => "AMD SVM",
             _ => "neither VMX nor SVM: a software KVM",
@@ -159,7 +161,7 @@ impl Host {
     /// Whether it runs them without VMX or SVM: it interprets CPL 0, and shadows page tables.
     #[must_use]
     pub fn is_software(&self) -> bool {
-        hardware_flags() == (false, false)
+        self.hardware == (false, false)
     }
 }
 

@@ -6,7 +6,7 @@ use super::{Engine, Handler, STACK, Trapped, Uop, width};
 use crate::arch::vcpu::gpr::{RCX, RDI, RSI};
 use crate::executor::interp::uop::{ADDRESS_32, REP};
 
-/// Elements before the loop looks at what it was told to look at again.
+/// Elements before the loop looks at what it was told to look at again, and at code that was written.
 const ROUND: u64 = 4096;
 
 /// Operations.
@@ -89,7 +89,8 @@ fn string<const OP: u8, const BITS: u32>(e: &mut Engine, u: &Uop) -> Result<(), 
             _ => false,
         };
         let is_over = differs || pointer(e, u, RCX) == 0;
-        if is_over || e.memory.code_written() || round + 1 == most {
+        // A processor that overwrites this very instruction goes on with it: it was decoded already.
+        if is_over || round + 1 == most {
             e.retired += round;
             if !is_over {
                 e.set_rip(e.rip().wrapping_sub(u64::from(u.len)));
