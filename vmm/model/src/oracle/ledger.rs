@@ -48,7 +48,7 @@ impl Ledger {
 
     /// Those of which nothing is cached any more, in the order in which that came.
     #[must_use]
-    pub fn closed(&self) -> &[Obligation] {
+    pub fn closed(&self) -> &[Rc<Obligation>] {
         &self.closed
     }
 
