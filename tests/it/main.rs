@@ -13,6 +13,8 @@ mod faults;
 mod fences;
 mod findings;
 mod fuzz;
+mod harness;
+mod header;
 mod history;
 mod hostile;
 mod image;
