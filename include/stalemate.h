@@ -56,6 +56,49 @@ struct stalemate_boot_block {
 #define STALEMATE_POLICY_FALLBACK 4
 #define STALEMATE_POLICY_JOINED 5
 
+/* What a kernel says of itself in its file: once, STALEMATE_DESCRIBE with the fields that it has, as in
+       STALEMATE_DESCRIBE(.steps = STALEMATE_STEP(MAP) | STALEMATE_STEP(UNMAP), .pages = ...);
+   Its linker script must keep the section .note.stalemate. */
+struct stalemate_description {
+    uint32_t version;
+    uint32_t cpus;
+    uint64_t steps;
+    uint64_t pages;
+    uint64_t features;
+    uint64_t spaces;
+};
+
+struct stalemate_note {
+    uint32_t name_size;
+    uint32_t size;
+    uint32_t kind;
+    char name[12];
+    struct stalemate_description description;
+};
+
+#define STALEMATE_DESCRIBE(...)                                                            \
+    __attribute__((section(".note.stalemate"), used, aligned(8)))                          \
+    static const struct stalemate_note stalemate_note = {                                  \
+        10, sizeof(struct stalemate_description), 1, "Stalemate",                          \
+        { .version = STALEMATE_VERSION, __VA_ARGS__ }                                      \
+    }
+#define STALEMATE_STEP(op) (1ull << STALEMATE_OP_##op)
+
+/* Bits of pages. */
+#define STALEMATE_PAGES_USER 0x1
+#define STALEMATE_PAGES_LARGE 0x2
+#define STALEMATE_PAGES_TABLE 0x4
+#define STALEMATE_PAGES_KERNEL 0x8
+
+/* Bits of a description's features. */
+#define STALEMATE_KERNEL_PCID 0x1
+#define STALEMATE_KERNEL_PTI 0x2
+#define STALEMATE_KERNEL_NO_PTI 0x4
+#define STALEMATE_KERNEL_GLOBAL 0x8
+#define STALEMATE_KERNEL_INTERRUPTS 0x10
+#define STALEMATE_KERNEL_POLICIES 0x20
+#define STALEMATE_KERNEL_MISTAKES 0x40
+
 /* Hypercalls: OUT of AL to this port, their number in RAX. */
 #define STALEMATE_PORT 0x5a
 #define STALEMATE_READY 1

@@ -1,13 +1,13 @@
 //! The kernels in the text of `docs/guest.md`, as a reader who follows it has them.
 
 use crate::common::{say, text};
+use stalemate_shared::VERSION;
+use stalemate_shared::note::{Description, kernel};
+use std::mem::offset_of;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 const PAGE: &str = include_str!("../../docs/guest.md");
-
-/// Scenarios that ask for nothing that the kernels of the page have not.
-const CAN_RUN: [&str; 4] = ["unmap", "remap", "protect", "two-spaces"];
 
 /// The checkout.
 fn root() -> PathBuf {
@@ -26,7 +26,9 @@ impl Drop for Folder {
 
 /// The files of the page that lie under `kind`, in a folder of their own.
 fn extracted(kind: &str) -> Folder {
-    let name = format!("stalemate-{kind}-{}", std::process::id());
+    // Tests run beside each other, each on a thread of its own.
+    let thread = std::thread::current().id();
+    let name = format!("stalemate-{kind}-{}-{thread:?}", std::process::id());
     let folder = Folder(std::env::temp_dir().join(name));
     let mut files = PAGE.split("<!-- file: ").skip(1).filter_map(|part| part.split_once(" -->\n"));
     let mut count = 0;
@@ -59,39 +61,121 @@ fn build(folder: &Path) {
     assert!(!said.contains("warning"), "{said}");
 }
 
-fn run(folder: &Path, scenarios: &[&str], more: &[&str]) -> Output {
-    let mut command = crate::common::command(&["run", "--guest", "kernel.elf", "--pti", "off"]);
-    command.args(["--cpu", "nopcid,pcid", "--policy", "split", "--case", "0"]);
-    command.args(scenarios).args(more).current_dir(folder).output().expect("it runs")
+fn run(folder: &Path, arguments: &[&str]) -> Output {
+    let mut command = crate::common::command(&["run", "--guest", "kernel.elf"]);
+    command.args(arguments).current_dir(folder).output().expect("it runs")
+}
+
+/// Exit code and standard output, or standard error where nothing ran.
+fn said(output: &Output) -> (Option<i32>, String) {
+    let text = if output.status.code() == Some(2) { &output.stderr } else { &output.stdout };
+    (output.status.code(), crate::common::text(text))
 }
 
 /// The kernel of `kind` is clean; and once its INVLPG is deleted it is found, at its own line.
 fn is_judged(kind: &str, source: &str) {
     let folder = extracted(kind);
     build(&folder.0);
-    for executor in ["interp", if crate::common::kvm().is_ok() { "both" } else { "interp" }] {
-        let output = run(&folder.0, &CAN_RUN, &["--executor", executor]);
-        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
+    let (code, text) = said(&run(&folder.0, &["--executor", "interp"]));
+    assert_eq!(code, Some(0), "{text}");
+    let seen = "kernel.elf on nopcid, pcid, pcid-invpcid, pcid-nopge: PCIDs off, one root for both modes, \
+                no global pages, no INVPCID\nkernel.elf can run 8 of ";
+    assert!(text.contains(seen), "{text}");
+    if crate::common::kvm().is_ok() {
+        let (code, text) = said(&run(&folder.0, &["two-spaces", "--executor", "both"]));
+        assert_eq!(code, Some(0), "{text}");
     }
     let at = folder.0.join(source);
     let whole = std::fs::read_to_string(&at).expect("the source");
     let is_flush = |line: &str| line.contains("invlpg");
     assert_eq!(whole.lines().filter(|line| is_flush(line)).count(), 1);
-    let broken: String = whole
-        .lines()
-        .map(|line| if is_flush(line) { "\n".into() } else { format!("{line}\n") })
-        .collect();
+    let kept = |line| if is_flush(line) { "" } else { line };
+    let broken: String = whole.lines().flat_map(|line| [kept(line), "\n"]).collect();
     std::fs::write(&at, &broken).expect("the source");
     build(&folder.0);
-    let output = run(&folder.0, &["remap"], &["--executor", "interp"]);
-    let said = text(&output.stdout);
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("error[stale-kernel-entry]: flush_tlb_one_user returns"), "{said}");
+    let (code, text) = said(&run(&folder.0, &["remap", "--executor", "interp", "--cpu", "pcid"]));
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("remap on pcid own nopti without PCIDs: violation"), "{text}");
+    assert!(text.contains("error[stale-kernel-entry]: flush_tlb_one_user returns"), "{text}");
     let lines = broken.lines().zip(1..);
     let begin = lines.clone().find(|(line, _)| line.contains("flush_one(")).expect("it").1;
     let end = lines.skip(begin).find(|(line, _)| *line == "}").expect("its end").1;
-    let named = (begin..end).any(|line| said.contains(&format!("{source}:{line}\n")));
-    assert!(named && said.contains("flush_one+"), "lines {begin} to {end} of {source}: {said}");
+    let named = (begin..end).any(|line| text.contains(&format!("{source}:{line}\n")));
+    assert!(named && text.contains("flush_one+"), "lines {begin} to {end} of {source}: {text}");
+}
+
+/// The description in the note of an image, to be changed.
+fn description(image: &mut [u8]) -> &mut [u8] {
+    let name = image.windows(12).position(|bytes| bytes == stalemate_shared::note::NAME);
+    &mut image[name.expect("a note") + 12..]
+}
+
+/// What comes of the page's kernel in Rust once its note says something else.
+fn with_note(folder: &Path, at: usize, value: u32, arguments: &[&str]) -> (Option<i32>, String) {
+    let path = folder.join("kernel.elf");
+    let whole = std::fs::read(&path).expect("the image");
+    let mut image = whole.clone();
+    description(&mut image)[at..at + 4].copy_from_slice(&value.to_le_bytes());
+    std::fs::write(&path, image).expect("the image");
+    let came =
+        said(&run(folder, &[&["--executor", "interp", "--cpu", "pcid"], arguments].concat()));
+    std::fs::write(&path, whole).expect("the image");
+    came
+}
+
+#[test]
+fn what_a_kernel_says_of_itself_decides_what_is_run_and_what_was_seen_what_is_said() {
+    let folder = extracted("rust");
+    build(&folder.0);
+    let note = |at, value, arguments: &[&str]| with_note(&folder.0, at, value, arguments);
+    let (version, features) = (offset_of!(Description, version), offset_of!(Description, features));
+    let (code, text) = note(version, 2, &["unmap"]);
+    assert_eq!(code, Some(2));
+    let speaks =
+        format!("built with version 2 of the interface, and this Stalemate speaks {VERSION}");
+    assert!(text.contains(&speaks), "{text}");
+    // It says that it isolates page tables, and does not.
+    let (code, text) = note(features, kernel::PTI as u32, &["unmap"]);
+    assert_eq!(code, Some(1));
+    assert!(text.contains("unmap on pcid own pti without PCIDs: not-as-asked"), "{text}");
+    let (code, text) = note(features, 0, &["unmap"]);
+    assert_eq!(code, Some(2));
+    assert!(text.contains("asks for what it lacks: PTI and NO_PTI, of which its note"), "{text}");
+    // One that has policies is run under those of the files.
+    let all = (kernel::NO_PTI | kernel::POLICIES) as u32;
+    let (code, text) = note(features, all, &["unmap", "--case", "0", "--policy", "full"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("unmap on pcid full nopti without PCIDs: clean"), "{text}");
+    let (code, text) = said(&run(&folder.0, &["unmap", "--policy", "full"]));
+    assert_eq!(code, Some(2));
+    assert!(text.contains("kernel.elf has a policy of its own; leave --policy out"), "{text}");
+}
+
+#[test]
+fn what_a_kernel_cannot_run_is_skipped_in_every_format() {
+    let folder = extracted("rust");
+    build(&folder.0);
+    let of = |format| {
+        let arguments =
+            ["shootdown", "unmap", "large-page", "--executor", "interp", "--cpu", "pcid"];
+        said(&run(&folder.0, &[&arguments[..], &["--format", format]].concat())).1
+    };
+    let text = of("text");
+    assert!(text.contains("SKIP shootdown, for want of steps: LAZY\n"), "{text}");
+    assert!(text.contains("SKIP large-page, for want of 2 MiB pages h…\n"), "{text}");
+    assert!(text.contains("kernel.elf can run 1 of 3 scenarios\n"), "{text}");
+    let tap = of("tap");
+    assert!(tap.contains("1..3\nok 1 - unmap on pcid own nopti without PCIDs\n"), "{tap}");
+    assert!(tap.contains("ok 3 - large-page # SKIP the kernel lacks 2 MiB pages"), "{tap}");
+    let junit = of("junit");
+    assert!(junit.contains("<skipped message=\"the kernel lacks steps: LAZY\"/>"), "{junit}");
+    let json: serde_json::Value = serde_json::from_str(&of("json")).expect("JSON");
+    assert_eq!(json["skipped"][0]["scenario"], "shootdown");
+    let run = &json["runs"][0];
+    assert_eq!((run["policy"].as_str(), run["pcids"].as_bool()), (Some("own"), Some(false)));
+    let mut list = crate::common::command(&["list", "--guest", "kernel.elf"]);
+    let (_, list) = said(&list.current_dir(&folder.0).output().expect("it runs"));
+    assert!(list.contains("SKIP, for want of page-table isolation\n"), "{list}");
 }
 
 #[test]

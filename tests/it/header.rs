@@ -3,7 +3,7 @@
 use stalemate_shared::boot::{self, BootBlock, Policy, features, options};
 use stalemate_shared::hypercall::{self as call, Deferral, Primitive};
 use stalemate_shared::step::{Op, Status, flags};
-use stalemate_shared::{VERSION, layout};
+use stalemate_shared::{VERSION, layout, note};
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::mem::offset_of;
@@ -41,7 +41,8 @@ macro_rules! constants {
 
 /// The names of the constants that a file of `shared/` declares.
 fn declared(source: &str) -> usize {
-    source.lines().filter(|line| line.trim_start().starts_with("pub const ")).count()
+    let constants = source.lines().filter_map(|line| line.trim_start().strip_prefix("pub const "));
+    constants.filter(|line| !line.starts_with("fn ")).count()
 }
 
 /// What the header must define.
@@ -76,7 +77,21 @@ fn wanted() -> BTreeMap<String, u64> {
         USER_TABLE_PAGE_COUNT, USER_END, MM_COUNT, MAX_CPUS, KERNEL_CS, KERNEL_SS, SYSRET_BASE, USER_SS,
         USER_CS, TSS_SELECTOR, IRQ_VECTOR, SHOOTDOWN_VECTOR,
     );
-    all.extend(features.into_iter().chain(options).chain(flags));
+    let pages = constants!("PAGES_", note::pages, USER, LARGE, TABLE, KERNEL);
+    let kernel = constants!(
+        "KERNEL_",
+        note::kernel,
+        PCID,
+        PTI,
+        NO_PTI,
+        GLOBAL,
+        INTERRUPTS,
+        POLICIES,
+        MISTAKES
+    );
+    let constants = declared(include_str!("../../shared/src/note.rs"));
+    assert_eq!(pages.len() + kernel.len() + 4, constants, "SECTION, NAME, KIND, and NOTHING too");
+    all.extend(features.into_iter().chain(options).chain(flags).chain(pages).chain(kernel));
     all.extend(calls.into_iter().chain(layout));
     all
 }
@@ -84,6 +99,7 @@ fn wanted() -> BTreeMap<String, u64> {
 /// What it defines.
 fn defined() -> BTreeMap<String, u64> {
     let lines = HEADER.lines().filter_map(|line| line.strip_prefix("#define STALEMATE_"));
+    let lines = lines.filter(|line| !line.contains('('));
     let defined = lines.filter_map(|line| {
         let (name, value) = line.split_once(' ')?;
         let value = value.split(' ').next()?;

@@ -3,16 +3,17 @@
 use super::executors::{ExecutorKind, backends};
 use super::failure::{EXIT_OK, EXIT_UNEXPECTED, Failure};
 use super::files::{Files, run_to_show};
+use super::input::{self, GuestArgs, own_policy};
 use super::left_out::left_out;
+use super::names;
 use super::terminal::Terminal;
-use super::{input, names};
 use crate::arch::tlb::Fill;
 use crate::executor::Backend;
 use crate::kernel::steps::{BootError, RunError};
 use crate::report::{Results, details, difference, json, junit, sarif, summary, tap};
 use crate::runner::{Interrupted, Runner, crosscheck_all};
 use crate::scenario::{CPUS, MAX_RUNS, Policy, Run, Scenario, Selection};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 /// Runs that may hang before others are skipped.
@@ -67,12 +68,8 @@ pub struct RunArgs {
     /// How to report
     #[arg(long, value_enum, default_value_t = RunFormat::Text)]
     format: RunFormat,
-    /// Run this kernel (ELF) instead of the built-in guest
-    #[arg(long, value_name = "FILE")]
-    guest: Option<PathBuf>,
-    /// Run it on KVM though it has instructions that do not trap there
-    #[arg(long, requires = "guest")]
-    lenient: bool,
+    #[command(flatten)]
+    guest: GuestArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -101,9 +98,12 @@ pub enum RunFormat {
 /// Runs what `args` select.
 pub fn run(args: &RunArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result<u8, Failure> {
     let named = args.scenarios.iter().map(Path::new);
-    let inputs: Vec<&Path> = named.chain(args.guest.as_deref()).collect();
+    let inputs: Vec<&Path> = named.chain(args.guest.path.as_deref()).collect();
     args.files.check(&inputs)?;
     let scenarios = input::scenarios(&args.scenarios)?;
+    let guest = args.guest.guest()?;
+    let (scenarios, skipped) = args.guest.can_run(&guest, scenarios)?;
+    own_policy(&args.guest, &guest, args.policy, args.variant)?;
     let selection = Selection {
         policy: args.policy,
         variant: args.variant.map(|mistake| mistake.0),
@@ -114,6 +114,7 @@ pub fn run(args: &RunArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result
         schedule: args.schedule.map(|of| of(args.seed.unwrap_or_default())),
         seed: args.seed,
         thin: args.policy.is_none() && args.variant.is_none(),
+        abilities: guest.abilities(),
         ..Selection::of(&names::or_default(&args.cpu))
     };
     let all = Selection { cpus: CPUS.to_vec(), ..selection.clone() };
@@ -134,7 +135,7 @@ pub fn run(args: &RunArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result
         return Err(Failure::usage(message));
     }
     let backends = backends(args.executor, device, terminal)?;
-    let guest = input::guest(args.guest.as_deref(), &backends, args.lenient, terminal)?;
+    args.guest.check_escapes(&guest, &backends.iter().collect::<Vec<_>>(), terminal)?;
     let mut runners = backends.iter().map(|backend| {
         let mut runner = Runner::new(&guest, backend);
         runner.limit_hangs(MOST_HANGS);
@@ -169,8 +170,9 @@ pub fn run(args: &RunArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result
         possible,
         executors: &names,
         symbols: guest.symbols(),
-        guest: args.guest.as_deref(),
+        guest: args.guest.path.as_deref(),
         left_out: &left_out(&scenarios, &selection, &runs),
+        skipped: &skipped,
     };
     match args.format {
         RunFormat::Json => terminal.json(&json(&results))?,

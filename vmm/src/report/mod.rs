@@ -54,6 +54,25 @@ pub struct Results<'a> {
     pub guest: Option<&'a Path>,
     /// What the selection leaves out, a line each.
     pub left_out: &'a [String],
+    /// What the kernel cannot run.
+    pub skipped: &'a [Skipped],
+}
+
+/// A scenario that a kernel cannot run.
+#[derive(Clone, Debug)]
+pub struct Skipped {
+    /// The scenario.
+    pub scenario: Arc<Scenario>,
+    /// What the kernel lacks of what it asks for.
+    pub reason: String,
+}
+
+impl Skipped {
+    /// The kind of what it lacks: the reason without its particulars.
+    #[must_use]
+    pub fn kind(&self) -> &str {
+        self.reason.split([':', ';']).next().unwrap_or_default()
+    }
 }
 
 /// One run with its events: what a picture of it is made of.

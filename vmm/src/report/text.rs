@@ -2,7 +2,7 @@
 
 use super::diagnosis::{on_cpu, step_of, step_text};
 use super::unexplained::{registers, unexplained};
-use super::{Results, diagnosis};
+use super::{Results, Skipped, diagnosis, quoted};
 use crate::arch::tlb::{Fill, Tag};
 use crate::inject::Interrupt;
 use crate::ink::{Ink, Tone};
@@ -18,6 +18,9 @@ use std::fmt::Write;
 const CONFIGS_NAMED: usize = 6;
 /// The width of a column, where the processor's name is not wider.
 const COLUMN: usize = 12;
+
+/// Scenarios that a kernel cannot run, of which each is named.
+const SKIPPED_NAMED: usize = 6;
 
 /// What the table's cells mean.
 const LEGEND: &str = "ok N+M: N runs clean and M caught, as expected; lost: live entries that nobody \
@@ -65,11 +68,52 @@ pub fn summary(results: &Results<'_>, ink: Ink) -> String {
     for line in results.left_out {
         let _ = writeln!(out, "{line}");
     }
+    kernel(&mut out, results);
     let tone = if failed == 0 { Tone::Good } else { Tone::Bad };
     let good = counted(runs - failed, "run", "runs");
     let total = format!("{good} as expected ({caught} of them caught), {failed} not");
     let _ = writeln!(out, "{}", ink.paint(tone, &total));
     out
+}
+
+/// What a kernel of the user's own cannot run, by what it lacks, and what it was seen to be.
+fn kernel(out: &mut String, results: &Results<'_>) {
+    let Some(path) = results.guest else { return };
+    if results.skipped.len() <= SKIPPED_NAMED {
+        for Skipped { scenario, reason } in results.skipped {
+            let _ = writeln!(out, "SKIP {}, for want of {reason}", scenario.name);
+        }
+    } else {
+        let mut lacks: BTreeMap<&str, usize> = BTreeMap::new();
+        for skipped in results.skipped {
+            *lacks.entry(skipped.kind()).or_default() += 1;
+        }
+        let mut lacks: Vec<_> = lacks.into_iter().collect();
+        lacks.sort_by_key(|&(_, count)| std::cmp::Reverse(count));
+        let kinds: Vec<String> =
+            lacks.iter().map(|(kind, count)| format!("{kind} ({count})")).collect();
+        let path = quoted(&path.display().to_string());
+        let kinds = kinds.join(", ");
+        let _ = writeln!(
+            out,
+            "SKIP {}, for want of {kinds}; `stalemate list --guest {path}` has them all",
+            counted(results.skipped.len(), "scenario", "scenarios")
+        );
+    }
+    let path = path.display();
+    let mut seen: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
+    for result in results.results {
+        if let Some(one) = &result.seen {
+            seen.entry(one.to_string()).or_default().insert(result.run.config.cpu.name);
+        }
+    }
+    for (what, cpus) in seen {
+        let cpus: Vec<&str> = cpus.into_iter().collect();
+        let _ = writeln!(out, "{path} on {}: {what}", cpus.join(", "));
+    }
+    let can = results.scenarios.len();
+    let all = counted(can + results.skipped.len(), "scenario", "scenarios");
+    let _ = writeln!(out, "{path} can run {can} of {all}");
 }
 
 /// What was real with these executors, and what was modelled: the last line of every report.
@@ -191,6 +235,9 @@ pub fn details(results: &Results<'_>, result: &RunResult, ink: Ink) -> String {
         let _ = writeln!(out, ", as expected");
     } else {
         let _ = writeln!(out, "{}", but_expected(result));
+    }
+    if let (Some(seen), Some(_)) = (&result.seen, results.guest) {
+        let _ = writeln!(out, "  seen: {seen}");
     }
     if let Some(sweep) = &result.sweep {
         self::sweep(&mut out, results, scenario, sweep);

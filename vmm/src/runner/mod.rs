@@ -5,12 +5,14 @@ mod counts;
 mod crosscheck;
 mod examine;
 mod outcome;
+mod seen;
 mod sweep;
 
 pub use counts::EventCounts;
 pub use crosscheck::{Difference, Side, crosscheck, crosscheck_all};
 pub use examine::{Deadlines, Examined};
 pub use outcome::{Hammers, Mismatch, Outcome, RunResult, StoppedIn, WENT_THROUGH};
+pub use seen::Seen;
 pub use sweep::{Failing, SweepResult};
 
 use crate::arch::tlb::TlbModel;
@@ -32,6 +34,7 @@ use sweep::Branches;
 struct Observers {
     oracle: Oracle,
     counts: EventCounts,
+    seen: Seen,
     trace: Option<Trace>,
     deadlines: Option<Deadlines>,
 }
@@ -40,12 +43,14 @@ impl Observer for Observers {
     fn begin(&mut self, header: &TraceHeader) {
         self.oracle.begin(header);
         self.counts.begin(header);
+        self.seen.begin(header);
         self.trace.begin(header);
     }
 
     fn event(&mut self, event: &Event) {
         self.oracle.event(event);
         self.counts.event(event);
+        self.seen.event(event);
         self.trace.event(event);
         if let Some(deadlines) = &mut self.deadlines {
             deadlines.event(event, &self.oracle);
@@ -282,8 +287,8 @@ impl Runner {
                 }
                 let mut both = (observers, observer);
                 let end = session.run_from_initial_state(&inputs, injector, &mut both)?;
-                let Observers { oracle, counts, .. } = both.0;
-                RunResult::judge(run, end, &oracle, counts)
+                let Observers { oracle, counts, seen, .. } = both.0;
+                RunResult::judge(run, end, &oracle, counts, seen)
             }
             Some(sweep) => {
                 if observer.is_some() {
@@ -293,14 +298,14 @@ impl Runner {
                 let mut branches = Branches::default();
                 let mut branched = Vec::new();
                 let mut each = |boundary, end, seen: Observers| {
-                    let Observers { oracle, counts, trace, .. } = seen;
-                    let result = RunResult::judge(run, end, &oracle, counts);
+                    let Observers { oracle, counts, trace, seen, .. } = seen;
+                    let result = RunResult::judge(run, end, &oracle, counts, seen);
                     branches.add(boundary, result, trace.as_ref());
                     branched.extend(trace);
                 };
                 let (end, swept) =
                     session.sweep(&inputs, injector, sweep, limit, &mut observers, &mut each)?;
-                let Observers { oracle, counts, trace, .. } = observers;
+                let Observers { oracle, counts, trace, seen, .. } = observers;
                 if let (Some(observer), Some(mut whole)) = (observer, trace.clone()) {
                     for trace in branched {
                         whole.events.extend(trace.events);
@@ -308,7 +313,7 @@ impl Runner {
                     }
                     whole.replay(observer);
                 }
-                let result = RunResult::judge(run, end, &oracle, counts);
+                let result = RunResult::judge(run, end, &oracle, counts, seen);
                 branches.finish(result, trace, sweep, swept)
             }
         };

@@ -6,6 +6,7 @@ mod config;
 mod diagnostic;
 mod file;
 mod matrix;
+mod needs;
 mod order;
 mod raw;
 mod source;

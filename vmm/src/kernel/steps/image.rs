@@ -1,5 +1,6 @@
 //! The kernel image: checked, then loaded by linux-loader.
 
+use super::abilities::{Abilities, NoteError};
 use crate::memory::GuestMemory;
 use linux_loader::loader::{Elf, KernelLoader};
 use object::read::elf::{FileHeader, ProgramHeader};
@@ -64,6 +65,9 @@ pub enum ImageError {
     /// The entry point is in no segment.
     #[error("entry point {0:#x} is in no executable segment")]
     Entry(u64),
+    /// What it says of itself cannot be used.
+    #[error(transparent)]
+    Note(#[from] NoteError),
     /// linux-loader refused.
     #[error("loading failed: {0}")]
     Load(String),
@@ -75,6 +79,7 @@ pub struct Image {
     bytes: Arc<[u8]>,
     entry: u64,
     end: u64,
+    abilities: Option<Abilities>,
 }
 
 impl Image {
@@ -135,13 +140,20 @@ impl Image {
         if !entry_found {
             return Err(ImageError::Entry(entry));
         }
-        Ok(Self { bytes: owned, entry, end })
+        let abilities = Abilities::of(bytes)?;
+        Ok(Self { bytes: owned, entry, end, abilities })
     }
 
     /// Guest-virtual address of the first instruction.
     #[must_use]
     pub fn entry(&self) -> u64 {
         self.entry
+    }
+
+    /// What it says that it can do; nothing where it says nothing.
+    #[must_use]
+    pub fn abilities(&self) -> Option<&Abilities> {
+        self.abilities.as_ref()
     }
 
     /// The file.

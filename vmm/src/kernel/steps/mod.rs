@@ -1,5 +1,6 @@
 //! A kernel that is handed steps, one at a time: our guest, and whoever keeps to the same interface.
 
+mod abilities;
 mod boot;
 mod driver;
 pub mod escapes;
@@ -11,6 +12,7 @@ mod session;
 mod sweep;
 mod words;
 
+pub use abilities::{Abilities, NoteError};
 pub use boot::{KernelInfo, KernelOptions};
 pub use driver::{StepClass, StepInput, StepReport};
 pub use final_memory::FinalMemory;
