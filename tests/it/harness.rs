@@ -79,8 +79,8 @@ fn is_judged(kind: &str, source: &str) {
     let (code, text) = said(&run(&folder.0, &["--executor", "interp"]));
     assert_eq!(code, Some(0), "{text}");
     let seen = "kernel.elf on nopcid, pcid, pcid-invpcid, pcid-nopge: PCIDs off, one root for both modes, \
-                no global pages, no INVPCID\nkernel.elf can run 8 of ";
-    assert!(text.contains(seen), "{text}");
+                no global pages, no INVPCID\n";
+    assert!(text.contains(seen) && text.contains("\nkernel.elf can run 8 of "), "{text}");
     if crate::common::kvm().is_ok() {
         let (code, text) = said(&run(&folder.0, &["two-spaces", "--executor", "both"]));
         assert_eq!(code, Some(0), "{text}");
@@ -176,6 +176,137 @@ fn what_a_kernel_cannot_run_is_skipped_in_every_format() {
     let mut list = crate::common::command(&["list", "--guest", "kernel.elf"]);
     let (_, list) = said(&list.current_dir(&folder.0).output().expect("it runs"));
     assert!(list.contains("SKIP, for want of page-table isolation\n"), "{list}");
+}
+
+/// What a command says of the page's kernel in Rust, built in this folder.
+fn of_kernel(folder: &Path, arguments: &[&str]) -> (Option<i32>, String) {
+    let mut command = crate::common::command(arguments);
+    said(&command.args(["--guest", "kernel.elf"]).current_dir(folder).output().expect("it runs"))
+}
+
+#[test]
+fn faults_fuzz_and_compare_take_a_kernel_of_ones_own() {
+    let folder = extracted("rust");
+    build(&folder.0);
+    let (code, text) = of_kernel(&folder.0, &["faults", "remap", "unmap", "--cpu", "pcid"]);
+    assert_eq!(code, Some(0), "{text}");
+    let row = text.lines().find(|line| line.starts_with("drop invlpg")).expect("a row");
+    assert!(row.ends_with("stale-kernel-entry 4"), "{row}");
+    assert!(
+        text.contains("kernel.elf can run 2 of 2 scenarios\n") && text.contains(", 0 escaped"),
+        "{text}"
+    );
+    let fuzz = ["fuzz", "--count", "60", "--executor", "interp"];
+    let (code, text) = of_kernel(&folder.0, &fuzz);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("\nown         pcid"), "{text}");
+    let (code, text) = of_kernel(&folder.0, &["compare", "--cpu", "pcid"]);
+    assert_eq!(code, Some(0), "{text}");
+    let is_own = |line: &&str| line.contains(" own ") && line.ends_with("-        -");
+    let own: Vec<&str> = text.lines().filter(is_own).collect();
+    assert!(own.len() > 1 && own.iter().any(|line| line.contains("clean")), "{text}");
+    // And without its INVLPG it is found by random programs, which become small.
+    let at = folder.0.join("src/main.rs");
+    let whole = std::fs::read_to_string(&at).expect("the source");
+    let lines = whole.lines().filter(|line| !line.contains("invlpg"));
+    std::fs::write(&at, lines.flat_map(|line| [line, "\n"]).collect::<String>()).expect("it");
+    build(&folder.0);
+    let (code, text) = of_kernel(&folder.0, &fuzz);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("stale-kernel-entry\n  shrunk from"), "{text}");
+    assert!(text.contains("kernel  = { policy = \"own\", pti = false }"), "{text}");
+    assert!(text.contains(" --guest kernel.elf\n"), "{text}");
+}
+
+/// The file in the folder, and what `check-guest` says of it.
+fn checked(folder: &Path, name: &str, bytes: &[u8]) -> (Option<i32>, String) {
+    let path = folder.join(name);
+    std::fs::write(&path, bytes).expect("a file");
+    said(&crate::common::stalemate(&["check-guest", &path.to_string_lossy()]))
+}
+
+#[test]
+fn check_guest_says_what_is_right_and_what_would_be() {
+    let folder = extracted("rust");
+    build(&folder.0);
+    let whole = std::fs::read(folder.0.join("kernel.elf")).expect("the image");
+    let (code, text) = checked(&folder.0, "right.elf", &whole);
+    assert_eq!(code, Some(0), "{text}");
+    for says in [
+        "  steps       MAP REMAP UNMAP PROTECT FLUSH_ONE_USER",
+        "  pages       u k\n",
+        "  has         1 CPU, 12 address spaces\n",
+        "  code        whatever is privileged traps",
+        "pcid-nopge nopti: PCIDs off, one root for both modes, no global pages, no INVPCID\n",
+        "  scenarios   8 of ",
+    ] {
+        assert!(text.contains(says), "{says}: {text}");
+    }
+    let (code, text) = checked(&folder.0, "ours.elf", &crate::common::guest_image());
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("  note        none: taken for a kernel that does all"), "{text}");
+    // Bytes of the header: its class, its type, where the first segment goes, where it begins.
+    let with = |at: usize, bytes: &[u8]| {
+        let mut image = whole.clone();
+        image[at..at + bytes.len()].copy_from_slice(bytes);
+        image
+    };
+    let mut old = whole.clone();
+    description(&mut old)[..4].copy_from_slice(&1u32.to_le_bytes());
+    let beyond = with(64 + 24, &0x100_0000u64.to_le_bytes());
+    let cases: [(&[u8], &str); 8] = [
+        (b"a text file", "not a readable 64-bit ELF file"),
+        (&whole[..whole.len().min(0x400)], "is truncated: it ends at byte"),
+        (&with(4, &[1]), "a 32-bit ELF file, and a kernel begins in 64-bit mode"),
+        (&with(16, &[3]), "of type 3, but an executable (2) is needed: link with -static -no-pie"),
+        (&with(18, &[183]), "for machine 183, but this VMM runs x86-64"),
+        (
+            &with(24, &0x10_0000u64.to_le_bytes()),
+            "entry point 0x100000 is in no executable segment",
+        ),
+        (
+            &beyond,
+            "beyond 0x160000: an image lies at 0x100000 and is 384 KiB at most; a kernel that boots by itself",
+        ),
+        (&old, "built with version 1 of the interface, and this Stalemate speaks"),
+    ];
+    for (bytes, says) in cases {
+        let (code, text) = checked(&folder.0, "wrong.elf", bytes);
+        assert_eq!(code, Some(2), "{says}: {text}");
+        assert!(text.contains(says), "{says}: {text}");
+        assert_eq!(text.lines().count(), 1, "{text}");
+    }
+}
+
+/// One sentence, and not a triple fault for each run.
+#[test]
+fn a_kernel_that_comes_to_no_first_step_is_told_once_which_command_is_for_it() {
+    let folder = extracted("rust");
+    build(&folder.0);
+    let at = folder.0.join("kernel.elf");
+    let mut image = std::fs::read(&at).expect("the image");
+    // UD2 at its entry, which is in the segment that is loaded at 1 MiB.
+    let word = |at: usize| u64::from_le_bytes(image[at..at + 8].try_into().expect("eight"));
+    let (entry, offset, start) = (word(24), word(64 + 8), word(64 + 16));
+    let place = (entry - start + offset) as usize;
+    image[place..place + 2].copy_from_slice(&[0x0f, 0x0b]);
+    std::fs::write(&at, image).expect("the image");
+    let (code, text) = said(&run(&folder.0, &["unmap", "remap", "--executor", "interp"]));
+    assert_eq!(code, Some(2), "{text}");
+    assert_eq!(text.lines().count(), 1, "{text}");
+    assert!(text.contains("kernel.elf does not come to its first step on"), "{text}");
+    assert!(
+        text.contains("`stalemate audit --kernel kernel.elf`, and docs/guest.md says"),
+        "{text}"
+    );
+    let (code, text) = of_check(&folder.0);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("  STOPS       on nopcid nopti, pcid nopti"), "{text}");
+}
+
+fn of_check(folder: &Path) -> (Option<i32>, String) {
+    let mut command = crate::common::command(&["check-guest", "kernel.elf"]);
+    said(&command.current_dir(folder).output().expect("it runs"))
 }
 
 #[test]

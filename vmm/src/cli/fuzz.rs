@@ -2,12 +2,12 @@
 
 use super::executors::ExecutorKind;
 use super::failure::{EXIT_OK, EXIT_UNEXPECTED, Failure};
+use super::input::{GuestArgs, own_policy};
 use super::terminal::{Format, Terminal};
 use super::{files, names};
 use crate::executor::{Backend, REQUIRE_KVM, kvm_is_required};
 use crate::fuzz::report::{About, Report, text};
 use crate::fuzz::{self, Campaign, CrossCheck, correct_policies, zoo};
-use crate::kernel::steps::Guest;
 use crate::scenario::{CPUS, Policy};
 use stalemate_shared::variant::VARIANTS;
 use std::path::{Path, PathBuf};
@@ -35,7 +35,7 @@ pub struct FuzzArgs {
     #[arg(long, value_name = "VARIANT", value_parser = names::variant(), hide_possible_values = true)]
     variant: Option<names::Mistake>,
     /// Count how many programs it takes to find each historical bug, at most --count each
-    #[arg(long, conflicts_with_all = ["variant", "out"])]
+    #[arg(long, conflicts_with_all = ["variant", "out", "path"])]
     zoo: bool,
     /// Processors, separated by commas [default: all]
     #[arg(long, value_name = "LIST", value_parser = names::cpus(), value_delimiter = ',',
@@ -44,6 +44,8 @@ pub struct FuzzArgs {
     /// What runs unprivileged instructions [default: interp, and one program in 100 on kvm too]
     #[arg(long, value_enum)]
     executor: Option<ExecutorKind>,
+    #[command(flatten)]
+    guest: GuestArgs,
     /// Write scenario files of what fails to this directory
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -57,7 +59,10 @@ type Executors = (Backend, Result<(Backend, u64), String>);
 
 /// Runs programs as `args` say.
 pub fn run(args: &FuzzArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result<u8, Failure> {
+    let guest = args.guest.guest()?;
+    own_policy(&args.guest, &guest, args.policy, args.variant)?;
     let policies = match args.policy {
+        _ if !guest.abilities().has_policies() => vec![Policy::Own],
         Some(policy) => vec![policy],
         None if args.zoo => vec![Policy::Split],
         None => correct_policies(),
@@ -72,9 +77,12 @@ pub fn run(args: &FuzzArgs, device: &Path, terminal: &mut Terminal<'_>) -> Resul
         std::fs::create_dir_all(directory).map_err(error)?;
     }
     let cross_check = second.as_ref().ok();
-    let guest = Guest::builtin();
+    let mut backends = vec![&executor];
+    backends.extend(cross_check.map(|(backend, _)| backend));
+    args.guest.check_escapes(&guest, &backends, terminal)?;
     let campaign = Campaign {
         guest: &guest,
+        path: args.guest.path.as_deref(),
         seed: args.seed,
         first: args.first,
         count: args.count,

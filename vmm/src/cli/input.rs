@@ -6,10 +6,12 @@ use super::names::Mistake;
 use super::terminal::Terminal;
 use crate::executor::Backend;
 use crate::inject::Fault;
-use crate::kernel::steps::Guest;
+use crate::kernel::free::KernelImage;
 use crate::kernel::steps::escapes::{self, Escape};
+use crate::kernel::steps::{BootError, Guest, ImageError};
 use crate::report::Skipped;
-use crate::scenario::{self, BUILTIN, Policy, Scenario, ZOO};
+use crate::runner::Runner;
+use crate::scenario::{self, BUILTIN, Policy, Run, Scenario, ZOO};
 use crate::suggest::nearest;
 use stalemate_shared::note::kernel;
 use std::collections::{BTreeMap, BTreeSet};
@@ -123,8 +125,57 @@ const SHOWN: usize = 5;
 
 /// The kernel in an ELF file.
 pub fn guest(path: &Path) -> Result<Guest, Failure> {
-    let named = |error| Failure::usage(format!("{}: {error}", path.display()));
-    Guest::from_elf(files::read(path)?).map_err(named)
+    let bytes: Arc<[u8]> = files::read(path)?.into();
+    Guest::from_elf(Arc::clone(&bytes)).map_err(|error| {
+        let path = path.display();
+        // What the loader of audits takes is a kernel that boots by itself, unless it says otherwise.
+        let noted = matches!(error, ImageError::Note(_));
+        let other = match KernelImage::parse(&bytes) {
+            Ok(_) if !noted => format!("; {}", boots_by_itself(&path)),
+            _ => "; docs/guest.md says what a kernel for --guest must be".to_owned(),
+        };
+        Failure::usage(format!("{path}: {error}{other}"))
+    })
+}
+
+/// What is said of a file that may be a kernel of another kind.
+fn boots_by_itself(path: &dyn std::fmt::Display) -> String {
+    format!(
+        "a kernel that boots by itself is judged by `stalemate audit --kernel {path}`, and docs/guest.md says \
+         what one for --guest must be"
+    )
+}
+
+/// Boots that are tried, where one does not come to a first step.
+const BOOTS: usize = 3;
+
+/// Whether a kernel of the user's own comes to its first step in the first of these runs, or in
+/// others; where it comes to none nothing is run.
+pub fn check_boots(
+    args: &GuestArgs,
+    guest: &Guest,
+    runner: &mut Runner,
+    runs: &[Run],
+) -> Result<(), Failure> {
+    let Some(path) = &args.path else { return Ok(()) };
+    let configs: BTreeSet<_> = runs.iter().map(|run| run.config).collect();
+    let first = runs.first().map(|run| run.config);
+    let mut stopped = None;
+    for config in first.into_iter().chain(configs).take(BOOTS) {
+        match runner.boot(&config) {
+            Ok(_) => return Ok(()),
+            Err(BootError::Guest { stop, vcpu }) => {
+                stopped = stopped.or(Some((config, stop, vcpu)))
+            }
+            Err(error) => return Err(Failure::host(&error)),
+        }
+    }
+    let Some((config, stop, vcpu)) = stopped else { return Ok(()) };
+    let (path, at) = (path.display(), guest.symbols().locate(vcpu.rip()));
+    Err(Failure::usage(format!(
+        "{path} does not come to its first step on {config}: {stop}, at {at}; {}",
+        boots_by_itself(&path)
+    )))
 }
 
 /// A kernel of one's own, instead of the built-in guest.

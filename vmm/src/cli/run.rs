@@ -3,7 +3,7 @@
 use super::executors::{ExecutorKind, backends};
 use super::failure::{EXIT_OK, EXIT_UNEXPECTED, Failure};
 use super::files::{Files, run_to_show};
-use super::input::{self, GuestArgs, own_policy};
+use super::input::{self, GuestArgs, check_boots, own_policy};
 use super::left_out::left_out;
 use super::names;
 use super::terminal::Terminal;
@@ -141,9 +141,13 @@ pub fn run(args: &RunArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result
         runner.limit_hangs(MOST_HANGS);
         runner
     });
+    let (mut first, second) = (runners.next(), runners.next());
+    if let Some(runner) = &mut first {
+        check_boots(&args.guest, &guest, runner, &runs)?;
+    }
     let bar = terminal.progress(runs.len() as u64, "runs");
     let mut progress = |done| bar.set_position(done as u64);
-    let done = match (runners.next(), runners.next()) {
+    let done = match (first, second) {
         (Some(one), Some(other)) => crosscheck_all(&mut [one, other], &runs, &mut progress),
         (Some(mut one), None) => {
             one.run_all(&runs, &mut progress).map(|results| (results, Vec::new()))

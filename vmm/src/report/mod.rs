@@ -9,6 +9,7 @@ mod repro;
 mod sarif;
 mod score;
 mod score_json;
+mod skipped;
 mod tap;
 mod text;
 mod timeline;
@@ -23,6 +24,7 @@ pub use repro::{command, named, quoted};
 pub use sarif::sarif;
 pub use score::{Score, score_text};
 pub use score_json::{SCORE_SCHEMA_VERSION, score_json, score_schema};
+pub use skipped::{Skipped, skipped_lines};
 pub use tap::tap;
 pub(crate) use text::counted;
 pub use text::{details, difference, summary, what_is_real};
@@ -56,23 +58,6 @@ pub struct Results<'a> {
     pub left_out: &'a [String],
     /// What the kernel cannot run.
     pub skipped: &'a [Skipped],
-}
-
-/// A scenario that a kernel cannot run.
-#[derive(Clone, Debug)]
-pub struct Skipped {
-    /// The scenario.
-    pub scenario: Arc<Scenario>,
-    /// What the kernel lacks of what it asks for.
-    pub reason: String,
-}
-
-impl Skipped {
-    /// The kind of what it lacks: the reason without its particulars.
-    #[must_use]
-    pub fn kind(&self) -> &str {
-        self.reason.split([':', ';']).next().unwrap_or_default()
-    }
 }
 
 /// One run with its events: what a picture of it is made of.

@@ -2,7 +2,7 @@
 
 use super::diagnosis::{on_cpu, step_of, step_text};
 use super::unexplained::{registers, unexplained};
-use super::{Results, Skipped, diagnosis, quoted};
+use super::{Results, diagnosis, skipped_lines};
 use crate::arch::tlb::{Fill, Tag};
 use crate::inject::Interrupt;
 use crate::ink::{Ink, Tone};
@@ -18,9 +18,6 @@ use std::fmt::Write;
 const CONFIGS_NAMED: usize = 6;
 /// The width of a column, where the processor's name is not wider.
 const COLUMN: usize = 12;
-
-/// Scenarios that a kernel cannot run, of which each is named.
-const SKIPPED_NAMED: usize = 6;
 
 /// What the table's cells mean.
 const LEGEND: &str = "ok N+M: N runs clean and M caught, as expected; lost: live entries that nobody \
@@ -78,29 +75,8 @@ pub fn summary(results: &Results<'_>, ink: Ink) -> String {
 
 /// What a kernel of the user's own cannot run, by what it lacks, and what it was seen to be.
 fn kernel(out: &mut String, results: &Results<'_>) {
-    let Some(path) = results.guest else { return };
-    if results.skipped.len() <= SKIPPED_NAMED {
-        for Skipped { scenario, reason } in results.skipped {
-            let _ = writeln!(out, "SKIP {}, for want of {reason}", scenario.name);
-        }
-    } else {
-        let mut lacks: BTreeMap<&str, usize> = BTreeMap::new();
-        for skipped in results.skipped {
-            *lacks.entry(skipped.kind()).or_default() += 1;
-        }
-        let mut lacks: Vec<_> = lacks.into_iter().collect();
-        lacks.sort_by_key(|&(_, count)| std::cmp::Reverse(count));
-        let kinds: Vec<String> =
-            lacks.iter().map(|(kind, count)| format!("{kind} ({count})")).collect();
-        let path = quoted(&path.display().to_string());
-        let kinds = kinds.join(", ");
-        let _ = writeln!(
-            out,
-            "SKIP {}, for want of {kinds}; `stalemate list --guest {path}` has them all",
-            counted(results.skipped.len(), "scenario", "scenarios")
-        );
-    }
-    let path = path.display();
+    let Some(guest) = results.guest else { return };
+    let path = guest.display();
     let mut seen: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
     for result in results.results {
         if let Some(one) = &result.seen {
@@ -111,9 +87,7 @@ fn kernel(out: &mut String, results: &Results<'_>) {
         let cpus: Vec<&str> = cpus.into_iter().collect();
         let _ = writeln!(out, "{path} on {}: {what}", cpus.join(", "));
     }
-    let can = results.scenarios.len();
-    let all = counted(can + results.skipped.len(), "scenario", "scenarios");
-    let _ = writeln!(out, "{path} can run {can} of {all}");
+    *out += &skipped_lines(guest, results.skipped, results.scenarios.len());
 }
 
 /// What was real with these executors, and what was modelled: the last line of every report.

@@ -241,6 +241,15 @@ impl Runner {
         Ok(end?.probed)
     }
 
+    /// Boots the guest for a configuration, without a run; what it was seen to be at its first step.
+    ///
+    /// # Errors
+    /// When it does not come to that, the image cannot be loaded, or the host fails.
+    pub fn boot(&mut self, config: &RunConfig) -> Result<Seen, BootError> {
+        self.session(config)?;
+        Ok(self.primed.seen.clone())
+    }
+
     /// Does one run; `observer` is notified of its events as they happen: a [`Trace`] keeps them.
     /// Those of a sweep, whose branches follow each other, are shown when it is over.
     ///

@@ -19,6 +19,7 @@ pub use diagnostic::Diagnostic;
 pub(crate) use diagnostic::explain;
 pub use file::{parse, parse_all};
 pub use matrix::{Expected, MAX_RUNS, Run, Selection};
+pub use needs::step_name;
 pub use raw::{Stops, schema};
 pub(crate) use step::parse as parse_step;
 pub use step::{Change, Expect, MOST_VALUES, Step, VERBS, Verb};

@@ -27,7 +27,7 @@ impl Scenario {
         let unknown: BTreeSet<Op> =
             self.operations().map(|(op, _)| op).filter(|&op| !abilities.does(op)).collect();
         if !unknown.is_empty() {
-            let names: Vec<String> = unknown.into_iter().map(name).collect();
+            let names: Vec<String> = unknown.into_iter().map(step_name).collect();
             return Some(format!("steps: {}", names.join(", ")));
         }
         let pages = self.operations().filter_map(|(_, args)| Page::at(args[1]));
@@ -67,7 +67,8 @@ impl Scenario {
 }
 
 /// A step's name as the header for C has it: `FLUSH_ALL`.
-fn name(op: Op) -> String {
+#[must_use]
+pub fn step_name(op: Op) -> String {
     let mut name = String::new();
     for c in format!("{op:?}").chars() {
         if c.is_ascii_uppercase() && !name.is_empty() {

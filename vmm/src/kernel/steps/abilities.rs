@@ -43,6 +43,8 @@ pub struct Abilities {
     steps: u64,
     pages: u64,
     features: u64,
+    /// The version of the interface that it was built with.
+    pub version: u32,
     /// CPUs that it boots, at most.
     pub cpus: u8,
     /// Address spaces that it has, at most.
@@ -55,6 +57,7 @@ impl Abilities {
         steps: u64::MAX,
         pages: u64::MAX,
         features: u64::MAX,
+        version: VERSION,
         cpus: MAX_CPUS as u8,
         spaces: MM_COUNT,
     };
@@ -85,6 +88,7 @@ impl Abilities {
         }
         let read = || {
             Some(Self {
+                version,
                 steps: long(offset_of!(Description, steps))?,
                 pages: long(offset_of!(Description, pages))?,
                 features: long(offset_of!(Description, features))?,

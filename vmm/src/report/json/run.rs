@@ -102,7 +102,7 @@ impl<'a> Run<'a> {
             cpu: config.cpu.name,
             policy: config.policy,
             pti: seen.map_or(config.pti, Seen::isolated),
-            kernel_global: seen.map_or(config.kernel_global(), Seen::global),
+            kernel_global: config.kernel_global() && seen.is_none_or(Seen::global),
             pcids: seen.map(|seen| seen.pcid),
             invpcid_used: seen.map(|seen| seen.invpcid),
             fill: config.fill,
