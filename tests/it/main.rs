@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod action;
 mod audit;
 mod both;
 mod ci_reports;
