@@ -1,6 +1,6 @@
 //! The kernels in the text of `docs/guest.md`, as a reader who follows it has them.
 
-use crate::common::{say, text};
+use crate::common::{root, say, text};
 use stalemate_shared::VERSION;
 use stalemate_shared::note::{Description, kernel};
 use std::mem::offset_of;
@@ -8,11 +8,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 const PAGE: &str = include_str!("../../docs/guest.md");
-
-/// The checkout.
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
 
 /// A folder outside the checkout, which goes with it.
 struct Folder(PathBuf);

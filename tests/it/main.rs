@@ -10,6 +10,7 @@ mod audit;
 mod both;
 mod ci_reports;
 mod cli;
+mod examples;
 mod faults;
 mod fences;
 mod findings;
