@@ -5,7 +5,7 @@
 
 #include <stdint.h>
 
-#define STALEMATE_VERSION 3
+#define STALEMATE_VERSION 4
 #define STALEMATE_MAGIC 0x00384d454c415453 /* "STALEM8" */
 
 /* Written by Stalemate before entry; the kernel completes it before READY. */
@@ -66,6 +66,7 @@ struct stalemate_description {
     uint64_t pages;
     uint64_t features;
     uint64_t spaces;
+    uint64_t memory;
 };
 
 struct stalemate_note {
@@ -101,6 +102,7 @@ struct stalemate_note {
 
 /* Hypercalls: OUT of AL to this port, their number in RAX. */
 #define STALEMATE_PORT 0x5a
+#define STALEMATE_DEBUG_PORT 0xe9 /* OUT of AL prints a byte */
 #define STALEMATE_READY 1
 #define STALEMATE_NEXT_STEP 2
 #define STALEMATE_BEGIN 3
@@ -180,6 +182,7 @@ struct stalemate_note {
 
 /* Where things are. */
 #define STALEMATE_MEMORY_SIZE 0x800000
+#define STALEMATE_MAX_MEMORY_SIZE 0x10000000
 #define STALEMATE_BOOT_BLOCK 0x1000
 #define STALEMATE_BOOT_TABLES 0x2000
 #define STALEMATE_IMAGE 0x100000

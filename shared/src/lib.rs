@@ -42,6 +42,6 @@ pub mod tlb_state;
 pub mod variant;
 
 /// Version of everything in this crate.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// The oldest version that a kernel may have been built with: what came since was only added.
 pub const OLDEST_VERSION: u32 = 3;

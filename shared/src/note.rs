@@ -58,12 +58,16 @@ pub struct Description {
     pub features: u64,
     /// Address spaces that it has, at most; 0 stands for one.
     pub spaces: u64,
+    /// Bytes of memory that it needs, in whole 2 MiB, at most
+    /// [`MAX_MEMORY_SIZE`](crate::layout::MAX_MEMORY_SIZE); 0 stands for
+    /// [`MEMORY_SIZE`](crate::layout::MEMORY_SIZE). From version 4 on.
+    pub memory: u64,
 }
 
 impl Description {
     /// Of a kernel that can nothing.
     pub const NOTHING: Self =
-        Self { version: VERSION, cpus: 0, steps: 0, pages: 0, features: 0, spaces: 0 };
+        Self { version: VERSION, cpus: 0, steps: 0, pages: 0, features: 0, spaces: 0, memory: 0 };
 }
 
 /// The bits of [`Description::steps`] of these steps.

@@ -127,7 +127,7 @@ fn what_a_kernel_says_of_itself_decides_what_is_run_and_what_was_seen_what_is_sa
     let (code, text) = note(version, 2, &["unmap"]);
     assert_eq!(code, Some(2));
     let speaks =
-        format!("built with version 2 of the interface, and this Stalemate speaks {VERSION}");
+        format!("built with version 2 of the interface, and this Stalemate speaks 3 to {VERSION}");
     assert!(text.contains(&speaks), "{text}");
     // It says that it isolates page tables, and does not.
     let (code, text) = note(features, kernel::PTI as u32, &["unmap"]);
@@ -213,6 +213,69 @@ fn faults_fuzz_and_compare_take_a_kernel_of_ones_own() {
     assert!(text.contains(" --guest kernel.elf\n"), "{text}");
 }
 
+/// The page's kernel in Rust with other text in its place, and what it is built to.
+fn changed(folder: &Path, changes: &[(&str, &str)]) {
+    let at = folder.join("src/main.rs");
+    let mut text = std::fs::read_to_string(&at).expect("the source");
+    for (before, after) in changes {
+        assert_eq!(text.matches(before).count(), 1, "{before}");
+        text = text.replace(before, after);
+    }
+    std::fs::write(&at, text).expect("the source");
+    build(folder);
+}
+
+#[test]
+fn a_kernel_may_print_and_have_more_memory_and_one_of_the_version_before_runs() {
+    let folder = extracted("rust");
+    let print = "for byte in *b\"TEXT\\n\" { unsafe { asm!(\"out 0xe9, al\", in(\"al\") byte) } }";
+    let boot = print.replace("TEXT", "hello");
+    let more = "assert!(unsafe { (*block).memory_size } == 16 << 20);
+        let high = (KERNEL_BASE + (12 << 20)) as *mut u64;
+        unsafe { write_volatile(high, read_volatile(high) + 7) };";
+    let booted = format!("    init_cpu();\n    switch_mm(roots(0));\n{boot}\n{more}");
+    let step = format!("    let root = roots(mm);\n{}\n    match", print.replace("TEXT", "a step"));
+    changed(
+        &folder.0,
+        &[
+            ("    ..Description::NOTHING", "    memory: 16 << 20,\n    ..Description::NOTHING"),
+            ("    init_cpu();\n    switch_mm(roots(0));", &booted),
+            ("    let root = roots(mm);\n    match", &step),
+        ],
+    );
+    let executor = if crate::common::kvm().is_ok() { "both" } else { "interp" };
+    let (code, text) = said(&run(&folder.0, &["unmap", "--cpu", "pcid", "--executor", executor]));
+    assert_eq!(code, Some(0), "{text}");
+    assert_eq!(text.matches("  printed: a step\n").count(), 7, "one a step: {text}");
+    assert!(!text.contains("hello"), "{text}");
+    for (what, rule) in [("FRAME_FREED", "reuse-before-flush"), ("marks", "lost-mark, stray-mark")]
+    {
+        assert!(text.contains(&format!("{rule} ({what})")), "{text}");
+    }
+    assert!(
+        !text.contains("stale-remote-entry, needless-flush ("),
+        "it says BEGIN and END: {text}"
+    );
+    let (code, text) = of_check(&folder.0);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(
+        text.contains("  printed     hello\n") && text.contains(", 16 MiB of memory\n"),
+        "{text}"
+    );
+    // The description as it was in version 3, without the last field.
+    let at = folder.0.join("kernel.elf");
+    let mut image = std::fs::read(&at).expect("the image");
+    let size = image.len() - description(&mut image).len() - 12 - 8;
+    image[size..size + 4].copy_from_slice(&40u32.to_le_bytes());
+    description(&mut image)[..4].copy_from_slice(&3u32.to_le_bytes());
+    std::fs::write(&at, image).expect("the image");
+    let (code, text) = of_check(&folder.0);
+    assert!(text.contains("  version     3, which is spoken\n"), "{text}");
+    // It has less memory than it is built for.
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains(", 8 MiB of memory\n") && text.contains("  STOPS       on"), "{text}");
+}
+
 /// The file in the folder, and what `check-guest` says of it.
 fn checked(folder: &Path, name: &str, bytes: &[u8]) -> (Option<i32>, String) {
     let path = folder.join(name);
@@ -230,7 +293,7 @@ fn check_guest_says_what_is_right_and_what_would_be() {
     for says in [
         "  steps       MAP REMAP UNMAP PROTECT FLUSH_ONE_USER",
         "  pages       u k\n",
-        "  has         1 CPU, 12 address spaces\n",
+        "  has         1 CPU, 12 address spaces, 8 MiB of memory\n",
         "  code        whatever is privileged traps",
         "pcid-nopge nopti: PCIDs off, one root for both modes, no global pages, no INVPCID\n",
         "  scenarios   8 of ",
@@ -261,7 +324,7 @@ fn check_guest_says_what_is_right_and_what_would_be() {
         ),
         (
             &beyond,
-            "beyond 0x160000: an image lies at 0x100000 and is 384 KiB at most; a kernel that boots by itself",
+            "that its note asks for; a kernel that boots by itself is judged by `stalemate audit --kernel",
         ),
         (&old, "built with version 1 of the interface, and this Stalemate speaks"),
     ];

@@ -65,13 +65,13 @@ fn wanted() -> BTreeMap<String, u64> {
     assert_eq!(flags.len(), declared(include_str!("../../shared/src/step.rs")));
     #[rustfmt::skip]
     let calls = constants!(
-        "", call, PORT, READY, NEXT_STEP, BEGIN, END, FRAME_FREED, CONTENTS_TAKEN, ENTRY_READ, YIELD,
+        "", call, PORT, DEBUG_PORT, READY, NEXT_STEP, BEGIN, END, FRAME_FREED, CONTENTS_TAKEN, ENTRY_READ, YIELD,
         DEFER, PANIC,
     );
     assert_eq!(calls.len(), declared(include_str!("../../shared/src/hypercall.rs")));
     #[rustfmt::skip]
     let layout = constants!(
-        "", layout, MEMORY_SIZE, BOOT_BLOCK, BOOT_TABLES, IMAGE, IMAGE_END, TABLE_FRAMES, TABLE_FRAMES_END,
+        "", layout, MEMORY_SIZE, MAX_MEMORY_SIZE, BOOT_BLOCK, BOOT_TABLES, IMAGE, IMAGE_END, TABLE_FRAMES, TABLE_FRAMES_END,
         KERNEL_BASE, DIRECT_MAP_SIZE, KERNEL_PAGES, KERNEL_PAGE_COUNT, USER_CODE, USER_PAGES,
         USER_PAGE_COUNT, USER_LARGE_PAGES, USER_LARGE_PAGE_COUNT, USER_TABLE_PAGES,
         USER_TABLE_PAGE_COUNT, USER_END, MM_COUNT, MAX_CPUS, KERNEL_CS, KERNEL_SS, SYSRET_BASE, USER_SS,

@@ -108,7 +108,8 @@ fn note(out: &mut String, abilities: &Abilities) {
     line(out, "features", &features.join(", "));
     let cpus = counted(usize::from(abilities.cpus), "CPU", "CPUs");
     let spaces = counted(abilities.spaces, "address space", "address spaces");
-    line(out, "has", &format!("{cpus}, {spaces}"));
+    let memory = abilities.memory >> 20;
+    line(out, "has", &format!("{cpus}, {spaces}, {memory} MiB of memory"));
 }
 
 /// What the loader's check of forms finds.
@@ -133,13 +134,18 @@ fn boots(out: &mut String, guest: &Guest) -> Result<bool, Failure> {
     let cpus: Vec<_> = CPUS.into_iter().filter(|cpu| cpu.default).collect();
     let selection = Selection { abilities: guest.abilities(), ..Selection::of(&cpus) };
     let mut runner = Runner::new(guest, &Backend::interp());
+    let mut printed = String::new();
     let mut came: BTreeMap<(bool, String), Vec<String>> = BTreeMap::new();
     for config in base.configs(&selection) {
         let RunConfig { cpu, pti, .. } = config;
         let name = format!("{} {}", cpu.name, if pti { "pti" } else { "nopti" });
         let what = match runner.boot(&config) {
-            Ok(seen) => (true, as_asked(&seen, pti)),
-            Err(BootError::Guest { stop, vcpu }) => {
+            Ok((seen, text)) => {
+                printed = text;
+                (true, as_asked(&seen, pti))
+            }
+            Err(BootError::Guest { stop, vcpu, printed: text }) => {
+                printed = text;
                 let at = guest.symbols().locate(vcpu.rip());
                 (false, format!("{stop}, at {at}"))
             }
@@ -150,6 +156,9 @@ fn boots(out: &mut String, guest: &Guest) -> Result<bool, Failure> {
     for ((boots, what), on) in &came {
         let name = if *boots { "boots" } else { "STOPS" };
         line(out, name, &format!("on {}: {what}", on.join(", ")));
+    }
+    for text in printed.lines() {
+        line(out, "printed", text);
     }
     Ok(!came.is_empty() && came.keys().all(|(boots, _)| *boots))
 }

@@ -164,7 +164,7 @@ pub fn check_boots(
     for config in first.into_iter().chain(configs).take(BOOTS) {
         match runner.boot(&config) {
             Ok(_) => return Ok(()),
-            Err(BootError::Guest { stop, vcpu }) => {
+            Err(BootError::Guest { stop, vcpu, .. }) => {
                 stopped = stopped.or(Some((config, stop, vcpu)))
             }
             Err(error) => return Err(Failure::host(&error)),

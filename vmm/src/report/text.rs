@@ -8,7 +8,7 @@ use crate::inject::Interrupt;
 use crate::ink::{Ink, Tone};
 use crate::kernel::steps::Swept;
 use crate::oracle::{Discharger, Obligation, RuleId, State};
-use crate::runner::{Difference, Hammers, Outcome, RunResult, SweepResult};
+use crate::runner::{Difference, Hammers, Outcome, RunResult, Seen, SweepResult};
 use crate::scenario::{CPUS, Expected, Scenario, Stops};
 use stalemate_shared::pcid::USER_PCID_BIT;
 use std::collections::{BTreeMap, BTreeSet};
@@ -86,6 +86,17 @@ fn kernel(out: &mut String, results: &Results<'_>) {
     for (what, cpus) in seen {
         let cpus: Vec<&str> = cpus.into_iter().collect();
         let _ = writeln!(out, "{path} on {}: {what}", cpus.join(", "));
+    }
+    let mut all: Option<Seen> = None;
+    for one in results.results.iter().filter_map(|result| result.seen.as_ref()) {
+        all.get_or_insert_with(|| one.clone()).add(one);
+    }
+    let unjudged = all.iter().flat_map(Seen::unjudged);
+    let unjudged: Vec<String> =
+        unjudged.map(|(rules, what)| format!("{} ({what})", rules.join(", "))).collect();
+    if !unjudged.is_empty() {
+        let unjudged = unjudged.join(", ");
+        let _ = writeln!(out, "not judged, since the kernel never says it: {unjudged}");
     }
     *out += &skipped_lines(guest, results.skipped, results.scenarios.len());
 }
@@ -212,6 +223,9 @@ pub fn details(results: &Results<'_>, result: &RunResult, ink: Ink) -> String {
     }
     if let (Some(seen), Some(_)) = (&result.seen, results.guest) {
         let _ = writeln!(out, "  seen: {seen}");
+    }
+    for line in result.printed.lines() {
+        let _ = writeln!(out, "  printed: {line}");
     }
     if let Some(sweep) = &result.sweep {
         self::sweep(&mut out, results, scenario, sweep);

@@ -241,13 +241,14 @@ impl Runner {
         Ok(end?.probed)
     }
 
-    /// Boots the guest for a configuration, without a run; what it was seen to be at its first step.
+    /// Boots the guest for a configuration, without a run; what it was seen to be at its first step, and
+    /// what it printed until then.
     ///
     /// # Errors
     /// When it does not come to that, the image cannot be loaded, or the host fails.
-    pub fn boot(&mut self, config: &RunConfig) -> Result<Seen, BootError> {
-        self.session(config)?;
-        Ok(self.primed.seen.clone())
+    pub fn boot(&mut self, config: &RunConfig) -> Result<(Seen, String), BootError> {
+        let printed = self.session(config)?.boot_printed.clone();
+        Ok((self.primed.seen.clone(), printed))
     }
 
     /// Does one run; `observer` is notified of its events as they happen: a [`Trace`] keeps them.
@@ -283,7 +284,9 @@ impl Runner {
         let limit = self.boundary_limit;
         if let Err(error) = self.session(&run.config) {
             return match error {
-                BootError::Guest { stop, vcpu } => Ok(RunResult::did_not_boot(run, stop, vcpu)),
+                BootError::Guest { stop, vcpu, printed } => {
+                    Ok(RunResult::did_not_boot(run, stop, vcpu, printed))
+                }
                 error => Err(error.into()),
             };
         }

@@ -131,6 +131,8 @@ pub struct RunResult {
     pub traps: u64,
     /// Events by kind.
     pub counts: EventCounts,
+    /// What the kernel printed, at its debug port.
+    pub printed: String,
     /// What the kernel was seen to be; nothing where it did not come to the first step.
     pub seen: Option<Seen>,
     /// What an interrupt at every boundary came to, where that was asked for.
@@ -177,6 +179,7 @@ impl RunResult {
             unreached: end.unreached,
             traps: end.traps,
             counts,
+            printed: end.printed,
             seen: Some(seen),
             sweep: None,
         };
@@ -219,9 +222,9 @@ impl RunResult {
         };
     }
 
-    pub(super) fn did_not_boot(run: &Run, stop: Stop, vcpu: Box<Vcpu>) -> Self {
+    pub(super) fn did_not_boot(run: &Run, stop: Stop, vcpu: Box<Vcpu>, printed: String) -> Self {
         let outcome = stop_outcome(&stop);
-        Self { stop: Some((stop, vcpu)), ..Self::not_begun(run, outcome) }
+        Self { stop: Some((stop, vcpu)), printed, ..Self::not_begun(run, outcome) }
     }
 
     /// A run that was not done, since others hung before.
@@ -246,6 +249,7 @@ impl RunResult {
             unreached: Vec::new(),
             traps: 0,
             counts: EventCounts::default(),
+            printed: String::new(),
             seen: None,
             sweep: None,
         }

@@ -3,8 +3,36 @@
 use crate::arch::happened::Happened;
 use crate::arch::vcpu::cr4;
 use crate::arch::walk::entry;
-use crate::event::{Event, Kind, Observer, TraceHeader};
+use crate::event::{Announcement, Event, Kind, Observer, TraceHeader};
 use std::fmt;
+
+/// Rules that judge what a kernel says, and what it must say for that.
+const SAID: [(&[&str], &str); 8] = [
+    (&["stale-kernel-entry", "stale-remote-entry", "needless-flush"], "BEGIN and END"),
+    (&["reuse-before-flush"], "FRAME_FREED"),
+    (&["copied-while-writable"], "CONTENTS_TAKEN"),
+    (&["lost-dirty"], "ENTRY_READ"),
+    (&["lost-mark", "stray-mark"], "marks"),
+    (&["generation"], "generations"),
+    (&["loaded-mm"], "loaded_mm"),
+    (&["lazy-in-user-mode"], "is_lazy"),
+];
+
+/// Which of [`SAID`] an announcement is.
+fn kind(said: &Announcement) -> Option<usize> {
+    Some(match said {
+        Announcement::FlushBegins { .. } | Announcement::FlushReturns { .. } => 0,
+        Announcement::FrameFreed(_) => 1,
+        Announcement::ContentsTaken(_) => 2,
+        Announcement::EntryRead { .. } => 3,
+        Announcement::Marked { .. } | Announcement::Unmarked { .. } => 4,
+        // What nothing was ever flushed up to is no claim.
+        Announcement::Generation { generation: 1.., .. } | Announcement::SlotFlushed { .. } => 5,
+        Announcement::Loaded { .. } | Announcement::Switching { .. } => 6,
+        Announcement::Lazy { .. } => 7,
+        _ => return None,
+    })
+}
 
 /// What a kernel was seen to do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,6 +53,8 @@ pub struct Seen {
     global_entry: bool,
     /// INVPCID was executed after boot.
     pub invpcid: bool,
+    /// Which of [`SAID`] it said.
+    said: [bool; SAID.len()],
 }
 
 impl Seen {
@@ -41,6 +71,24 @@ impl Seen {
     #[must_use]
     pub fn global(&self) -> bool {
         self.pge && self.global_entry
+    }
+
+    /// What neither of two runs said neither said.
+    pub fn add(&mut self, other: &Self) {
+        for (one, other) in self.said.iter_mut().zip(other.said) {
+            *one |= other;
+        }
+    }
+
+    /// The rules that had nothing to judge, since the kernel never says what they are about; and that.
+    pub fn unjudged(&self) -> impl Iterator<Item = (&'static [&'static str], &'static str)> {
+        SAID.into_iter().zip(self.said).filter(|(_, said)| !said).map(|(row, _)| row)
+    }
+
+    fn says(&mut self, announcements: &[Announcement]) {
+        for number in announcements.iter().filter_map(kind) {
+            self.said[number] = true;
+        }
     }
 
     fn control(&mut self, value: u64) {
@@ -61,9 +109,11 @@ impl Observer for Seen {
         *self = Self { says_isolated: kernel.isolated, root_bit, ..Self::default() };
         self.cr3 = header.cpus.iter().map(|cpu| cpu.cr3).collect();
         header.cpus.iter().for_each(|cpu| self.control(cpu.cr4));
+        self.says(&kernel.state);
     }
 
     fn event(&mut self, event: &Event) {
+        self.says(event.announcements());
         let Kind::Cpu(happened) = &event.kind else { return };
         let cpu = usize::from(event.cpu.0);
         match happened {
@@ -95,5 +145,18 @@ impl fmt::Display for Seen {
         let global = if self.global() { "global pages" } else { "no global pages" };
         let invpcid = if self.invpcid { "INVPCID used" } else { "no INVPCID" };
         write!(f, "{pcid}, {roots}, {global}, {invpcid}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oracle::rules;
+
+    #[test]
+    fn each_rule_that_is_named_is_one() {
+        for name in SAID.iter().flat_map(|(names, _)| *names) {
+            assert!(rules::names().contains(name), "{name}");
+        }
     }
 }

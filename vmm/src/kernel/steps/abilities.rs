@@ -4,7 +4,7 @@ use object::Endianness;
 use object::elf::FileHeader64;
 use object::read::elf::{FileHeader, NoteIterator, SectionHeader};
 use stalemate_shared::boot::options;
-use stalemate_shared::layout::{MAX_CPUS, MM_COUNT};
+use stalemate_shared::layout::{LARGE_PAGE_SIZE, MAX_CPUS, MAX_MEMORY_SIZE, MEMORY_SIZE, MM_COUNT};
 use stalemate_shared::note::{Description, KIND, SECTION, kernel, pages};
 use stalemate_shared::page::Page;
 use stalemate_shared::step::Op;
@@ -17,6 +17,15 @@ pub enum NoteError {
     /// It is too short, or not where its section says.
     #[error("its section {SECTION} holds no note that describes a kernel; see docs/guest.md")]
     Malformed,
+    /// It asks for memory that cannot be.
+    #[error(
+        "its note asks for {found:#x} bytes of memory: whole 2 MiB, from {MEMORY_SIZE:#x} to \
+         {MAX_MEMORY_SIZE:#x}, or 0 for the least"
+    )]
+    Memory {
+        /// So much.
+        found: u64,
+    },
     /// It was built with another version of the interface.
     #[error(
         "built with version {found} of the interface, and this Stalemate speaks {}: build it with this \
@@ -49,6 +58,8 @@ pub struct Abilities {
     pub cpus: u8,
     /// Address spaces that it has, at most.
     pub spaces: usize,
+    /// Bytes of memory that it needs.
+    pub memory: u64,
 }
 
 impl Abilities {
@@ -60,6 +71,7 @@ impl Abilities {
         version: VERSION,
         cpus: MAX_CPUS as u8,
         spaces: MM_COUNT,
+        memory: MEMORY_SIZE,
     };
 
     /// All of that but for the policies: of a kernel that has one of its own.
@@ -86,9 +98,19 @@ impl Abilities {
         if !(OLDEST_VERSION..=VERSION).contains(&version) {
             return Err(NoteError::Version { found: version });
         }
+        // What came with version 4.
+        let memory = match long(offset_of!(Description, memory)) {
+            None | Some(0) => MEMORY_SIZE,
+            Some(size) => size,
+        };
+        let is_possible = (MEMORY_SIZE..=MAX_MEMORY_SIZE).contains(&memory);
+        if !is_possible || !memory.is_multiple_of(LARGE_PAGE_SIZE) {
+            return Err(NoteError::Memory { found: memory });
+        }
         let read = || {
             Some(Self {
                 version,
+                memory,
                 steps: long(offset_of!(Description, steps))?,
                 pages: long(offset_of!(Description, pages))?,
                 features: long(offset_of!(Description, features))?,

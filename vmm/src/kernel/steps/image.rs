@@ -5,7 +5,7 @@ use crate::memory::GuestMemory;
 use linux_loader::loader::{Elf, KernelLoader};
 use object::read::elf::{FileHeader, ProgramHeader};
 use object::{Endianness, elf};
-use stalemate_shared::layout::{IMAGE, IMAGE_END, KERNEL_BASE};
+use stalemate_shared::layout::{IMAGE, IMAGE_END, KERNEL_BASE, MEMORY_SIZE};
 use std::io::Cursor;
 use std::sync::Arc;
 
@@ -42,7 +42,7 @@ pub enum ImageError {
     /// A segment does not fit into memory.
     #[error(
         "segment {index} ends at guest-physical {end:#x}, beyond {limit:#x}: an image lies at {IMAGE:#x} and is \
-         {} KiB at most",
+         {} KiB at most, or above {MEMORY_SIZE:#x} in memory that its note asks for",
         (IMAGE_END - IMAGE) >> 10
     )]
     TooLarge {
@@ -129,6 +129,8 @@ impl Image {
             return Err(ImageError::Type(type_.0));
         }
         let entry = file.e_entry.get(endian);
+        let abilities = Abilities::of(bytes)?;
+        let memory = abilities.map_or(MEMORY_SIZE, |abilities| abilities.memory);
         let mut segments = Vec::new();
         let mut entry_found = None;
         for (index, segment) in
@@ -149,8 +151,9 @@ impl Image {
             if start < IMAGE {
                 return Err(ImageError::TooLow { index, start, limit: IMAGE });
             }
-            if end > IMAGE_END {
-                return Err(ImageError::TooLarge { index, end, limit: IMAGE_END });
+            let limit = if start < MEMORY_SIZE { IMAGE_END } else { memory };
+            if end > limit {
+                return Err(ImageError::TooLarge { index, end, limit });
             }
             let virtual_ = segment.p_vaddr(endian);
             if entry >= virtual_ && entry - virtual_ < segment.p_memsz(endian) {
@@ -170,7 +173,6 @@ impl Image {
         if physical.wrapping_add(KERNEL_BASE) != entry {
             return Err(ImageError::NotMapped { entry, physical });
         }
-        let abilities = Abilities::of(bytes)?;
         Ok(Self { bytes: owned, entry, end, abilities })
     }
 
@@ -190,6 +192,12 @@ impl Image {
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// Bytes of memory that it needs.
+    #[must_use]
+    pub fn memory_size(&self) -> u64 {
+        self.abilities.map_or(MEMORY_SIZE, |abilities| abilities.memory)
     }
 
     /// Bytes of memory from the load address to the image's end.

@@ -50,12 +50,30 @@ pub(crate) struct Steps {
     last_flush: u64,
     /// The CPUs that ask for a step.
     asks: Vec<(CpuId, Ask)>,
+    /// What it has printed since it booted, or began to.
+    printed: Vec<u8>,
 }
+
+/// Bytes that a kernel prints of which a report has each.
+const MAX_PRINTED: usize = 1 << 14;
 
 impl Steps {
     /// What the kernel said of itself.
     pub(crate) fn info(&self) -> Option<&KernelInfo> {
         self.info.as_deref()
+    }
+
+    /// What it has printed, as text.
+    fn printed(&self) -> String {
+        let more = if self.printed.len() < MAX_PRINTED { "" } else { " ..." };
+        String::from_utf8_lossy(&self.printed).into_owned() + more
+    }
+
+    /// The same, of which nothing is left.
+    fn take_printed(&mut self) -> String {
+        let printed = self.printed();
+        self.printed.clear();
+        printed
     }
 
     fn layout(&self) -> Option<Layout> {
@@ -86,6 +104,15 @@ impl Kernel for Steps {
 
     fn store_for(&self, memory: &GuestMemory, announcement: &Announcement) -> Option<WordStore> {
         self.layout()?.store_for(memory, announcement)
+    }
+
+    fn port_out(&mut self, port: u16, size: u8, value: u32, _instructions: u64) -> Option<()> {
+        let prints = port == u16::from(stalemate_shared::hypercall::DEBUG_PORT) && size == 1;
+        prints.then(|| {
+            if self.printed.len() < MAX_PRINTED {
+                self.printed.push(value as u8);
+            }
+        })
     }
 
     fn output(

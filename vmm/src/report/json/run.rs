@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "run", deny_unknown_fields, transform = Later(&[
     "file", "seed", "cpus", "schedule", "variant", "sweep", "needless_flushes", "pcids",
-    "invpcid_used",
+    "invpcid_used", "printed",
 ]))]
 pub(super) struct Run<'a> {
     /// The scenario's name.
@@ -74,6 +74,8 @@ pub(super) struct Run<'a> {
     steps_unreached: Vec<usize>,
     /// How the guest stopped before its last step; null where it did not.
     stop: Option<Stop>,
+    /// What the kernel printed, at its debug port.
+    printed: &'a str,
     /// An interrupt at every instruction boundary, each in a run of its own; null where none was
     /// requested.
     sweep: Option<Sweep<'a>>,
@@ -145,6 +147,7 @@ impl<'a> Run<'a> {
                 why: stop.to_string(),
                 at: Location::new(results.symbols, vcpu.rip()),
             }),
+            printed: &result.printed,
             sweep: result.sweep.as_ref().map(|sweep| Sweep::new(results, sweep)),
             big_hammers: result.hammers.count,
             needless_flushes: result.needless,
