@@ -77,7 +77,7 @@ impl Abilities {
     /// All of that but for the policies: of a kernel that has one of its own.
     #[must_use]
     pub fn of_own_policy() -> Self {
-        Self { features: u64::MAX & !kernel::POLICIES, ..Self::ALL }
+        Self { features: !kernel::POLICIES, ..Self::ALL }
     }
 
     /// What the note of an ELF file says; nothing where it has none.
