@@ -47,7 +47,7 @@ lint-ci:
     check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
     check-jsonschema --builtin-schema vendor.github-actions action.yml
     zizmor --offline .
-    shellcheck .github/scripts/run-scenarios .ci/run tests/svm/run
+    shellcheck .github/scripts/* .ci/* tests/svm/run
 
 # What a Linux kernel flushes, and what of it was needed: the table of docs/ledger.md
 audit-ledger kernel:
@@ -57,6 +57,10 @@ audit-ledger kernel:
 audit-drops kernel:
     cargo run --release -- -q audit --kernel {{kernel}} --drop each
     cargo run --release -- -q audit --kernel {{kernel}} --drop each --cmdline pti=off
+
+# Every crate packed, built from what was packed, and installed
+packages:
+    .ci/packages
 
 # The historical bugs on both executors
 zoo:

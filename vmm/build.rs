@@ -11,16 +11,62 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 fn main() {
     let manifest = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("set by cargo"));
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("set by cargo"));
-    let workspace = manifest.parent().expect("vmm/ lies in the workspace").to_path_buf();
-    // Relative to this package, so that a checkout that moved is no change.
-    for input in ["guest", "init", "shared", "Cargo.toml", "Cargo.lock"] {
-        println!("cargo::rerun-if-changed=../{input}");
-    }
+    let workspace = match manifest.parent() {
+        Some(checkout) if checkout.join("guest/Cargo.toml").is_file() => {
+            // Relative to this package, so that a checkout that moved is no change.
+            for input in ["guest", "init", "shared", "Cargo.toml", "Cargo.lock"] {
+                println!("cargo::rerun-if-changed=../{input}");
+            }
+            checkout.to_path_buf()
+        }
+        _ => unbundled(&manifest.join("bundle"), &out.join("workspace")),
+    };
     let script = link_script(&workspace, &out);
     let guest = build(&workspace, &out, "stalemate-guest", &guest_flags(&script));
     std::fs::copy(guest, out.join("guest.elf")).expect("the kernel was built there");
     let init = build(&workspace, &out, "stalemate-init", &INIT_FLAGS.map(str::to_owned));
     std::fs::copy(init, out.join("init.elf")).expect("the init was built there");
+}
+
+/// The packages of the images.
+const PACKAGES: [&str; 3] = ["shared", "guest", "init"];
+
+/// A workspace of what is built here, from the sources that the published package has of it: a package
+/// holds no other one's manifest, so that they have other names there.
+fn unbundled(bundle: &Path, to: &Path) -> PathBuf {
+    println!("cargo::rerun-if-changed=bundle");
+    let read = |name: &str| std::fs::read_to_string(bundle.join(name)).expect("it is packaged");
+    let members = format!("members = {PACKAGES:?}");
+    let manifest = read("workspace.toml");
+    let lines = manifest.lines().filter_map(|line| match line.split(" = ").next() {
+        Some("members") => Some(members.as_str()),
+        Some("default-members" | "exclude") => None,
+        _ => Some(line),
+    });
+    std::fs::create_dir_all(to).expect("OUT_DIR can be written");
+    let manifest: String = lines.flat_map(|line| [line, "\n"]).collect();
+    std::fs::write(to.join("Cargo.toml"), manifest).expect("OUT_DIR can be written");
+    std::fs::write(to.join("Cargo.lock"), read("lock.toml")).expect("OUT_DIR can be written");
+    for package in PACKAGES {
+        copy(&bundle.join(package), &to.join(package));
+        let manifest = read(&format!("{package}/manifest.toml"));
+        std::fs::write(to.join(package).join("Cargo.toml"), manifest).expect("it can be written");
+    }
+    to.to_path_buf()
+}
+
+/// Copies a directory with all that is in it.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("OUT_DIR can be written");
+    for entry in std::fs::read_dir(from).expect("it is packaged") {
+        let entry = entry.expect("it is packaged");
+        let to = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).expect("OUT_DIR can be written");
+        }
+    }
 }
 
 /// Builds the image of a package; where it lies.

@@ -6,6 +6,9 @@
 /// The I/O port.
 pub const PORT: u8 = 0x5a;
 
+/// Where the kernel may print, from version 4 on: `out DEBUG_PORT, al` is one byte of text, which reports show.
+pub const DEBUG_PORT: u8 = 0xe9;
+
 /// The kernel has booted and completed its boot block; nothing comes back.
 pub const READY: u64 = 1;
 /// Report a step and ask for the next. RDI: a [`Status`](crate::step::Status), RSI: its value, RDX: its

@@ -17,8 +17,11 @@ pub const PAGE_SIZE: u64 = 4096;
 /// Bytes in a 2 MiB page.
 pub const LARGE_PAGE_SIZE: u64 = 2 << 20;
 
-/// Bytes of guest-physical memory.
+/// Bytes of guest-physical memory, where a kernel's note asks for no more. What is above is the kernel's
+/// own: segments may be there too, and the tables at entry map it at [`KERNEL_BASE`] + its address.
 pub const MEMORY_SIZE: u64 = 8 << 20;
+/// Bytes of guest-physical memory at most.
+pub const MAX_MEMORY_SIZE: u64 = 256 << 20;
 /// Guest-physical address of the boot block.
 pub const BOOT_BLOCK: u64 = 0x1000;
 /// Guest-physical frames of the page tables that the VMM hands the kernel at entry: a PML4, a

@@ -34,6 +34,7 @@ macro_rules! numbered {
 pub mod boot;
 pub mod hypercall;
 pub mod layout;
+pub mod note;
 pub mod page;
 pub mod pcid;
 pub mod step;
@@ -41,4 +42,6 @@ pub mod tlb_state;
 pub mod variant;
 
 /// Version of everything in this crate.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
+/// The oldest version that a kernel may have been built with: what came since was only added.
+pub const OLDEST_VERSION: u32 = 3;

@@ -49,6 +49,11 @@ macro_rules! kvm_or_skip {
     };
 }
 
+/// The checkout.
+pub fn root() -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
 /// The program, as a user calls it.
 pub fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_stalemate"));

@@ -48,6 +48,7 @@ fn an_interpreter_that_is_wrong_differs_at_an_event_with_registers_and_instructi
         symbols: rig.guest.symbols(),
         guest: None,
         left_out: &[],
+        skipped: &[],
     };
     let report = report::json(&results);
     assert_eq!(report["differences"][0]["sides"][1]["executor"], "interp");

@@ -28,6 +28,7 @@ fn guest() -> &'static Guest {
 
 fn campaign<'a>(executor: &'a Backend, policies: &'a [Policy], count: u64) -> Campaign<'a> {
     Campaign {
+        path: None,
         guest: guest(),
         seed: 1,
         first: 0,

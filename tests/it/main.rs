@@ -5,14 +5,18 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod action;
 mod audit;
 mod both;
 mod ci_reports;
 mod cli;
+mod examples;
 mod faults;
 mod fences;
 mod findings;
 mod fuzz;
+mod harness;
+mod header;
 mod history;
 mod hostile;
 mod image;

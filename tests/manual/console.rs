@@ -139,8 +139,8 @@ fn unprinted(fence: &str, line: &str, directory: &Path, page: &Path) {
             let words = std::iter::once("stalemate".to_owned()).chain(arguments);
             Cli::try_parse_from(words).unwrap_or_else(|error| panic!("{line}: {error}"));
         }
-        // Usages; and what the test of the page on policies runs, on a program of its own.
-        "text" | "toml" | "sh,policy" => (),
+        // Usages; and what the tests of the pages on policies and on guests run.
+        "text" | "toml" | "sh,policy" | "sh,guest" => (),
         _ => panic!("{}: `{line}` stands in a block that nobody runs", page.display()),
     }
 }

@@ -23,6 +23,7 @@ fn search(count: u64) -> Found {
     let executor = Backend::interp();
     let guest = Guest::builtin();
     let campaign = Campaign {
+        path: None,
         guest: &guest,
         seed: 1,
         first: 0,

@@ -4,7 +4,7 @@ use super::confine::confine;
 use super::failure::{EXIT_OK, EXIT_UNEXPECTED, Failure};
 use super::stopped::verdict;
 use super::terminal::{Format, Terminal};
-use super::{files, names};
+use super::{files, input, names};
 use crate::compare;
 use crate::kernel::steps::Guest;
 use crate::sandbox::Grants;
@@ -23,6 +23,10 @@ pub struct CompareArgs {
     #[arg(long, value_enum, default_value_t = Format::Text, hide_possible_values = true,
           value_name = "text|json")]
     format: Format,
+    /// Compare this kernel (ELF) too: as `own`, where it has a policy of its own, on the workloads that it
+    /// can run, with page-table isolation if it has that
+    #[arg(long, value_name = "FILE")]
+    guest: Option<PathBuf>,
     /// Write a chart to this file too
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
@@ -35,15 +39,21 @@ pub fn run(args: &CompareArgs, terminal: &mut Terminal<'_>) -> Result<u8, Failur
         words => names::each_once(words),
     };
     let workloads = compare::workloads()?;
+    let guest = args.guest.as_deref().map_or_else(|| Ok(Guest::builtin()), input::guest)?;
     let [svg] = files::open([args.svg.as_deref()], &[])?;
     let renames = svg.iter().filter_map(files::Output::folder).collect();
     confine(terminal, &Grants { renames, ..Grants::default() });
     let rows = workloads.len() * cpus.len() * Policy::all().len();
     let bar = terminal.progress(rows as u64, "rows");
-    let found = compare::compare(&Guest::builtin(), &workloads, &cpus, &mut |done| {
+    let own = !guest.abilities().has_policies();
+    let of_policies = if own { &Guest::builtin() } else { &guest };
+    let mut found = compare::compare(of_policies, &workloads, &cpus, &mut |done| {
         bar.set_position(done as u64);
     })
     .map_err(|error| Failure::host(&error))?;
+    if own {
+        found.add_own(&guest, &workloads).map_err(|error| Failure::host(&error))?;
+    }
     bar.finish_and_clear();
     let reported = match args.format {
         Format::Text => terminal.report(&compare::text(&found), &["interp"]),

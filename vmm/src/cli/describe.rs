@@ -1,12 +1,14 @@
 //! `stalemate list` and `stalemate explain`.
 
 use super::failure::Failure;
+use super::input;
 use crate::arch::tlb::FILLS;
 use crate::inject::forms::{DELAY, FORMS, POINTS, SITES, form_of};
 use crate::oracle::rules;
 use crate::scenario::{self, CPUS, POLICIES};
 use stalemate_shared::variant::{VARIANTS, Variant};
 use std::fmt::Write;
+use std::path::{Path, PathBuf};
 
 /// Arguments of `list`.
 #[derive(Debug, clap::Args)]
@@ -14,6 +16,9 @@ pub struct ListArgs {
     /// What to list
     #[arg(value_enum, default_value_t = ListWhat::Scenarios)]
     what: ListWhat,
+    /// Of the scenarios, say which this kernel (ELF) can run, and what it lacks for the others
+    #[arg(long, value_name = "FILE")]
+    guest: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -44,6 +49,12 @@ pub struct ExplainArgs {
 /// What `list` prints.
 pub fn list(args: &ListArgs) -> Result<String, Failure> {
     let what = args.what;
+    if let Some(path) = &args.guest {
+        return match what {
+            ListWhat::Scenarios => of_guest(path),
+            _ => Err(Failure::usage("--guest says which *scenarios* a kernel can run")),
+        };
+    }
     let rows: Vec<(String, String)> = match what {
         ListWhat::Scenarios => scenario::suite()
             .map_err(|error| Failure::usage(error.to_string()))?
@@ -88,6 +99,24 @@ pub fn list(args: &ListArgs) -> Result<String, Failure> {
         let _ = writeln!(out, "{DELAY}");
         let _ = writeln!(out, "`#n` after a fault means its nth occurrence; without, all of them.");
     }
+    Ok(out)
+}
+
+/// The scenarios, each with what a kernel lacks for it.
+fn of_guest(path: &Path) -> Result<String, Failure> {
+    let guest = input::guest(path)?;
+    let scenarios = scenario::suite().map_err(|error| Failure::usage(error.to_string()))?;
+    let width = scenarios.iter().map(|one| one.name.len()).max().unwrap_or(0);
+    let mut out = String::new();
+    let mut can = 0;
+    for one in &scenarios {
+        let lacks = one.lacks(&guest.abilities());
+        can += usize::from(lacks.is_none());
+        let what = lacks.map_or(one.summary.clone(), |lacks| format!("SKIP, for want of {lacks}"));
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "{:width$}  {what}", one.name);
+    }
+    let _ = writeln!(out, "\n{} can run {can} of {} scenarios", path.display(), scenarios.len());
     Ok(out)
 }
 

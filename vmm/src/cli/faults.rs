@@ -2,13 +2,14 @@
 
 use super::confine::{confine, threads};
 use super::executors::ExecutorKind;
-use super::failure::{EXIT_OK, EXIT_UNEXPECTED, Failure};
+use super::failure::{EXIT_OK, EXIT_UNEXPECTED, Failure, chain};
+use super::input::{self, GuestArgs, own_policy};
+use super::names;
 use super::stopped::{stopped, verdict};
 use super::terminal::{Format, Terminal};
-use super::{input, names};
 use crate::executor::Backend;
 use crate::interrupt;
-use crate::kernel::steps::Guest;
+use crate::kernel::steps::{BootError, RunError};
 use crate::oracle::RuleId;
 use crate::report::{score_json, score_text};
 use crate::runner::Runner;
@@ -42,6 +43,8 @@ pub struct FaultsArgs {
     /// Leave this rule out: what would escape without it?
     #[arg(long, value_name = "RULE", value_parser = names::rule(), hide_possible_values = true)]
     without: Option<RuleId>,
+    #[command(flatten)]
+    guest: GuestArgs,
     /// How to report; the JSON's schema is docs/faults.schema.json
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -54,10 +57,14 @@ pub fn run(args: &FaultsArgs, device: &Path, terminal: &mut Terminal<'_>) -> Res
         // The combinations of axes where they are named: they repeat what the others have.
         scenarios.retain(|scenario| scenario.cell.is_none());
     }
+    let guest = args.guest.guest()?;
+    own_policy(&args.guest, &guest, args.policy, None)?;
+    let (scenarios, skipped) = args.guest.can_run(&guest, scenarios)?;
     let wanted = Wanted {
         cpus: names::or_default(&args.cpu),
         policy: args.policy,
         inject: input::faults(&args.inject)?,
+        abilities: guest.abilities(),
     };
     let without = args.without;
     let cases = cases(&scenarios, &wanted);
@@ -67,7 +74,6 @@ pub fn run(args: &FaultsArgs, device: &Path, terminal: &mut Terminal<'_>) -> Res
         return Err(Failure::usage(message));
     }
     let possible = crate::score::cases(&scenarios, &Wanted { cpus: CPUS.to_vec(), ..wanted }).len();
-    let guest = Guest::builtin();
     let backend = match args.executor {
         ExecutorKind::Interp => Backend::interp(),
         ExecutorKind::Kvm => Backend::kvm(device).map_err(|error| Failure::host(&error))?,
@@ -76,6 +82,7 @@ pub fn run(args: &FaultsArgs, device: &Path, terminal: &mut Terminal<'_>) -> Res
             return Err(Failure::usage(message));
         }
     };
+    args.guest.check_escapes(&guest, &[&backend], terminal)?;
     let stride = args.stride;
     let runner = || {
         let mut runner = Runner::new(&guest, &backend);
@@ -87,8 +94,13 @@ pub fn run(args: &FaultsArgs, device: &Path, terminal: &mut Terminal<'_>) -> Res
     interrupt::listen().map_err(|error| Failure::host(&error))?;
     confine(terminal, &Grants::default());
     let bar = terminal.progress(cases.len() as u64, "faults");
-    let scored = score(&runner, threads, &cases, &|more| bar.inc(more as u64))
-        .map_err(|error| Failure::host(&error))?;
+    let scored = score(&runner, threads, &cases, &|more| bar.inc(more as u64)).map_err(
+        |error| match &error {
+            // It is nobody's fault but the kernel's.
+            RunError::Boot(BootError::Guest { .. }) => Failure::usage(chain(&error)),
+            _ => Failure::host(&error),
+        },
+    )?;
     bar.finish_and_clear();
     let report = crate::report::Score {
         scenarios: &scenarios,
@@ -97,6 +109,8 @@ pub fn run(args: &FaultsArgs, device: &Path, terminal: &mut Terminal<'_>) -> Res
         possible,
         without,
         stride,
+        guest: args.guest.path.as_deref(),
+        skipped: &skipped,
     };
     let escaped = scored.iter().any(|one| matches!(one.class, Class::Escaped(_)));
     let written = match args.format {

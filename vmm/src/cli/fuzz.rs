@@ -4,6 +4,7 @@ use super::confine::{confine, threads};
 use super::executors::ExecutorKind;
 use super::failure::{EXIT_OK, EXIT_UNEXPECTED, Failure};
 use super::files::Folder;
+use super::input::{GuestArgs, own_policy};
 use super::names;
 use super::stopped::{stopped, verdict};
 use super::terminal::{Format, Terminal};
@@ -11,7 +12,6 @@ use crate::executor::{Backend, REQUIRE_KVM, kvm_is_required};
 use crate::fuzz::report::{About, Report, text};
 use crate::fuzz::{self, Campaign, CrossCheck, correct_policies, zoo};
 use crate::interrupt;
-use crate::kernel::steps::Guest;
 use crate::sandbox::Grants;
 use crate::scenario::{CPUS, Policy};
 use stalemate_shared::variant::VARIANTS;
@@ -40,7 +40,7 @@ pub struct FuzzArgs {
     #[arg(long, value_name = "VARIANT", value_parser = names::variant(), hide_possible_values = true)]
     variant: Option<names::Mistake>,
     /// Count how many programs it takes to find each historical bug, at most --count each
-    #[arg(long, conflicts_with_all = ["variant", "out"])]
+    #[arg(long, conflicts_with_all = ["variant", "out", "path"])]
     zoo: bool,
     /// Processors, separated by commas [default: all]
     #[arg(long, value_name = "LIST", value_parser = names::cpus(), value_delimiter = ',',
@@ -49,6 +49,8 @@ pub struct FuzzArgs {
     /// What runs unprivileged instructions [default: interp, and one program in 100 on kvm too]
     #[arg(long, value_enum)]
     executor: Option<ExecutorKind>,
+    #[command(flatten)]
+    guest: GuestArgs,
     /// Write scenario files of what fails to this directory
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -62,7 +64,10 @@ type Executors = (Backend, Result<(Backend, u64), String>);
 
 /// Runs programs as `args` say.
 pub fn run(args: &FuzzArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result<u8, Failure> {
+    let guest = args.guest.guest()?;
+    own_policy(&args.guest, &guest, args.policy, args.variant)?;
     let policies = match args.policy {
+        _ if !guest.abilities().has_policies() => vec![Policy::Own],
         Some(policy) => vec![policy],
         None if args.zoo => vec![Policy::Split],
         None => correct_policies(),
@@ -74,9 +79,12 @@ pub fn run(args: &FuzzArgs, device: &Path, terminal: &mut Terminal<'_>) -> Resul
     let (executor, second) = executors(args.executor, device)?;
     let out = args.out.as_deref().map(Folder::open).transpose()?;
     let cross_check = second.as_ref().ok();
-    let guest = Guest::builtin();
+    let mut backends = vec![&executor];
+    backends.extend(cross_check.map(|(backend, _)| backend));
+    args.guest.check_escapes(&guest, &backends, terminal)?;
     let campaign = Campaign {
         guest: &guest,
+        path: args.guest.path.as_deref(),
         seed: args.seed,
         first: args.first,
         count: args.count,

@@ -2,15 +2,20 @@
 
 use super::failure::Failure;
 use super::files;
+use super::names::Mistake;
 use super::terminal::Terminal;
 use crate::executor::Backend;
 use crate::inject::Fault;
-use crate::kernel::steps::Guest;
+use crate::kernel::free::KernelImage;
 use crate::kernel::steps::escapes::{self, Escape};
-use crate::scenario::{self, BUILTIN, Scenario, ZOO};
+use crate::kernel::steps::{BootError, Guest, ImageError};
+use crate::report::Skipped;
+use crate::runner::Runner;
+use crate::scenario::{self, BUILTIN, Policy, Run, Scenario, ZOO};
 use crate::suggest::nearest;
+use stalemate_shared::note::kernel;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The scenarios that `names` mean; the built-in ones if there is none.
@@ -118,21 +123,145 @@ pub fn faults(texts: &[String]) -> Result<Vec<Fault>, Failure> {
 /// Instructions that escape the VMM of which each is shown.
 const SHOWN: usize = 5;
 
-/// The kernel of `--guest`, or the built-in one. On KVM its code must not escape the VMM, unless somebody
-/// is `lenient`.
-pub fn guest(
-    path: Option<&Path>,
-    backends: &[Backend],
+/// The kernel in an ELF file.
+pub fn guest(path: &Path) -> Result<Guest, Failure> {
+    let bytes: Arc<[u8]> = files::read(path)?.into();
+    Guest::from_elf(Arc::clone(&bytes)).map_err(|error| {
+        let path = path.display();
+        // What the loader of audits takes is a kernel that boots by itself, unless it says otherwise.
+        let noted = matches!(error, ImageError::Note(_));
+        let other = match KernelImage::parse(&bytes) {
+            Ok(_) if !noted => format!("; {}", boots_by_itself(&path)),
+            _ => "; docs/guest.md says what a kernel for --guest must be".to_owned(),
+        };
+        Failure::usage(format!("{path}: {error}{other}"))
+    })
+}
+
+/// What is said of a file that may be a kernel of another kind.
+fn boots_by_itself(path: &dyn std::fmt::Display) -> String {
+    format!(
+        "a kernel that boots by itself is judged by `stalemate audit --kernel {path}`, and docs/guest.md says \
+         what one for --guest must be"
+    )
+}
+
+/// Boots that are tried, where one does not come to a first step.
+const BOOTS: usize = 3;
+
+/// Whether a kernel of the user's own comes to its first step in the first of these runs, or in
+/// others; where it comes to none nothing is run.
+pub fn check_boots(
+    args: &GuestArgs,
+    guest: &Guest,
+    runner: &mut Runner,
+    runs: &[Run],
+) -> Result<(), Failure> {
+    let Some(path) = &args.path else { return Ok(()) };
+    let configs: BTreeSet<_> = runs.iter().map(|run| run.config).collect();
+    let first = runs.first().map(|run| run.config);
+    let mut stopped = None;
+    for config in first.into_iter().chain(configs).take(BOOTS) {
+        match runner.boot(&config) {
+            Ok(_) => return Ok(()),
+            Err(BootError::Guest { stop, vcpu, .. }) => {
+                stopped = stopped.or(Some((config, stop, vcpu)))
+            }
+            Err(error) => return Err(Failure::host(&error)),
+        }
+    }
+    let Some((config, stop, vcpu)) = stopped else { return Ok(()) };
+    let (path, at) = (path.display(), guest.symbols().locate(vcpu.rip()));
+    Err(Failure::usage(format!(
+        "{path} does not come to its first step on {config}: {stop}, at {at}; {}",
+        boots_by_itself(&path)
+    )))
+}
+
+/// A kernel of one's own, instead of the built-in guest.
+#[derive(Debug, Default, clap::Args)]
+pub struct GuestArgs {
+    /// Run this kernel (ELF) instead of the built-in guest; docs/guest.md says what it must be
+    #[arg(long = "guest", value_name = "FILE")]
+    pub path: Option<PathBuf>,
+    /// Run it on KVM though it has instructions that do not trap there
+    #[arg(long, requires = "path")]
+    lenient: bool,
+}
+
+impl GuestArgs {
+    /// The kernel of `--guest`, or the built-in one.
+    pub fn guest(&self) -> Result<Guest, Failure> {
+        self.path.as_deref().map_or_else(|| Ok(Guest::builtin()), guest)
+    }
+
+    /// On KVM a kernel's code must not escape the VMM, unless somebody is lenient.
+    pub fn check_escapes(
+        &self,
+        guest: &Guest,
+        backends: &[&Backend],
+        terminal: &Terminal<'_>,
+    ) -> Result<(), Failure> {
+        match &self.path {
+            Some(path) => check_escapes(path, guest, backends, self.lenient, terminal),
+            None => Ok(()),
+        }
+    }
+
+    /// Of the scenarios those that the kernel can run; and the others, each with what it lacks.
+    pub fn can_run(
+        &self,
+        guest: &Guest,
+        scenarios: Vec<Arc<Scenario>>,
+    ) -> Result<(Vec<Arc<Scenario>>, Vec<Skipped>), Failure> {
+        let abilities = guest.abilities();
+        let (mut can, mut skipped) = (Vec::new(), Vec::new());
+        for scenario in scenarios {
+            match scenario.lacks(&abilities) {
+                None => can.push(scenario),
+                Some(reason) => skipped.push(Skipped { scenario, reason }),
+            }
+        }
+        match (&self.path, skipped.first()) {
+            (Some(path), Some(first)) if can.is_empty() => Err(Failure::usage(format!(
+                "{} can run none of these scenarios; {} asks for what it lacks: {}",
+                path.display(),
+                first.scenario.name,
+                first.reason
+            ))),
+            _ => Ok((can, skipped)),
+        }
+    }
+}
+
+/// Whether a policy or a variant was named for a kernel that has none to choose.
+pub fn own_policy(
+    args: &GuestArgs,
+    guest: &Guest,
+    policy: Option<Policy>,
+    variant: Option<Mistake>,
+) -> Result<(), Failure> {
+    let Some(path) = &args.path else { return Ok(()) };
+    let what = match (policy, variant) {
+        (Some(_), _) if !guest.abilities().has_policies() => "policy",
+        (_, Some(Mistake(Some(_)))) if !guest.abilities().has(kernel::MISTAKES) => "variant",
+        _ => return Ok(()),
+    };
+    let shown = path.display();
+    Err(Failure::usage(format!("{shown} has a {what} of its own; leave --{what} out")))
+}
+
+fn check_escapes(
+    path: &Path,
+    guest: &Guest,
+    backends: &[&Backend],
     lenient: bool,
     terminal: &Terminal<'_>,
-) -> Result<Guest, Failure> {
-    let Some(path) = path else { return Ok(Guest::builtin()) };
+) -> Result<(), Failure> {
     let shown = path.display();
-    let guest = Guest::from_elf(files::read(path)?)
-        .map_err(|error| Failure::usage(format!("{shown}: {error}")))?;
     let escapes = escapes::find(guest.image().bytes());
     if escapes.is_empty() {
-        return Ok(guest);
+        return Ok(());
     }
     let places = escapes.iter().take(SHOWN).map(|Escape { at, instruction, why }| {
         let location = guest.symbols().locate(*at);
@@ -156,5 +285,5 @@ pub fn guest(
     let which =
         if native { "runs all the same" } else { "is interpreted, and executes them exactly" };
     terminal.warn(&format!("{shown} {which}, but on KVM these do not trap:{places}"));
-    Ok(guest)
+    Ok(())
 }

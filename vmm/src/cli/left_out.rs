@@ -17,7 +17,16 @@ pub fn left_out(scenarios: &[Arc<Scenario>], selection: &Selection, runs: &[Run]
     if !unfit.is_empty() {
         lines.push(format!("left out, since no selected CPU fits: {}", unfit.join(", ")));
     }
-    if selection.inject.is_empty() && selection.case.is_none() {
+    if !selection.abilities.has_policies() {
+        let count: usize = scenarios.iter().map(|scenario| scenario.faults.len()).sum();
+        if count > 0 && selection.inject.is_empty() && selection.case.is_none() {
+            lines.push(format!(
+                "left out, since the scenarios say what comes of them in the built-in guest: {}; \
+                 `stalemate faults --guest` injects all that there are",
+                counted(count, "fault", "faults")
+            ));
+        }
+    } else if selection.inject.is_empty() && selection.case.is_none() {
         lines.extend(faults(scenarios, selection));
     }
     lines

@@ -4,6 +4,7 @@
 //! 3 the host cannot run what was asked.
 
 mod audit;
+mod check_guest;
 mod compare;
 mod confine;
 mod describe;
@@ -93,6 +94,10 @@ enum Command {
     Audit(audit::AuditArgs),
     /// Run random programs, on which every correct policy is clean
     Fuzz(fuzz::FuzzArgs),
+    /// Check a kernel of one's own, for --guest: headers, code, symbols, boot, what it can run
+    ///
+    /// docs/guest.md says what it must be.
+    CheckGuest(check_guest::CheckGuestArgs),
     /// List what there is
     List(describe::ListArgs),
     /// Inject every fault into every scenario: the detection score
@@ -131,6 +136,7 @@ pub fn main(cli: Cli) -> Result<u8, Failure> {
     let terminal = &mut terminal;
     let text = match cli.command {
         None => return run::run(&run::RunArgs::default(), &cli.kvm_device, terminal),
+        Some(Command::CheckGuest(args)) => return check_guest::run(&args, terminal),
         Some(Command::Compare(args)) => return compare::run(&args, terminal),
         Some(Command::Audit(args)) => return audit::run(&args, terminal),
         Some(Command::Faults(args)) => return faults::run(&args, &cli.kvm_device, terminal),

@@ -4,7 +4,7 @@ use super::confine::confine;
 use super::executors::{ExecutorKind, backends};
 use super::failure::{EXIT_OK, EXIT_UNEXPECTED, Failure};
 use super::files::{self, Pictures};
-use super::input;
+use super::input::GuestArgs;
 use super::stopped::verdict;
 use super::terminal::Terminal;
 use crate::event::Trace;
@@ -26,12 +26,8 @@ pub struct ReplayArgs {
     /// What runs unprivileged instructions [default: kvm where it works, else interp]
     #[arg(long, value_enum)]
     executor: Option<ExecutorKind>,
-    /// The kernel (ELF) that was recorded, instead of the built-in guest
-    #[arg(long, value_name = "FILE")]
-    guest: Option<PathBuf>,
-    /// Run it on KVM though it has instructions that do not trap there
-    #[arg(long, requires = "guest")]
-    lenient: bool,
+    #[command(flatten)]
+    guest: GuestArgs,
     #[command(flatten)]
     pictures: Pictures,
 }
@@ -40,7 +36,8 @@ pub struct ReplayArgs {
 pub fn run(args: &ReplayArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result<u8, Failure> {
     let named =
         |error: &dyn std::fmt::Display| Failure::usage(format!("{}: {error}", args.file.display()));
-    let inputs: Vec<&Path> = args.guest.iter().chain([&args.file]).map(PathBuf::as_path).collect();
+    let inputs: Vec<&Path> =
+        args.guest.path.iter().chain([&args.file]).map(PathBuf::as_path).collect();
     let pictures = args.pictures.open(&inputs)?;
     let text = files::read_text(&args.file)?;
     let recording = Recording::read(&text).map_err(|error| named(&error))?;
@@ -61,7 +58,8 @@ pub fn run(args: &ReplayArgs, device: &Path, terminal: &mut Terminal<'_>) -> Res
         same &= said(&mut text, "the recorded events", &recording, &rules);
     }
     let backends = backends(args.executor, device, terminal)?;
-    let guest = input::guest(args.guest.as_deref(), &backends, args.lenient, terminal)?;
+    let guest = args.guest.guest()?;
+    args.guest.check_escapes(&guest, &backends.iter().collect::<Vec<_>>(), terminal)?;
     confine(terminal, &Grants { renames: pictures.folders(), ..Grants::default() });
     let mut shown = None;
     for backend in &backends {
@@ -77,8 +75,9 @@ pub fn run(args: &ReplayArgs, device: &Path, terminal: &mut Terminal<'_>) -> Res
             possible: 1,
             executors: &[backend.name()],
             symbols: guest.symbols(),
-            guest: args.guest.as_deref(),
+            guest: args.guest.path.as_deref(),
             left_out: &[],
+            skipped: &[],
         };
         text += &details(&results, &result, terminal.ink);
         // Of the first executor: the events of the others are the same, or it was said.
@@ -92,7 +91,7 @@ pub fn run(args: &ReplayArgs, device: &Path, terminal: &mut Terminal<'_>) -> Res
         written = terminal.report(&text, &names);
     }
     if let Some((result, trace, executor)) = &shown {
-        let command = &command(&wanted, args.guest.as_deref(), false);
+        let command = &command(&wanted, args.guest.path.as_deref(), false);
         let symbols = guest.symbols();
         let saved = pictures.write(&Recorded { result, trace, executor, symbols, command });
         written = written.and(saved);

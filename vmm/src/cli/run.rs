@@ -4,10 +4,11 @@ use super::confine::confine;
 use super::executors::{ExecutorKind, backends};
 use super::failure::{EXIT_OK, EXIT_UNEXPECTED, Failure};
 use super::files::{Files, run_to_show};
+use super::input::{self, GuestArgs, check_boots, own_policy};
 use super::left_out::left_out;
+use super::names;
 use super::stopped::{stopped, verdict};
 use super::terminal::Terminal;
-use super::{input, names};
 use crate::arch::tlb::Fill;
 use crate::executor::Backend;
 use crate::interrupt;
@@ -16,7 +17,7 @@ use crate::report::{Results, details, difference, json, junit, sarif, summary, t
 use crate::runner::{Interrupted, Runner, crosscheck_all};
 use crate::sandbox::Grants;
 use crate::scenario::{CPUS, MAX_RUNS, Policy, Run, Scenario, Selection};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 /// Runs that may hang before others are skipped.
@@ -71,12 +72,8 @@ pub struct RunArgs {
     /// How to report
     #[arg(long, value_enum, default_value_t = RunFormat::Text)]
     format: RunFormat,
-    /// Run this kernel (ELF) instead of the built-in guest
-    #[arg(long, value_name = "FILE")]
-    guest: Option<PathBuf>,
-    /// Run it on KVM though it has instructions that do not trap there
-    #[arg(long, requires = "guest")]
-    lenient: bool,
+    #[command(flatten)]
+    guest: GuestArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -105,9 +102,12 @@ pub enum RunFormat {
 /// Runs what `args` select.
 pub fn run(args: &RunArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result<u8, Failure> {
     let named = args.scenarios.iter().map(Path::new);
-    let inputs: Vec<&Path> = named.chain(args.guest.as_deref()).collect();
+    let inputs: Vec<&Path> = named.chain(args.guest.path.as_deref()).collect();
     let outputs = args.files.open(&inputs)?;
     let scenarios = input::scenarios(&args.scenarios)?;
+    let guest = args.guest.guest()?;
+    let (scenarios, skipped) = args.guest.can_run(&guest, scenarios)?;
+    own_policy(&args.guest, &guest, args.policy, args.variant)?;
     let selection = Selection {
         policy: args.policy,
         variant: args.variant.map(|mistake| mistake.0),
@@ -118,6 +118,7 @@ pub fn run(args: &RunArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result
         schedule: args.schedule.map(|of| of(args.seed.unwrap_or_default())),
         seed: args.seed,
         thin: args.policy.is_none() && args.variant.is_none(),
+        abilities: guest.abilities(),
         ..Selection::of(&names::or_default(&args.cpu))
     };
     let all = Selection { cpus: CPUS.to_vec(), ..selection.clone() };
@@ -138,7 +139,7 @@ pub fn run(args: &RunArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result
         return Err(Failure::usage(message));
     }
     let backends = backends(args.executor, device, terminal)?;
-    let guest = input::guest(args.guest.as_deref(), &backends, args.lenient, terminal)?;
+    args.guest.check_escapes(&guest, &backends.iter().collect::<Vec<_>>(), terminal)?;
     interrupt::listen().map_err(|error| Failure::host(&error))?;
     confine(terminal, &Grants { renames: outputs.folders(), ..Grants::default() });
     let mut runners = backends.iter().map(|backend| {
@@ -146,9 +147,13 @@ pub fn run(args: &RunArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result
         runner.limit_hangs(MOST_HANGS);
         runner
     });
+    let (mut first, second) = (runners.next(), runners.next());
+    if let Some(runner) = &mut first {
+        check_boots(&args.guest, &guest, runner, &runs)?;
+    }
     let bar = terminal.progress(runs.len() as u64, "runs");
     let mut progress = |done| bar.set_position(done as u64);
-    let done = match (runners.next(), runners.next()) {
+    let done = match (first, second) {
         (Some(one), Some(other)) => crosscheck_all(&mut [one, other], &runs, &mut progress),
         (Some(mut one), None) => {
             one.run_all(&runs, &mut progress).map(|results| (results, Vec::new()))
@@ -174,8 +179,9 @@ pub fn run(args: &RunArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result
         possible,
         executors: &names,
         symbols: guest.symbols(),
-        guest: args.guest.as_deref(),
+        guest: args.guest.path.as_deref(),
         left_out: &left_out(&scenarios, &selection, &runs),
+        skipped: &skipped,
     };
     let mut written = match args.format {
         RunFormat::Json => terminal.json(&json(&results)),

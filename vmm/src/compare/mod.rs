@@ -26,6 +26,7 @@ use crate::oracle::RuleId;
 use crate::runner::{Outcome, RunResult, Runner};
 use crate::scenario::{CPUS, CpuModel, Policy, RunConfig, Scenario, Selection};
 use crate::symbols::Symbols;
+use stalemate_shared::note::kernel;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -110,6 +111,49 @@ impl Comparison {
         all
     }
 
+    /// The policies, and that of a kernel of the user's own where it was compared too.
+    #[must_use]
+    pub fn policies(&self) -> Vec<Policy> {
+        let own = self.rows.iter().any(|row| row.policy == Policy::Own);
+        Policy::all().into_iter().chain(own.then_some(Policy::Own)).collect()
+    }
+
+    /// Adds what a kernel with a policy of its own comes to in those workloads that it can run, with
+    /// page-table isolation if it has that.
+    ///
+    /// # Errors
+    /// When the image cannot be loaded.
+    pub fn add_own(&mut self, guest: &Guest, workloads: &[Arc<Scenario>]) -> Result<(), RunError> {
+        let abilities = guest.abilities();
+        let pti = vec![abilities.has(kernel::PTI)];
+        let workloads: Vec<Arc<Scenario>> = workloads
+            .iter()
+            .map(|one| Arc::new(Scenario { pti: pti.clone(), ..Scenario::clone(one) }))
+            .collect();
+        let mut runner = Runner::new(guest, &Backend::interp());
+        let symbols = guest.symbols();
+        let mut all = Vec::new();
+        for cpu in &self.cpus {
+            let selection = Selection { abilities, ..Selection::of(&[*cpu]) };
+            let mut rows = verdicts(&mut runner, &workloads, &selection, symbols)?;
+            costs(&mut runner, &workloads, &mut rows, symbols)?;
+            all.extend(rows);
+        }
+        for (number, row, _) in all {
+            // Behind the other policies of its workload and processor.
+            let before = |other: &Row| {
+                let at = self.workloads.iter().position(|(name, _)| *name == other.workload);
+                at.is_some_and(|at| at < number)
+                    || at == Some(number)
+                        && self.cpus.iter().position(|cpu| *cpu == other.cpu)
+                            <= self.cpus.iter().position(|cpu| *cpu == row.cpu)
+            };
+            let place = self.rows.iter().rposition(before).map_or(0, |last| last + 1);
+            self.rows.insert(place, row);
+        }
+        Ok(())
+    }
+
     /// Whether every verdict is what the workload's file says.
     #[must_use]
     pub fn all_as_expected(&self) -> bool {
@@ -142,7 +186,8 @@ pub fn compare(
     // One guest is alive at a time: what it can be used for comes together.
     for cpu in cpus {
         for policy in Policy::all() {
-            let mut of_policy = verdicts(&mut runner, workloads, *cpu, policy, symbols)?;
+            let selection = Selection { policy: Some(policy), ..Selection::of(&[*cpu]) };
+            let mut of_policy = verdicts(&mut runner, workloads, &selection, symbols)?;
             costs(&mut runner, workloads, &mut of_policy, symbols)?;
             rows.extend(of_policy.into_iter().map(|(number, row, _)| (number, row)));
             progress(rows.len());
@@ -167,22 +212,23 @@ type Pending = (usize, Row, RunConfig);
 fn verdicts(
     runner: &mut Runner,
     workloads: &[Arc<Scenario>],
-    cpu: CpuModel,
-    policy: Policy,
+    selection: &Selection,
     symbols: &Symbols,
 ) -> Result<Vec<Pending>, RunError> {
-    let selection = Selection { policy: Some(policy), ..Selection::of(&[cpu]) };
     let mut rows = Vec::new();
     for (number, workload) in workloads.iter().enumerate() {
-        for run in workload.runs(&selection).into_iter().filter(|run| !run.cost) {
+        if workload.lacks(&selection.abilities).is_some() {
+            continue;
+        }
+        for run in workload.runs(selection).into_iter().filter(|run| !run.cost) {
             let mut trace = Trace::default();
             let result = runner.run(&run, Some(&mut trace))?;
             rows.push((
                 number,
                 Row {
                     workload: workload.name.clone(),
-                    cpu,
-                    policy,
+                    cpu: run.config.cpu,
+                    policy: run.config.policy,
                     outcome: result.outcome,
                     violated: result.rules().into_iter().collect(),
                     as_expected: is_as_expected(workload, &result),

@@ -38,7 +38,7 @@ pub fn svg(comparison: &Comparison) -> String {
          <title>Flush policies side by side</title>\n\
          <rect width=\"{WIDTH}\" height=\"{height}\" fill=\"white\"/>\n"
     );
-    legend(&mut out);
+    legend(&mut out, &comparison.policies());
     for (column, (title, _)) in METRICS.iter().enumerate() {
         let x = panel_x(column);
         let _ = writeln!(out, "<text x=\"{x}\" y=\"78\" font-weight=\"bold\">{title}</text>");
@@ -62,13 +62,13 @@ fn panel_x(column: usize) -> usize {
     LEFT + column * (PANEL_WIDTH + GAP)
 }
 
-fn legend(out: &mut String) {
+fn legend(out: &mut String, policies: &[Policy]) {
     let _ = writeln!(
         out,
         "<text x=\"12\" y=\"24\" font-size=\"16\">Flush policies side by side: PTI on, fills \
          on demand</text>"
     );
-    for (index, (policy, fill)) in Policy::all().iter().zip(FILLS).enumerate() {
+    for (index, (policy, fill)) in policies.iter().zip(FILLS).enumerate() {
         let x = LEFT + index * 100;
         let text = x + 17;
         let _ = writeln!(
@@ -77,7 +77,7 @@ fn legend(out: &mut String) {
              <text x=\"{text}\" y=\"50\" font-size=\"12\">{policy}</text>"
         );
     }
-    let x = LEFT + Policy::all().len() * 100;
+    let x = LEFT + policies.len() * 100;
     let _ = writeln!(
         out,
         "<text x=\"{x}\" y=\"50\" font-size=\"12\"><tspan fill=\"#b00020\">×</tspan> a rule was \
@@ -107,16 +107,16 @@ fn panel(
         x - 4
     );
     let group = PANEL_WIDTH / comparison.cpus.len().max(1);
-    let bar = (group.saturating_sub(14) / Policy::all().len()).clamp(2, 20);
+    let bar = (group.saturating_sub(14) / comparison.policies().len()).clamp(2, 20);
     for (index, cpu) in comparison.cpus.iter().enumerate() {
-        let left = x + index * group + (group - bar * Policy::all().len()) / 2;
+        let left = x + index * group + (group - bar * comparison.policies().len()) / 2;
         let (middle, below) = (x + index * group + group / 2, base + 15);
         let _ = writeln!(
             out,
             "<text x=\"{middle}\" y=\"{below}\" text-anchor=\"middle\" font-size=\"10\">{}</text>",
             cpu.name
         );
-        for (place, policy) in Policy::all().iter().enumerate() {
+        for (place, policy) in comparison.policies().iter().enumerate() {
             let Some(row) = comparison.row(workload, cpu.name, *policy) else { continue };
             let value = metric(&row.costs);
             let tall = (value * PANEL_HEIGHT as u64).checked_div(highest).unwrap_or(0) as usize;

@@ -1,7 +1,6 @@
 //! The comparison as tables of text.
 
 use super::{Comparison, Row};
-use crate::scenario::Policy;
 use std::fmt::Write;
 
 /// What the columns mean.
@@ -25,7 +24,7 @@ pub fn text(comparison: &Comparison) -> String {
     let mut out = format!(
         "stalemate {}: {} policies, {} workloads, {} processors; PTI on, executor interp\n\n",
         env!("CARGO_PKG_VERSION"),
-        Policy::all().len(),
+        comparison.policies().len(),
         comparison.workloads.len(),
         comparison.cpus.len()
     );
@@ -111,8 +110,10 @@ fn table(out: &mut String, comparison: &Comparison) {
         let costs = &row.costs;
         let [address, single, all, not_globals] = costs.invpcid;
         let need = comparison.need(row.cpu.name, row.policy);
-        let (state, branches) = need.map_or((0, String::new()), |need| {
-            (need.state_bits, format!("{}+{}", need.code.branches, need.code.return_branches))
+        // Of code that is not ours nobody knows what belongs to the policy.
+        let (state, branches) = need.map_or(("-".to_owned(), "-".to_owned()), |need| {
+            let code = &need.code;
+            (need.state_bits.to_string(), format!("{}+{}", code.branches, code.return_branches))
         });
         rows.push(vec![
             workload.to_owned(),
@@ -129,7 +130,7 @@ fn table(out: &mut String, comparison: &Comparison) {
             costs.refills.to_string(),
             costs.primitive_instructions.to_string(),
             costs.return_instructions.to_string(),
-            state.to_string(),
+            state,
             branches,
         ]);
     }
@@ -155,9 +156,10 @@ big       a PCID or everything emptied at once; grown: big, where pages were ask
 fn audit(out: &mut String, comparison: &Comparison) {
     let _ = writeln!(out, "{AUDIT_LEGEND}");
     let mut rows = Vec::new();
-    let audits: Vec<_> = Policy::all()
-        .iter()
-        .map(|&policy| (policy.to_string(), comparison.audit(policy)))
+    let audits: Vec<_> = comparison
+        .policies()
+        .into_iter()
+        .map(|policy| (policy.to_string(), comparison.audit(policy)))
         .collect();
     for (number, (workload, _)) in comparison.workloads.iter().enumerate() {
         let mut workload = workload.clone();

@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 /// Name and text of each, in the order of the table.
 pub const WORKLOADS: [(&str, &str); 8] = [
-    ("syscalls", include_str!("../../../scenarios/compare/syscalls.toml")),
-    ("map-unmap", include_str!("../../../scenarios/compare/map-unmap.toml")),
-    ("switch-2", include_str!("../../../scenarios/compare/switch-2.toml")),
-    ("switch-6", include_str!("../../../scenarios/compare/switch-6.toml")),
-    ("switch-12", include_str!("../../../scenarios/compare/switch-12.toml")),
-    ("kernel-churn", include_str!("../../../scenarios/compare/kernel-churn.toml")),
-    ("fork-cow", include_str!("../../../scenarios/compare/fork-cow.toml")),
-    ("shootdown-4", include_str!("../../../scenarios/compare/shootdown-4.toml")),
+    ("syscalls", include_str!("../../scenarios/compare/syscalls.toml")),
+    ("map-unmap", include_str!("../../scenarios/compare/map-unmap.toml")),
+    ("switch-2", include_str!("../../scenarios/compare/switch-2.toml")),
+    ("switch-6", include_str!("../../scenarios/compare/switch-6.toml")),
+    ("switch-12", include_str!("../../scenarios/compare/switch-12.toml")),
+    ("kernel-churn", include_str!("../../scenarios/compare/kernel-churn.toml")),
+    ("fork-cow", include_str!("../../scenarios/compare/fork-cow.toml")),
+    ("shootdown-4", include_str!("../../scenarios/compare/shootdown-4.toml")),
 ];
 
 /// The workloads, parsed.

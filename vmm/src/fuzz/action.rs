@@ -1,9 +1,11 @@
 //! The steps of random programs, and how a scenario writes them.
 
+use crate::kernel::steps::Abilities;
 use crate::scenario::MOST_VALUES;
 use crate::schedule::{HOLD_POINTS, Hold};
 use stalemate_shared::layout::{COLOURS, colour_word};
 use stalemate_shared::page::Page;
+use stalemate_shared::step::Op;
 use std::fmt::{self, Write};
 
 /// What one step does; its address space is beside it, in [`Action`].
@@ -144,7 +146,68 @@ impl Outcome {
     }
 }
 
+impl Verb {
+    /// The step of the kernel; none of one that only lets a CPU go on.
+    fn op(self) -> Option<Op> {
+        let kernel = |page| matches!(page, Page::Kernel(_));
+        Some(match self {
+            Self::Map(..) => Op::Map,
+            Self::Remap(..) => Op::Remap,
+            Self::Unmap(_) => Op::Unmap,
+            Self::Protect(..) => Op::Protect,
+            Self::Clean(_) => Op::Clean,
+            Self::Age(_) => Op::Age,
+            Self::FlushOne(page) if kernel(page) => Op::FlushOneKernel,
+            Self::FlushOne(_) => Op::FlushOneUser,
+            Self::FlushRange(..) => Op::FlushRange,
+            Self::FlushMm => Op::FlushMm,
+            Self::FlushAll => Op::FlushAll,
+            Self::FlushKernelRange(..) => Op::FlushKernelRange,
+            Self::UnmapBatched(_) => Op::UnmapBatched,
+            Self::FlushBatched => Op::FlushBatched,
+            Self::Fork(_) => Op::Fork,
+            Self::Split(_) => Op::SplitLarge,
+            Self::Merge(_) => Op::MergeLarge,
+            Self::Move(..) => Op::MovePage,
+            Self::Migrate(..) => Op::Migrate,
+            Self::WriteProtect(_) => Op::WriteProtect,
+            Self::MakeClean(_) => Op::MakeClean,
+            Self::UnmapRange(..) => Op::UnmapRange,
+            Self::FreeTable(_) => Op::FreeTable,
+            Self::Lazy => Op::Lazy,
+            Self::LeaveMm => Op::LeaveMm,
+            Self::Switch => Op::SwitchMm,
+            Self::Nop => Op::UserNop,
+            Self::Read(_, true) => Op::UserRead,
+            Self::Read(_, false) => Op::KernelRead,
+            Self::Write(_, true, _) => Op::UserWrite,
+            Self::Write(_, false, _) => Op::KernelWrite,
+            Self::Resume => return None,
+        })
+    }
+}
+
 impl Action {
+    /// Whether a kernel with these abilities can do the step, and flush what it owes then.
+    #[must_use]
+    pub fn fits(&self, abilities: &Abilities) -> bool {
+        let pages: Vec<Page> = { *self }.pages_mut().map(|page| *page).collect();
+        let can_flush = |page: &Page| {
+            abilities.does(Op::FlushAll)
+                || Verb::FlushOne(*page).op().is_some_and(|op| abilities.does(op))
+        };
+        let other = match self.verb {
+            Verb::Fork(child) => child < abilities.spaces,
+            Verb::UnmapBatched(_) => abilities.does(Op::FlushBatched),
+            verb if verb.owes() => pages.iter().all(can_flush),
+            _ => true,
+        };
+        other
+            && self.verb.op().is_none_or(|op| abilities.does(op))
+            && pages.iter().all(|&page| abilities.maps(page))
+            && self.mm < abilities.spaces
+    }
+
     /// Whether the step is neither an edit nor a flush: by then, what is owed must be paid.
     #[must_use]
     pub fn is_other(&self) -> bool {

@@ -7,6 +7,7 @@ use super::action::{Action, Frame, Verb};
 use super::model::World;
 use crate::arch::tlb::{Fill, split_mix};
 use crate::inject::Fault;
+use crate::kernel::steps::Abilities;
 use crate::schedule::{HOLD_POINTS, Hold, HoldPoint, Schedule};
 use motif::MOTIFS;
 use points::points;
@@ -14,7 +15,9 @@ use stalemate_shared::layout::{
     COLOURS, KERNEL_PAGE_COUNT, LARGE_COLOURS, MAX_CPUS, MM_COUNT, USER_LARGE_PAGE_COUNT,
     USER_PAGE_COUNT, USER_TABLE_PAGE_COUNT,
 };
+use stalemate_shared::note::kernel;
 use stalemate_shared::page::Page;
+use stalemate_shared::step::Op;
 
 /// Steps of a program, at least and at most.
 pub const LENGTH: std::ops::RangeInclusive<usize> = 4..=40;
@@ -220,10 +223,28 @@ pub fn setup(seed: u64, number: u64) -> Setup {
     Setup { cpu, pti, cpus, fill, schedule, seed: if fill == Fill::Seeded { drawn } else { 0 } }
 }
 
+/// The same, where a kernel with these abilities can.
+#[must_use]
+pub fn setup_for(seed: u64, number: u64, abilities: &Abilities) -> Setup {
+    let setup = setup(seed, number);
+    let pti = match setup.pti {
+        true => abilities.has(kernel::PTI),
+        false => !abilities.has(kernel::NO_PTI),
+    };
+    Setup { pti, cpus: setup.cpus.min(abilities.cpus), ..setup }
+}
+
 /// Program `number` of `seed`.
 #[must_use]
 pub fn program(seed: u64, number: u64) -> Program {
-    let mut author = Author::new(stream(seed, number, 1), setup(seed, number).cpus);
+    program_for(seed, number, &Abilities::ALL)
+}
+
+/// Program `number` of `seed` for a kernel with these abilities.
+#[must_use]
+pub fn program_for(seed: u64, number: u64, abilities: &Abilities) -> Program {
+    let cpus = setup_for(seed, number, abilities).cpus;
+    let mut author = Author::new(stream(seed, number, 1), cpus, *abilities);
     author.write();
     let faults = author.interrupts();
     Program { actions: author.actions, faults }
@@ -246,20 +267,25 @@ struct Author {
     spaces: u64,
     pages: Vec<Page>,
     colours: u64,
+    abilities: Abilities,
 }
 
 impl Author {
-    fn new(mut draw: Draw, cpus: u8) -> Self {
-        let spaces = draw.weighted(&SPACES);
+    fn new(mut draw: Draw, cpus: u8, abilities: Abilities) -> Self {
+        let spaces = draw.weighted(&SPACES).min(abilities.spaces as u64);
         let (user, kernel) = (draw.weighted(&USER_PAGES), draw.weighted(&KERNEL_PAGES));
         let (large, table) = (draw.weighted(&LARGE_PAGES), draw.weighted(&TABLE_PAGES));
         let all = (0..user).map(Page::User).chain((0..kernel).map(Page::Kernel));
         let all = all.chain((0..large).map(Page::Large)).chain((0..table).map(Page::Table));
-        let pages = all.collect();
+        let mut pages: Vec<Page> = all.filter(|&page| abilities.maps(page)).collect();
+        if pages.is_empty() {
+            let any = [Page::User(0), Page::Kernel(0), Page::Large(0), Page::Table(0)];
+            pages.extend(any.into_iter().find(|&page| abilities.maps(page)));
+        }
         // Few frames: two pages often share one.
         let colours = draw.pick(&[2, 3, COLOURS.len() as u64]);
         let (world, actions) = (World::default(), Vec::new());
-        Self { draw, world, actions, cpus, cpu: 0, mm: 0, spaces, pages, colours }
+        Self { draw, world, actions, cpus, cpu: 0, mm: 0, spaces, pages, colours, abilities }
     }
 
     fn write(&mut self) {
@@ -312,14 +338,28 @@ impl Author {
         while self.world.held().len() > 0 {
             self.resume();
         }
-        if !self.world.is_paid() {
-            self.take(Verb::FlushAll);
+        self.settle();
+    }
+
+    /// Flushes all that is still owed: at once, or page by page.
+    fn settle(&mut self) {
+        if self.abilities.does(Op::FlushAll) && !self.world.is_paid() {
+            return self.take(Verb::FlushAll);
+        }
+        let owed: Vec<_> = self.world.owed().collect();
+        for (mm, page) in owed {
+            self.mm = mm;
+            self.take(Verb::FlushOne(page));
         }
     }
 
     /// The steps that a program still needs, as it is, to come to its end.
     fn ending(&self) -> usize {
-        self.world.held().len() + usize::from(!self.world.is_paid())
+        let unpaid = match self.abilities.does(Op::FlushAll) {
+            true => usize::from(!self.world.is_paid()),
+            false => self.world.owed().count(),
+        };
+        self.world.held().len() + unpaid
     }
 
     /// Where the step's CPU is held back, if it is: never the last that goes on.
@@ -357,7 +397,7 @@ impl Author {
 
     fn take_until(&mut self, verb: Verb, hold: Option<Hold>) {
         let action = Action { cpu: self.cpu, mm: self.mm, verb, hold };
-        if self.world.take(&action).is_ok() {
+        if action.fits(&self.abilities) && self.world.take(&action).is_ok() {
             self.actions.push(action);
         }
     }
@@ -484,6 +524,9 @@ impl Author {
 
     /// Interrupts for the finished program.
     fn interrupts(&mut self) -> Vec<Fault> {
+        if !self.abilities.has(kernel::INTERRUPTS) {
+            return Vec::new();
+        }
         let text = if self.draw.one_in(SWEPT) {
             let step = 1 + self.draw.below(self.actions.len() as u64);
             format!("{}#{step}", self.draw.pick(&SWEEPS))

@@ -27,6 +27,7 @@ use report::{Failing, Found, Report, Trouble};
 use run::Rig;
 pub use run::{Campaign, CrossCheck, FuzzError};
 use script::Base;
+use std::path::Path;
 use std::sync::Arc;
 
 /// Policies that are there to be caught; every other one must be clean.
@@ -44,7 +45,7 @@ pub fn correct_policies() -> Vec<Policy> {
 /// # Errors
 /// When the host fails.
 pub fn run(campaign: &Campaign<'_>, done: &(dyn Fn(u64) + Sync)) -> Result<Report, FuzzError> {
-    let base = Base::new()?;
+    let base = Base::of(campaign.guest.abilities())?;
     let mut report = run::campaign(campaign, &base, done)?;
     for failing in report.firsts() {
         let mut backends = vec![campaign.executor];
@@ -52,7 +53,7 @@ pub fn run(campaign: &Campaign<'_>, done: &(dyn Fn(u64) + Sync)) -> Result<Repor
             backends.extend(campaign.cross_check.iter().map(|check| check.executor));
         }
         let mut rig = Rig::new(campaign.guest, backends);
-        report.found.push(small(&mut rig, &base, campaign.seed, failing)?.0);
+        report.found.push(small(&mut rig, &base, (campaign.seed, campaign.path), failing)?.0);
     }
     Ok(report)
 }
@@ -69,13 +70,13 @@ pub fn first_failure(
     seed: u64,
     limit: u64,
 ) -> Result<Option<(u64, Arc<Scenario>)>, FuzzError> {
-    let base = Base::new()?;
+    let base = Base::of(guest.abilities())?;
     let mut rig = Rig::new(guest, vec![executor]);
     for first in (0..limit).step_by(WINDOW) {
         let numbers = first..limit.min(first + WINDOW as u64);
         let Some(failing) = window(&mut rig, &base, config, seed, numbers)? else { continue };
         let number = failing.number;
-        let (_, scenario) = small(&mut rig, &base, seed, failing)?;
+        let (_, scenario) = small(&mut rig, &base, (seed, None), failing)?;
         return Ok(Some((number, scenario)));
     }
     Ok(None)
@@ -96,7 +97,7 @@ fn window(
     numbers.sort_by_key(|&number| generate::setup(seed, number).cpus);
     let mut first: Option<Failing> = None;
     for number in numbers {
-        let program = generate::program(seed, number);
+        let program = base.program(seed, number);
         let scenario = base.scenario("fuzz", &program).map_err(FuzzError::Illegal)?;
         let run = script::run(&scenario, *config, &program.faults);
         let (Some(trouble), _) = rig.run(&run)? else { continue };
@@ -107,17 +108,21 @@ fn window(
     Ok(first)
 }
 
-/// Makes a failing program small.
+/// Makes a failing program of this seed small; and the kernel's file is for the command.
 fn small(
     rig: &mut Rig<'_>,
     base: &Base,
-    seed: u64,
+    (seed, path): (u64, Option<&Path>),
     failing: Failing,
 ) -> Result<(Found, Arc<Scenario>), FuzzError> {
     let Failing { number, config, trouble } = &failing;
-    let program = generate::program(seed, *number);
+    let program = base.program(seed, *number);
     let mut fails = |candidate: &Program| -> Result<bool, FuzzError> {
         let scenario = base.scenario("fuzz", candidate).map_err(FuzzError::Illegal)?;
+        // What a kernel refuses is no failure of its flushes.
+        if !base.can(&scenario) {
+            return Ok(false);
+        }
         let run = script::run(&scenario, *config, &candidate.faults);
         let (found, result) = rig.run(&run)?;
         Ok(same(trouble, found.as_ref(), result.as_ref()))
@@ -128,7 +133,7 @@ fn small(
     let text = script::text(&smallest, config, &why).map_err(FuzzError::Illegal)?;
     let scenario = crate::scenario::parse(&name, &format!("{name}.toml"), &text)?;
     let run = script::run(&scenario, *config, &smallest.faults);
-    let command = command(&run, None, false);
+    let command = command(&run, path, false);
     let found = Found {
         steps_before: program.actions.len(),
         steps: smallest.actions.len(),

@@ -4,7 +4,7 @@
 //! guest serves many programs. A run depends on nothing but its program and its
 //! configuration, and sums know no order: two campaigns of one seed report the same.
 
-use super::generate::{self, Program};
+use super::generate::Program;
 use super::model::Illegal;
 use super::report::{Failing, Report, Tally, Trouble};
 use super::script::{self, Base};
@@ -18,6 +18,7 @@ use crate::schedule::Schedule;
 use stalemate_shared::variant::Variant;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::Arc;
 
 /// Programs of the first batch: what is broken shows soon.
@@ -58,6 +59,8 @@ pub struct Campaign<'a> {
     pub cpus: &'a [CpuModel],
     /// The kernel.
     pub guest: &'a Guest,
+    /// Its file, where it is not the built-in guest.
+    pub path: Option<&'a Path>,
     /// What runs them.
     pub executor: &'a Backend,
     /// A second executor that some of the runs are compared with.
@@ -205,7 +208,7 @@ fn one_group(
     let mut report = Report::default();
     let mut scenarios: Vec<(u64, &[RunConfig], Program, Arc<Scenario>)> = Vec::new();
     for (number, configs) in &group.programs {
-        let program = generate::program(campaign.seed, *number);
+        let program = base.program(campaign.seed, *number);
         let scenario = base.scenario("fuzz", &program).map_err(FuzzError::Illegal)?;
         scenarios.push((*number, configs, program, scenario));
     }

@@ -5,6 +5,7 @@ use super::generate::{self, Program};
 use super::model::{self, Illegal};
 use crate::arch::tlb::Fill;
 use crate::inject::Fault;
+use crate::kernel::steps::Abilities;
 use crate::scenario::{
     self, CpuModel, Diagnostic, Policy, Run, RunConfig, Scenario, Selection, Step, parse_step,
 };
@@ -20,16 +21,25 @@ const HEADER: usize = 6;
 #[derive(Clone, Debug)]
 pub struct Base {
     scenario: Arc<Scenario>,
+    abilities: Abilities,
 }
 
 impl Base {
-    /// The base.
+    /// The base of programs for the built-in guest.
     ///
     /// # Errors
     /// None that a test has not seen.
     pub fn new() -> Result<Self, Diagnostic> {
+        Self::of(Abilities::ALL)
+    }
+
+    /// The base of programs for a kernel with these abilities.
+    ///
+    /// # Errors
+    /// As [`Base::new`].
+    pub fn of(abilities: Abilities) -> Result<Self, Diagnostic> {
         let text = "summary = \"a random program\"\nsteps = \"user nop\"\n";
-        Ok(Self { scenario: scenario::parse("fuzz", "fuzz.toml", text)? })
+        Ok(Self { scenario: scenario::parse("fuzz", "fuzz.toml", text)?, abilities })
     }
 
     /// Where program `number` of `seed` runs under `policy`, if `cpus` are what there is.
@@ -42,13 +52,28 @@ impl Base {
         policy: Policy,
         variant: Option<Variant>,
     ) -> Option<RunConfig> {
-        let setup = generate::setup(seed, number);
+        let setup = generate::setup_for(seed, number, &self.abilities);
         let cpu = cpus.get((setup.cpu % (cpus.len().max(1) as u64)) as usize)?;
-        let selection =
-            Selection { policy: Some(policy), variant: Some(variant), ..Selection::of(&[*cpu]) };
+        let selection = Selection {
+            policy: Some(policy),
+            variant: Some(variant),
+            abilities: self.abilities,
+            ..Selection::of(&[*cpu])
+        };
         let config = self.scenario.configs(&selection).into_iter().next()?;
         let generate::Setup { pti, cpus, fill, schedule, seed, .. } = setup;
         Some(RunConfig { pti, cpus, fill, schedule, seed, ..config })
+    }
+
+    /// Program `number` of `seed`.
+    #[must_use]
+    pub fn program(&self, seed: u64, number: u64) -> Program {
+        generate::program_for(seed, number, &self.abilities)
+    }
+
+    /// Whether the kernel can do all that a scenario asks for.
+    pub(super) fn can(&self, scenario: &Scenario) -> bool {
+        scenario.lacks(&self.abilities).is_none()
     }
 
     /// A program's scenario.

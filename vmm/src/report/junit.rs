@@ -23,6 +23,16 @@ pub fn junit(results: &Results<'_>) -> String {
             report.add_test_suite(suite);
         }
     }
+    for skipped in results.skipped {
+        let name = &skipped.scenario.name;
+        let mut suite = TestSuite::new(name.clone());
+        let mut status = TestCaseStatus::skipped();
+        status.set_message(format!("the kernel lacks {}", skipped.reason));
+        let mut case = TestCase::new("not run", status);
+        case.set_classname(name.as_str());
+        suite.add_test_case(case);
+        report.add_test_suite(suite);
+    }
     // Writing to a String cannot fail.
     report.to_string().unwrap_or_default()
 }

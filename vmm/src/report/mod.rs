@@ -9,6 +9,7 @@ mod repro;
 mod sarif;
 mod score;
 mod score_json;
+mod skipped;
 mod tap;
 mod text;
 mod timeline;
@@ -23,6 +24,7 @@ pub use repro::{command, named, quoted};
 pub use sarif::sarif;
 pub use score::{Score, score_text};
 pub use score_json::{SCORE_SCHEMA_VERSION, score_json, score_schema};
+pub use skipped::{Skipped, skipped_lines};
 pub use tap::tap;
 pub(crate) use text::counted;
 pub use text::{details, difference, summary, what_is_real};
@@ -54,6 +56,8 @@ pub struct Results<'a> {
     pub guest: Option<&'a Path>,
     /// What the selection leaves out, a line each.
     pub left_out: &'a [String],
+    /// What the kernel cannot run.
+    pub skipped: &'a [Skipped],
 }
 
 /// One run with its events: what a picture of it is made of.

@@ -1,7 +1,7 @@
 //! The command line that reproduces a run.
 
 use crate::arch::tlb::Fill;
-use crate::scenario::{self, Run, RunConfig, Scenario};
+use crate::scenario::{self, Policy, Run, RunConfig, Scenario};
 use std::path::Path;
 
 /// The one command that reproduces a run: with this kernel where it is not the built-in guest, and
@@ -9,12 +9,10 @@ use std::path::Path;
 #[must_use]
 pub fn command(run: &Run, guest: Option<&Path>, both: bool) -> String {
     let Run { scenario, config, .. } = run;
-    let mut command = format!(
-        "stalemate run {} --cpu {} --policy {}",
-        named(scenario),
-        config.cpu.name,
-        config.policy
-    );
+    let mut command = format!("stalemate run {} --cpu {}", named(scenario), config.cpu.name);
+    if config.policy != Policy::Own {
+        command += &format!(" --policy {}", config.policy);
+    }
     if scenario.variant != [config.variant] {
         command += " --variant ";
         command += config.variant.map_or("none", |variant| variant.about().name);

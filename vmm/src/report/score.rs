@@ -1,12 +1,13 @@
 //! The detection score as a person reads it.
 
-use super::{counted, named, quoted};
+use super::{Skipped, counted, named, quoted, skipped_lines};
 use crate::inject::forms::{FORMS, form_of};
 use crate::oracle::RuleId;
-use crate::scenario::Scenario;
+use crate::scenario::{Policy, Scenario};
 use crate::score::{ClassName, Scored};
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::path::Path;
 use std::sync::Arc;
 
 /// Escapes that the text names one by one; the JSON names all.
@@ -26,6 +27,10 @@ pub struct Score<'a> {
     pub without: Option<RuleId>,
     /// Of the boundaries of an interrupt at each, one in so many was tried.
     pub stride: usize,
+    /// The kernel's file, where it is not the built-in guest.
+    pub guest: Option<&'a Path>,
+    /// What the kernel cannot run.
+    pub skipped: &'a [Skipped],
 }
 
 /// Faults by class, and who caught or covered them.
@@ -75,13 +80,19 @@ impl Score<'_> {
     pub(super) fn command(&self, one: &Scored) -> String {
         let scenario = &one.scenario;
         let without = self.without.map(|rule| format!(" --without {rule}")).unwrap_or_default();
+        let policy = match one.config.policy {
+            Policy::Own => String::new(),
+            policy => format!(" --policy {policy}"),
+        };
+        let guest =
+            self.guest.map(|path| format!(" --guest {}", quoted(&path.display().to_string())));
         format!(
-            "stalemate faults {} --cpu {} --policy {} --executor {}{without} --inject {}",
+            "stalemate faults {} --cpu {}{policy} --executor {}{without} --inject {}{}",
             named(scenario),
             one.config.cpu.name,
-            one.config.policy,
             self.executor,
-            quoted(&one.fault.to_string())
+            quoted(&one.fault.to_string()),
+            guest.unwrap_or_default()
         )
     }
 }
@@ -144,6 +155,10 @@ pub fn score_text(score: &Score<'_>) -> String {
             "\nand {} more; --format json has them all",
             escapes.len() - ESCAPES_SHOWN
         );
+    }
+    if let Some(guest) = score.guest {
+        let lines = skipped_lines(guest, score.skipped, score.scenarios.len());
+        let _ = write!(out, "\n{lines}");
     }
     let runs: usize = score.scored.iter().map(|one| one.runs).sum();
     let faults = counted(score.scored.len(), "fault", "faults");

@@ -8,7 +8,8 @@ use std::fmt::Write;
 /// The text.
 #[must_use]
 pub fn tap(results: &Results<'_>) -> String {
-    let mut out = format!("TAP version 14\n1..{}\n", results.results.len());
+    let count = results.results.len() + results.skipped.len();
+    let mut out = format!("TAP version 14\n1..{count}\n");
     for (number, result) in (1..).zip(results.results) {
         let scenario = &result.run.scenario;
         let differs = results.difference_of(result);
@@ -34,6 +35,10 @@ pub fn tap(results: &Results<'_>) -> String {
             });
             let _ = writeln!(out, "  ...");
         }
+    }
+    for (number, skipped) in (results.results.len() + 1..).zip(results.skipped) {
+        let (name, reason) = (escaped(&skipped.scenario.name), escaped(&skipped.reason));
+        let _ = writeln!(out, "ok {number} - {name} # SKIP the kernel lacks {reason}");
     }
     let _ = writeln!(out, "# {}", what_is_real(results.executors));
     out

@@ -2,13 +2,13 @@
 
 use super::diagnosis::{on_cpu, step_of, step_text};
 use super::unexplained::{registers, unexplained};
-use super::{Results, diagnosis};
+use super::{Results, diagnosis, skipped_lines};
 use crate::arch::tlb::{Fill, Tag};
 use crate::inject::Interrupt;
 use crate::ink::{Ink, Tone};
 use crate::kernel::steps::Swept;
 use crate::oracle::{Discharger, Obligation, RuleId, State};
-use crate::runner::{Difference, Hammers, Outcome, RunResult, SweepResult};
+use crate::runner::{Difference, Hammers, Outcome, RunResult, Seen, SweepResult};
 use crate::scenario::{CPUS, Expected, Scenario, Stops};
 use stalemate_shared::pcid::USER_PCID_BIT;
 use std::collections::{BTreeMap, BTreeSet};
@@ -65,11 +65,40 @@ pub fn summary(results: &Results<'_>, ink: Ink) -> String {
     for line in results.left_out {
         let _ = writeln!(out, "{line}");
     }
+    kernel(&mut out, results);
     let tone = if failed == 0 { Tone::Good } else { Tone::Bad };
     let good = counted(runs - failed, "run", "runs");
     let total = format!("{good} as expected ({caught} of them caught), {failed} not");
     let _ = writeln!(out, "{}", ink.paint(tone, &total));
     out
+}
+
+/// What a kernel of the user's own cannot run, by what it lacks, and what it was seen to be.
+fn kernel(out: &mut String, results: &Results<'_>) {
+    let Some(guest) = results.guest else { return };
+    let path = guest.display();
+    let mut seen: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
+    for result in results.results {
+        if let Some(one) = &result.seen {
+            seen.entry(one.to_string()).or_default().insert(result.run.config.cpu.name);
+        }
+    }
+    for (what, cpus) in seen {
+        let cpus: Vec<&str> = cpus.into_iter().collect();
+        let _ = writeln!(out, "{path} on {}: {what}", cpus.join(", "));
+    }
+    let mut all: Option<Seen> = None;
+    for one in results.results.iter().filter_map(|result| result.seen.as_ref()) {
+        all.get_or_insert_with(|| one.clone()).add(one);
+    }
+    let unjudged = all.iter().flat_map(Seen::unjudged);
+    let unjudged: Vec<String> =
+        unjudged.map(|(rules, what)| format!("{} ({what})", rules.join(", "))).collect();
+    if !unjudged.is_empty() {
+        let unjudged = unjudged.join(", ");
+        let _ = writeln!(out, "not judged, since the kernel never says it: {unjudged}");
+    }
+    *out += &skipped_lines(guest, results.skipped, results.scenarios.len());
 }
 
 /// What was real with these executors, and what was modelled: the last line of every report.
@@ -191,6 +220,12 @@ pub fn details(results: &Results<'_>, result: &RunResult, ink: Ink) -> String {
         let _ = writeln!(out, ", as expected");
     } else {
         let _ = writeln!(out, "{}", but_expected(result));
+    }
+    if let (Some(seen), Some(_)) = (&result.seen, results.guest) {
+        let _ = writeln!(out, "  seen: {seen}");
+    }
+    for line in result.printed.lines() {
+        let _ = writeln!(out, "  printed: {line}");
     }
     if let Some(sweep) = &result.sweep {
         self::sweep(&mut out, results, scenario, sweep);

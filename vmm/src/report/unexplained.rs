@@ -38,6 +38,16 @@ pub fn unexplained(symbols: &Symbols, scenario: &Scenario, result: &RunResult) -
         lines.push(format!("at {}", symbols.locate(vcpu.rip())));
         lines.extend(registers(vcpu));
     }
+    if result.outcome == Outcome::NotAsAsked {
+        let (asked, seen, say) = match result.run.config.pti {
+            true => ("with page-table isolation", "user mode ran on the kernel's roots", "off"),
+            false => ("without page-table isolation", "user mode ran on roots of its own", "on"),
+        };
+        lines.push(format!(
+            "asked for a kernel {asked}, and {seen}: use `--pti {say}`, or say in the kernel's note what it \
+             can do (docs/guest.md)"
+        ));
+    }
     if result.outcome == Outcome::Vacuous {
         let proves = "nothing was ever stale: the scenario proves nothing about flushes; change a \
                       page that was mapped before";

@@ -110,7 +110,7 @@ impl Examined {
             met: std::mem::take(&mut end.met),
             memory: end.memory.take().unwrap_or_default(),
             deadlines: seen.deadlines.unwrap_or_default(),
-            result: RunResult::judge(run, end, &seen.oracle, seen.counts),
+            result: RunResult::judge(run, end, &seen.oracle, seen.counts, seen.seen),
         }
     }
 

@@ -5,12 +5,14 @@ mod counts;
 mod crosscheck;
 mod examine;
 mod outcome;
+mod seen;
 mod sweep;
 
 pub use counts::EventCounts;
 pub use crosscheck::{Difference, Side, crosscheck, crosscheck_all};
 pub use examine::{Deadlines, Examined};
 pub use outcome::{Hammers, Mismatch, Outcome, RunResult, StoppedIn, WENT_THROUGH};
+pub use seen::Seen;
 pub use sweep::{Failing, SweepResult};
 
 use crate::arch::tlb::TlbModel;
@@ -33,6 +35,7 @@ use sweep::Branches;
 struct Observers {
     oracle: Oracle,
     counts: EventCounts,
+    seen: Seen,
     trace: Option<Trace>,
     deadlines: Option<Deadlines>,
 }
@@ -41,12 +44,14 @@ impl Observer for Observers {
     fn begin(&mut self, header: &TraceHeader) {
         self.oracle.begin(header);
         self.counts.begin(header);
+        self.seen.begin(header);
         self.trace.begin(header);
     }
 
     fn event(&mut self, event: &Event) {
         self.oracle.event(event);
         self.counts.event(event);
+        self.seen.event(event);
         self.trace.event(event);
         if let Some(deadlines) = &mut self.deadlines {
             deadlines.event(event, &self.oracle);
@@ -242,6 +247,16 @@ impl Runner {
         Ok(end?.probed)
     }
 
+    /// Boots the guest for a configuration, without a run; what it was seen to be at its first step, and
+    /// what it printed until then.
+    ///
+    /// # Errors
+    /// When it does not come to that, the image cannot be loaded, or the host fails.
+    pub fn boot(&mut self, config: &RunConfig) -> Result<(Seen, String), BootError> {
+        let printed = self.session(config)?.boot_printed.clone();
+        Ok((self.primed.seen.clone(), printed))
+    }
+
     /// Does one run; `observer` is notified of its events as they happen: a [`Trace`] keeps them.
     /// Those of a sweep, whose branches follow each other, are shown when it is over.
     ///
@@ -275,7 +290,9 @@ impl Runner {
         let limit = self.boundary_limit;
         if let Err(error) = self.session(&run.config) {
             return match error {
-                BootError::Guest { stop, vcpu } => Ok(RunResult::did_not_boot(run, stop, vcpu)),
+                BootError::Guest { stop, vcpu, printed } => {
+                    Ok(RunResult::did_not_boot(run, stop, vcpu, printed))
+                }
                 error => Err(error.into()),
             };
         }
@@ -288,8 +305,8 @@ impl Runner {
                 }
                 let mut both = (observers, observer);
                 let end = session.run_from_initial_state(&inputs, injector, &mut both)?;
-                let Observers { oracle, counts, .. } = both.0;
-                RunResult::judge(run, end, &oracle, counts)
+                let Observers { oracle, counts, seen, .. } = both.0;
+                RunResult::judge(run, end, &oracle, counts, seen)
             }
             Some(sweep) => {
                 if observer.is_some() {
@@ -299,14 +316,14 @@ impl Runner {
                 let mut branches = Branches::default();
                 let mut branched = Vec::new();
                 let mut each = |boundary, end, seen: Observers| {
-                    let Observers { oracle, counts, trace, .. } = seen;
-                    let result = RunResult::judge(run, end, &oracle, counts);
+                    let Observers { oracle, counts, trace, seen, .. } = seen;
+                    let result = RunResult::judge(run, end, &oracle, counts, seen);
                     branches.add(boundary, result, trace.as_ref());
                     branched.extend(trace);
                 };
                 let (end, swept) =
                     session.sweep(&inputs, injector, sweep, limit, &mut observers, &mut each)?;
-                let Observers { oracle, counts, trace, .. } = observers;
+                let Observers { oracle, counts, trace, seen, .. } = observers;
                 if let (Some(observer), Some(mut whole)) = (observer, trace.clone()) {
                     for trace in branched {
                         whole.events.extend(trace.events);
@@ -314,7 +331,7 @@ impl Runner {
                     }
                     whole.replay(observer);
                 }
-                let result = RunResult::judge(run, end, &oracle, counts);
+                let result = RunResult::judge(run, end, &oracle, counts, seen);
                 branches.finish(result, trace, sweep, swept)
             }
         };

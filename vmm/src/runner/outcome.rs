@@ -1,6 +1,6 @@
 //! What a run came to.
 
-use super::{EventCounts, SweepResult};
+use super::{EventCounts, Seen, SweepResult};
 use crate::arch::fault;
 use crate::arch::tlb::Fill;
 use crate::arch::vcpu::Vcpu;
@@ -37,6 +37,9 @@ pub enum Outcome {
     /// An `until` was never reached, or a `resume` found nobody held: the steps are not in the order
     /// that the file means.
     Unreached,
+    /// Nothing is wrong, and it is not the kernel that was asked for: with page-table isolation, or
+    /// without.
+    NotAsAsked,
     /// Nothing is wrong where a sweep looked, and it did not look everywhere.
     CutShort,
     /// The guest did what the VMM cannot carry out.
@@ -56,6 +59,7 @@ impl fmt::Display for Outcome {
             Self::Vacuous => "vacuous",
             Self::NotApplied => "not-applied",
             Self::Unreached => "unreached",
+            Self::NotAsAsked => "not-as-asked",
             Self::CutShort => "cut-short",
             Self::Unsupported => "unsupported",
             Self::Crash => "crash",
@@ -127,12 +131,22 @@ pub struct RunResult {
     pub traps: u64,
     /// Events by kind.
     pub counts: EventCounts,
+    /// What the kernel printed, at its debug port.
+    pub printed: String,
+    /// What the kernel was seen to be; nothing where it did not come to the first step.
+    pub seen: Option<Seen>,
     /// What an interrupt at every boundary came to, where that was asked for.
     pub sweep: Option<SweepResult>,
 }
 
 impl RunResult {
-    pub(super) fn judge(run: &Run, end: RunEnd, oracle: &Oracle, counts: EventCounts) -> Self {
+    pub(super) fn judge(
+        run: &Run,
+        end: RunEnd,
+        oracle: &Oracle,
+        counts: EventCounts,
+        seen: Seen,
+    ) -> Self {
         let mismatches = mismatches(&run.scenario, &end.reports);
         let conformance = run.scenario.conformance;
         let violations = if conformance { Vec::new() } else { oracle.violations().to_vec() };
@@ -142,6 +156,7 @@ impl RunResult {
             None if !end.not_fired.is_empty() => Outcome::NotApplied,
             None if !end.unreached.is_empty() => Outcome::Unreached,
             None if !mismatches.is_empty() => Outcome::Mismatch,
+            None if seen.isolated() != run.config.pti => Outcome::NotAsAsked,
             None if oracle.ledger().is_empty() && !conformance => Outcome::Vacuous,
             None => Outcome::Clean,
         };
@@ -164,6 +179,8 @@ impl RunResult {
             unreached: end.unreached,
             traps: end.traps,
             counts,
+            printed: end.printed,
+            seen: Some(seen),
             sweep: None,
         };
         result.compare_with_expected();
@@ -173,8 +190,12 @@ impl RunResult {
     /// What tells the run from others of its scenario: its configuration and its faults.
     #[must_use]
     pub fn title(&self) -> String {
+        let config = &self.run.config;
+        let without = config.cpu.features.pcid && self.seen.as_ref().is_some_and(|one| !one.pcid);
+        // A processor that has them is no kernel that uses them.
+        let pcids = if without { " without PCIDs" } else { "" };
         let faults = self.run.faults.iter().map(|fault| format!(", {fault}"));
-        std::iter::once(self.run.config.to_string()).chain(faults).collect()
+        std::iter::once(format!("{config}{pcids}")).chain(faults).collect()
     }
 
     /// Says whether the outcome is what the scenario says.
@@ -201,9 +222,9 @@ impl RunResult {
         };
     }
 
-    pub(super) fn did_not_boot(run: &Run, stop: Stop, vcpu: Box<Vcpu>) -> Self {
+    pub(super) fn did_not_boot(run: &Run, stop: Stop, vcpu: Box<Vcpu>, printed: String) -> Self {
         let outcome = stop_outcome(&stop);
-        Self { stop: Some((stop, vcpu)), ..Self::not_begun(run, outcome) }
+        Self { stop: Some((stop, vcpu)), printed, ..Self::not_begun(run, outcome) }
     }
 
     /// A run that was not done, since others hung before.
@@ -228,6 +249,8 @@ impl RunResult {
             unreached: Vec::new(),
             traps: 0,
             counts: EventCounts::default(),
+            printed: String::new(),
+            seen: None,
             sweep: None,
         }
     }

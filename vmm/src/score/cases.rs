@@ -5,8 +5,10 @@ use crate::inject::Fault;
 use crate::inject::fault::Action;
 use crate::inject::fault::Site;
 use crate::inject::forms::{FORMS, POINTS, SITES};
+use crate::kernel::steps::Abilities;
 use crate::scenario::{CpuModel, POLICIES, Policy, RunConfig, Scenario, Selection};
 use crate::schedule::Schedule;
+use stalemate_shared::note::kernel;
 use stalemate_shared::page::Page;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -33,6 +35,8 @@ pub struct Wanted {
     pub policy: Option<Policy>,
     /// These faults, instead of all.
     pub inject: Vec<Fault>,
+    /// What the kernel can do.
+    pub abilities: Abilities,
 }
 
 /// The cases, those of one configuration together.
@@ -45,7 +49,12 @@ pub fn cases(scenarios: &[Arc<Scenario>], wanted: &Wanted) -> Vec<Case> {
             true => faults(scenario),
             false => wanted.inject.clone(),
         };
-        let of_config = faults.into_iter().filter(|fault| fits(fault, &config));
+        // Who takes no interrupts is not interrupted.
+        let takes = |fault: &Fault| {
+            !matches!(fault.action, Action::Nmi | Action::Irq)
+                || wanted.abilities.has(kernel::INTERRUPTS)
+        };
+        let of_config = faults.into_iter().filter(|fault| fits(fault, &config) && takes(fault));
         let each_time = wanted.inject.is_empty();
         let case = |fault| Case { scenario: Arc::clone(scenario), config, fault, each_time };
         cases.extend(of_config.map(case));
@@ -61,13 +70,16 @@ pub fn cases(scenarios: &[Arc<Scenario>], wanted: &Wanted) -> Vec<Case> {
 fn configs(scenarios: &[Arc<Scenario>], wanted: &Wanted) -> BTreeSet<(RunConfig, usize)> {
     let policies = POLICIES.iter().map(|(policy, ..)| *policy);
     let policies: Vec<Policy> = match wanted.policy {
+        _ if !wanted.abilities.has_policies() => vec![Policy::Own],
         Some(policy) => vec![policy],
         None => policies.collect(),
     };
     let mut configs = BTreeSet::new();
     for (index, scenario) in scenarios.iter().enumerate() {
         for &policy in &policies {
-            let selection = Selection { policy: Some(policy), ..Selection::of(&wanted.cpus) };
+            let of_cpus = Selection::of(&wanted.cpus);
+            let (policy, abilities) = (Some(policy), wanted.abilities);
+            let selection = Selection { policy, abilities, ..of_cpus };
             // What a fault adds to a mistake that the kernel makes anyway is not told from it.
             let mended = scenario.variant.contains(&None);
             let right = |config: &RunConfig| config.variant.is_none() || !mended;

@@ -167,6 +167,18 @@ impl Symbols {
             .map(|(&start, &(_, size))| (Gva(start), Gva(start + size)))
     }
 
+    /// How many it has.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.by_name.len()
+    }
+
+    /// Whether it has a line table.
+    #[must_use]
+    pub fn has_lines(&self) -> bool {
+        self.lines.is_some()
+    }
+
     /// The function that `address` is in, its begin and end.
     #[must_use]
     pub fn function_at(&self, address: Gva) -> Option<(&str, Gva, Gva)> {

@@ -17,8 +17,7 @@ use versions::Versions;
 /// The most slots for ASIDs that a mask of them has bits for.
 const MOST_SLOTS: u16 = 62;
 /// The profile of Linux that is built in.
-const LINUX: (&str, &str) =
-    ("profiles/linux.toml", include_str!("../../../../profiles/linux.toml"));
+const LINUX: (&str, &str) = ("profiles/linux.toml", include_str!("../../../profiles/linux.toml"));
 
 /// A profile.
 #[derive(Clone, Debug)]

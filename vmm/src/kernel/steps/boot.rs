@@ -53,7 +53,7 @@ pub fn prepare(memory: &GuestMemory, features: CpuFeatures, kernel: &KernelOptio
     let block = [
         boot::MAGIC,
         version_and_size,
-        layout::MEMORY_SIZE,
+        memory.len(),
         policy_and_options,
         features,
         u64::from(cpus),
@@ -81,10 +81,12 @@ fn fill(memory: &GuestMemory, start: u64, len: u64, colour: usize) {
     }
 }
 
-/// A PML4, PDPT, PD and PT that map the first 2 MiB at `KERNEL_BASE`, with A and D set.
+/// A PML4, PDPT, PD and PT that map the first 2 MiB at `KERNEL_BASE`, with A and D set; and what is above
+/// the coloured frames, by 2 MiB pages.
 fn boot_tables(memory: &GuestMemory) {
     const TABLE: u64 = 0x23;
     const PAGE: u64 = 0x63;
+    const LARGE_PAGE: u64 = 0xe3;
     let table = |level: u64| layout::BOOT_TABLES + level * layout::PAGE_SIZE;
     let index = |shift: u32| (layout::KERNEL_BASE >> shift & 0x1ff) * 8;
     memory.write_word(Gpa(table(0) + index(39)), table(1) | TABLE);
@@ -92,6 +94,11 @@ fn boot_tables(memory: &GuestMemory) {
     memory.write_word(Gpa(table(2) + index(21)), table(3) | TABLE);
     for page in 0..512 {
         memory.write_word(Gpa(table(3) + page * 8), (page * layout::PAGE_SIZE) | PAGE);
+    }
+    let above = (layout::MEMORY_SIZE..memory.len()).step_by(layout::LARGE_PAGE_SIZE as usize);
+    for at in above {
+        let slot = table(2) + index(21) + at / layout::LARGE_PAGE_SIZE * 8;
+        memory.write_word(Gpa(slot), at | LARGE_PAGE);
     }
 }
 
@@ -108,8 +115,7 @@ pub fn kernel_info(memory: &GuestMemory) -> Result<KernelInfo, String> {
     let mm_states = at(std::mem::offset_of!(BootBlock, mm_states));
     let count = at(std::mem::offset_of!(BootBlock, trampoline_count)) as usize;
     let cpus = at(std::mem::offset_of!(BootBlock, cpus));
-    let page =
-        |at: u64| at != 0 && at.is_multiple_of(layout::PAGE_SIZE) && at < layout::MEMORY_SIZE;
+    let page = |at: u64| at != 0 && at.is_multiple_of(layout::PAGE_SIZE) && at < memory.len();
     if !page(tlb_state) {
         return Err(format!("TlbState at guest-physical {tlb_state:#x} is not a page of memory"));
     }

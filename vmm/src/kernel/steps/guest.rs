@@ -1,6 +1,6 @@
 //! A kernel to test.
 
-use super::{Image, ImageError};
+use super::{Abilities, Image, ImageError};
 use crate::symbols::Symbols;
 use std::path::Path;
 use std::sync::Arc;
@@ -54,6 +54,12 @@ impl Guest {
     #[must_use]
     pub fn image(&self) -> &Image {
         &self.image
+    }
+
+    /// What it can do: everything, where it does not say.
+    #[must_use]
+    pub fn abilities(&self) -> Abilities {
+        self.image.abilities().copied().unwrap_or(Abilities::ALL)
     }
 
     /// Its symbols.

@@ -1,5 +1,6 @@
 //! A kernel that is handed steps, one at a time: our guest, and whoever keeps to the same interface.
 
+mod abilities;
 mod boot;
 mod driver;
 pub mod escapes;
@@ -11,6 +12,7 @@ mod session;
 mod sweep;
 mod words;
 
+pub use abilities::{Abilities, NoteError};
 pub use boot::{KernelInfo, KernelOptions};
 pub use driver::{StepClass, StepInput, StepReport};
 pub use final_memory::FinalMemory;
@@ -48,12 +50,30 @@ pub(crate) struct Steps {
     last_flush: u64,
     /// The CPUs that ask for a step.
     asks: Vec<(CpuId, Ask)>,
+    /// What it has printed since it booted, or began to.
+    printed: Vec<u8>,
 }
+
+/// Bytes that a kernel prints of which a report has each.
+const MAX_PRINTED: usize = 1 << 14;
 
 impl Steps {
     /// What the kernel said of itself.
     pub(crate) fn info(&self) -> Option<&KernelInfo> {
         self.info.as_deref()
+    }
+
+    /// What it has printed, as text.
+    fn printed(&self) -> String {
+        let more = if self.printed.len() < MAX_PRINTED { "" } else { " ..." };
+        String::from_utf8_lossy(&self.printed).into_owned() + more
+    }
+
+    /// The same, of which nothing is left.
+    fn take_printed(&mut self) -> String {
+        let printed = self.printed();
+        self.printed.clear();
+        printed
     }
 
     fn layout(&self) -> Option<Layout> {
@@ -84,6 +104,15 @@ impl Kernel for Steps {
 
     fn store_for(&self, memory: &GuestMemory, announcement: &Announcement) -> Option<WordStore> {
         self.layout()?.store_for(memory, announcement)
+    }
+
+    fn port_out(&mut self, port: u16, size: u8, value: u32, _instructions: u64) -> Option<()> {
+        let prints = port == u16::from(stalemate_shared::hypercall::DEBUG_PORT) && size == 1;
+        prints.then(|| {
+            if self.printed.len() < MAX_PRINTED {
+                self.printed.push(value as u8);
+            }
+        })
     }
 
     fn output(

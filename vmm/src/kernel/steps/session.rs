@@ -76,6 +76,8 @@ pub struct RunEnd {
     pub memory: Option<FinalMemory>,
     /// The registers at the probed event, and the instruction that it is of.
     pub probed: Option<Probe>,
+    /// What the kernel printed.
+    pub printed: String,
 }
 
 /// Why there is no session.
@@ -97,6 +99,8 @@ pub enum BootError {
         stop: Stop,
         /// Its state.
         vcpu: Box<Vcpu>,
+        /// What it had printed.
+        printed: String,
     },
 }
 
@@ -148,6 +152,8 @@ pub struct Session {
     config: SessionConfig,
     /// Traps that booting took.
     pub boot_traps: u64,
+    /// What the kernel printed while it booted.
+    pub boot_printed: String,
     /// Whether runs keep what is in memory at their end.
     pub keeps_memory: bool,
     /// The executor was kicked out of a loop and cannot be used again.
@@ -176,8 +182,8 @@ impl Session {
         guest: &Guest,
         make: impl FnOnce(&GuestMemory) -> Result<Box<dyn Executor>, ExecutorError>,
     ) -> Result<Self, BootError> {
-        let memory = GuestMemory::new(layout::MEMORY_SIZE)
-            .map_err(|_| BootError::Memory(layout::MEMORY_SIZE))?;
+        let size = guest.image().memory_size();
+        let memory = GuestMemory::new(size).map_err(|_| BootError::Memory(size))?;
         guest.image().load(&memory)?;
         boot::prepare(&memory, config.features, &config.kernel, config.cpus);
         let boot_block = layout::KERNEL_BASE + layout::BOOT_BLOCK;
@@ -187,10 +193,15 @@ impl Session {
         let mut machine = StepMachine::new(vcpu, config.model, executor, memory, kernel, injector);
         let stopped = |machine: &StepMachine, halt| match halt {
             Halt::Executor(error) => BootError::Executor(error),
-            Halt::Stop(stop) => BootError::Guest { stop, vcpu: Box::new(machine.vcpu().clone()) },
+            Halt::Stop(stop) => BootError::Guest {
+                stop,
+                vcpu: Box::new(machine.vcpu().clone()),
+                printed: machine.kernel.printed(),
+            },
         };
         boot_all(&mut machine, config.cpus).map_err(|halt| stopped(&machine, halt))?;
         let boot_traps = machine.traps;
+        let boot_printed = machine.kernel.take_printed();
         machine.memory.set_base();
         // Pages that the guest may write natively stay touched; they are mapped for good.
         let memory = &machine.memory;
@@ -211,6 +222,7 @@ impl Session {
             initial,
             config,
             boot_traps,
+            boot_printed,
             keeps_memory: false,
             spent: false,
         })
@@ -349,6 +361,7 @@ impl Session {
             met: machine.interceptor.met().collect(),
             memory,
             probed: machine.probed.take(),
+            printed: machine.kernel.printed(),
         })
     }
 }
@@ -402,6 +415,10 @@ fn initial_state(machine: &mut StepMachine, config: &SessionConfig) -> InitialSt
 fn kernel_about(machine: &StepMachine) -> KernelAbout {
     let info = machine.kernel.info();
     let trampoline = info.iter().flat_map(|info| &info.trampoline);
+    let direct_map = match machine.memory.len() {
+        layout::MEMORY_SIZE => layout::DIRECT_MAP_SIZE,
+        more => more,
+    };
     KernelAbout {
         wait_for_reuse: Vec::new(),
         runs_freely: false,
@@ -409,7 +426,7 @@ fn kernel_about(machine: &StepMachine) -> KernelAbout {
         pairing: Some(Pairing { root_bit: USER_ROOT_BIT, pcid_bit: USER_PCID_BIT }),
         slots: words::slot_pcids(),
         trampoline: trampoline.map(|&(start, end)| (Gva(start), Gva(end))).collect(),
-        direct_map: (Gva(layout::KERNEL_BASE), Gva(layout::KERNEL_BASE + layout::DIRECT_MAP_SIZE)),
+        direct_map: (Gva(layout::KERNEL_BASE), Gva(layout::KERNEL_BASE + direct_map)),
         state: crate::machine::Kernel::state(&machine.kernel, &machine.memory),
     }
 }

@@ -20,7 +20,7 @@ pub const SCHEMA_VERSION: u32 = 1;
 /// removed; new fields may appear. Addresses are numbers. Steps and events are numbered from 0;
 /// reports for people call the first step 1.
 #[derive(Serialize, JsonSchema)]
-#[schemars(title = "Stalemate report", transform = Later(&["differences"]))]
+#[schemars(title = "Stalemate report", transform = Later(&["differences", "skipped"]))]
 struct Report<'a> {
     /// Version of this schema.
     #[schemars(extend("const" = SCHEMA_VERSION))]
@@ -38,6 +38,18 @@ struct Report<'a> {
     as_expected: bool,
     /// In the order of the scenarios.
     runs: Vec<Run<'a>>,
+    /// Scenarios that the kernel of `--guest` cannot run.
+    skipped: Vec<SkippedScenario<'a>>,
+}
+
+/// A scenario that a kernel cannot run.
+#[derive(Serialize, JsonSchema)]
+#[schemars(inline)]
+struct SkippedScenario<'a> {
+    /// Its name.
+    scenario: &'a str,
+    /// What the kernel lacks of what it asks for.
+    lacks: &'a str,
 }
 
 /// A run whose events differ between two executors.
@@ -94,6 +106,11 @@ pub fn json(results: &Results<'_>) -> Value {
         possible_runs: results.possible,
         as_expected: results.all_as_expected(),
         runs: results.results.iter().map(|result| Run::new(results, result)).collect(),
+        skipped: results
+            .skipped
+            .iter()
+            .map(|one| SkippedScenario { scenario: &one.scenario.name, lacks: &one.reason })
+            .collect(),
     };
     schema::value(&report)
 }

@@ -5,7 +5,7 @@ use super::violation::{Location, Obligation, Violation};
 use crate::arch::tlb::Fill;
 use crate::inject::Interrupt;
 use crate::oracle::RuleId;
-use crate::runner::{EventCounts, Failing, Outcome, RunResult, SweepResult};
+use crate::runner::{EventCounts, Failing, Outcome, RunResult, Seen, SweepResult};
 use crate::scenario::{Expected, Policy, RunConfig, Stops};
 use crate::schema::{FillName, Later, RuleName};
 use schemars::JsonSchema;
@@ -16,7 +16,8 @@ use std::collections::{BTreeMap, BTreeSet};
 /// One run.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "run", deny_unknown_fields, transform = Later(&[
-    "file", "seed", "cpus", "schedule", "variant", "sweep", "needless_flushes",
+    "file", "seed", "cpus", "schedule", "variant", "sweep", "needless_flushes", "pcids",
+    "invpcid_used", "printed",
 ]))]
 pub(super) struct Run<'a> {
     /// The scenario's name.
@@ -31,6 +32,10 @@ pub(super) struct Run<'a> {
     pti: bool,
     /// Kernel pages were global.
     kernel_global: bool,
+    /// PCIDs were in use; null where the guest did not boot.
+    pcids: Option<bool>,
+    /// INVPCID was executed after boot; null where the guest did not boot.
+    invpcid_used: Option<bool>,
     /// What the modelled TLB holds.
     #[schemars(with = "FillName")]
     fill: Fill,
@@ -69,6 +74,8 @@ pub(super) struct Run<'a> {
     steps_unreached: Vec<usize>,
     /// How the guest stopped before its last step; null where it did not.
     stop: Option<Stop>,
+    /// What the kernel printed, at its debug port.
+    printed: &'a str,
     /// An interrupt at every instruction boundary, each in a run of its own; null where none was
     /// requested.
     sweep: Option<Sweep<'a>>,
@@ -90,13 +97,16 @@ impl<'a> Run<'a> {
     pub(super) fn new(results: &'a Results<'_>, result: &'a RunResult) -> Self {
         let scenario = &result.run.scenario;
         let config = &result.run.config;
+        let seen = result.seen.as_ref();
         Self {
             scenario: &scenario.name,
             file: &scenario.file,
             cpu: config.cpu.name,
             policy: config.policy,
-            pti: config.pti,
-            kernel_global: config.kernel_global(),
+            pti: seen.map_or(config.pti, Seen::isolated),
+            kernel_global: config.kernel_global() && seen.is_none_or(Seen::global),
+            pcids: seen.map(|seen| seen.pcid),
+            invpcid_used: seen.map(|seen| seen.invpcid),
             fill: config.fill,
             seed: config.seed,
             variant: config.variant.map(|variant| variant.about().name),
@@ -137,6 +147,7 @@ impl<'a> Run<'a> {
                 why: stop.to_string(),
                 at: Location::new(results.symbols, vcpu.rip()),
             }),
+            printed: &result.printed,
             sweep: result.sweep.as_ref().map(|sweep| Sweep::new(results, sweep)),
             big_hammers: result.hammers.count,
             needless_flushes: result.needless,
