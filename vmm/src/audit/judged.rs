@@ -14,12 +14,13 @@ use crate::symbols::Symbols;
 use std::collections::BTreeMap;
 
 /// The rules of an audit, and what they judge.
-pub const RULES: [(&str, &str); 8] = [
+pub const RULES: [(&str, &str); 9] = [
     ("stale-user-entry", STALE),
     ("stale-other-asid", STALE),
     ("stale-kernel-entry", STALE),
     ("va-reuse", STALE),
     ("reuse-before-flush", STALE),
+    ("table-reuse", STALE),
     ("lost-mark", "marks that were cleared"),
     ("pcid-reuse", "loads of a PCID with another root than before"),
     ("cr3-pairing", "loads of CR3 with PCIDs on"),
@@ -179,6 +180,9 @@ impl Judged {
         for tag in [now.current, Tag::Global] {
             self.judge("reuse-before-flush", tag, now, |ended, _, now| leads(ended, now.kernel));
         }
+        self.judge("table-reuse", now.current, now, |ended, _, _| {
+            ended.owed.structure.is_some_and(|structure| structure.table == frame)
+        });
     }
 
     fn mapped_anew(&mut self, slot: Gpa, new: u64, now: &Now<'_>) {

@@ -1,6 +1,6 @@
 //! A run with all that it is compared by: reports, final memory, and what was stale when.
 
-use super::{Observers, RunResult, Runner};
+use super::{Booted, Observers, RunResult, Runner};
 use crate::arch::addr::{Gpa, Gva};
 use crate::arch::tlb::Tag;
 use crate::event::{Announcement, Event, Kind, TaskId};
@@ -146,10 +146,9 @@ impl Runner {
         let injector = Injector::new(&faults, self.sites.clone()).until(own);
         let injector = if count_only { injector.count_only() } else { injector };
         let limit = self.boundary_limit;
-        self.session(&run.config)?;
-        let mut observers = self.primed.clone();
+        let Booted { session, primed } = self.booted(&run.config)?;
+        let mut observers = primed.clone();
         observers.deadlines = Some(Deadlines::default());
-        let session = self.session(&run.config)?;
         session.keeps_memory = true;
         let done = match &sweep {
             None => session.run_from_initial_state(&steps, injector, &mut observers).map(|end| {
@@ -164,7 +163,7 @@ impl Runner {
         };
         session.keeps_memory = false;
         if session.spent {
-            self.session = None;
+            self.booted.pop();
         }
         done
     }

@@ -127,14 +127,22 @@ fn in_order(
     Ok(results.into_iter().flatten().collect())
 }
 
+/// A guest that was booted for a configuration.
+struct Booted {
+    session: Session,
+    /// Observers that hold its initial state.
+    primed: Observers,
+}
+
 /// Runs scenarios on one guest kernel.
 pub struct Runner {
     guest: Guest,
     sites: Sites,
     backend: Backend,
-    session: Option<Session>,
-    /// Observers that hold the session's initial state.
-    primed: Observers,
+    /// Those that were booted last, the one in use at the end.
+    booted: Vec<Booted>,
+    /// How many of them are kept.
+    kept: usize,
     /// Boundaries that a sweep tries at most.
     boundary_limit: usize,
     /// Of the boundaries, one in so many is tried where runs are examined.
@@ -168,8 +176,8 @@ impl Runner {
             guest: guest.clone(),
             sites: Sites::new(guest.symbols()),
             backend: backend.clone(),
-            session: None,
-            primed: Observers::default(),
+            booted: Vec::new(),
+            kept: 1,
             boundary_limit: backend.boundary_limit(),
             stride: 1,
             without: None,
@@ -211,6 +219,12 @@ impl Runner {
         self.most_hangs = Some(limit);
     }
 
+    /// Keeps so many booted guests, 1 at first: for runs that come back to configurations. A boot takes
+    /// longer than a run, and a guest some 30 MiB.
+    pub fn keep(&mut self, guests: usize) {
+        self.kept = guests.max(1);
+    }
+
     /// Of the boundaries of a sweep that is examined, tries one in `stride`.
     pub fn stride(&mut self, stride: usize) {
         self.stride = stride;
@@ -219,13 +233,13 @@ impl Runner {
     /// Disables a rule for guests that are booted from now on, to see what only that rule catches.
     pub fn disable_rule(&mut self, rule: Option<RuleId>) {
         self.without = rule;
-        self.session = None;
+        self.booted.clear();
     }
 
     /// Judges by one more rule the guests that are booted from now on.
     pub fn add_rule(&mut self, rule: Box<dyn Rule>) {
         self.rules.push(rule);
-        self.session = None;
+        self.booted.clear();
     }
 
     /// Does one run for the registers at event `seq`, and the instruction that it is of.
@@ -234,15 +248,15 @@ impl Runner {
     /// As [`Runner::run`].
     pub fn probe(&mut self, run: &Run, seq: u64) -> Result<Option<Probe>, RunError> {
         let injector = Injector::new(&run.faults, self.sites.clone());
-        let session = match self.session(&run.config) {
+        let session = match self.booted(&run.config) {
             Err(BootError::Guest { .. }) => return Ok(None),
-            session => session?,
+            booted => &mut booted?.session,
         };
         session.probe(Some(seq));
         let end = session.run_from_initial_state(&run.steps(), injector, &mut NullObserver);
         session.probe(None);
         if session.spent {
-            self.session = None;
+            self.booted.pop();
         }
         Ok(end?.probed)
     }
@@ -253,8 +267,8 @@ impl Runner {
     /// # Errors
     /// When it does not come to that, the image cannot be loaded, or the host fails.
     pub fn boot(&mut self, config: &RunConfig) -> Result<(Seen, String), BootError> {
-        let printed = self.session(config)?.boot_printed.clone();
-        Ok((self.primed.seen.clone(), printed))
+        let Booted { session, primed } = self.booted(config)?;
+        Ok((primed.seen.clone(), session.boot_printed.clone()))
     }
 
     /// Does one run; `observer` is notified of its events as they happen: a [`Trace`] keeps them.
@@ -288,16 +302,13 @@ impl Runner {
         let (sweep, faults) = Sweep::split(&run.faults);
         let injector = Injector::new(&faults, self.sites.clone());
         let limit = self.boundary_limit;
-        if let Err(error) = self.session(&run.config) {
-            return match error {
-                BootError::Guest { stop, vcpu, printed } => {
-                    Ok(RunResult::did_not_boot(run, stop, vcpu, printed))
-                }
-                error => Err(error.into()),
-            };
-        }
-        let mut observers = self.primed.clone();
-        let session = self.session(&run.config)?;
+        let Booted { session, primed } = match self.booted(&run.config) {
+            Err(BootError::Guest { stop, vcpu, printed }) => {
+                return Ok(RunResult::did_not_boot(run, stop, vcpu, printed));
+            }
+            booted => booted?,
+        };
+        let mut observers = primed.clone();
         let result = match &sweep {
             None => {
                 if let Some(observer) = &mut observer {
@@ -336,30 +347,36 @@ impl Runner {
             }
         };
         if session.spent {
-            self.session = None;
+            self.booted.pop();
         }
         Ok(result)
     }
 
     /// The booted guest for a configuration.
-    fn session(&mut self, config: &RunConfig) -> Result<&mut Session, BootError> {
+    fn booted(&mut self, config: &RunConfig) -> Result<&mut Booted, BootError> {
         let wanted = SessionConfig::from(config);
-        let session = match self.session.take().map(|mut session| (session.serve(&wanted), session))
-        {
-            Some((true, session)) => session,
-            _ => {
-                let session = Session::boot(wanted, &self.guest, &self.backend)?;
-                self.primed = Observers::default();
-                for rule in &self.rules {
-                    self.primed.oracle.add_rule(rule.clone());
-                }
-                self.primed.oracle.disable_rule(self.without);
-                session.initial_state().show(&mut self.primed);
-                self.primed.oracle.ready();
-                session
-            }
+        let booted = match self.booted.iter_mut().position(|one| one.session.serve(&wanted)) {
+            Some(found) => self.booted.remove(found),
+            None => self.boot_for(wanted)?,
         };
-        self.boot_traps = session.boot_traps;
-        Ok(self.session.insert(session))
+        self.boot_traps = booted.session.boot_traps;
+        if self.booted.len() == self.kept {
+            self.booted.remove(0);
+        }
+        self.booted.push(booted);
+        let last = self.booted.len() - 1;
+        Ok(&mut self.booted[last])
+    }
+
+    fn boot_for(&self, wanted: SessionConfig) -> Result<Booted, BootError> {
+        let session = Session::boot(wanted, &self.guest, &self.backend)?;
+        let mut primed = Observers::default();
+        for rule in &self.rules {
+            primed.oracle.add_rule(rule.clone());
+        }
+        primed.oracle.disable_rule(self.without);
+        session.initial_state().show(&mut primed);
+        primed.oracle.ready();
+        Ok(Booted { session, primed })
     }
 }
