@@ -79,7 +79,7 @@ static EXECUTORS: LazyLock<Vec<Backend>> = LazyLock::new(|| {
 });
 
 static RUN: LazyLock<Run> = LazyLock::new(|| {
-    let text = "summary = \"s\"\nsteps = \"\"\"\nmap u0 red\nuser read u0 -> red\nflush_all\n\"\"\"\n";
+    let text = "summary = \"s\"\nsteps = \"\"\"\nmap u0 red\nuser read u0 -> red\nremap u0 blue\nflush_tlb_one_user u0\nuser read u0 -> blue\n\"\"\"\n";
     let scenario = parse("fuzz", "fuzz.toml", text).expect("a scenario");
     scenario.runs(&Selection::of(&["pcid-invpcid".parse().expect("a CPU")])).remove(0)
 });

@@ -2,8 +2,6 @@
 #![no_main]
 #![allow(dead_code)]
 
-#[path = "../../tests/differential/rig.rs"]
-mod rig;
 #[path = "../../tests/differential/duel.rs"]
 mod duel;
 #[path = "../../tests/differential/entropy.rs"]
@@ -14,6 +12,8 @@ mod generate;
 mod host;
 #[path = "../../tests/differential/operand.rs"]
 mod operand;
+#[path = "../../tests/differential/rig.rs"]
+mod rig;
 #[path = "../../tests/differential/sequence.rs"]
 mod sequence;
 

@@ -2,12 +2,12 @@
 #![no_main]
 #![allow(dead_code)]
 
-#[path = "../../tests/differential/rig.rs"]
-mod rig;
 #[path = "../../tests/differential/entropy.rs"]
 mod entropy;
 #[path = "../../tests/differential/raw.rs"]
 mod raw;
+#[path = "../../tests/differential/rig.rs"]
+mod rig;
 
 use libfuzzer_sys::fuzz_target;
 use std::cell::RefCell;

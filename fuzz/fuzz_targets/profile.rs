@@ -13,6 +13,9 @@ fuzz_target!(|text: &str| {
     let _ = Baseline::parse(text);
     if let Ok(symbols) = system_map::parse(text) {
         let symbols = Symbols::of_kernel(&symbols);
-        symbols.functions("flush").take(16).for_each(|(at, _)| drop(symbols.locate(at).to_string()));
+        symbols
+            .functions("flush")
+            .take(16)
+            .for_each(|(at, _)| drop(symbols.locate(at).to_string()));
     }
 });
