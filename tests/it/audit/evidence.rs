@@ -112,7 +112,7 @@ fn the_window_has_an_end_and_says_what_that_was() {
 fn a_frame_that_is_given_out_again_is_told() {
     let unmap = [Does::Store(slot(), 0), Does::Invlpg(data(0))];
     let elsewhere = call([Some(Does::Store(A.slot(9), A.frame(0) | PAGE))]);
-    let given = one(&unmap, &[elsewhere.clone()]);
+    let given = one(&unmap, std::slice::from_ref(&elsewhere));
     let frame = &only(&given).evidence.frame;
     let [given] = &frame[..] else { panic!("{frame:?}") };
     assert!(given.what.starts_with("it was mapped by a store to "), "{given:?}");
