@@ -173,3 +173,17 @@ fn each_rule_says_how_much_it_has_judged() {
     let text = stalemate::audit::text(&clean, Ink::Plain);
     assert!(text.contains("\n  va-reuse                     1   times that a store"), "{text}");
 }
+
+/// What is mapped again as it was needed no flush, so no rule has judged one.
+#[test]
+fn what_is_restored_was_not_judged() {
+    let restored = one(&[Does::Store(slot(), 0), Does::Store(slot(), A.frame(0) | PAGE)], &[]);
+    assert_eq!(restored.findings, []);
+    assert_eq!(restored.judged_by_store.len(), 0, "{:?}", restored.judged_by_store);
+    let flushed = [
+        Does::Store(slot(), 0),
+        Does::Invlpg(data(0)),
+        Does::InvpcidAddress(A.user_pcid(), data(0)),
+    ];
+    assert_eq!(one(&flushed, &[]).judged["stale-user-entry"], 1);
+}
