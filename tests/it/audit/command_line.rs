@@ -1,9 +1,9 @@
 //! `stalemate audit` as a user calls it.
 
 use super::images::{bz_image, elf, gzip};
-use super::kernel::{User, kernel};
+use super::kernel::{Does, User, kernel};
 use super::layout::{A, data};
-use super::scripts::{LINES, Lacks, done, tasks};
+use super::scripts::{LINES, Lacks, call, done, tasks};
 use crate::common::{stalemate, text};
 use serde_json::Value;
 use std::path::PathBuf;
@@ -223,5 +223,30 @@ fn two_runs_give_the_same_report_and_the_same_console() {
         assert_eq!(text(&first.stdout), text(&second.stdout));
         assert_eq!(text(&first.stderr), text(&second.stderr));
         assert!(!first.stdout.is_empty() && !first.stderr.is_empty());
+    }
+}
+
+#[test]
+fn a_finding_of_a_lower_grade_than_is_asked_for_is_no_failure() {
+    let files = Files::new("grades");
+    // The user half of the flush is forgotten, and nobody comes to the page any more.
+    let unmap = call([Some(Does::Store(A.slot(0), 0)), Some(Does::Invlpg(data(0)))]);
+    let held = kernel(&[(A, vec![User::Read(data(0)), unmap, done()])]);
+    let used = kernel(&tasks(Lacks::UserHalf));
+    for (kernel, grade, code) in
+        [(&held, "used", 0), (&held, "held", 1), (&held, "speculative", 1), (&used, "used", 1)]
+    {
+        let output = files.audit(kernel, &["--fail-on", grade]);
+        assert_eq!(output.status.code(), Some(code), "{grade}");
+        assert!(text(&output.stdout).starts_with("violation: "), "{grade}");
+    }
+    let json = files.audit(&held, &["--format", "json"]);
+    let report: Value = serde_json::from_slice(&json.stdout).expect("JSON");
+    let finding = &report["findings"][0];
+    assert_eq!((&finding["grade"], &finding["used_by"]), (&"held".into(), &Value::Null));
+    let key = finding["key"].as_str().expect("a key");
+    for (grade, code) in [("used", 0), ("held", 1)] {
+        let bisected = files.audit(&held, &["--bisect", key, "--fail-on", grade]);
+        assert_eq!(bisected.status.code(), Some(code), "{grade}");
     }
 }

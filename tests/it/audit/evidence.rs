@@ -112,7 +112,7 @@ fn the_window_has_an_end_and_says_what_that_was() {
 fn a_frame_that_is_given_out_again_is_told() {
     let unmap = [Does::Store(slot(), 0), Does::Invlpg(data(0))];
     let elsewhere = call([Some(Does::Store(A.slot(9), A.frame(0) | PAGE))]);
-    let given = one(&unmap, &[elsewhere.clone()]);
+    let given = one(&unmap, std::slice::from_ref(&elsewhere));
     let frame = &only(&given).evidence.frame;
     let [given] = &frame[..] else { panic!("{frame:?}") };
     assert!(given.what.starts_with("it was mapped by a store to "), "{given:?}");
@@ -172,4 +172,18 @@ fn each_rule_says_how_much_it_has_judged() {
     assert_eq!(forgotten.judged["stale-user-entry"], clean.judged["stale-user-entry"]);
     let text = stalemate::audit::text(&clean, Ink::Plain);
     assert!(text.contains("\n  va-reuse                     1   times that a store"), "{text}");
+}
+
+/// What is mapped again as it was needed no flush, so no rule has judged one.
+#[test]
+fn what_is_restored_was_not_judged() {
+    let restored = one(&[Does::Store(slot(), 0), Does::Store(slot(), A.frame(0) | PAGE)], &[]);
+    assert_eq!(restored.findings, []);
+    assert_eq!(restored.judged_by_store.len(), 0, "{:?}", restored.judged_by_store);
+    let flushed = [
+        Does::Store(slot(), 0),
+        Does::Invlpg(data(0)),
+        Does::InvpcidAddress(A.user_pcid(), data(0)),
+    ];
+    assert_eq!(one(&flushed, &[]).judged["stale-user-entry"], 1);
 }
