@@ -90,6 +90,9 @@ pub struct Rig<'a> {
     runners: Vec<Runner>,
 }
 
+/// Booted guests that are kept: the configurations of one program are those of the next.
+const BOOTED: usize = 8;
+
 impl<'a> Rig<'a> {
     /// A rig of no guest yet.
     #[must_use]
@@ -103,7 +106,11 @@ impl<'a> Rig<'a> {
     /// When the host fails.
     pub fn run(&mut self, run: &Run) -> Result<(Option<Trouble>, Option<RunResult>), RunError> {
         if self.runners.is_empty() {
-            let runner = |backend: &&Backend| Runner::new(self.guest, backend);
+            let runner = |backend: &&Backend| {
+                let mut runner = Runner::new(self.guest, backend);
+                runner.keep(BOOTED);
+                runner
+            };
             self.runners = self.backends.iter().map(runner).collect();
         }
         let runners = &mut self.runners;
