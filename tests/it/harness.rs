@@ -276,6 +276,30 @@ fn a_kernel_may_print_and_have_more_memory_and_one_of_the_version_before_runs() 
     assert!(text.contains(", 8 MiB of memory\n") && text.contains("  STOPS       on"), "{text}");
 }
 
+/// Boot and steps are enough for what the architecture decides.
+#[test]
+fn a_kernel_that_announces_nothing_is_judged_by_what_it_does() {
+    let folder = extracted("rust");
+    let at = folder.0.join("src/main.rs");
+    let whole = std::fs::read_to_string(&at).expect("the source");
+    let silent =
+        whole.replace("hypercall(BEGIN,", "unsaid(BEGIN,").replace("hypercall(END,", "unsaid(END,");
+    assert_ne!(silent, whole);
+    let unsaid = "fn unsaid(_: u64, _: u64, _: u64, _: u64, _: u64) -> [u64; 5] {\n    [0; 5]\n}\n";
+    std::fs::write(&at, silent + unsaid).expect("the source");
+    build(&folder.0);
+    let (code, text) = said(&run(&folder.0, &["--executor", "interp", "--cpu", "pcid"]));
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("stale-remote-entry, needless-flush (BEGIN and END)"), "{text}");
+    changed(&folder.0, &[("    unsafe { asm!(\"invlpg [{}]\", in(reg) va) };\n", "")]);
+    let (code, text) = said(&run(&folder.0, &["remap", "--executor", "interp", "--cpu", "pcid"]));
+    assert_eq!(code, Some(1), "{text}");
+    assert!(
+        text.contains("error[never-flushed]: nobody has asked for a flush of 0x411000"),
+        "{text}"
+    );
+}
+
 /// The file in the folder, and what `check-guest` says of it.
 fn checked(folder: &Path, name: &str, bytes: &[u8]) -> (Option<i32>, String) {
     let path = folder.join(name);
