@@ -142,12 +142,8 @@ enum State {
     Gone,
 }
 
-/// Looks at the first violations of each finding.
-pub(super) fn look(
-    subject: &Subject<'_>,
-    watcher: &Watcher,
-    findings: &mut [Finding],
-) -> Result<(), FreeError> {
+/// The first violations of each finding, and what is cached of each.
+fn cases(watcher: &Watcher, findings: &[Finding]) -> (Vec<Case>, Vec<Sought>) {
     let mut cases = Vec::new();
     let mut sought = Vec::new();
     for (number, finding) in findings.iter().enumerate() {
@@ -173,9 +169,19 @@ pub(super) fn look(
             });
         }
     }
+    (cases, sought)
+}
+
+/// Looks at the first violations of each finding.
+pub(super) fn look(
+    subject: &Subject<'_>,
+    watcher: &Watcher,
+    findings: &mut [Finding],
+) -> Result<(), FreeError> {
     if findings.is_empty() {
         return Ok(());
     }
+    let (cases, sought) = cases(watcher, findings);
     let wanted = findings.iter().flat_map(stacks::moments).map(|(_, at, _)| at);
     let wanted: BTreeSet<u64> = wanted.collect();
     let last = wanted.last().copied().unwrap_or_default();
