@@ -13,7 +13,7 @@ use crate::arch::walk::entry::PRESENT;
 use crate::arch::walk::{AccessKind, Translation};
 use crate::event::{Announcement, Event, Kind, Observer, TraceHeader};
 use crate::kernel::free::{FreeError, Unwinder};
-use crate::machine::{Director, Sought, Use};
+use crate::machine::{Director, Use, WatchedEntry};
 use crate::oracle::{Cause, Downgrade};
 use crate::symbols::Symbols;
 use serde::Serialize;
@@ -143,9 +143,9 @@ enum State {
 }
 
 /// The first violations of each finding, and what is cached of each.
-fn cases(watcher: &Watcher, findings: &[Finding]) -> (Vec<Case>, Vec<Sought>) {
+fn cases(watcher: &Watcher, findings: &[Finding]) -> (Vec<Case>, Vec<WatchedEntry>) {
     let mut cases = Vec::new();
-    let mut sought = Vec::new();
+    let mut watched_entries = Vec::new();
     for (number, finding) in findings.iter().enumerate() {
         for (nth, &violation) in finding.violations.iter().take(VIOLATIONS).enumerate() {
             let stored = watcher.noted()[violation].stored;
@@ -156,7 +156,7 @@ fn cases(watcher: &Watcher, findings: &[Finding]) -> (Vec<Case>, Vec<Sought>) {
                 continue;
             };
             let translation = entry.translation;
-            sought.push(Sought::new(violation.cpu, *tag, translation));
+            watched_entries.push(WatchedEntry::new(violation.cpu, *tag, translation));
             cases.push(Case {
                 finding: number,
                 is_first: nth == 0,
@@ -169,7 +169,7 @@ fn cases(watcher: &Watcher, findings: &[Finding]) -> (Vec<Case>, Vec<Sought>) {
             });
         }
     }
-    (cases, sought)
+    (cases, watched_entries)
 }
 
 /// Looks at the first violations of each finding.
@@ -181,13 +181,13 @@ pub(super) fn look(
     if findings.is_empty() {
         return Ok(());
     }
-    let (cases, sought) = cases(watcher, findings);
+    let (cases, watched_entries) = cases(watcher, findings);
     let wanted = findings.iter().flat_map(stacks::moments).map(|(_, at, _)| at);
     let wanted: BTreeSet<u64> = wanted.collect();
     let last = wanted.last().copied().unwrap_or_default();
     let (mut free, _) = boot(subject)?;
     free.look(Unwinder::new(subject.kernel), wanted);
-    free.seek(sought);
+    free.watch_entries(watched_entries);
     let mut again = Again { now: 0, cases, became_stale: Vec::new() };
     let mut until = subject.until.map(Until::new);
     loop {
@@ -197,11 +197,11 @@ pub(super) fn look(
         for number in std::mem::take(&mut again.became_stale) {
             free.is_stale_now(number)?;
         }
-        for (case, sought) in again.cases.iter_mut().zip(free.sought()) {
-            if sought.gone {
+        for (case, entry) in again.cases.iter_mut().zip(free.watched_entries()) {
+            if entry.gone {
                 case.state = State::Gone;
             }
-            if let (None, Some(used)) = (&case.used, sought.used) {
+            if let (None, Some(used)) = (&case.used, entry.used) {
                 let stack = free.last_stack();
                 case.used =
                     stack.map(|stack| calls("use", used.instructions, &stack, subject.symbols));
@@ -215,13 +215,13 @@ pub(super) fn look(
     for finding in findings.iter_mut() {
         finding.stacks = stacks::kept(finding, &free, subject.symbols);
     }
-    for (case, sought) in again.cases.iter().zip(free.sought()) {
+    for (case, entry) in again.cases.iter().zip(free.watched_entries()) {
         let seen = |used: Option<Use>| used.map(|used| Seen::new(used, subject.symbols));
         let finding = &mut findings[case.finding];
         if case.is_first {
             finding.stacks.extend(case.used.clone());
         }
-        finding.evidence.add(case, seen(sought.accessed), seen(sought.used), subject);
+        finding.evidence.add(case, seen(entry.accessed), seen(entry.used), subject);
     }
     Ok(())
 }

@@ -26,7 +26,7 @@ pub(crate) use director::NullDirector;
 pub(crate) use snapshot::Snapshot;
 pub(crate) use stop::Halt;
 pub(crate) use trap::Ran;
-pub(crate) use uses::{Sought, Use};
+pub(crate) use uses::{Use, WatchedEntry};
 
 use crate::arch::addr::{CpuId, Gpa};
 use crate::arch::census::Census;
@@ -82,7 +82,7 @@ pub(crate) struct Machine<K, I> {
     /// The accesses that the director is asked about. The driver says so before each move.
     watch: Option<Watch>,
     /// Translations whose uses are told.
-    sought: Vec<Sought>,
+    watched_entries: Vec<WatchedEntry>,
 }
 
 impl<K: Kernel, I: Interceptor> Machine<K, I> {
@@ -112,7 +112,7 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
             probed: None,
             held: Vec::new(),
             watch: None,
-            sought: Vec::new(),
+            watched_entries: Vec::new(),
         };
         machine.reset_tlb(0);
         machine
@@ -189,7 +189,7 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
         work: impl FnOnce(&mut Core<'_>) -> T,
     ) -> Result<T, Halt> {
         let rip = self.vcpu().rip();
-        let mut log = Log { tells_accesses: !self.sought.is_empty(), ..Log::default() };
+        let mut log = Log { tells_accesses: !self.watched_entries.is_empty(), ..Log::default() };
         let (before, rest) = self.cpus.split_at_mut(self.current);
         let Some((cpu, after)) = rest.split_first_mut() else { unreachable!("a CPU runs") };
         let others = before.iter_mut().chain(after);

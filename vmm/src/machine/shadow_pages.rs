@@ -1,6 +1,6 @@
 //! Keeps the shadow pages within the modelled TLB: a page is mapped only while some entry grants it.
 
-use super::{Accesses, Cpu, Halt, Interceptor, Kernel, Machine, Sought, Watch};
+use super::{Accesses, Cpu, Halt, Interceptor, Kernel, Machine, Watch, WatchedEntry};
 use crate::arch::addr::{CpuId, Gpa, Gva};
 use crate::arch::census::Census;
 use crate::arch::core::Log;
@@ -17,7 +17,7 @@ struct View<'a> {
     census: &'a Census,
     watched: &'a BTreeSet<Gpa>,
     watch: Option<Watch>,
-    sought: &'a [Sought],
+    watched_entries: &'a [WatchedEntry],
 }
 
 /// The view of a machine whose executor may be lent at the same time.
@@ -29,7 +29,7 @@ macro_rules! view {
             watched: $machine.kernel.watched(),
             watch: $machine.watch,
             memory: &$machine.memory,
-            sought: &$machine.sought,
+            watched_entries: &$machine.watched_entries,
         }
     };
 }
@@ -40,7 +40,7 @@ impl View<'_> {
         let Cpu { vcpu, tlb, .. } = self.cpus.get(usize::from(space.cpu.0))?;
         let found = tlb.peek(self.memory, space.pcid, page)?;
         let leaf = self.granted(space, page, &found)?;
-        if !self.sought.iter().any(|sought| sought.takes_back(space, &found)) {
+        if !self.watched_entries.iter().any(|entry| entry.takes_back(space, &found)) {
             return Some(leaf);
         }
         let start = Start::root(tlb.root(Tag::Pcid(space.pcid))?);

@@ -26,7 +26,7 @@ pub(crate) struct Use {
 
 /// A cached translation whose uses are looked for.
 #[derive(Clone, Debug)]
-pub(crate) struct Sought {
+pub(crate) struct WatchedEntry {
     cpu: CpuId,
     tag: Tag,
     translation: Translation,
@@ -40,7 +40,7 @@ pub(crate) struct Sought {
     pub(crate) gone: bool,
 }
 
-impl Sought {
+impl WatchedEntry {
     /// What is cached so on a CPU.
     pub(crate) fn new(cpu: CpuId, tag: Tag, translation: Translation) -> Self {
         let (accessed, used) = (None, None);
@@ -82,25 +82,25 @@ impl Sought {
 
 impl<K: Kernel, I: Interceptor> Machine<K, I> {
     /// Tells the uses of these from now on.
-    pub(crate) fn seek(&mut self, sought: Vec<Sought>) {
-        self.sought = sought;
+    pub(crate) fn watch_entries(&mut self, watched_entries: Vec<WatchedEntry>) {
+        self.watched_entries = watched_entries;
     }
 
     /// What has been seen of them.
-    pub(crate) fn sought(&self) -> &[Sought] {
-        &self.sought
+    pub(crate) fn watched_entries(&self) -> &[WatchedEntry] {
+        &self.watched_entries
     }
 
     /// One of them has become stale.
     pub(crate) fn is_stale_now(&mut self, number: usize) -> Result<(), ExecutorError> {
-        self.sought[number].stale = true;
+        self.watched_entries[number].stale = true;
         self.take_back()
     }
 
     /// Leaves of those that are stale, as tables are now.
     fn take_back(&mut self) -> Result<(), ExecutorError> {
-        let looked_at = self.sought.iter().filter(|sought| sought.is_looked_at());
-        let pages = looked_at.map(|sought| (sought.cpu, sought.translation));
+        let looked_at = self.watched_entries.iter().filter(|entry| entry.is_looked_at());
+        let pages = looked_at.map(|entry| (entry.cpu, entry.translation));
         for (cpu, translation) in pages.collect::<Vec<_>>() {
             self.narrow_within(cpu, translation)?;
         }
@@ -109,7 +109,7 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
 
     /// Follows what the current CPU has done.
     pub(super) fn follow_uses(&mut self, rip: Gva, log: &Log) -> Result<(), ExecutorError> {
-        if self.sought.is_empty() {
+        if self.watched_entries.is_empty() {
             return Ok(());
         }
         let instructions = self.instructions();
@@ -119,24 +119,24 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
             let now = Some(Use { instructions, rip, va, kind, user });
             let granted = self.is_granted(accessed);
             let id = self.vcpu().id;
-            let meant = self.sought.iter_mut().filter(|sought| {
-                sought.cpu == id && sought.is_of(accessed.pcid) && sought.is(&accessed.through)
+            let meant = self.watched_entries.iter_mut().filter(|entry| {
+                entry.cpu == id && entry.is_of(accessed.pcid) && entry.is(&accessed.through)
             });
-            for sought in meant {
-                match sought.stale {
-                    false => sought.accessed = sought.accessed.or(now),
+            for entry in meant {
+                match entry.stale {
+                    false => entry.accessed = entry.accessed.or(now),
                     true if granted => {}
-                    true => sought.used = sought.used.or(now),
+                    true => entry.used = entry.used.or(now),
                 }
             }
         }
         if !log.scopes.is_empty() {
             let cpus = &self.cpus;
-            for sought in &mut self.sought {
-                let tlb = &cpus[Self::index(sought.cpu)].tlb;
-                if !sought.is_held(tlb) {
-                    sought.gone |= sought.stale;
-                    sought.accessed = sought.accessed.filter(|_| sought.stale);
+            for entry in &mut self.watched_entries {
+                let tlb = &cpus[Self::index(entry.cpu)].tlb;
+                if !entry.is_held(tlb) {
+                    entry.gone |= entry.stale;
+                    entry.accessed = entry.accessed.filter(|_| entry.stale);
                 }
             }
         }

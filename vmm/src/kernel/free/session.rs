@@ -13,7 +13,7 @@ use crate::event::{CpuHeader, KernelAbout, Kind, Pairing, SlotPcids, TraceHeader
 use crate::executor::interp::InterpExecutor;
 use crate::executor::{Executor, ExecutorError};
 use crate::inject::Injector;
-use crate::machine::{Director, Halt, Machine, Ran, Snapshot, Sought, Stop};
+use crate::machine::{Director, Halt, Machine, Ran, Snapshot, Stop, WatchedEntry};
 use crate::memory::GuestMemory;
 use std::collections::BTreeSet;
 
@@ -194,13 +194,13 @@ impl Free {
     }
 
     /// Tells the uses of these cached translations from now on.
-    pub(crate) fn seek(&mut self, sought: Vec<Sought>) {
-        self.machine.seek(sought);
+    pub(crate) fn watch_entries(&mut self, watched_entries: Vec<WatchedEntry>) {
+        self.machine.watch_entries(watched_entries);
     }
 
     /// What has been seen of them.
-    pub(crate) fn sought(&self) -> &[Sought] {
-        self.machine.sought()
+    pub(crate) fn watched_entries(&self) -> &[WatchedEntry] {
+        self.machine.watched_entries()
     }
 
     /// One of them has become stale.
