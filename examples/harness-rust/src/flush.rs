@@ -13,15 +13,18 @@ static LOADED: AtomicU64 = AtomicU64::new(u64::MAX);
 
 fn read_cr3() -> u64 {
     let cr3;
+    // SAFETY: reads a register; this is the kernel.
     unsafe { asm!("mov {}, cr3", out(reg) cr3) };
     cr3
 }
 
 fn load_cr3(cr3: u64) {
+    // SAFETY: every root that is loaded here maps the kernel's half, and so this code and its stack.
     unsafe { asm!("mov cr3, {}", in(reg) cr3) };
 }
 
 fn invlpg(va: u64) {
+    // SAFETY: what it removes a walk brings back.
     unsafe { asm!("invlpg [{}]", in(reg) va) };
 }
 

@@ -35,6 +35,7 @@ static MM_STATES: Page = Page([0; 512]);
 
 fn hypercall(number: u64, a: u64, b: u64, c: u64, d: u64) -> [u64; 5] {
     let (mut rax, mut rdi, mut rsi, mut rdx, mut rcx) = (number, a, b, c, d);
+    // SAFETY: the VMM reads and writes these registers alone, and memory where a step says so.
     unsafe {
         asm!("out {}, al", const PORT, inout("rax") rax, inout("rdi") rdi, inout("rsi") rsi,
              inout("rdx") rdx, inout("rcx") rcx);
@@ -128,6 +129,7 @@ static mut IDT: [u64; 30] = [0; 30];
 static mut TSS: [u64; 14] = [0; 14];
 
 fn wrmsr(register: u32, value: u64) {
+    // SAFETY: `init_cpu` alone calls it, with registers of SYSCALL and EFER.
     unsafe {
         asm!("wrmsr", in("ecx") register, in("eax") value as u32, in("edx") (value >> 32) as u32);
     }
@@ -137,6 +139,7 @@ fn wrmsr(register: u32, value: u64) {
 fn init_cpu() {
     let (tss, handler) = (addr_of_mut!(TSS) as u64 + 4, fault as *const () as u64);
     let cs = u64::from(KERNEL_CS);
+    // SAFETY: runs once, on the one CPU, before any other code looks at these tables.
     unsafe {
         GDT[KERNEL_CS as usize / 8] = 0x00af_9b00_0000_ffff;
         GDT[TSS_SELECTOR as usize / 8] =
@@ -163,6 +166,7 @@ type Report = (Status, u64, u64);
 
 fn accessed(mm: u64, va: u64, what: u64, value: u64, user: bool) -> Report {
     flush::switch_mm(mm, paging::root(mm));
+    // SAFETY: `access` catches the fault that the address may raise; there is one CPU.
     unsafe {
         match (access(va, what, value, user.into()), access_fault) {
             (value, 0) => (Status::Done, value, 0),
@@ -232,6 +236,7 @@ extern "C" fn boot(block: *mut BootBlock) -> ! {
     let physical = |at: u64| at - KERNEL_BASE;
     paging::init(physical(addr_of!(user_code) as u64));
     init_cpu();
+    // SAFETY: the VMM passes the boot block's address, and nobody else uses it; so below.
     flush::init(unsafe { (*block).features });
     flush::switch_mm(0, paging::root(0));
     unsafe {

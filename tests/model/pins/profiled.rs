@@ -284,4 +284,7 @@ fn what_a_flush_removes_had_been_accessed_or_not() {
     assert!(removed(&|story| _ = story.fills(0, PAGE)));
     assert!(!removed(&|story| _ = story.fills(0, PAGE).invlpg(0)), "it was flushed since");
     assert!(!removed(&|story| _ = story.fills(0, NEXT)), "another page");
+    let loads = |value: u64| move |story: &mut Story| _ = story.fills(0, PAGE).loads(0, value);
+    assert!(!removed(&loads(A.0 | 1)), "it was flushed with its PCID");
+    assert!(removed(&loads(NOFLUSH | A.0 | 1)));
 }

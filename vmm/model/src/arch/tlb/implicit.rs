@@ -278,8 +278,8 @@ impl Tlb {
         found.updates
     }
 
-    /// Entries that an access of this PCID made or would have: notes one; whether it is the first of its
-    /// page since the page was flushed. Only where a processor waits for A is it of use.
+    /// Notes an access of a page, under the current PCID or through a global; whether it is the first since
+    /// the page was flushed. Noted only where speculation waits for A: elsewhere nobody asks.
     pub fn touch(&mut self, va: Gva, through: &Translation) -> bool {
         let lazy = self.is_lazy();
         let touched = self.touched_mut(through.global, self.current).filter(|_| lazy);
