@@ -5,7 +5,7 @@
 
 #include <stdint.h>
 
-#define STALEMATE_VERSION 4
+#define STALEMATE_VERSION 5
 #define STALEMATE_MAGIC 0x00384d454c415453 /* "STALEM8" */
 
 /* Written by Stalemate before entry; the kernel completes it before READY. */
@@ -34,7 +34,41 @@ struct stalemate_boot_block {
     uint64_t trampoline_count;
     struct stalemate_range trampoline[STALEMATE_TRAMPOLINE_RANGES];
     uint64_t isolated;
+    uint64_t words;
+    uint64_t word_rows;
 };
+
+/* A row of the table by which a kernel describes its words: STALEMATE_WORD_... says what one means. */
+#define STALEMATE_WORDS_NAME_SIZE 24
+#define STALEMATE_WORDS_MAX_ROWS 64
+#define STALEMATE_WORDS_MAX_WORDS 16384
+
+struct stalemate_word_row {
+    uint64_t meaning;
+    uint64_t at;
+    uint64_t cpu_stride;
+    uint64_t stride;
+    uint64_t count;
+    uint64_t pcid;
+    uint64_t idle;
+    char name[STALEMATE_WORDS_NAME_SIZE];
+};
+
+#define STALEMATE_WORD_NOTHING 0
+#define STALEMATE_WORD_LOADED 1
+#define STALEMATE_WORD_LAZY 2
+#define STALEMATE_WORD_OTHERS_STALE 3
+#define STALEMATE_WORD_MARKS 4
+#define STALEMATE_WORD_MARK 5
+#define STALEMATE_WORD_MARK_PCID 6
+#define STALEMATE_WORD_PENDING 7
+#define STALEMATE_WORD_WAITING 8
+#define STALEMATE_WORD_SLOT_OWNER 9
+#define STALEMATE_WORD_SLOT_GENERATION 10
+#define STALEMATE_WORD_SPACE_NUMBER 11
+#define STALEMATE_WORD_SPACE_GENERATION 12
+#define STALEMATE_WORD_SPACE_ROOT 13
+#define STALEMATE_WORD_SPACE_CPUS 14
 
 /* Bits of features. */
 #define STALEMATE_FEATURE_PCID 0x1

@@ -17,10 +17,6 @@ STALEMATE_DESCRIBE(
         | STEP(USER_NOP) | STEP(USER_READ) | STEP(USER_WRITE) | STEP(KERNEL_READ)
         | STEP(KERNEL_WRITE));
 
-/* Watched, and left zero: this kernel says nothing by these words. */
-static u64 tlb_state[512] __attribute__((aligned(4096)));
-static u64 mm_states[512] __attribute__((aligned(4096)));
-
 struct answer { u64 op, a, b, c, d; };
 
 static struct answer hypercall(u64 number, u64 a, u64 b, u64 c, u64 d)
@@ -208,8 +204,6 @@ void boot(struct stalemate_boot_block *block)
     init_cpu();
     flush_init(block->features);
     switch_mm(0, roots[0]);
-    block->tlb_state = (u64)tlb_state - STALEMATE_KERNEL_BASE;
-    block->mm_states = (u64)mm_states - STALEMATE_KERNEL_BASE;
     hypercall(STALEMATE_READY, 0, 0, 0, 0);
     struct answer next = { 0 };
     for (u64 status = STALEMATE_STATUS_NONE;; status = step(&next))

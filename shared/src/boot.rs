@@ -87,10 +87,10 @@ pub struct BootBlock {
     pub variant: u64,
 
     /// From the kernel: guest-physical address of the `TlbState` of CPU 0; those of the others
-    /// follow, a page each.
+    /// follow, a page each. 0 if it has none.
     pub tlb_state: u64,
     /// From the kernel: guest-physical address, page-aligned, of an array of
-    /// [`crate::layout::MM_STATES`] `MmState`.
+    /// [`crate::layout::MM_STATES`] `MmState`. 0 if it has none.
     pub mm_states: u64,
     /// From the kernel: where the other CPUs begin, on the boot tables, with RDI = their number.
     pub ap_entry: u64,
@@ -103,4 +103,9 @@ pub struct BootBlock {
     /// From the kernel: whether user mode has roots of its own, each 4 KiB above the kernel root of
     /// its address space (0 or 1).
     pub isolated: u64,
+    /// From the kernel: guest-physical address of an array of [`WordRow`](crate::words::WordRow), which
+    /// describes its words instead of `tlb_state` and `mm_states`; 0 if it has none. From version 5 on.
+    pub words: u64,
+    /// From the kernel: how many rows that has. From version 5 on.
+    pub word_rows: u64,
 }

@@ -40,8 +40,9 @@ pub mod pcid;
 pub mod step;
 pub mod tlb_state;
 pub mod variant;
+pub mod words;
 
 /// Version of everything in this crate.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 /// The oldest version that a kernel may have been built with: what came since was only added.
 pub const OLDEST_VERSION: u32 = 3;

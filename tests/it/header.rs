@@ -3,6 +3,7 @@
 use stalemate_shared::boot::{self, BootBlock, Policy, features, options};
 use stalemate_shared::hypercall::{self as call, Deferral, Primitive};
 use stalemate_shared::step::{Op, Status, flags};
+use stalemate_shared::words::{self, Meaning, WordRow};
 use stalemate_shared::{VERSION, layout, note};
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -57,6 +58,10 @@ fn wanted() -> BTreeMap<String, u64> {
     all.extend(numbers::<Primitive>("PRIMITIVE_"));
     all.extend(numbers::<Deferral>("DEFERRAL_"));
     all.extend(numbers::<Policy>("POLICY_"));
+    all.extend(numbers::<Meaning>("WORD_"));
+    let words = constants!("WORDS_", words, NAME_SIZE, MAX_ROWS, MAX_WORDS);
+    assert_eq!(words.len(), declared(include_str!("../../shared/src/words.rs")));
+    all.extend(words);
     let features = constants!("FEATURE_", features, PCID, INVPCID, PGE, SMEP);
     let options = constants!("OPTION_", options, PTI, GLOBAL_WITH_PTI, PARANOID_REWRITE, NMI_FLUSH);
     let constants = declared(include_str!("../../shared/src/boot.rs"));
@@ -122,10 +127,9 @@ fn the_header_defines_what_shared_does() {
     assert!(more.is_empty(), "{more:?}");
 }
 
-/// The fields of the header's boot block, by where C puts them.
-#[test]
-fn the_headers_boot_block_is_shareds() {
-    let start = HEADER.find("struct stalemate_boot_block {").expect("a block");
+/// The fields of one of the header's structures, by where C puts them, and its size.
+fn fields(structure: &str) -> (BTreeMap<&'static str, usize>, usize) {
+    let start = HEADER.find(&format!("struct {structure} {{")).expect("a structure");
     let body = &HEADER[start..][..HEADER[start..].find("};").expect("an end")];
     let mut at = 0;
     let mut fields = BTreeMap::new();
@@ -134,35 +138,36 @@ fn the_headers_boot_block_is_shareds() {
         let size = match kind {
             "uint32_t" => 4,
             "uint64_t" => 8,
+            "char" => words::NAME_SIZE,
             "struct stalemate_range" => 16 * boot::TRAMPOLINE_RANGES,
             other => panic!("{other}"),
         };
         fields.insert(name.split('[').next().expect("a name"), at);
         at += size;
     }
-    assert_eq!(at, size_of::<BootBlock>(), "a field is missing, or one too many");
-    macro_rules! offsets {
-        ($($field:ident),+) => { [$((stringify!($field), offset_of!(BootBlock, $field))),+] };
-    }
+    (fields, at)
+}
+
+macro_rules! offsets {
+    ($structure:ident, $($field:ident),+ $(,)?) => {
+        [$((stringify!($field), offset_of!($structure, $field))),+]
+    };
+}
+
+#[test]
+fn the_headers_boot_block_and_rows_are_shareds() {
+    let (found, size) = fields("stalemate_boot_block");
+    assert_eq!(size, size_of::<BootBlock>(), "a field is missing, or one too many");
+    #[rustfmt::skip]
     let wanted = offsets!(
-        magic,
-        version,
-        size,
-        memory_size,
-        policy,
-        options,
-        features,
-        cpus,
-        variant,
-        tlb_state,
-        mm_states,
-        ap_entry,
-        kernel_global,
-        trampoline_count,
-        trampoline,
-        isolated
+        BootBlock, magic, version, size, memory_size, policy, options, features, cpus, variant, tlb_state,
+        mm_states, ap_entry, kernel_global, trampoline_count, trampoline, isolated, words, word_rows,
     );
-    assert_eq!(fields, BTreeMap::from(wanted));
+    assert_eq!(found, BTreeMap::from(wanted));
+    let (found, size) = fields("stalemate_word_row");
+    assert_eq!(size, size_of::<WordRow>());
+    let wanted = offsets!(WordRow, meaning, at, cpu_stride, stride, count, pcid, idle, name);
+    assert_eq!(found, BTreeMap::from(wanted));
 }
 
 #[test]
@@ -178,13 +183,10 @@ fn the_page_names_every_step_call_and_field() {
     names.extend(
         calls.iter().chain(&["ENTRY_READ", "YIELD", "DEFER", "PANIC"]).map(|name| (*name).into()),
     );
-    let fields = HEADER.split("struct stalemate_boot_block {").nth(1).expect("a block");
-    let fields =
-        fields.split("};").next().expect("an end").lines().filter(|line| line.ends_with(';'));
-    names.extend(fields.map(|line| {
-        let name = line.trim().trim_end_matches(';').rsplit(' ').next().expect("a name");
-        name.split('[').next().expect("a name").to_owned()
-    }));
+    names.extend(defined().into_keys().filter(|name| name.starts_with("WORD_")));
+    for structure in ["stalemate_boot_block", "stalemate_word_row"] {
+        names.extend(fields(structure).0.into_keys().map(str::to_owned));
+    }
     for name in names {
         assert!(PAGE.contains(&format!("`{name}`")), "{name}");
     }

@@ -27,6 +27,7 @@ mod linux;
 mod litmus;
 mod matrix;
 mod misbehaviour;
+mod one_word;
 mod policies;
 mod replay;
 mod rules;

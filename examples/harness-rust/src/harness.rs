@@ -27,12 +27,6 @@ static NOTE: Note = Note::new(Description {
     ..Description::NOTHING
 });
 
-/// Watched, and left zero: this kernel says nothing by these words.
-#[repr(C, align(4096))]
-struct Page([u64; 512]);
-static TLB_STATE: Page = Page([0; 512]);
-static MM_STATES: Page = Page([0; 512]);
-
 fn hypercall(number: u64, a: u64, b: u64, c: u64, d: u64) -> [u64; 5] {
     let (mut rax, mut rdi, mut rsi, mut rdx, mut rcx) = (number, a, b, c, d);
     // SAFETY: the VMM reads and writes these registers alone, and memory where a step says so.
@@ -239,10 +233,6 @@ extern "C" fn boot(block: *mut BootBlock) -> ! {
     // SAFETY: the VMM passes the boot block's address, and nobody else uses it; so below.
     flush::init(unsafe { (*block).features });
     flush::switch_mm(0, paging::root(0));
-    unsafe {
-        (*block).tlb_state = physical(addr_of!(TLB_STATE) as u64);
-        (*block).mm_states = physical(addr_of!(MM_STATES) as u64);
-    }
     hypercall(READY, 0, 0, 0, 0);
     let mut report = (Status::None, 0, 0);
     loop {

@@ -64,10 +64,12 @@ struct DelayedStore {
     cpu: CpuId,
     /// The word.
     at: Gpa,
-    /// The bits.
-    bits: u64,
-    /// They are cleared, not set.
-    clears: bool,
+    /// The bits that it sets.
+    set: u64,
+    /// The bits that it clears.
+    clear: u64,
+    /// It is an acknowledgement, for which another CPU waits.
+    acknowledges: bool,
 }
 
 /// The faults of one run, counting from its first step.
@@ -142,10 +144,10 @@ impl Injector {
 
     /// What was delayed on `cpu`, of the operations that `select` selects.
     fn late(&mut self, cpu: CpuId, select: impl Fn(Op) -> bool) -> Vec<Scheduled> {
-        let of_cpu = |store: &mut DelayedStore| store.cpu == cpu || store.clears;
+        let of_cpu = |store: &mut DelayedStore| store.cpu == cpu || store.acknowledges;
         let stores = self.delayed_stores.extract_if(.., of_cpu).map(|store| {
-            let DelayedStore { cpu, at, bits, clears } = store;
-            SideEffect::Store { cpu, at, bits, clears }
+            let DelayedStore { cpu, at, set, clear, .. } = store;
+            SideEffect::Store { cpu, at, set, clear }
         });
         let chosen = |(of, op): &mut (CpuId, Op)| *of == cpu && select(*op);
         let ops = self.delayed.extract_if(.., chosen).map(|(_, op)| SideEffect::Op(op));

@@ -42,11 +42,17 @@ impl Says {
         says
     }
 
+    /// Whether it is a store of a kind that can be delayed, and not what takes one back.
+    fn is_again(&self) -> bool {
+        self.marks || self.others_stale || self.generation
+    }
+
     fn concerns(&self, action: Action, target: Target) -> bool {
         match target {
-            Target::Mark | Target::MarkAsid => self.marks,
-            Target::Consume if action == Action::Early => self.marks,
-            Target::Consume => self.unmarks,
+            // A store that does both moves a mark, and is none of these.
+            Target::Mark | Target::MarkAsid => self.marks && !self.unmarks,
+            Target::Consume if action == Action::Early => self.marks && !self.unmarks,
+            Target::Consume => self.unmarks && !self.marks,
             Target::InvalidateOther => self.others_stale,
             Target::Generation => action == Action::Drop && self.slot_flushed,
             Target::MmGeneration => self.generation,
@@ -70,16 +76,16 @@ impl Injector {
             self.acknowledge_early(cpu, waiting);
         }
         let WordStore { at, old, new } = *store;
-        let (set, cleared) = (new & !old, old & !new);
+        let (set, clear) = (new & !old, old & !new);
+        let delayed = |acknowledges| DelayedStore { cpu, at, set, clear, acknowledges };
         // What was delayed happens before the next of its kind.
-        let late: u64 = match set {
-            0 => 0,
-            _ => {
-                let late = |delayed: &mut DelayedStore| delayed.at == at && !delayed.clears;
-                self.delayed_stores.extract_if(.., late).fold(0, |bits, store| bits | store.bits)
-            }
+        let is_late = |delayed: &mut DelayedStore| {
+            says.is_again() && delayed.at == at && !delayed.acknowledges
         };
-        let (old, new) = (old | late, new | late);
+        let late: Vec<DelayedStore> = self.delayed_stores.extract_if(.., is_late).collect();
+        let after = |word| late.iter().fold(word, |word, late| word & !late.clear | late.set);
+        // A delayed store changes what was to be stored by this one but for the bits of this one.
+        let (old, new) = (after(old), after(old) & !clear | set);
         let mut stored = vec![new];
         for armed in &mut self.armed {
             let (action, target) = (armed.fault.action, armed.fault.target);
@@ -90,24 +96,22 @@ impl Injector {
                 (Action::Drop, _) => stored.clear(),
                 (Action::Delay, Target::Ack) => {
                     stored.clear();
-                    let clears = true;
-                    self.delayed_stores.push(DelayedStore { cpu, at, bits: cleared, clears });
+                    self.delayed_stores.push(delayed(true));
                 }
                 (Action::Repeat, _) => stored.push(new),
-                (Action::Early, _) => stored.push(new & !set),
+                (Action::Early, _) => stored.push(new & !set | clear),
                 (Action::Alter, Target::MarkAsid) => {
                     stored = vec![old | mask(said, words, next_asid)];
                 }
                 (Action::Alter, _) => stored = vec![old | mask(said, words, one_too_low)],
                 (Action::Delay, _) => {
                     stored.clear();
-                    let clears = false;
-                    self.delayed_stores.push(DelayedStore { cpu, at, bits: set, clears });
+                    self.delayed_stores.push(delayed(false));
                 }
                 _ => {}
             }
         }
-        if late != 0 {
+        if !late.is_empty() {
             stored.insert(0, old);
         }
         if says.marks {

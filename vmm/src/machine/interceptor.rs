@@ -70,10 +70,10 @@ pub enum SideEffect {
         cpu: CpuId,
         /// The word.
         at: Gpa,
-        /// The bits that it sets or clears.
-        bits: u64,
-        /// It clears them.
-        clears: bool,
+        /// The bits that it sets.
+        set: u64,
+        /// The bits that it clears.
+        clear: u64,
     },
     /// The kernel's words say this from now on.
     Say(Announcement),

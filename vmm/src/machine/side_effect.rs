@@ -35,9 +35,9 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
                 self.set_registers(director)?;
                 true
             }
-            SideEffect::Store { cpu, at, bits, clears } => {
+            SideEffect::Store { cpu, at, set, clear } => {
                 let old = self.memory.read_word(at);
-                let new = if clears { old & !bits } else { old | bits };
+                let new = old & !clear | set;
                 self.store_of(director, cpu, WordStore { at, old, new })?;
                 true
             }

@@ -111,27 +111,46 @@ pub fn kernel_info(memory: &GuestMemory) -> Result<KernelInfo, String> {
         .map(|index| memory.read_word(Gpa(layout::BOOT_BLOCK + index as u64 * 8)))
         .collect();
     let at = |offset: usize| words[offset / 8];
-    let tlb_state = at(std::mem::offset_of!(BootBlock, tlb_state));
-    let mm_states = at(std::mem::offset_of!(BootBlock, mm_states));
     let count = at(std::mem::offset_of!(BootBlock, trampoline_count)) as usize;
-    let cpus = at(std::mem::offset_of!(BootBlock, cpus));
-    let page = |at: u64| at != 0 && at.is_multiple_of(layout::PAGE_SIZE) && at < memory.len();
-    if !page(tlb_state) {
-        return Err(format!("TlbState at guest-physical {tlb_state:#x} is not a page of memory"));
-    }
-    if !page(mm_states) {
-        return Err(format!("address spaces at guest-physical {mm_states:#x}: no page of memory"));
-    }
+    let layout = described(memory, at)?;
     if count > boot::TRAMPOLINE_RANGES {
         return Err(format!("{count} trampoline ranges, at most {}", boot::TRAMPOLINE_RANGES));
     }
     let first = std::mem::offset_of!(BootBlock, trampoline);
     let range = |index: usize| (at(first + index * 16), at(first + index * 16 + 8));
     Ok(KernelInfo {
-        layout: Layout { tlb_state: Gpa(tlb_state), cpus: cpus as u8, mm_states: Gpa(mm_states) },
+        layout,
         isolated: at(std::mem::offset_of!(BootBlock, isolated)) != 0,
         ap_entry: at(std::mem::offset_of!(BootBlock, ap_entry)),
         kernel_global: at(std::mem::offset_of!(BootBlock, kernel_global)) != 0,
         trampoline: (0..count).map(range).collect(),
     })
+}
+
+/// Where the words are of a kernel whose boot block has this at each offset: in its table, in its
+/// `TlbState` and `MmState`, or nowhere.
+fn described(memory: &GuestMemory, at: impl Fn(usize) -> u64) -> Result<Layout, String> {
+    let tlb_state = at(std::mem::offset_of!(BootBlock, tlb_state));
+    let mm_states = at(std::mem::offset_of!(BootBlock, mm_states));
+    let table = at(std::mem::offset_of!(BootBlock, words));
+    let cpus = at(std::mem::offset_of!(BootBlock, cpus)).clamp(1, layout::MAX_CPUS as u64);
+    if table != 0 {
+        let rows = at(std::mem::offset_of!(BootBlock, word_rows));
+        return Layout::read(memory, table, rows, cpus as u8);
+    }
+    if (tlb_state, mm_states) == (0, 0) {
+        return Ok(Layout::nothing(cpus as u8));
+    }
+    let pages = |at: u64, pages: u64| {
+        let is_page = at != 0 && at.is_multiple_of(layout::PAGE_SIZE);
+        is_page && at.checked_add(pages * layout::PAGE_SIZE).is_some_and(|end| end <= memory.len())
+    };
+    if !pages(tlb_state, cpus) {
+        let what = "is not a page of memory for each CPU";
+        return Err(format!("TlbState at guest-physical {tlb_state:#x} {what}"));
+    }
+    if !pages(mm_states, 1) {
+        return Err(format!("address spaces at guest-physical {mm_states:#x}: no page of memory"));
+    }
+    Ok(Layout::of_states(Gpa(tlb_state), Gpa(mm_states), cpus as u8))
 }

@@ -1,19 +1,18 @@
 //! What a run leaves in memory: what two runs are compared by.
 
 use super::{Layout, Steps};
-use crate::arch::addr::{CpuId, Gpa};
+use crate::arch::addr::CpuId;
 use crate::arch::walk::entry;
+use crate::event::SlotPcids;
 use crate::machine::Machine;
 use crate::memory::GuestMemory;
 use stalemate_shared::layout::{COLOUR_FRAMES, MEMORY_SIZE, PAGE_SIZE, TABLE_FRAMES};
-use stalemate_shared::layout::{COLOURS, LARGE_COLOUR_FRAMES, MM_STATES, TABLE_FRAMES_END};
-use stalemate_shared::pcid::{ASID_SLOTS, kernel_pcid};
-use stalemate_shared::tlb_state::{MmState, Slot, TlbState};
+use stalemate_shared::layout::{COLOURS, LARGE_COLOUR_FRAMES, TABLE_FRAMES_END};
+use stalemate_shared::words::Meaning;
 use std::collections::{BTreeMap, BTreeSet};
-use std::mem::offset_of;
 use std::rc::Rc;
 
-/// The frames of page tables, of test pages and of `TlbState` that differ from the booted guest's,
+/// The frames of page tables and of test pages that differ from the booted guest's,
 /// by number.
 ///
 /// Without what no flush decides: A bits, which a processor may set at any time where it may cache
@@ -25,13 +24,12 @@ pub struct FinalMemory {
     states: Vec<FinalState>,
 }
 
-/// `TlbState`, its slots by their owners and not by their numbers: which slot the round-robin
-/// allocator gave is no difference.
+/// What a kernel's words say of a CPU, its slots by their owners and not by their numbers: which slot a
+/// round-robin allocator gave is no difference.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct FinalState {
-    loaded_mm: u64,
-    invalidate_other: u64,
-    cr4: u64,
+    loaded: u64,
+    others_stale: u64,
     /// Owner, by how much it lags behind that one's generation, and mark. The numbers themselves
     /// mean nothing.
     slots: BTreeSet<(u64, i64, bool)>,
@@ -56,43 +54,37 @@ impl FinalMemory {
                 frames.insert(number, Rc::clone(bytes));
             }
         }
-        let layout = machine.kernel.info().map(|info| info.layout);
-        let of = |layout: Layout| {
-            (0..layout.cpus).map(|cpu| FinalState::of(memory, &layout, CpuId(cpu))).collect()
+        let of = |layout: &Layout| {
+            layout.cpus().map(|cpu| FinalState::of(memory, layout, cpu)).collect()
         };
-        Self { frames, states: layout.map_or_else(Vec::new, of) }
+        let states = machine.kernel.info().map_or_else(Vec::new, |info| of(&info.layout));
+        Self { frames, states }
     }
 }
 
-/// The generation of the address space with this context id; 0 where there is none.
-fn tlb_gen(memory: &GuestMemory, layout: &Layout, ctx_id: u64) -> i64 {
-    let word = |mm: usize, field: usize| {
-        memory.read_word(Gpa(layout.mm_states.0 + (mm * size_of::<MmState>() + field) as u64))
-    };
-    let is = |mm: &usize| word(*mm, offset_of!(MmState, ctx_id)) == ctx_id && ctx_id != 0;
-    let found = (0..MM_STATES).find(is);
-    found.map_or(0, |mm| word(mm, offset_of!(MmState, tlb_gen)) as i64)
+/// The generation of the address space with this number; 0 where there is none.
+fn generation(memory: &GuestMemory, layout: &Layout, number: u64) -> i64 {
+    let word = |meaning, space| layout.value(memory, meaning, CpuId(0), space);
+    let is = |space: &u16| word(Meaning::SpaceNumber, *space) == number && number != 0;
+    let found = (0..layout.count(Meaning::SpaceNumber)).find(is);
+    found.map_or(0, |space| word(Meaning::SpaceGeneration, space) as i64)
 }
 
 impl FinalState {
     fn of(memory: &GuestMemory, layout: &Layout, cpu: CpuId) -> Self {
-        let at = layout.of(cpu);
-        let word = |offset: usize| memory.read_word(Gpa(at.0 + offset as u64));
-        let marks = word(offset_of!(TlbState, user_pcid_flush_mask));
-        let slot = |asid: usize| {
-            let slot = offset_of!(TlbState, slots) + asid * size_of::<Slot>();
-            let mark = marks >> kernel_pcid(asid as u16) & 1 != 0;
-            let owner = word(slot + offset_of!(Slot, ctx_id));
-            let generation = word(slot + offset_of!(Slot, tlb_gen)) as i64;
-            (owner, tlb_gen(memory, layout, owner) - generation, mark)
+        let word = |meaning, slot| layout.value(memory, meaning, cpu, slot);
+        let pcids = layout.slots();
+        let slot = |(number, pcids): (u16, &SlotPcids)| {
+            let owner = word(Meaning::SlotOwner, number);
+            let flushed = word(Meaning::SlotGeneration, number) as i64;
+            let lag = generation(memory, layout, owner) - flushed;
+            (owner, lag, layout.is_marked(memory, cpu, pcids.user))
         };
-        let known: u64 = (0..ASID_SLOTS as u16).map(|asid| 1 << kernel_pcid(asid)).sum();
         Self {
-            loaded_mm: word(offset_of!(TlbState, loaded_mm)),
-            invalidate_other: word(offset_of!(TlbState, invalidate_other)),
-            cr4: word(offset_of!(TlbState, cr4)),
-            slots: (0..ASID_SLOTS).map(slot).collect(),
-            stray: marks & !known,
+            loaded: word(Meaning::Loaded, 0),
+            others_stale: word(Meaning::OthersStale, 0),
+            slots: (0..).zip(&pcids).map(slot).collect(),
+            stray: layout.marked_beside(memory, cpu, &pcids),
         }
     }
 }

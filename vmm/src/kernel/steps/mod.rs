@@ -76,8 +76,8 @@ impl Steps {
         printed
     }
 
-    fn layout(&self) -> Option<Layout> {
-        self.info().map(|info| info.layout)
+    fn layout(&self) -> Option<&Layout> {
+        self.info().map(|info| &info.layout)
     }
 
     /// The kernel has completed its boot block.

@@ -1,11 +1,11 @@
 //! A booted guest from which runs start: booted once for each configuration, then put back.
 
+use super::Steps;
 use super::boot::{self, KernelInfo, KernelOptions};
 use super::driver::{Driver, StepInput, StepReport};
 use super::final_memory::FinalMemory;
 use super::guest::Guest;
 use super::image::ImageError;
-use super::{Steps, words};
 use crate::arch::addr::{CpuId, Gva};
 use crate::arch::core::table_entries;
 use crate::arch::features::CpuFeatures;
@@ -424,7 +424,7 @@ fn kernel_about(machine: &StepMachine) -> KernelAbout {
         runs_freely: false,
         isolated: info.is_some_and(|info| info.isolated),
         pairing: Some(Pairing { root_bit: USER_ROOT_BIT, pcid_bit: USER_PCID_BIT }),
-        slots: words::slot_pcids(),
+        slots: info.map_or_else(Vec::new, |info| info.layout.slots()),
         trampoline: trampoline.map(|&(start, end)| (Gva(start), Gva(end))).collect(),
         direct_map: (Gva(layout::KERNEL_BASE), Gva(layout::KERNEL_BASE + direct_map)),
         state: crate::machine::Kernel::state(&machine.kernel, &machine.memory),
