@@ -101,6 +101,10 @@ struct stalemate_description {
     uint64_t features;
     uint64_t spaces;
     uint64_t memory;
+    uint64_t user_pages;
+    uint64_t large_pages;
+    uint64_t table_pages;
+    uint64_t kernel_pages;
 };
 
 struct stalemate_note {

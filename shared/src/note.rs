@@ -62,12 +62,32 @@ pub struct Description {
     /// [`MAX_MEMORY_SIZE`](crate::layout::MAX_MEMORY_SIZE); 0 stands for
     /// [`MEMORY_SIZE`](crate::layout::MEMORY_SIZE). From version 4 on.
     pub memory: u64,
+    /// Where it has the test pages u0, h0, v0 and k0; 0 for where
+    /// [`layout`](crate::layout) has them. From version 5 on.
+    pub user_pages: u64,
+    /// See [`Description::user_pages`].
+    pub large_pages: u64,
+    /// See [`Description::user_pages`].
+    pub table_pages: u64,
+    /// See [`Description::user_pages`].
+    pub kernel_pages: u64,
 }
 
 impl Description {
     /// Of a kernel that can nothing.
-    pub const NOTHING: Self =
-        Self { version: VERSION, cpus: 0, steps: 0, pages: 0, features: 0, spaces: 0, memory: 0 };
+    pub const NOTHING: Self = Self {
+        version: VERSION,
+        cpus: 0,
+        steps: 0,
+        pages: 0,
+        features: 0,
+        spaces: 0,
+        memory: 0,
+        user_pages: 0,
+        large_pages: 0,
+        table_pages: 0,
+        kernel_pages: 0,
+    };
 }
 
 /// The bits of [`Description::steps`] of these steps.

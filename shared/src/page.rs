@@ -4,6 +4,7 @@ use crate::layout::{
     KERNEL_PAGE_COUNT, KERNEL_PAGES, LARGE_PAGE_SIZE, PAGE_SIZE, USER_LARGE_PAGE_COUNT,
     USER_LARGE_PAGES, USER_PAGE_COUNT, USER_PAGES, USER_TABLE_PAGE_COUNT, USER_TABLE_PAGES,
 };
+use crate::step::Op;
 use core::fmt;
 use core::str::FromStr;
 
@@ -51,6 +52,69 @@ impl Page {
     #[must_use]
     pub fn size(self) -> u64 {
         if matches!(self, Self::Large(_)) { LARGE_PAGE_SIZE } else { PAGE_SIZE }
+    }
+}
+
+/// Where a kernel has the first test page of each kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageAddresses {
+    /// u0; the others follow.
+    pub user: u64,
+    /// h0, on a multiple of 2 MiB.
+    pub large: u64,
+    /// v0, on a multiple of 2 MiB.
+    pub table: u64,
+    /// k0.
+    pub kernel: u64,
+}
+
+impl PageAddresses {
+    /// Those of [`crate::layout`].
+    pub const USUAL: Self = Self {
+        user: USER_PAGES,
+        large: USER_LARGE_PAGES,
+        table: USER_TABLE_PAGES,
+        kernel: KERNEL_PAGES,
+    };
+
+    /// The address of a test page.
+    #[must_use]
+    pub fn address(&self, page: Page) -> u64 {
+        let first = match page {
+            Page::User(_) => self.user,
+            Page::Large(_) => self.large,
+            Page::Table(_) => self.table,
+            Page::Kernel(_) => self.kernel,
+        };
+        let usual = match page {
+            Page::User(_) => USER_PAGES,
+            Page::Large(_) => USER_LARGE_PAGES,
+            Page::Table(_) => USER_TABLE_PAGES,
+            Page::Kernel(_) => KERNEL_PAGES,
+        };
+        first + (page.address() - usual)
+    }
+
+    /// The arguments of a step, whose pages are at [`Self::USUAL`], for a kernel that has them here.
+    #[must_use]
+    pub fn arguments(&self, op: Op, args: [u64; 4]) -> [u64; 4] {
+        let here = |va: u64| Page::at(va).map_or(va, |page| self.address(page));
+        let [mm, va, third, fourth] = args;
+        match op {
+            Op::UnmapRange | Op::FlushRange | Op::FlushKernelRange => {
+                // The end may be that of the last page of its kind.
+                [mm, here(va), here(va).wrapping_add(third.wrapping_sub(va)), fourth]
+            }
+            Op::MovePage => [mm, here(va), here(third), fourth],
+            Op::Fork | Op::FreeFrame | Op::Misbehave => args,
+            _ => [mm, here(va), third, fourth],
+        }
+    }
+}
+
+impl Default for PageAddresses {
+    fn default() -> Self {
+        Self::USUAL
     }
 }
 

@@ -281,6 +281,42 @@ fn a_kernel_may_print_and_have_more_memory_and_one_of_the_version_before_runs() 
     assert!(text.contains(", 8 MiB of memory\n") && text.contains("  STOPS       on"), "{text}");
 }
 
+#[test]
+fn a_kernel_may_have_the_test_pages_elsewhere() {
+    let folder = extracted("rust");
+    let elsewhere = "    user_pages: 0x7000_1234_5000,\n    kernel_pages: 0xffff_ffff_b012_3000,\n";
+    let note = "    ..Description::NOTHING";
+    changed(&folder.0, &[(note, &format!("{elsewhere}{note}"))]);
+    let executor = if crate::common::kvm().is_ok() { "both" } else { "interp" };
+    let (code, text) = said(&run(&folder.0, &["--cpu", "pcid", "--executor", executor]));
+    assert_eq!(code, Some(0), "{text}");
+    let (code, text) = of_check(&folder.0);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("u at 0x700012345000 k at 0xffffffffb0123000\n"), "{text}");
+    // Faults and fuzzed programs name pages as scenarios do.
+    let (code, text) = of_kernel(&folder.0, &["faults", "remap", "--cpu", "pcid"]);
+    assert_eq!(code, Some(0), "{text}");
+    let row = text.lines().find(|line| line.starts_with("evict PAGE@POINT")).expect("a row");
+    assert!(row.contains("eviction"), "{row}");
+    let invlpg = format!("    {UNSAFE} {{ asm!(\"invlpg [{{}}]\", in(reg) va) }};\n");
+    changed(&folder.0, &[(&invlpg, "")]);
+    let (code, text) = said(&run(&folder.0, &["remap", "--executor", "interp", "--cpu", "pcid"]));
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("still holds a stale entry for 0x700012346000"), "{text}");
+    // And where none can be.
+    for (user, says) in [
+        ("0x8000_0000_0000", "u0 at 0x800000000000: user pages are below"),
+        ("0x80_1000", "h0 at 0x800000: it overlaps another kind"),
+        ("0x41_0800", "u0 at 0x410800: u pages begin at a multiple of 4 KiB"),
+    ] {
+        changed(&folder.0, &[("0x7000_1234_5000", user)]);
+        let (code, text) = of_check(&folder.0);
+        assert_eq!(code, Some(2), "{text}");
+        assert!(text.contains(says), "{text}");
+        changed(&folder.0, &[(user, "0x7000_1234_5000")]);
+    }
+}
+
 /// Boot and steps are enough for what the architecture decides.
 #[test]
 fn a_kernel_that_announces_nothing_is_judged_by_what_it_does() {

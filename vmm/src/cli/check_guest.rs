@@ -11,7 +11,7 @@ use crate::report::counted;
 use crate::runner::{Runner, Seen};
 use crate::scenario::{self, CPUS, RunConfig, Selection};
 use stalemate_shared::layout::{IMAGE, IMAGE_END};
-use stalemate_shared::note::{kernel, pages};
+use stalemate_shared::note::kernel;
 use stalemate_shared::page::Page;
 use stalemate_shared::step::Op;
 use std::collections::BTreeMap;
@@ -83,16 +83,17 @@ fn note(out: &mut String, abilities: &Abilities) {
     line(out, "version", &format!("{}, which is spoken", abilities.version));
     line(out, "steps", &steps.join(" "));
     let kinds = [
-        (Page::User(0), pages::USER, "u"),
-        (Page::Large(0), pages::LARGE, "h"),
-        (Page::Table(0), pages::TABLE, "v"),
-        (Page::Kernel(0), pages::KERNEL, "k"),
+        (Page::User(0), "u"),
+        (Page::Large(0), "h"),
+        (Page::Table(0), "v"),
+        (Page::Kernel(0), "k"),
     ];
-    let kinds: Vec<&str> = kinds
-        .into_iter()
-        .filter(|(page, ..)| abilities.maps(*page))
-        .map(|(.., name)| name)
-        .collect();
+    let named = |(page, name): (Page, &str)| {
+        let at = abilities.addresses.address(page);
+        if at == page.address() { name.to_owned() } else { format!("{name} at {at:#x}") }
+    };
+    let kinds: Vec<String> =
+        kinds.into_iter().filter(|(page, _)| abilities.maps(*page)).map(named).collect();
     line(out, "pages", &kinds.join(" "));
     let features = [
         (kernel::PCID, "PCIDs"),

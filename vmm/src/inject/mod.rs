@@ -22,6 +22,7 @@ use crate::machine::{Interceptor, KernelWords, Moment, Plan, Scheduled, SideEffe
 use fault::{Action, Occurrence, Point, Target};
 use operation::OpKind;
 use stalemate_shared::layout::IRQ_VECTOR;
+use stalemate_shared::page::PageAddresses;
 
 #[derive(Clone, Debug)]
 struct Armed {
@@ -179,7 +180,7 @@ impl Injector {
     fn effects_at(&mut self, point: Point) -> Vec<Scheduled> {
         let mut scheduled = Vec::new();
         for (number, armed) in self.armed.iter_mut().enumerate() {
-            let Some(effect) = effect_of(&armed.fault) else { continue };
+            let Some(effect) = effect_of(&armed.fault, &self.sites.pages) else { continue };
             if armed.fault.target != Target::Point(point) || !armed.hit() {
                 continue;
             }
@@ -192,8 +193,8 @@ impl Injector {
 }
 
 /// What an action at a point in time does.
-fn effect_of(fault: &Fault) -> Option<SideEffect> {
-    let page = fault.page.map(|page| Gva(page.address()));
+fn effect_of(fault: &Fault, pages: &PageAddresses) -> Option<SideEffect> {
+    let page = fault.page.map(|page| Gva(pages.address(page)));
     match fault.action {
         Action::Nmi => Some(SideEffect::Nmi),
         Action::Irq => Some(SideEffect::Irq(IRQ_VECTOR)),

@@ -3,6 +3,7 @@
 use super::fault::Site;
 use crate::arch::addr::Gva;
 use crate::symbols::Symbols;
+use stalemate_shared::page::PageAddresses;
 use std::collections::BTreeMap;
 
 /// The labels that stand at a CR3 load, by site. A label is at the instruction itself.
@@ -43,12 +44,14 @@ pub struct Sites {
     functions: Vec<(Gva, Gva, Site)>,
     /// The user CR3 load of an interrupt's own exit.
     irq_exit: Option<Gva>,
+    /// Where its test pages are.
+    pub(super) pages: PageAddresses,
 }
 
 impl Sites {
-    /// Finds the sites in an image's symbols.
+    /// Finds the sites in an image's symbols; `pages` are where it has the test pages.
     #[must_use]
-    pub fn new(symbols: &Symbols) -> Self {
+    pub fn new(symbols: &Symbols, pages: PageAddresses) -> Self {
         let mut labels = BTreeMap::new();
         for (label, site) in LABELS {
             if let Some(at) = symbols.address(label) {
@@ -64,7 +67,7 @@ impl Sites {
                 symbols.functions(part).map(move |(start, end)| (start, end, site))
             })
             .collect();
-        Self { labels, functions, irq_exit: symbols.address(IRQ_EXIT) }
+        Self { labels, functions, irq_exit: symbols.address(IRQ_EXIT), pages }
     }
 
     /// Whether an interrupt's own exit is at `rip`.

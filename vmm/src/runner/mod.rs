@@ -174,7 +174,7 @@ impl Runner {
     pub fn new(guest: &Guest, backend: &Backend) -> Self {
         Self {
             guest: guest.clone(),
-            sites: Sites::new(guest.symbols()),
+            sites: Sites::new(guest.symbols(), guest.abilities().addresses),
             backend: backend.clone(),
             booted: Vec::new(),
             kept: 1,

@@ -4,9 +4,12 @@ use object::Endianness;
 use object::elf::FileHeader64;
 use object::read::elf::{FileHeader, NoteIterator, SectionHeader};
 use stalemate_shared::boot::options;
+use stalemate_shared::layout::{
+    KERNEL_PAGE_COUNT, PAGE_SIZE, USER_END, USER_LARGE_PAGE_COUNT, USER_PAGE_COUNT,
+};
 use stalemate_shared::layout::{LARGE_PAGE_SIZE, MAX_CPUS, MAX_MEMORY_SIZE, MEMORY_SIZE, MM_COUNT};
 use stalemate_shared::note::{Description, KIND, SECTION, kernel, pages};
-use stalemate_shared::page::Page;
+use stalemate_shared::page::{Page, PageAddresses};
 use stalemate_shared::step::Op;
 use stalemate_shared::{OLDEST_VERSION, VERSION};
 use std::mem::offset_of;
@@ -25,6 +28,16 @@ pub enum NoteError {
     Memory {
         /// So much.
         found: u64,
+    },
+    /// It has test pages where none can be.
+    #[error("its note has {what} at {at:#x}: {needs}")]
+    Pages {
+        /// Which.
+        what: &'static str,
+        /// Where.
+        at: u64,
+        /// What would be right.
+        needs: &'static str,
     },
     /// It was built with another version of the interface.
     #[error(
@@ -60,6 +73,8 @@ pub struct Abilities {
     pub spaces: usize,
     /// Bytes of memory that it needs.
     pub memory: u64,
+    /// Where it has the test pages.
+    pub addresses: PageAddresses,
 }
 
 impl Abilities {
@@ -72,6 +87,7 @@ impl Abilities {
         cpus: MAX_CPUS as u8,
         spaces: MM_COUNT,
         memory: MEMORY_SIZE,
+        addresses: PageAddresses::USUAL,
     };
 
     /// All of that but for the policies: of a kernel that has one of its own.
@@ -107,10 +123,21 @@ impl Abilities {
         if !is_possible || !memory.is_multiple_of(LARGE_PAGE_SIZE) {
             return Err(NoteError::Memory { found: memory });
         }
+        // What came with version 5.
+        let usual = PageAddresses::USUAL;
+        let or = |at: usize, usual: u64| long(at).filter(|at| *at != 0).unwrap_or(usual);
+        let addresses = PageAddresses {
+            user: or(offset_of!(Description, user_pages), usual.user),
+            large: or(offset_of!(Description, large_pages), usual.large),
+            table: or(offset_of!(Description, table_pages), usual.table),
+            kernel: or(offset_of!(Description, kernel_pages), usual.kernel),
+        };
+        check(&addresses)?;
         let read = || {
             Some(Self {
                 version,
                 memory,
+                addresses,
                 steps: long(offset_of!(Description, steps))?,
                 pages: long(offset_of!(Description, pages))?,
                 features: long(offset_of!(Description, features))?,
@@ -157,6 +184,43 @@ impl Abilities {
         let pti = if asked & options::PTI != 0 { kernel::PTI } else { kernel::NO_PTI };
         let others = asked & !options::PTI == 0 || self.has(kernel::MISTAKES);
         self.has(pti) && others
+    }
+}
+
+/// Whether test pages can be there: in their half, aligned, and away from each other.
+fn check(of: &PageAddresses) -> Result<(), NoteError> {
+    let user = [
+        ("u0", of.user, USER_PAGE_COUNT * PAGE_SIZE, PAGE_SIZE),
+        ("h0", of.large, USER_LARGE_PAGE_COUNT * LARGE_PAGE_SIZE, LARGE_PAGE_SIZE),
+        ("v0", of.table, LARGE_PAGE_SIZE, LARGE_PAGE_SIZE),
+    ];
+    let end = |at: u64, size: u64| at.checked_add(size).unwrap_or(u64::MAX);
+    for (number, (what, at, size, aligned)) in user.into_iter().enumerate() {
+        let wrong = |needs| Err(NoteError::Pages { what, at, needs });
+        if at == 0 || end(at, size) > USER_END {
+            return wrong("user pages are below 0x800000000000, and not at 0");
+        }
+        if !at.is_multiple_of(aligned) {
+            return wrong("u pages begin at a multiple of 4 KiB, h and v pages at one of 2 MiB");
+        }
+        let meets = |&(_, other, other_size, _): &(&str, u64, u64, u64)| {
+            at < end(other, other_size) && other < end(at, size)
+        };
+        if user[..number].iter().any(meets) {
+            return wrong("it overlaps another kind; the 2 MiB from v0 on are v pages' alone");
+        }
+    }
+    let last = KERNEL_PAGE_COUNT * PAGE_SIZE - 1;
+    let is_high = |at: u64| at >= 0xffff_8000_0000_0000;
+    match of.kernel {
+        at if at.is_multiple_of(PAGE_SIZE) && is_high(at) && at.checked_add(last).is_some() => {
+            Ok(())
+        }
+        at => Err(NoteError::Pages {
+            what: "k0",
+            at,
+            needs: "kernel pages are above 0xffff800000000000, at a multiple of 4 KiB",
+        }),
     }
 }
 

@@ -87,6 +87,7 @@ impl Steps {
         let Some(ask) = self.ask(vcpu) else { return };
         vcpu.rip = ask.next;
         vcpu.gpr[RAX] = op as u64;
+        let args = self.pages.arguments(op, args);
         for (number, value) in [RDI, RSI, RDX, RCX].into_iter().zip(args) {
             vcpu.gpr[number] = value;
         }

@@ -28,6 +28,7 @@ use crate::arch::vcpu::Vcpu;
 use crate::event::{Announcement, Flush, FlushId};
 use crate::machine::{Call, Kernel, Statement, Stop};
 use crate::memory::GuestMemory;
+use stalemate_shared::page::PageAddresses;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
@@ -39,7 +40,7 @@ struct Ask {
 }
 
 /// A kernel that is handed steps.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Steps {
     /// What it completed its boot block with; none before that.
     info: Option<Rc<KernelInfo>>,
@@ -52,12 +53,27 @@ pub(crate) struct Steps {
     asks: Vec<(CpuId, Ask)>,
     /// What it has printed since it booted, or began to.
     printed: Vec<u8>,
+    /// Where it has the test pages.
+    pages: PageAddresses,
 }
 
 /// Bytes that a kernel prints of which a report has each.
 const MAX_PRINTED: usize = 1 << 14;
 
 impl Steps {
+    /// One that has not booted, and has the test pages here.
+    fn new(pages: PageAddresses) -> Self {
+        Self {
+            info: None,
+            watched: Rc::default(),
+            flushes: BTreeMap::new(),
+            last_flush: 0,
+            asks: Vec::new(),
+            printed: Vec::new(),
+            pages,
+        }
+    }
+
     /// What the kernel said of itself.
     pub(crate) fn info(&self) -> Option<&KernelInfo> {
         self.info.as_deref()

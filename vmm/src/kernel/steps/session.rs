@@ -189,7 +189,8 @@ impl Session {
         let boot_block = layout::KERNEL_BASE + layout::BOOT_BLOCK;
         let vcpu = entering(CpuId(0), config.features, guest.image().entry(), boot_block);
         let executor = make(&memory)?;
-        let (kernel, injector) = (Steps::default(), Injector::default());
+        let kernel = Steps::new(guest.abilities().addresses);
+        let injector = Injector::default();
         let mut machine = StepMachine::new(vcpu, config.model, executor, memory, kernel, injector);
         let stopped = |machine: &StepMachine, halt| match halt {
             Halt::Executor(error) => BootError::Executor(error),
