@@ -194,7 +194,7 @@ fn check(of: &PageAddresses) -> Result<(), NoteError> {
         ("h0", of.large, USER_LARGE_PAGE_COUNT * LARGE_PAGE_SIZE, LARGE_PAGE_SIZE),
         ("v0", of.table, LARGE_PAGE_SIZE, LARGE_PAGE_SIZE),
     ];
-    let end = |at: u64, size: u64| at.checked_add(size).unwrap_or(u64::MAX);
+    let end = |at: u64, size: u64| at.saturating_add(size);
     for (number, (what, at, size, aligned)) in user.into_iter().enumerate() {
         let wrong = |needs| Err(NoteError::Pages { what, at, needs });
         if at == 0 || end(at, size) > USER_END {
