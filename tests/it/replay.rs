@@ -184,7 +184,33 @@ fn replay_exits_with_1_where_the_run_is_another() {
         let cpu = recording["header"]["cpus"][0].take();
         recording["header"]["cpus"] = vec![cpu; 300].into();
     });
-    assert!(said.contains("begins with 300 processors, and its configuration has 1"), "{said}");
+    assert!(said.contains("begins with 300 processors, and a machine has 8 at most"), "{said}");
+    let said = refused(&|recording| recording["config"]["cpus"] = 2.into());
+    assert!(said.contains("begins with 1 processors, and its configuration has 2"), "{said}");
+    let happened = |recording: &mut serde_json::Value, what: serde_json::Value| {
+        recording["events"][7]["kind"] = serde_json::json!({ "Cpu": what });
+    };
+    for (what, says) in [
+        (
+            serde_json::json!({ "TableLinked": { "table": 8192, "entries": [[512, 1]] } }),
+            "entry 512",
+        ),
+        (serde_json::json!({ "RootLinked": { "root": 8200 } }), "a page table at 0x2008, where no"),
+        (
+            serde_json::json!({ "TableStore": { "slot": 4, "old": 0, "new": 1 } }),
+            "entry at 0x4, which",
+        ),
+        (serde_json::json!({ "Invpcid": { "kind": 4, "pcid": 1, "va": 0 } }), "INVPCID of type 4"),
+        (serde_json::json!({ "Delivered": { "vector": 1, "from_cpl": 4 } }), "at CPL 4"),
+    ] {
+        let said = refused(&|recording| happened(recording, what.clone()));
+        assert!(said.contains("events[7]: ") && said.contains(says), "{says}: {said}");
+    }
+    let none = serde_json::json!({ "Invpcid": { "kind": 1, "pcid": 4096, "va": 0 } });
+    let said = refused(&|recording| happened(recording, none.clone()));
+    assert!(said.contains("0x1000 is no PCID, which has twelve bits at line 1 column"), "{said}");
+    let said = refused(&|recording| recording["events"][9]["seq"] = 8.into());
+    assert!(said.contains("events[9]: its number is 8, and 9 is next"), "{said}");
     for field in ["name", "file", "executor"] {
         let said = refused(&|recording| recording[field] = "a\u{1b}[31m\n\u{9b}b".into());
         assert!(said.contains(&format!("its `{field}` has control characters")), "{said}");

@@ -1,6 +1,7 @@
 //! What `--record` writes: a run's scenario, its place in the matrix, and its events.
 
 use super::Recorded;
+use crate::arch::addr::Gpa;
 use crate::arch::happened::Happened;
 use crate::event::{Announcement, Event, Trace, TraceHeader};
 use crate::inject::FaultError;
@@ -8,6 +9,7 @@ use crate::ink::one_line;
 use crate::runner::Outcome;
 use crate::scenario::{Diagnostic, Run, RunConfig, parse};
 use serde::{Deserialize, Serialize};
+use stalemate_shared::layout::MAX_CPUS;
 
 /// Of the file's form.
 pub const RECORDING_VERSION: u32 = 3;
@@ -51,6 +53,9 @@ pub enum RecordingError {
     /// A text of it has control characters.
     #[error("its `{0}` has control characters, which no report shows")]
     Control(&'static str),
+    /// No machine has so many processors.
+    #[error("it begins with {0} processors, and a machine has {MAX_CPUS} at most")]
+    TooMany(usize),
     /// It has more processors, or fewer, than its configuration.
     #[error("it begins with {0} processors, and its configuration has {1}")]
     Cpus(usize, u8),
@@ -63,6 +68,14 @@ pub enum RecordingError {
         cpu: u8,
         /// How many there are.
         cpus: usize,
+    },
+    /// An event cannot be.
+    #[error("events[{place}]: {why}")]
+    Impossible {
+        /// Which, from 0.
+        place: usize,
+        /// What of it.
+        why: String,
     },
     /// It is of another version.
     #[error("a recording of version {0}; this stalemate reads version {RECORDING_VERSION}")]
@@ -127,9 +140,13 @@ impl Recording {
             return Err(RecordingError::Control(of));
         }
         let cpus = self.header.cpus.len();
+        if cpus > MAX_CPUS {
+            return Err(RecordingError::TooMany(cpus));
+        }
         if cpus != usize::from(self.config.cpus) {
             return Err(RecordingError::Cpus(cpus, self.config.cpus));
         }
+        let mut next = 0;
         for (place, event) in self.events.iter().enumerate() {
             let named = event.announcements().iter().flat_map(Announcement::cpus);
             let sent = match event.happened() {
@@ -139,6 +156,15 @@ impl Recording {
             let mut all = named.chain(sent).chain([event.cpu]);
             if let Some(cpu) = all.find(|cpu| usize::from(cpu.0) >= cpus) {
                 return Err(RecordingError::Event { place, cpu: cpu.0, cpus });
+            }
+            // A sweep's runs follow one another.
+            if ![0, next].contains(&event.seq) {
+                let why = format!("its number is {}, and {next} is next", event.seq);
+                return Err(RecordingError::Impossible { place, why });
+            }
+            next = event.seq + 1;
+            if let Some(why) = impossible(event) {
+                return Err(RecordingError::Impossible { place, why });
             }
         }
         Ok(())
@@ -158,5 +184,34 @@ impl Recording {
     #[must_use]
     pub fn trace(&self) -> Trace {
         Trace::opened(self.header.clone(), self.events.clone())
+    }
+}
+
+/// What of an event cannot be.
+fn impossible(event: &Event) -> Option<String> {
+    let slot_of = |slot: Gpa| {
+        let wrong = !slot.0.is_multiple_of(8);
+        wrong.then(|| format!("a page-table entry at {slot}, which is no multiple of 8"))
+    };
+    match event.happened()? {
+        Happened::TableLinked { table, .. }
+        | Happened::TableUnlinked { table }
+        | Happened::RootLinked { root: table }
+            if *table != table.page() =>
+        {
+            Some(format!("a page table at {table}, where no page begins"))
+        }
+        Happened::TableLinked { entries, .. } => {
+            let (index, _) = entries.iter().find(|(index, _)| *index >= 512)?;
+            Some(format!("entry {index} of a page table, which has 512"))
+        }
+        Happened::TableStore { slot, .. } | Happened::AccessedDirty { slot, .. } => slot_of(*slot),
+        Happened::Invpcid { kind, .. } if *kind > 3 => {
+            Some(format!("INVPCID of type {kind}, and there are 0 to 3"))
+        }
+        Happened::Delivered { from_cpl, .. } if *from_cpl > 3 => {
+            Some(format!("an exception at CPL {from_cpl}"))
+        }
+        _ => None,
     }
 }

@@ -15,8 +15,27 @@ pub struct Gpa(pub u64);
 
 /// A process-context identifier: the 12-bit tag of CR3 and of TLB entries.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(try_from = "u16", into = "u16")]
 pub struct Pcid(u16);
+
+/// A number that is no PCID, for it has more than twelve bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:#x} is no PCID, which has twelve bits")]
+pub struct NoPcid(u16);
+
+impl TryFrom<u16> for Pcid {
+    type Error = NoPcid;
+
+    fn try_from(number: u16) -> Result<Self, NoPcid> {
+        if number < 1 << 12 { Ok(Self(number)) } else { Err(NoPcid(number)) }
+    }
+}
+
+impl From<Pcid> for u16 {
+    fn from(pcid: Pcid) -> Self {
+        pcid.0
+    }
+}
 
 /// A virtual CPU's number.
 #[derive(
