@@ -147,6 +147,11 @@ impl Story {
         self.event(cpu, Kind::Announced { announcements, word: None })
     }
 
+    /// A fault kept something from happening.
+    pub fn suppressed(&mut self, cpu: u8, what: &str) -> &mut Self {
+        self.event(cpu, Kind::Suppressed { what: what.to_owned() })
+    }
+
     /// A store to the slot of [`PAGE`].
     pub fn stores(&mut self, cpu: u8, old: u64, new: u64) -> &mut Self {
         self.happens(cpu, Happened::TableStore { slot: PTE, old, new })

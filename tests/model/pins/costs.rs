@@ -76,6 +76,16 @@ fn a_big_hammer_costs_what_it_removes_beside_its_flush() {
     begins(&mut story).loads(0, A.0 | 1);
     let lost: Vec<usize> = story.oracle.hammers().iter().map(|hammer| hammer.live_lost).collect();
     assert_eq!(lost, [1], "the page that the flush is of is no loss");
+    let losses =
+        |story: &Story| story.oracle.losses().iter().map(|loss| loss.1).collect::<Vec<_>>();
+    assert_eq!(losses(&story), [1]);
+    // Where nobody asked for anything both are, and where nothing is held nothing is lost.
+    let mut story = Story::isolated_but(1, |header| header.model.fill = Fill::OnDemand);
+    for page in [PAGE, NEXT] {
+        story.fills(0, page);
+    }
+    story.invlpg_of(0, Gva(0x7000)).loads(0, A.0 | 1).loads(0, A.0 | 1);
+    assert_eq!(losses(&story), [2]);
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod ledger;
 mod profiled;
 mod reach;
 mod who;
+mod witness;
 
 use crate::story::{A, BLUE, PAGE, RED, Story};
 use stalemate_model::arch::addr::{CpuId, Gpa, Gva, Pcid};
