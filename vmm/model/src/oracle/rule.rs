@@ -6,6 +6,7 @@ use super::obligation::{Obligation, ObligationId};
 use super::replica::{Replica, ReplicaCpu};
 use super::{About, RuleId};
 use crate::arch::addr::{CpuId, Gva};
+use crate::arch::key::StateKey;
 use crate::arch::tlb::{Effect, Entry, Tag};
 use crate::event::{Event, TraceHeader};
 use dyn_clone::DynClone;
@@ -112,6 +113,11 @@ pub trait Rule: DynClone {
     fn about(&self) -> &'static About;
     /// Looks at one event.
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding>;
+    /// Adds all that it remembers of earlier events, by which it may speak of later ones; whether it has.
+    /// Where it has not, no two states that it has seen are taken for the same.
+    fn put(&self, _key: &mut StateKey) -> bool {
+        false
+    }
     /// Its id.
     fn id(&self) -> RuleId {
         RuleId(self.about())
@@ -134,6 +140,11 @@ pub struct StaleRule {
 impl Rule for StaleRule {
     fn about(&self) -> &'static About {
         self.about
+    }
+
+    /// It remembers nothing.
+    fn put(&self, _key: &mut StateKey) -> bool {
+        true
     }
 
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {

@@ -8,6 +8,7 @@ mod final_memory;
 mod guest;
 mod hypercall;
 mod image;
+mod interleaving;
 mod session;
 mod sweep;
 mod words;
@@ -18,12 +19,14 @@ pub use driver::{StepClass, StepInput, StepReport};
 pub use final_memory::FinalMemory;
 pub use guest::{Guest, GuestError};
 pub use image::{Image, ImageError};
+pub use interleaving::{Interleaving, Saved, Turn};
 pub use session::{BootError, InitialState, RunEnd, RunError, Session, SessionConfig};
 pub use sweep::{Boundary, Swept};
 pub use words::{Layout, tlb_state_field};
 
 use crate::arch::addr::{CpuId, Gpa};
 use crate::arch::happened::WordStore;
+use crate::arch::key::StateKey;
 use crate::arch::vcpu::Vcpu;
 use crate::event::{Announcement, Flush, FlushId};
 use crate::machine::{Call, Kernel, Statement, Stop};
@@ -74,6 +77,14 @@ impl Steps {
         let printed = self.printed();
         self.printed.clear();
         printed
+    }
+
+    /// Adds what it answers from here on depends on. What it has printed changes nothing.
+    fn put(&self, key: &mut StateKey) {
+        key.put((&self.flushes, self.last_flush, self.asks.len()));
+        for (cpu, Ask { report, next }) in &self.asks {
+            key.put((cpu, report.status as u64, report.value, report.second, next));
+        }
     }
 
     fn layout(&self) -> Option<Layout> {

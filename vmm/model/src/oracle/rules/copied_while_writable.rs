@@ -1,6 +1,7 @@
 //! `copied-while-writable`: contents are taken when nobody can change them any more.
 
 use crate::arch::addr::{CpuId, Gpa};
+use crate::arch::key::StateKey;
 use crate::arch::tlb::{Entry, Tag};
 use crate::event::Announcement;
 use crate::oracle::About;
@@ -32,6 +33,10 @@ pub(super) fn rule() -> Box<dyn Rule> {
 impl Rule for CopiedWhileWritable {
     fn about(&self) -> &'static About {
         &ABOUT
+    }
+
+    fn put(&self, _key: &mut StateKey) -> bool {
+        true
     }
 
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {

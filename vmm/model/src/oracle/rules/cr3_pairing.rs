@@ -1,6 +1,7 @@
 //! `cr3-pairing`: the user PCID goes with the user root.
 
 use crate::arch::happened::Happened;
+use crate::arch::key::StateKey;
 use crate::oracle::About;
 use crate::oracle::rule::{Context, Finding, Rule};
 
@@ -28,6 +29,10 @@ pub(super) fn rule() -> Box<dyn Rule> {
 impl Rule for Cr3Pairing {
     fn about(&self) -> &'static About {
         &ABOUT
+    }
+
+    fn put(&self, _key: &mut StateKey) -> bool {
+        true
     }
 
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {

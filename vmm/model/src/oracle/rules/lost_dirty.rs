@@ -7,6 +7,7 @@
 use crate::arch::addr::{CpuId, Gpa, Gva};
 use crate::arch::cr3::ROOT_MASK;
 use crate::arch::happened::Happened;
+use crate::arch::key::StateKey;
 use crate::arch::walk::entry::{DIRTY, PRESENT};
 use crate::event::Announcement;
 use crate::oracle::About;
@@ -85,6 +86,11 @@ impl LostDirty {
 impl Rule for LostDirty {
     fn about(&self) -> &'static About {
         &ABOUT
+    }
+
+    fn put(&self, key: &mut StateKey) -> bool {
+        key.put((&self.read, self.set.keys().collect::<Vec<_>>()));
+        true
     }
 
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {

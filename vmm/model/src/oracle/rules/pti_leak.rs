@@ -2,6 +2,7 @@
 
 use crate::arch::addr::Gva;
 use crate::arch::happened::Happened;
+use crate::arch::key::StateKey;
 use crate::arch::tlb::Tag;
 use crate::oracle::rule::{Context, Finding, Held, Rule};
 use crate::oracle::{About, KERNEL_HALF};
@@ -30,6 +31,10 @@ pub(super) fn rule() -> Box<dyn Rule> {
 impl Rule for PtiLeak {
     fn about(&self) -> &'static About {
         &ABOUT
+    }
+
+    fn put(&self, _key: &mut StateKey) -> bool {
+        true
     }
 
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {

@@ -1,6 +1,7 @@
 //! `table-reuse`: a page table is given back when no processor walks through it any more.
 
 use crate::arch::addr::Gpa;
+use crate::arch::key::StateKey;
 use crate::event::Announcement;
 use crate::oracle::About;
 use crate::oracle::rule::{Context, Finding, Rule};
@@ -30,6 +31,10 @@ pub(super) fn rule() -> Box<dyn Rule> {
 impl Rule for TableReuse {
     fn about(&self) -> &'static About {
         &ABOUT
+    }
+
+    fn put(&self, _key: &mut StateKey) -> bool {
+        true
     }
 
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {

@@ -2,6 +2,7 @@
 
 use crate::arch::addr::{CpuId, Gva};
 use crate::arch::happened::Happened;
+use crate::arch::key::StateKey;
 use crate::arch::tlb::{EntryId, StructureKey, Tag};
 use crate::oracle::replica::{Replica, ReplicaCpu};
 use crate::oracle::rule::{Context, Finding, Rule};
@@ -35,6 +36,10 @@ pub fn self_check() -> Box<dyn Rule> {
 impl Rule for UnowedEntry {
     fn about(&self) -> &'static About {
         &ABOUT
+    }
+
+    fn put(&self, _key: &mut StateKey) -> bool {
+        true
     }
 
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {

@@ -3,6 +3,7 @@
 use crate::arch::addr::Gpa;
 use crate::arch::cr3::ROOT_MASK;
 use crate::arch::happened::Happened;
+use crate::arch::key::StateKey;
 use crate::arch::walk::entry::PRESENT;
 use crate::oracle::About;
 use crate::oracle::rule::{Context, Finding, Rule};
@@ -32,6 +33,10 @@ pub(super) fn rule() -> Box<dyn Rule> {
 impl Rule for VaReuse {
     fn about(&self) -> &'static About {
         &ABOUT
+    }
+
+    fn put(&self, _key: &mut StateKey) -> bool {
+        true
     }
 
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {

@@ -1,0 +1,34 @@
+//! What of a machine the future depends on, but for its kernel and its interceptor.
+
+use super::{Interceptor, Kernel, Machine};
+use crate::arch::key::StateKey;
+use crate::executor::ExecutorError;
+use xxhash_rust::xxh3::xxh3_128;
+
+impl<K: Kernel, I: Interceptor> Machine<K, I> {
+    /// Adds processors, TLBs, roots and memory. Of a page the first bytes are left out which `dead` says
+    /// nobody reads before they are written.
+    ///
+    /// # Errors
+    /// When the host fails.
+    pub(crate) fn put(
+        &mut self,
+        key: &mut StateKey,
+        dead: &dyn Fn(u64) -> usize,
+    ) -> Result<(), ExecutorError> {
+        let fpu = self.executor.save_fpu()?;
+        for (number, cpu) in self.cpus.iter().enumerate() {
+            key.put(&cpu.vcpu);
+            key.put(if number == self.current { &fpu } else { &cpu.fpu });
+            cpu.tlb.put(key);
+        }
+        key.put(self.census.roots().collect::<Vec<_>>());
+        self.memory.each_changed(|page, bytes| {
+            let from = dead(page).min(bytes.len());
+            if from < bytes.len() {
+                key.put((page, xxh3_128(&bytes[from..])));
+            }
+        });
+        Ok(())
+    }
+}
