@@ -16,6 +16,7 @@ use crate::parallel::parallel;
 use crate::runner::Runner;
 use crate::sandbox::Grants;
 use crate::scenario::{CPUS, Policy, Run, Selection};
+use crate::schedule::Schedule;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -105,11 +106,15 @@ pub fn run(args: &ExploreArgs, terminal: &mut Terminal<'_>) -> Result<u8, Failur
         abilities: guest.abilities(),
         ..Selection::of(&cpus)
     };
-    let runs: Vec<Run> = scenarios
-        .iter()
-        .flat_map(|scenario| scenario.runs(&selection))
-        .filter(|run| !run.cost && run.config.fill != Fill::Seeded)
-        .collect();
+    let mut runs: Vec<Run> = Vec::new();
+    for mut run in scenarios.iter().flat_map(|scenario| scenario.runs(&selection)) {
+        // All schedules are explored, whichever the file names.
+        run.config.schedule = Schedule::InOrder;
+        let counts = !run.cost && run.config.fill != Fill::Seeded;
+        if counts && !runs.iter().any(|other| other.is_same(&run)) {
+            runs.push(run);
+        }
+    }
     if runs.is_empty() {
         let message = "no selected CPU fits any selected scenario; see the `cpu` line of the scenario \
                        and `stalemate list cpus`";
@@ -119,6 +124,7 @@ pub fn run(args: &ExploreArgs, terminal: &mut Terminal<'_>) -> Result<u8, Failur
         bound: args.bound,
         states: args.max_states as usize,
         time: args.time.map(Duration::from_secs),
+        every_instruction: false,
     };
     let jobs = args.jobs.map_or_else(threads, usize::from).min(runs.len());
     interrupt::listen().map_err(|error| Failure::host(&error))?;

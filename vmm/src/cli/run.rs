@@ -17,7 +17,7 @@ use crate::report::{Results, details, difference, json, junit, sarif, summary, t
 use crate::runner::{Interrupted, Runner, check_of, crosscheck_all};
 use crate::sandbox::Grants;
 use crate::scenario::{CPUS, Expected, MAX_RUNS, Policy, Run, Scenario, Selection};
-use crate::schedule::Recorded;
+use crate::schedule::{Recorded, Schedule};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -241,7 +241,11 @@ pub fn run(args: &RunArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result
 fn recorded_run(runs: Vec<Run>, recorded: &Recorded, guest: &Guest) -> Result<Vec<Run>, Failure> {
     let is_of = |run: &Run| !run.cost && check_of(run, guest) == recorded.check;
     match runs.into_iter().find(is_of) {
-        Some(run) => Ok(vec![Run { expected: Expected::Unstated, ..run }]),
+        Some(mut run) => {
+            run.expected = Expected::Unstated;
+            run.config.schedule = Schedule::InOrder;
+            Ok(vec![run])
+        }
         None => Err(Failure::usage(
             "this schedule was recorded from another scenario, configuration or kernel; use the whole \
              command that `stalemate explore` has printed with it",

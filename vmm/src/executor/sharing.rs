@@ -34,6 +34,9 @@ pub struct Sharing {
     fetched: BTreeSet<u64>,
     learnt: bool,
     code_contested: bool,
+    /// Visible accesses so far, and those of them that write.
+    accesses: u64,
+    writes: u64,
 }
 
 impl Sharing {
@@ -50,6 +53,8 @@ impl Sharing {
             fetched: BTreeSet::new(),
             learnt: false,
             code_contested: false,
+            accesses: 0,
+            writes: 0,
         }
     }
 
@@ -63,6 +68,12 @@ impl Sharing {
     #[must_use]
     pub fn is_code_contested(&self) -> bool {
         self.code_contested
+    }
+
+    /// Visible accesses so far, and those of them that write.
+    #[must_use]
+    pub fn visible(&self) -> (u64, u64) {
+        (self.accesses, self.writes)
     }
 
     /// Words that are shared.
@@ -137,6 +148,8 @@ impl Sharing {
                 visible = true;
             }
         }
+        self.accesses += u64::from(visible);
+        self.writes += u64::from(visible && write);
         visible
     }
 

@@ -8,6 +8,7 @@ mod found;
 mod pass;
 mod passes;
 pub mod report;
+pub mod trust;
 mod visited;
 
 pub use found::{Found, What};

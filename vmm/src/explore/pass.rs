@@ -12,6 +12,7 @@ use crate::oracle::Oracle;
 use crate::runner::mismatch;
 use crate::scenario::Run;
 use crate::schedule::{Recorded, Segment};
+use std::collections::BTreeSet;
 use xxhash_rust::xxh3::xxh3_128;
 
 /// States in a row with one turn each that are not looked up: a loop is found a little later.
@@ -39,6 +40,8 @@ struct Node {
     /// Turns that led here.
     depth: usize,
     key: u128,
+    choice: Option<usize>,
+    interrupt: Option<usize>,
 }
 
 /// One pass, and what it has found.
@@ -57,9 +60,14 @@ pub(super) struct Pass<'p, 's> {
     last: Option<CpuId>,
     preemptions: u32,
     unseen: usize,
+    /// Turns that led to the last state at which somebody else could have gone on.
+    choice: Option<usize>,
+    /// The same of the last state at which an interrupt could have been taken.
+    interrupt: Option<usize>,
     key: StateKey,
     counts: Counts,
     found: Vec<Found>,
+    finals: BTreeSet<u128>,
     bounded: bool,
     /// A rule does not say what it remembers: no states were taken for the same.
     merges: bool,
@@ -69,6 +77,8 @@ pub(super) struct Pass<'p, 's> {
 pub(super) struct Done {
     pub(super) counts: Counts,
     pub(super) found: Vec<Found>,
+    /// Hashes of the states that all steps came to.
+    pub(super) finals: BTreeSet<u128>,
     /// Some turn was left out, since it would have been one preemption too many.
     pub(super) bounded: bool,
 }
@@ -111,9 +121,12 @@ impl<'p, 's> Pass<'p, 's> {
             last: None,
             preemptions: 0,
             unseen: 0,
+            choice: None,
+            interrupt: None,
             key: StateKey::new(),
             counts: Counts::default(),
             found: Vec::new(),
+            finals: BTreeSet::new(),
             bounded: false,
             merges: true,
         }
@@ -148,8 +161,8 @@ impl<'p, 's> Pass<'p, 's> {
 
     /// What it has come to.
     pub(super) fn done(self) -> Done {
-        let Self { counts, found, bounded, .. } = self;
-        Done { counts, found, bounded }
+        let Self { counts, found, finals, bounded, .. } = self;
+        Done { counts, found, finals, bounded }
     }
 
     fn has_learnt(&mut self) -> bool {
@@ -162,6 +175,7 @@ impl<'p, 's> Pass<'p, 's> {
         let mut looks = false;
         if turns.is_empty() {
             if self.interleaving.is_over() {
+                self.note_final()?;
                 self.over();
                 return Ok(None);
             }
@@ -173,17 +187,22 @@ impl<'p, 's> Pass<'p, 's> {
                 return Ok(None);
             }
         }
+        let (all, depth) = (turns.len(), self.path.len());
+        if turns.iter().any(|turn| matches!(turn, Turn::Interrupt(_))) {
+            self.interrupt = Some(depth);
+        }
+        if all > 1 && !looks {
+            self.choice = Some(depth);
+        }
         let turns = self.allowed(turns);
         self.unseen += 1;
         let mut key = 0;
-        if turns.len() > 1 || looks || self.unseen > UNSEEN {
+        if all > 1 || looks || self.unseen > UNSEEN {
             self.unseen = 0;
             key = self.state_key()?;
             let seen = self.merges && !self.visited.visit(key, self.preemptions);
             if seen {
-                // A CPU that comes to the same again while nobody else can do anything goes on for ever.
-                let alone = looks || turns.iter().all(|turn| Some(turn.cpu()) == self.last);
-                if alone && self.stack.iter().any(|node| node.key == key) {
+                if self.is_caught(key, looks) {
                     self.wrong(What::Stop(Stop::Deadlock.to_string()));
                 }
                 return Ok(None);
@@ -191,7 +210,7 @@ impl<'p, 's> Pass<'p, 's> {
             self.counts.states += 1;
         }
         let first = turns.first().copied();
-        if turns.len() > 1 || looks || key != 0 {
+        if turns.len() > 1 || looks || self.unseen == 0 && all == 1 {
             self.stack.push(Node {
                 saved: self.interleaving.save()?,
                 oracle: self.oracle.clone(),
@@ -199,11 +218,22 @@ impl<'p, 's> Pass<'p, 's> {
                 next: 1,
                 last: self.last,
                 preemptions: self.preemptions,
-                depth: self.path.len(),
+                depth,
                 key,
+                choice: self.choice,
+                interrupt: self.interrupt,
             });
         }
         Ok(first)
+    }
+
+    /// Whether the state that the machine has come to again is one that it can only come to again: since it
+    /// was there nobody could have done anything else, or all looked in vain, and no interrupt could have
+    /// been taken.
+    fn is_caught(&self, key: u128, looks: bool) -> bool {
+        let Some(node) = self.stack.iter().rev().find(|node| node.key == key) else { return false };
+        let since = |at: Option<usize>| at.is_some_and(|at| at >= node.depth);
+        !since(self.interrupt) && (looks || !since(self.choice))
     }
 
     /// Of these turns those that may be made, the ones of the CPU that ran last first.
@@ -228,7 +258,7 @@ impl<'p, 's> Pass<'p, 's> {
     /// The state's hash; with a bound whose turn it was counts too.
     fn state_key(&mut self) -> Result<u128, ExecutorError> {
         self.key.clear();
-        self.interleaving.put(&mut self.key)?;
+        self.interleaving.put(&mut self.key, None)?;
         self.merges &= self.oracle.put(&mut self.key);
         if self.bound.is_some() {
             self.key.put(self.last);
@@ -290,6 +320,14 @@ impl<'p, 's> Pass<'p, 's> {
         }
     }
 
+    /// The hash of the state that the steps have come to.
+    fn note_final(&mut self) -> Result<(), ExecutorError> {
+        self.key.clear();
+        self.interleaving.put(&mut self.key, None)?;
+        self.finals.insert(xxh3_128(self.key.bytes()));
+        Ok(())
+    }
+
     fn ended(&mut self) {
         self.counts.schedules += 1;
         self.counts.deepest = self.counts.deepest.max(self.path.len());
@@ -330,6 +368,7 @@ impl<'p, 's> Pass<'p, 's> {
                 false => node.oracle.clone(),
             };
             (self.last, self.preemptions) = (node.last, node.preemptions);
+            (self.choice, self.interrupt) = (node.choice, node.interrupt);
             self.path.truncate(node.depth);
             self.unseen = 0;
             if self.make(turn)? {

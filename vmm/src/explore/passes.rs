@@ -8,6 +8,7 @@ use crate::kernel::steps::{BootError, RunError};
 use crate::runner::{Runner, check_of, mismatch};
 use crate::scenario::Run;
 use crate::schedule::Recorded;
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 /// How far an exploration goes.
@@ -19,6 +20,9 @@ pub struct Limits {
     pub states: usize,
     /// Wall-clock time at most.
     pub time: Option<Duration>,
+    /// Another CPU may come in after every instruction, and not after visible operations only: the same is
+    /// found, much later.
+    pub every_instruction: bool,
 }
 
 /// The bounds that come before all schedules do.
@@ -56,6 +60,8 @@ pub struct Explored {
     pub time: Duration,
     /// What went wrong.
     pub found: Vec<Found>,
+    /// Hashes of the states that all steps came to.
+    pub finals: BTreeSet<u128>,
 }
 
 impl Explored {
@@ -89,6 +95,7 @@ pub fn explore(
         shared: 0,
         time: Duration::ZERO,
         found: Vec::new(),
+        finals: BTreeSet::new(),
     };
     let wrong = |what| Found {
         what,
@@ -129,6 +136,7 @@ pub fn explore(
     }
     let nothing = interleaving.unknown_sharing();
     interleaving.share(Some(nothing));
+    interleaving.every_instruction = limits.every_instruction;
     let bounds: Vec<Option<u32>> = match limits.bound {
         Some(most) => (0..=most).map(Some).collect(),
         None => (0..FIRST_BOUNDS).map(Some).chain([None]).collect(),
@@ -152,6 +160,7 @@ pub fn explore(
         };
         explored.counts = pass.counts;
         explored.found = pass.found;
+        explored.finals = pass.finals;
         explored.covered = match (cut, bound) {
             (Some(Cut::States), _) => Covered::States(before),
             (Some(_), _) => Covered::Time(before),

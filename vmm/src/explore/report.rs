@@ -7,6 +7,7 @@ use crate::scenario::Expected;
 use crate::schedule::Recorded;
 use serde_json::{Value, json as value};
 use std::fmt::Write;
+use std::sync::Arc;
 
 /// Whether an exploration came to what the scenario says of the run: nothing wrong, where it says nothing
 /// of rules; else something, whatever else its order of steps gives.
@@ -39,7 +40,10 @@ pub fn covered(covered: Covered) -> String {
 /// The command that repeats a schedule.
 #[must_use]
 pub fn command(explored: &Explored, schedule: &Recorded) -> String {
-    let repro = report::command(&explored.run, None, false);
+    // The recorded schedule stands for those of the file.
+    let mut run = explored.run.clone();
+    Arc::make_mut(&mut run.scenario).schedule = vec![run.config.schedule];
+    let repro = report::command(&run, None, false);
     format!("{repro} --executor interp --schedule {schedule}")
 }
 

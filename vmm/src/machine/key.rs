@@ -6,29 +6,33 @@ use crate::executor::ExecutorError;
 use xxhash_rust::xxh3::xxh3_128;
 
 impl<K: Kernel, I: Interceptor> Machine<K, I> {
-    /// Adds processors, TLBs, roots and memory. Of a page the first bytes are left out which `dead` says
-    /// nobody reads before they are written.
+    /// Adds the processors' registers.
     ///
     /// # Errors
     /// When the host fails.
-    pub(crate) fn put(
-        &mut self,
-        key: &mut StateKey,
-        dead: &dyn Fn(u64) -> usize,
-    ) -> Result<(), ExecutorError> {
+    pub(crate) fn put_processors(&mut self, key: &mut StateKey) -> Result<(), ExecutorError> {
         let fpu = self.executor.save_fpu()?;
         for (number, cpu) in self.cpus.iter().enumerate() {
             key.put(&cpu.vcpu);
             key.put(if number == self.current { &fpu } else { &cpu.fpu });
-            cpu.tlb.put(key);
         }
+        Ok(())
+    }
+
+    /// Adds what the processors have cached, and the roots whose tables are followed.
+    pub(crate) fn put_tlbs(&self, key: &mut StateKey) {
+        self.cpus.iter().for_each(|cpu| cpu.tlb.put(key));
         key.put(self.census.roots().collect::<Vec<_>>());
+    }
+
+    /// Adds memory, by the hash of each page that has changed. Of a page the first bytes are left out which
+    /// `dead` says nobody reads before they are written.
+    pub(crate) fn put_memory(&self, key: &mut StateKey, dead: &dyn Fn(u64) -> usize) {
         self.memory.each_changed(|page, bytes| {
             let from = dead(page).min(bytes.len());
             if from < bytes.len() {
                 key.put((page, xxh3_128(&bytes[from..])));
             }
         });
-        Ok(())
     }
 }

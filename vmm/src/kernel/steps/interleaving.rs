@@ -27,6 +27,23 @@ const TURN_TRAP_BUDGET: u64 = 5_000;
 /// Bytes below RSP that a function which calls none may use (the red zone of the psABI).
 const RED_ZONE: u64 = 128;
 
+/// A part of a state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Which step each CPU is in, and how far its queue is.
+    Steps,
+    /// Flushes under way, and faults.
+    Kernel,
+    /// Registers.
+    Processors,
+    /// TLBs.
+    Tlbs,
+    /// Memory.
+    Memory,
+    /// What the oracle remembers.
+    Oracle,
+}
+
 /// What may come next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Turn {
@@ -71,11 +88,14 @@ pub struct Interleaving<'s> {
     place: Place,
     begin: Saved,
     last: Segment,
+    /// A turn is one instruction, visible or not: slow, and for tests.
+    pub every_instruction: bool,
     /// Values that the steps before these came to.
     pub reports: Vec<Option<StepReport>>,
 }
 
-/// Sees whether a turn has made an event, and which addresses its stores to page tables are about.
+/// Sees whether a turn has made an event that others can tell, and which addresses its stores to page
+/// tables are about.
 struct Watching<'a> {
     observer: &'a mut dyn Observer,
     visible: bool,
@@ -88,7 +108,7 @@ impl Observer for Watching<'_> {
     }
 
     fn event(&mut self, event: &Event) {
-        self.visible = true;
+        self.visible |= is_visible(event);
         if let Some(Happened::TableStore { slot, .. } | Happened::AccessedDirty { slot, .. }) =
             event.happened()
         {
@@ -99,6 +119,18 @@ impl Observer for Watching<'_> {
 
     fn completed(&mut self, instructions: u64) {
         self.observer.completed(instructions);
+    }
+}
+
+/// Whether the rest of the machine, or a rule, can tell the event from none: no rule looks at operations
+/// of their CPU alone, nor at stores that say nothing. What those store to is looked at elsewhere.
+fn is_visible(event: &Event) -> bool {
+    match &event.kind {
+        Kind::Cpu(happened) => {
+            !matches!(happened, Happened::Other { .. } | Happened::Delivered { .. })
+        }
+        Kind::Announced { announcements, .. } => !announcements.is_empty(),
+        Kind::Suppressed { .. } | Kind::Note { .. } | Kind::End => true,
     }
 }
 
@@ -143,7 +175,17 @@ impl Session {
         reports.resize(steps.len(), None);
         let queues = (0..cpus).map(of_cpu).collect();
         let last = Segment { cpu: CpuId(0), interrupt: false, instructions: 0, events: 0 };
-        Ok(Ok(Interleaving { session: self, steps, queues, place, begin, last, reports }))
+        let every_instruction = false;
+        Ok(Ok(Interleaving {
+            session: self,
+            steps,
+            queues,
+            place,
+            begin,
+            last,
+            every_instruction,
+            reports,
+        }))
     }
 }
 
@@ -355,7 +397,7 @@ impl Interleaving<'_> {
     }
 
     fn turn(&mut self, turn: Turn, watching: &mut Watching<'_>) -> Result<Option<Over>, Halt> {
-        self.advance(turn, watching, false)
+        self.advance(turn, watching, self.every_instruction)
     }
 
     /// Makes a turn, or with `single` one instruction of it.
@@ -366,6 +408,30 @@ impl Interleaving<'_> {
         single: bool,
     ) -> Result<Option<Over>, Halt> {
         let number = usize::from(turn.cpu().0);
+        let (_, written) = self.accesses();
+        let over = self.advance_alone(turn, watching, single);
+        // Whatever the others wait for may have come about, where this one has done more than look.
+        if watching.visible || self.accesses().1 != written || self.sharing().is_none() {
+            for (other, task) in self.place.tasks.iter_mut().enumerate() {
+                task.waits &= other == number;
+            }
+        }
+        over
+    }
+
+    /// Visible accesses so far, and those that write.
+    fn accesses(&mut self) -> (u64, u64) {
+        self.sharing().map_or((0, 0), |sharing| sharing.visible())
+    }
+
+    fn advance_alone(
+        &mut self,
+        turn: Turn,
+        watching: &mut Watching<'_>,
+        single: bool,
+    ) -> Result<Option<Over>, Halt> {
+        let number = usize::from(turn.cpu().0);
+        let (accesses, _) = self.accesses();
         let machine = &mut self.session.machine;
         machine.switch_to(number)?;
         let task = self.place.tasks[number];
@@ -373,7 +439,6 @@ impl Interleaving<'_> {
             Turn::Interrupt(_) => {
                 self.place.tasks[number].in_interrupt |= task.step.is_none();
                 machine.interrupts(watching)?;
-                self.others_may_go_on(number);
                 self.place.tasks[number].waits = false;
                 return Ok(None);
             }
@@ -382,7 +447,6 @@ impl Interleaving<'_> {
                 self.place.begun[number] += 1;
                 self.place.tasks[number].step = Some(index);
                 Driver::<Scripted>::hand_over(machine, watching, cpu, index, &self.steps[index])?;
-                self.others_may_go_on(number);
                 return Ok(None);
             }
             Turn::Go(_) => {}
@@ -401,38 +465,21 @@ impl Interleaving<'_> {
             let interrupted = machine.vcpu().is_interrupted() && !waited;
             machine.release(watching);
             match ran {
-                Ran::On => {}
-                Ran::Visible => watching.visible = true,
-                Ran::Waits => {
-                    self.place.tasks[number].waits = true;
-                    self.others_may_go_on(number);
-                    return Ok(None);
-                }
-                // It waits for an interrupt.
-                Ran::Halted => {
+                Ran::On | Ran::Visible => {}
+                // It looks again when something has come about, or it takes an interrupt.
+                Ran::Waits | Ran::Halted => {
                     self.place.tasks[number].waits = true;
                     return Ok(None);
                 }
-                Ran::Asks => {
-                    let over = self.asks(number, watching);
-                    self.others_may_go_on(number);
-                    return Ok(over);
-                }
+                Ran::Asks => return Ok(self.asks(number, watching)),
             }
-            if watching.visible || stepped || interrupted || single {
-                self.others_may_go_on(number);
+            let visible = ran == Ran::Visible || self.accesses().0 != accesses;
+            if watching.visible || visible || stepped || interrupted || single {
                 return Ok(None);
             }
             if self.session.machine.traps > budget {
                 return Err(Stop::TrapBudget { budget: TURN_TRAP_BUDGET }.into());
             }
-        }
-    }
-
-    /// Whatever the others wait for may have come about.
-    fn others_may_go_on(&mut self, number: usize) {
-        for (other, task) in self.place.tasks.iter_mut().enumerate() {
-            task.waits &= other == number;
         }
     }
 
@@ -470,25 +517,39 @@ impl Interleaving<'_> {
         self.session.machine.restore(&saved.snapshot).map(|_| ())
     }
 
-    /// Adds what the machine and the CPUs' steps do from here on depends on.
+    /// Adds what the machine and the CPUs' steps do from here on depends on; all of it but `without`, where a
+    /// test must notice that something is missing.
     ///
     /// # Errors
     /// When the host fails.
-    pub fn put(&mut self, key: &mut StateKey) -> Result<(), ExecutorError> {
+    pub fn put(&mut self, key: &mut StateKey, without: Option<Part>) -> Result<(), ExecutorError> {
         let Place { tasks, begun } = &self.place;
-        key.put(begun);
-        for task in tasks {
-            key.put((task.step, task.waits, task.in_interrupt));
+        if without != Some(Part::Steps) {
+            key.put(begun);
+            for task in tasks {
+                key.put((task.step, task.waits, task.in_interrupt));
+            }
         }
         let machine = &mut self.session.machine;
-        machine.kernel.put(key);
-        machine.interceptor.put(key);
-        let dead = dead_stacks(machine);
-        machine.put(key, &|page| {
-            let start = page * layout::PAGE_SIZE;
-            let inside = dead.iter().filter(|(low, high)| *low <= start && start < *high);
-            inside.map(|(_, high)| (high - start) as usize).max().unwrap_or(0)
-        })
+        if without != Some(Part::Kernel) {
+            machine.kernel.put(key);
+            machine.interceptor.put(key);
+        }
+        if without != Some(Part::Processors) {
+            machine.put_processors(key)?;
+        }
+        if without != Some(Part::Tlbs) {
+            machine.put_tlbs(key);
+        }
+        if without != Some(Part::Memory) {
+            let dead = dead_stacks(machine);
+            machine.put_memory(key, &|page| {
+                let start = page * layout::PAGE_SIZE;
+                let inside = dead.iter().filter(|(low, high)| *low <= start && start < *high);
+                inside.map(|(_, high)| (high - start) as usize).max().unwrap_or(0)
+            });
+        }
+        Ok(())
     }
 }
 

@@ -19,7 +19,7 @@ pub use driver::{StepClass, StepInput, StepReport};
 pub use final_memory::FinalMemory;
 pub use guest::{Guest, GuestError};
 pub use image::{Image, ImageError};
-pub use interleaving::{Interleaving, Saved, Turn};
+pub use interleaving::{Interleaving, Part, Saved, Turn};
 pub use session::{BootError, InitialState, RunEnd, RunError, Session, SessionConfig};
 pub use sweep::{Boundary, Swept};
 pub use words::{Layout, tlb_state_field};
