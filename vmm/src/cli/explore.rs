@@ -15,7 +15,7 @@ use crate::kernel::steps::RunError;
 use crate::parallel::parallel;
 use crate::runner::Runner;
 use crate::sandbox::Grants;
-use crate::scenario::{CPUS, Policy, Run, Selection};
+use crate::scenario::{CPUS, CpuModel, Policy, Run, Selection};
 use crate::schedule::Schedule;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -33,7 +33,7 @@ pub struct ExploreArgs {
     /// name
     #[arg(long, value_name = "VARIANT", value_parser = names::variant(), hide_possible_values = true)]
     variant: Option<names::Mistake>,
-    /// Processors, separated by commas, or `all` [default: pcid]
+    /// Processors, separated by commas, or `all` [default: pcid; nopcid for scenarios that want no PCIDs]
     #[arg(long, value_name = "LIST", value_parser = names::cpus(), value_delimiter = ',',
           hide_possible_values = true)]
     cpu: Vec<names::Cpus>,
@@ -63,12 +63,16 @@ pub struct ExploreArgs {
     /// Explore N runs at a time [default: as many as there are processors]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     jobs: Option<u16>,
-    /// How to report; the JSON's schema is docs/explore.schema.json
+    /// How to report; docs/explore.md says what the JSON has
     #[arg(long, value_enum, default_value_t = Format::Text, hide_possible_values = true,
           value_name = "text|json")]
     format: Format,
     #[command(flatten)]
     guest: GuestArgs,
+}
+
+fn of_name(name: &str) -> Vec<CpuModel> {
+    CPUS.into_iter().filter(|cpu| cpu.name == name).collect()
 }
 
 /// Explores what `args` select.
@@ -77,7 +81,10 @@ pub fn run(args: &ExploreArgs, terminal: &mut Terminal<'_>) -> Result<u8, Failur
     if args.scenarios.is_empty() {
         scenarios.retain(|scenario| scenario.cpus() == 2);
     }
-    if let Some(alone) = scenarios.iter().find(|scenario| scenario.cpus() < 2) {
+    let alone = scenarios.iter().find(|scenario| scenario.cpus() < 2).cloned();
+    // Of many those of one CPU are passed over.
+    scenarios.retain(|scenario| scenario.cpus() > 1);
+    if let Some(alone) = alone.filter(|_| scenarios.is_empty()) {
         return Err(Failure::usage(format!(
             "{} has steps of one CPU only, which come in one order; name a scenario with steps of `cpu1`",
             alone.name
@@ -92,7 +99,7 @@ pub fn run(args: &ExploreArgs, terminal: &mut Terminal<'_>) -> Result<u8, Failur
         return Err(Failure::usage(message));
     }
     let cpus = match &args.cpu[..] {
-        [] => CPUS.into_iter().filter(|cpu| cpu.name == "pcid").collect(),
+        [] => of_name("pcid"),
         words => names::each_once(words),
     };
     let selection = Selection {
@@ -107,7 +114,13 @@ pub fn run(args: &ExploreArgs, terminal: &mut Terminal<'_>) -> Result<u8, Failur
         ..Selection::of(&cpus)
     };
     let mut runs: Vec<Run> = Vec::new();
-    for mut run in scenarios.iter().flat_map(|scenario| scenario.runs(&selection)) {
+    let without = Selection { cpus: of_name("nopcid"), ..selection.clone() };
+    let all = scenarios.iter().flat_map(|scenario| match scenario.runs(&selection) {
+        // One that is about processors without PCIDs.
+        none if none.is_empty() && args.cpu.is_empty() => scenario.runs(&without),
+        runs => runs,
+    });
+    for mut run in all {
         // All schedules are explored, whichever the file names.
         run.config.schedule = Schedule::InOrder;
         let counts = !run.cost && run.config.fill != Fill::Seeded;

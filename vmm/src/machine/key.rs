@@ -6,14 +6,27 @@ use crate::executor::ExecutorError;
 use xxhash_rust::xxh3::xxh3_128;
 
 impl<K: Kernel, I: Interceptor> Machine<K, I> {
-    /// Adds the processors' registers.
+    /// Adds the processors' registers, but for those that `dead` says nobody reads before they are written:
+    /// a bit for each general-purpose register of a CPU.
     ///
     /// # Errors
     /// When the host fails.
-    pub(crate) fn put_processors(&mut self, key: &mut StateKey) -> Result<(), ExecutorError> {
+    pub(crate) fn put_processors(
+        &mut self,
+        key: &mut StateKey,
+        dead: &dyn Fn(usize) -> u16,
+    ) -> Result<(), ExecutorError> {
         let fpu = self.executor.save_fpu()?;
         for (number, cpu) in self.cpus.iter().enumerate() {
-            key.put(&cpu.vcpu);
+            match dead(number) {
+                0 => key.put(&cpu.vcpu),
+                dead => {
+                    let mut vcpu = cpu.vcpu.clone();
+                    let registers = vcpu.gpr.iter_mut().enumerate();
+                    registers.filter(|(at, _)| dead >> at & 1 != 0).for_each(|(_, of)| *of = 0);
+                    key.put(vcpu);
+                }
+            }
             key.put(if number == self.current { &fpu } else { &cpu.fpu });
         }
         Ok(())

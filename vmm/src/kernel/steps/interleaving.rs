@@ -536,7 +536,11 @@ impl Interleaving<'_> {
             machine.interceptor.put(key);
         }
         if without != Some(Part::Processors) {
-            machine.put_processors(key)?;
+            // A CPU that waits for a step has told what the last one came to, and its answer is written
+            // over that.
+            let told = 1 << gpr::RDI | 1 << gpr::RSI | 1 << gpr::RDX;
+            let is_idle = |cpu: usize| tasks[cpu].step.is_none() && !tasks[cpu].in_interrupt;
+            machine.put_processors(key, &|cpu| if is_idle(cpu) { told } else { 0 })?;
         }
         if without != Some(Part::Tlbs) {
             machine.put_tlbs(key);

@@ -81,10 +81,11 @@ impl Steps {
 
     /// Adds what it answers from here on depends on. What it has printed changes nothing.
     fn put(&self, key: &mut StateKey) {
-        key.put((&self.flushes, self.last_flush, self.asks.len()));
-        for (cpu, Ask { report, next }) in &self.asks {
-            key.put((cpu, report.status as u64, report.value, report.second, next));
-        }
+        key.put((&self.flushes, self.last_flush));
+        // What was reported has been told.
+        let mut asks: Vec<_> = self.asks.iter().map(|(cpu, ask)| (*cpu, ask.next)).collect();
+        asks.sort_unstable();
+        key.put(asks);
     }
 
     fn layout(&self) -> Option<Layout> {
