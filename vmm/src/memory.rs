@@ -72,6 +72,14 @@ impl CodePages {
         self.any_written.set(true);
     }
 
+    /// Whether [`CodePages::any_written`] was said by [`CodePages::interrupt`] alone; it says so no more.
+    #[must_use]
+    pub fn is_only_interrupted(&self) -> bool {
+        let only = self.written.borrow().is_empty();
+        self.any_written.set(!only);
+        only
+    }
+
     /// Whether a watched page has been written.
     #[must_use]
     #[inline]

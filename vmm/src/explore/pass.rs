@@ -4,7 +4,6 @@ use super::found::{Found, What};
 use super::visited::Visited;
 use crate::arch::addr::CpuId;
 use crate::arch::key::StateKey;
-use crate::event::Observer;
 use crate::executor::ExecutorError;
 use crate::kernel::steps::{Interleaving, Saved, Turn};
 use crate::machine::{Halt, Stop};
@@ -17,6 +16,8 @@ use xxhash_rust::xxh3::xxh3_128;
 
 /// States in a row with one turn each that are not looked up: a loop is found a little later.
 const UNSEEN: usize = 64;
+/// Turns of one schedule at most: more are met only where a rule does not say what it remembers.
+const MOST_TURNS: usize = 1 << 16;
 
 /// Why a pass ended early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,7 +148,7 @@ impl<'p, 's> Pass<'p, 's> {
             if !goes_deeper && self.has_learnt() {
                 return Ok(Some(Cut::Learnt));
             }
-            if self.visited.len() >= self.most_states {
+            if self.visited.len() >= self.most_states || self.path.len() > MOST_TURNS {
                 return Ok(Some(Cut::States));
             }
             if self.counts.transitions.is_multiple_of(256) {
@@ -176,7 +177,7 @@ impl<'p, 's> Pass<'p, 's> {
         if turns.is_empty() {
             if self.interleaving.is_over() {
                 self.note_final()?;
-                self.over();
+                self.over()?;
                 return Ok(None);
             }
             // Whoever waits looks once more, and hangs where it comes to the same again.
@@ -311,13 +312,12 @@ impl<'p, 's> Pass<'p, 's> {
     }
 
     /// All steps are over.
-    fn over(&mut self) {
-        let mut oracle = std::mem::take(&mut self.oracle);
-        self.interleaving.end(&mut oracle as &mut dyn Observer);
-        self.oracle = oracle;
+    fn over(&mut self) -> Result<(), ExecutorError> {
+        self.interleaving.end(&mut self.oracle)?;
         if !self.speaks() {
             self.ended();
         }
+        Ok(())
     }
 
     /// The hash of the state that the steps have come to.

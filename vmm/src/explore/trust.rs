@@ -157,7 +157,7 @@ fn go_on(
     let mut ends = Vec::new();
     for _ in 0..MOST {
         let Some(turn) = next(interleaving, &mut random) else {
-            interleaving.end(&mut seen);
+            interleaving.end(&mut seen)?;
             break;
         };
         match interleaving.make(turn, &mut seen) {

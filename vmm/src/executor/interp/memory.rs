@@ -111,9 +111,13 @@ impl DataMemory {
 
     /// The pages that code was decoded from and that have been written; they count as data again.
     pub fn take_written_code(&mut self) -> Vec<Gpa> {
-        let written = self.code.take_written();
-        self.epoch += u64::from(!written.is_empty());
-        written
+        self.epoch += 1;
+        self.code.take_written()
+    }
+
+    /// Whether nothing was written where [`DataMemory::code_written`] says that something may have been.
+    pub fn is_only_interrupted(&self) -> bool {
+        self.code.is_only_interrupted()
     }
 
     /// Code was decoded from `frame`: from now on its stores are noticed.

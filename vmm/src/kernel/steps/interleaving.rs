@@ -209,6 +209,9 @@ impl Session {
                 (halt, interleaving.reports)
             }
         };
+        if halt.is_none() {
+            self.machine.switch_to(0)?;
+        }
         let mut driver = self.driver(steps)?;
         driver.reports = reports;
         Ok(self.end(observer, driver, halt)?)
@@ -494,10 +497,15 @@ impl Interleaving<'_> {
         Some((index, report))
     }
 
-    /// The end of the run, which rules judge too.
-    pub fn end(&mut self, observer: &mut dyn Observer) {
+    /// The end of the run, which rules judge too. It is CPU 0's, whoever ran last: that is no part of a state.
+    ///
+    /// # Errors
+    /// When the host fails.
+    pub fn end(&mut self, observer: &mut dyn Observer) -> Result<(), ExecutorError> {
+        self.session.machine.switch_to(0)?;
         self.session.machine.publish(observer, false, Kind::End);
         self.session.machine.release(observer);
+        Ok(())
     }
 
     /// The state now, to come back to.
