@@ -6,6 +6,7 @@
 use super::ledger::Ledger;
 use super::obligation::Obligation;
 use super::replica::{Replica, ReplicaCpu};
+use super::rule::Memory;
 use super::{Oracle, State};
 use crate::arch::key::StateKey;
 use crate::arch::tlb::Tag;
@@ -25,7 +26,7 @@ impl Oracle {
         self.ledger.put(replica, key);
         let mut all = true;
         for rule in &self.rules {
-            all &= rule.put(key);
+            all &= rule.put(key) == Memory::Whole;
         }
         all
     }

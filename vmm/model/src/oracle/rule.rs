@@ -107,16 +107,25 @@ impl Finding {
     }
 }
 
+/// How much of what a rule remembers has been said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Memory {
+    /// All of it.
+    Whole,
+    /// It has not said what it remembers.
+    Unknown,
+}
+
 /// One rule; it sees every event in order.
 pub trait Rule: DynClone {
     /// What it says of itself.
     fn about(&self) -> &'static About;
     /// Looks at one event.
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding>;
-    /// Adds all that it remembers of earlier events, by which it may speak of later ones; whether it has.
-    /// Where it has not, no two states that it has seen are taken for the same.
-    fn put(&self, _key: &mut StateKey) -> bool {
-        false
+    /// Adds all that it remembers of earlier events, by which it may speak of later ones. Where it does
+    /// not, no two states that it has seen are taken for the same.
+    fn put(&self, _key: &mut StateKey) -> Memory {
+        Memory::Unknown
     }
     /// Its id.
     fn id(&self) -> RuleId {
@@ -143,8 +152,8 @@ impl Rule for StaleRule {
     }
 
     /// It remembers nothing.
-    fn put(&self, _key: &mut StateKey) -> bool {
-        true
+    fn put(&self, _key: &mut StateKey) -> Memory {
+        Memory::Whole
     }
 
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {

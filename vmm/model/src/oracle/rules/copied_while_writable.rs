@@ -5,7 +5,7 @@ use crate::arch::key::StateKey;
 use crate::arch::tlb::{Entry, Tag};
 use crate::event::Announcement;
 use crate::oracle::About;
-use crate::oracle::rule::{Context, Finding, Held, Rule};
+use crate::oracle::rule::{Context, Finding, Held, Memory, Rule};
 
 /// About the rule.
 pub static ABOUT: About = About {
@@ -35,8 +35,8 @@ impl Rule for CopiedWhileWritable {
         &ABOUT
     }
 
-    fn put(&self, _key: &mut StateKey) -> bool {
-        true
+    fn put(&self, _key: &mut StateKey) -> Memory {
+        Memory::Whole
     }
 
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {

@@ -5,7 +5,7 @@ use crate::arch::key::StateKey;
 use crate::arch::tlb::Tag;
 use crate::event::Announcement;
 use crate::oracle::replica::Slot;
-use crate::oracle::rule::{Because, Context, Finding, Rule};
+use crate::oracle::rule::{Because, Context, Finding, Memory, Rule};
 use crate::oracle::{About, Deadline};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -119,13 +119,13 @@ impl Rule for Generation {
         &ABOUT
     }
 
-    fn put(&self, key: &mut StateKey) -> bool {
+    fn put(&self, key: &mut StateKey) -> Memory {
         key.put((&self.switching, self.claims.len()));
         for (&of, claim) in &self.claims {
             key.put(of);
             key.put_event(claim.seq);
         }
-        true
+        Memory::Whole
     }
 
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {

@@ -11,7 +11,7 @@ use crate::arch::key::StateKey;
 use crate::arch::walk::entry::{DIRTY, PRESENT};
 use crate::event::Announcement;
 use crate::oracle::About;
-use crate::oracle::rule::{Because, Context, Finding, Rule};
+use crate::oracle::rule::{Because, Context, Finding, Memory, Rule};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// About the rule.
@@ -88,9 +88,9 @@ impl Rule for LostDirty {
         &ABOUT
     }
 
-    fn put(&self, key: &mut StateKey) -> bool {
+    fn put(&self, key: &mut StateKey) -> Memory {
         key.put((&self.read, self.set.keys().collect::<Vec<_>>()));
-        true
+        Memory::Whole
     }
 
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {

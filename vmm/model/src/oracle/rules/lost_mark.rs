@@ -7,7 +7,7 @@ use crate::arch::key::StateKey;
 use crate::arch::vcpu::cr4;
 use crate::event::Announcement;
 use crate::oracle::About;
-use crate::oracle::rule::{Because, Context, Finding, Rule};
+use crate::oracle::rule::{Because, Context, Finding, Memory, Rule};
 use std::collections::BTreeMap;
 
 /// About the rule.
@@ -89,9 +89,9 @@ impl Rule for LostMark {
         &ABOUT
     }
 
-    fn put(&self, key: &mut StateKey) -> bool {
+    fn put(&self, key: &mut StateKey) -> Memory {
         key.put(self.cleared.keys().collect::<Vec<_>>());
-        true
+        Memory::Whole
     }
 
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {

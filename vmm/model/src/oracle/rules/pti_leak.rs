@@ -4,7 +4,7 @@ use crate::arch::addr::Gva;
 use crate::arch::happened::Happened;
 use crate::arch::key::StateKey;
 use crate::arch::tlb::Tag;
-use crate::oracle::rule::{Context, Finding, Held, Rule};
+use crate::oracle::rule::{Context, Finding, Held, Memory, Rule};
 use crate::oracle::{About, KERNEL_HALF};
 
 /// About the rule.
@@ -33,8 +33,8 @@ impl Rule for PtiLeak {
         &ABOUT
     }
 
-    fn put(&self, _key: &mut StateKey) -> bool {
-        true
+    fn put(&self, _key: &mut StateKey) -> Memory {
+        Memory::Whole
     }
 
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {

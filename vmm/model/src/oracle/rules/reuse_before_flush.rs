@@ -9,7 +9,7 @@ use crate::arch::walk::entry::PRESENT;
 use crate::arch::walk::{Meaning, Start, Tables, meaning, shift};
 use crate::event::Announcement;
 use crate::oracle::About;
-use crate::oracle::rule::{Context, Finding, Held, Rule};
+use crate::oracle::rule::{Context, Finding, Held, Memory, Rule};
 use std::collections::BTreeSet;
 
 /// About the rule.
@@ -45,9 +45,9 @@ impl Rule for ReuseBeforeFlush {
         &ABOUT
     }
 
-    fn put(&self, key: &mut StateKey) -> bool {
+    fn put(&self, key: &mut StateKey) -> Memory {
         key.put(&self.freed);
-        true
+        Memory::Whole
     }
 
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {

@@ -3,7 +3,7 @@
 use crate::arch::key::StateKey;
 use crate::event::Announcement;
 use crate::oracle::About;
-use crate::oracle::rule::{Context, Finding, Rule};
+use crate::oracle::rule::{Context, Finding, Memory, Rule};
 
 /// About the rule.
 pub static ABOUT: About = About {
@@ -30,8 +30,8 @@ impl Rule for StrayMark {
         &ABOUT
     }
 
-    fn put(&self, _key: &mut StateKey) -> bool {
-        true
+    fn put(&self, _key: &mut StateKey) -> Memory {
+        Memory::Whole
     }
 
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {

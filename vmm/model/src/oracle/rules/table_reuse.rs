@@ -4,7 +4,7 @@ use crate::arch::addr::Gpa;
 use crate::arch::key::StateKey;
 use crate::event::Announcement;
 use crate::oracle::About;
-use crate::oracle::rule::{Context, Finding, Rule};
+use crate::oracle::rule::{Context, Finding, Memory, Rule};
 
 /// About the rule.
 pub static ABOUT: About = About {
@@ -33,8 +33,8 @@ impl Rule for TableReuse {
         &ABOUT
     }
 
-    fn put(&self, _key: &mut StateKey) -> bool {
-        true
+    fn put(&self, _key: &mut StateKey) -> Memory {
+        Memory::Whole
     }
 
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {

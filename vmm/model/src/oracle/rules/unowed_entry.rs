@@ -5,7 +5,7 @@ use crate::arch::happened::Happened;
 use crate::arch::key::StateKey;
 use crate::arch::tlb::{EntryId, StructureKey, Tag};
 use crate::oracle::replica::{Replica, ReplicaCpu};
-use crate::oracle::rule::{Context, Finding, Rule};
+use crate::oracle::rule::{Context, Finding, Memory, Rule};
 use crate::oracle::{About, Obligation};
 use std::collections::BTreeSet;
 
@@ -38,8 +38,8 @@ impl Rule for UnowedEntry {
         &ABOUT
     }
 
-    fn put(&self, _key: &mut StateKey) -> bool {
-        true
+    fn put(&self, _key: &mut StateKey) -> Memory {
+        Memory::Whole
     }
 
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {

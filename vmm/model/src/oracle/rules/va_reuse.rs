@@ -6,7 +6,7 @@ use crate::arch::happened::Happened;
 use crate::arch::key::StateKey;
 use crate::arch::walk::entry::PRESENT;
 use crate::oracle::About;
-use crate::oracle::rule::{Context, Finding, Rule};
+use crate::oracle::rule::{Context, Finding, Memory, Rule};
 
 /// About the rule.
 pub static ABOUT: About = About {
@@ -35,8 +35,8 @@ impl Rule for VaReuse {
         &ABOUT
     }
 
-    fn put(&self, _key: &mut StateKey) -> bool {
-        true
+    fn put(&self, _key: &mut StateKey) -> Memory {
+        Memory::Whole
     }
 
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {
