@@ -11,6 +11,7 @@ mod both;
 mod ci_reports;
 mod cli;
 mod examples;
+mod explore;
 mod faults;
 mod fences;
 mod findings;

@@ -182,6 +182,7 @@ pub mod cli;
 pub mod compare;
 #[allow(unsafe_code)]
 pub mod executor;
+pub mod explore;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod inject;

@@ -67,6 +67,19 @@ impl CodePages {
         }
     }
 
+    /// Has [`CodePages::any_written`] say so until it is looked at, though none may have been.
+    pub fn interrupt(&self) {
+        self.any_written.set(true);
+    }
+
+    /// Whether [`CodePages::any_written`] was said by [`CodePages::interrupt`] alone; it says so no more.
+    #[must_use]
+    pub fn is_only_interrupted(&self) -> bool {
+        let only = self.written.borrow().is_empty();
+        self.any_written.set(!only);
+        only
+    }
+
     /// Whether a watched page has been written.
     #[must_use]
     #[inline]
@@ -191,18 +204,25 @@ impl GuestMemory {
         self.base_page(page)?.try_into().ok()
     }
 
-    /// What differs from the base.
-    #[must_use]
-    pub fn delta(&self) -> Delta {
-        let mut pages = BTreeMap::new();
+    /// Shows each page that differs from the base, with its number.
+    pub fn each_changed(&self, mut show: impl FnMut(u64, &[u8; 4096])) {
         let mut found = [0u8; 4096];
         for page in self.touched_pages() {
             let differs = self.read(Gpa(page * 4096), &mut found)
                 && self.base_page(page).is_some_and(|base| base != found);
             if differs {
-                pages.insert(page, Rc::new(found));
+                show(page, &found);
             }
         }
+    }
+
+    /// What differs from the base.
+    #[must_use]
+    pub fn delta(&self) -> Delta {
+        let mut pages = BTreeMap::new();
+        self.each_changed(|page, bytes| {
+            pages.insert(page, Rc::new(*bytes));
+        });
         Delta { pages }
     }
 

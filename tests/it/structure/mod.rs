@@ -58,6 +58,7 @@ const CRATES: [(&str, &[&str]); 4] = [
             "compare",
             "score",
             "report",
+            "explore",
             "fuzz",
             "audit",
             "cli",

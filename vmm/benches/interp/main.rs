@@ -4,6 +4,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod explore;
 mod unicorn;
 
 use common::{Effort, Figures, Guests, inputs, median, ratio, steps, timed};
@@ -38,6 +39,7 @@ fn main() {
         "scenario, reset to outcome, mean",
         "restore, 12 pages stored to",
         "remap, flush, read: a round of many to one of 1,000",
+        "explore, turns/s",
     ]);
     let guest = Guest::builtin();
     let backend = Backend::interp();
@@ -67,6 +69,7 @@ fn main() {
     figures.print("scenario, reset to outcome, mean", &format!("{mean:.0} us"), "<= 150");
     restores(effort, guests.with_cpus(1), &mut figures);
     rounds(effort, &guest, &mut figures);
+    explore::explorations(effort, &guest, &mut figures);
     figures.finish();
 }
 

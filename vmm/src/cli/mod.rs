@@ -10,6 +10,7 @@ mod confine;
 mod describe;
 mod doctor;
 mod executors;
+mod explore;
 mod failure;
 mod faults;
 mod files;
@@ -92,6 +93,11 @@ enum Command {
     Run(run::RunArgs),
     /// Judge a kernel that is not ours
     Audit(audit::AuditArgs),
+    /// Explore every interleaving of the CPUs of scenarios
+    ///
+    /// The steps after `concurrently:`, or from the first of a second CPU on, are run in every order that
+    /// there is, and each is judged by all rules. What comes out says `complete` where that was so.
+    Explore(explore::ExploreArgs),
     /// Run random programs, on which every correct policy is clean
     Fuzz(fuzz::FuzzArgs),
     /// Check a kernel of one's own, for --guest: headers, code, symbols, boot, what it can run
@@ -139,6 +145,7 @@ pub fn main(cli: Cli) -> Result<u8, Failure> {
         Some(Command::CheckGuest(args)) => return check_guest::run(&args, terminal),
         Some(Command::Compare(args)) => return compare::run(&args, terminal),
         Some(Command::Audit(args)) => return audit::run(&args, terminal),
+        Some(Command::Explore(args)) => return explore::run(&args, terminal),
         Some(Command::Faults(args)) => return faults::run(&args, &cli.kvm_device, terminal),
         Some(Command::Run(args)) => return run::run(&args, &cli.kvm_device, terminal),
         Some(Command::Fuzz(args)) => return fuzz::run(&args, &cli.kvm_device, terminal),

@@ -4,9 +4,11 @@
 use crate::arch::tlb::{FILLS, Fill};
 use crate::oracle::{RuleId, rules};
 use crate::scenario::{CPUS, CpuModel, POLICIES, Policy};
-use crate::schedule::Schedule;
+use crate::schedule::{Recorded, Schedule};
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use clap::{Arg, Command};
 use stalemate_shared::variant::{VARIANTS, Variant};
+use std::ffi::OsStr;
 
 /// The processors of one word of `--cpu`.
 #[derive(Clone, Debug)]
@@ -49,12 +51,56 @@ pub fn variant() -> impl TypedValueParser<Value = Mistake> {
     named([("none", "the kernel as it is", Mistake(None))].into_iter().chain(mistakes).collect())
 }
 
-pub fn schedule() -> impl TypedValueParser<Value = Seeded> {
-    named::<Seeded>(vec![
-        ("in-order", "the steps, one after the other", |_| Schedule::InOrder),
-        ("events", "any CPU may come in after any event", Schedule::Events),
-        ("instructions", "any CPU may come in after any instruction", Schedule::Instructions),
-    ])
+/// How CPUs take turns: as a scheduler says, but for its seed, or as was recorded.
+#[derive(Clone, Debug)]
+pub enum Turns {
+    /// A scheduler's.
+    Seeded(Seeded),
+    /// What `explore` printed.
+    Recorded(Recorded),
+}
+
+/// The names of schedulers, and recorded schedules.
+#[derive(Clone)]
+pub struct TurnsParser;
+
+const SCHEDULES: [(&str, &str, Seeded); 3] = [
+    ("in-order", "the steps, one after the other", |_| Schedule::InOrder),
+    ("events", "any CPU may come in after any event", Schedule::Events),
+    ("instructions", "any CPU may come in after any instruction", Schedule::Instructions),
+];
+
+impl TypedValueParser for TurnsParser {
+    type Value = Turns;
+
+    fn parse_ref(
+        &self,
+        command: &Command,
+        arg: Option<&Arg>,
+        value: &OsStr,
+    ) -> Result<Turns, clap::Error> {
+        let text = value.to_str().unwrap_or_default();
+        let is_recorded =
+            text.starts_with('s') && text[1..].starts_with(|c: char| c.is_ascii_digit());
+        if is_recorded {
+            let parse = |text: String| text.parse().map(Turns::Recorded);
+            let parser = clap::builder::StringValueParser::new().try_map(parse);
+            return parser.parse_ref(command, arg, value);
+        }
+        let seeded = named::<Seeded>(SCHEDULES.to_vec());
+        seeded.parse_ref(command, arg, value).map(Turns::Seeded)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        let value = |(name, help, _): &(&'static str, &'static str, Seeded)| {
+            PossibleValue::new(*name).help(*help)
+        };
+        Some(Box::new(SCHEDULES.iter().map(value)))
+    }
+}
+
+pub fn schedule() -> TurnsParser {
+    TurnsParser
 }
 
 pub fn cpus() -> impl TypedValueParser<Value = Cpus> {

@@ -12,11 +12,12 @@ use super::terminal::Terminal;
 use crate::arch::tlb::Fill;
 use crate::executor::Backend;
 use crate::interrupt;
-use crate::kernel::steps::{BootError, RunError};
+use crate::kernel::steps::{BootError, Guest, RunError};
 use crate::report::{Results, details, difference, json, junit, sarif, summary, tap};
-use crate::runner::{Interrupted, Runner, crosscheck_all};
+use crate::runner::{Interrupted, Runner, check_of, crosscheck_all};
 use crate::sandbox::Grants;
-use crate::scenario::{CPUS, MAX_RUNS, Policy, Run, Scenario, Selection};
+use crate::scenario::{CPUS, Expected, MAX_RUNS, Policy, Run, Scenario, Selection};
+use crate::schedule::{Recorded, Schedule};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -60,10 +61,10 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILL", value_parser = names::fill(), hide_possible_values = true)]
     fill: Option<Fill>,
     /// Let CPUs preempt each other so, instead of as the scenarios say: in-order, events,
-    /// instructions
+    /// instructions; or take turns as `explore` has printed it, s1-...
     #[arg(long, value_name = "SCHEDULE", value_parser = names::schedule(),
           hide_possible_values = true)]
-    schedule: Option<names::Seeded>,
+    schedule: Option<names::Turns>,
     /// Draw seeded fills and schedules from this seed
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -115,7 +116,10 @@ pub fn run(args: &RunArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result
         inject: input::faults(&args.inject)?,
         case: args.case,
         fill: args.fill,
-        schedule: args.schedule.map(|of| of(args.seed.unwrap_or_default())),
+        schedule: match args.schedule {
+            Some(names::Turns::Seeded(of)) => Some(of(args.seed.unwrap_or_default())),
+            _ => None,
+        },
         seed: args.seed,
         thin: args.policy.is_none() && args.variant.is_none(),
         abilities: guest.abilities(),
@@ -127,6 +131,10 @@ pub fn run(args: &RunArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result
         let message = format!("more than {MAX_RUNS} runs; select fewer scenarios, or --cpu fewer");
         return Err(Failure::usage(message));
     }
+    let runs = match &args.schedule {
+        Some(names::Turns::Recorded(recorded)) => recorded_run(runs, recorded, &guest)?,
+        _ => runs,
+    };
     let possible = expand(&scenarios, &all).len();
     if runs.is_empty() {
         return Err(Failure::usage(no_runs(&scenarios, args.case)));
@@ -138,13 +146,22 @@ pub fn run(args: &RunArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result
                        `--schedule` of `events` or `instructions`";
         return Err(Failure::usage(message));
     }
-    let backends = backends(args.executor, device, terminal)?;
+    let recorded = match &args.schedule {
+        Some(names::Turns::Recorded(recorded)) => Some(&recorded.segments[..]),
+        _ => None,
+    };
+    let backends = match recorded {
+        // Instructions are counted there.
+        Some(_) => vec![Backend::interp()],
+        None => backends(args.executor, device, terminal)?,
+    };
     args.guest.check_escapes(&guest, &backends.iter().collect::<Vec<_>>(), terminal)?;
     interrupt::listen().map_err(|error| Failure::host(&error))?;
     confine(terminal, &Grants { renames: outputs.folders(), ..Grants::default() });
     let mut runners = backends.iter().map(|backend| {
         let mut runner = Runner::new(&guest, backend);
         runner.limit_hangs(MOST_HANGS);
+        runner.follow(recorded);
         runner
     });
     let (mut first, second) = (runners.next(), runners.next());
@@ -201,6 +218,7 @@ pub fn run(args: &RunArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result
         let command = results.command(run);
         let saved = outputs.write(terminal, guest.symbols(), &command, |trace| {
             let mut runner = Runner::new(&guest, &backends[0]);
+            runner.follow(recorded);
             let result = runner.run(run, Some(trace))?;
             Ok((result, runner.executor()))
         });
@@ -217,6 +235,22 @@ pub fn run(args: &RunArgs, device: &Path, terminal: &mut Terminal<'_>) -> Result
         code = stopped(terminal, request, code, &rest);
     }
     verdict(code, written)
+}
+
+/// The run that a schedule was recorded from.
+fn recorded_run(runs: Vec<Run>, recorded: &Recorded, guest: &Guest) -> Result<Vec<Run>, Failure> {
+    let is_of = |run: &Run| !run.cost && check_of(run, guest) == recorded.check;
+    match runs.into_iter().find(is_of) {
+        Some(mut run) => {
+            run.expected = Expected::Unstated;
+            run.config.schedule = Schedule::InOrder;
+            Ok(vec![run])
+        }
+        None => Err(Failure::usage(
+            "this schedule was recorded from another scenario, configuration or kernel; use the whole \
+             command that `stalemate explore` has printed with it",
+        )),
+    }
 }
 
 /// What is said of a host that failed; of a request to stop, nothing yet.

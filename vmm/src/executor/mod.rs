@@ -10,8 +10,10 @@ mod backend;
 pub mod interp;
 #[cfg(feature = "kvm")]
 pub mod kvm;
+mod sharing;
 
 pub use backend::{Backend, INSTRUCTION_LIMIT, NoKvm, REQUIRE_KVM, WATCHDOG, kvm_is_required};
+pub use sharing::Sharing;
 
 /// Key of one set of shadow pages: CPU, PCID, user or supervisor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -92,6 +94,9 @@ pub enum Trap {
     },
     /// The next instruction is at a breakpoint. It runs when the executor is run again.
     Breakpoint,
+    /// An instruction has completed whose accesses other CPUs can tell. Only where [`Executor::share`]
+    /// asks for it.
+    Visible,
 }
 
 /// What a host came back with that no monitor asks for.
@@ -139,6 +144,18 @@ pub trait Executor {
     /// jumped to or returned to, in an executor that can; a loop of a few instructions that ends where it
     /// began is one run.
     fn set_breakpoint(&mut self, _at: Gva) {}
+
+    /// Comes back with [`Trap::Visible`] from now on after each instruction whose accesses are visible, as
+    /// `sharing` knows and learns it; with none no more. What was known before. An executor that cannot
+    /// tell leaves this as it is.
+    fn share(&mut self, sharing: Option<Box<Sharing>>) -> Option<Box<Sharing>> {
+        sharing
+    }
+
+    /// What is known of accesses to memory, where that is asked for.
+    fn sharing(&mut self) -> Option<&mut Sharing> {
+        None
+    }
 
     /// Runs one instruction, or one round of a repeated string instruction. None when it
     /// completed.

@@ -16,6 +16,7 @@ pub use sweep::{Interrupt, Sweep};
 
 use crate::arch::addr::{CpuId, Gpa, Gva};
 use crate::arch::happened::WordStore;
+use crate::arch::key::StateKey;
 use crate::arch::op::Op;
 use crate::event::{Announcement, Flush, SpaceId, TaskId};
 use crate::machine::{Interceptor, KernelWords, Moment, Plan, Scheduled, SideEffect, Site};
@@ -123,6 +124,18 @@ impl Injector {
     /// The faults that never fired.
     pub fn not_fired(&self) -> impl Iterator<Item = &Fault> {
         self.armed.iter().filter(|armed| armed.fired == 0).map(|armed| &armed.fault)
+    }
+
+    /// Adds what it will do, which depends on what it has met.
+    pub fn put(&self, key: &mut StateKey) {
+        for armed in &self.armed {
+            key.put((armed.seen, armed.fired, armed.over));
+        }
+        let waiting = (&self.due, &self.delayed, &self.delayed_stores);
+        if (self.due.len(), self.delayed.len(), self.delayed_stores.len()) != (0, 0, 0) {
+            key.put(format!("{waiting:?}"));
+        }
+        key.put(self.resumed);
     }
 
     /// How often faults fired.

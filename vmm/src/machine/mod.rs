@@ -8,6 +8,7 @@ mod board;
 mod director;
 mod interceptor;
 mod kernel;
+mod key;
 mod publish;
 mod shadow_pages;
 mod side_effect;

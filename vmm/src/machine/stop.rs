@@ -55,6 +55,14 @@ pub enum Stop {
         /// How many.
         hangs: usize,
     },
+    /// A recorded schedule asks for what the guest does not do there.
+    #[error(
+        "the recorded schedule does not fit: a CPU comes to something else than when it was recorded"
+    )]
+    Schedule,
+    /// CPUs wait for each other, or for nobody.
+    #[error("every CPU that has something to do waits, and looks again in vain")]
+    Deadlock,
     /// No trap within so many instructions.
     #[error("no trap within {instructions} instructions")]
     InstructionLimit {
@@ -70,6 +78,7 @@ impl Stop {
         matches!(
             self,
             Self::Skipped { .. }
+                | Self::Deadlock
                 | Self::TrapBudget { .. }
                 | Self::Timeout { .. }
                 | Self::InstructionLimit { .. }

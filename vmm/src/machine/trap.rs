@@ -37,6 +37,8 @@ pub(crate) enum Ran {
     Asks,
     /// It has executed HLT, and no interrupt that it can take is there.
     Halted,
+    /// It can go on, after an instruction whose accesses other CPUs can tell.
+    Visible,
 }
 
 /// The kind of access that a page fault's error code is of.
@@ -58,10 +60,19 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
         if !holds_off {
             self.interrupts(director)?;
         }
+        self.run_undisturbed(director, single || holds_off)
+    }
+
+    /// The same, and what waits for an instruction boundary goes on waiting.
+    pub(crate) fn run_undisturbed(
+        &mut self,
+        director: &mut dyn Director,
+        single: bool,
+    ) -> Result<Ran, Halt> {
         if self.vcpu().halted {
             return Ok(Ran::Halted);
         }
-        if single || holds_off {
+        if single {
             return self.one_instruction(director);
         }
         let current = self.current();
@@ -72,6 +83,7 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
         let trap = loop {
             match self.executor.run(&mut self.cpus[current].vcpu)? {
                 Trap::Breakpoint => self.breakpoint(director),
+                Trap::Visible => return Ok(Ran::Visible),
                 trap => break trap,
             }
             // Less is left of what may complete.
@@ -139,6 +151,7 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
                 self.breakpoint(director);
                 Ok(Ran::On)
             }
+            Trap::Visible => Ok(Ran::Visible),
             Trap::Timeout { limit } => Err(Stop::Timeout { seconds: limit.as_secs() }.into()),
             Trap::Broken { exit, rip } => Err(Stop::Broken { exit, rip }.into()),
             Trap::InstructionLimit { instructions } => {
@@ -205,7 +218,7 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
     }
 
     /// Delivers what waits for an instruction boundary.
-    fn interrupts(&mut self, director: &mut dyn Director) -> Result<(), Halt> {
+    pub(crate) fn interrupts(&mut self, director: &mut dyn Director) -> Result<(), Halt> {
         let cpu = self.vcpu().id;
         for scheduled in self.interceptor.due(cpu) {
             self.carry_out(director, scheduled)?;

@@ -5,13 +5,16 @@ mod counts;
 mod crosscheck;
 mod examine;
 mod outcome;
+mod recorded;
 mod seen;
 mod sweep;
 
 pub use counts::EventCounts;
 pub use crosscheck::{Difference, Side, crosscheck, crosscheck_all};
 pub use examine::{Deadlines, Examined};
+pub(crate) use outcome::mismatch;
 pub use outcome::{Hammers, Mismatch, Outcome, RunResult, StoppedIn, WENT_THROUGH};
+pub use recorded::check_of;
 pub use seen::Seen;
 pub use sweep::{Failing, SweepResult};
 
@@ -28,6 +31,7 @@ use crate::machine::Probe;
 use crate::oracle::rule::Rule;
 use crate::oracle::{self, Oracle, RuleId};
 use crate::scenario::{Run, RunConfig};
+use crate::schedule::Segment;
 use sweep::Branches;
 
 /// What observes every run.
@@ -149,6 +153,8 @@ pub struct Runner {
     stride: usize,
     /// A rule that is disabled.
     without: Option<RuleId>,
+    /// The schedule of its runs, where it was recorded.
+    recorded: Option<Vec<Segment>>,
     /// Rules beside the built-in ones.
     rules: Vec<Box<dyn Rule>>,
     /// Runs that hung and were not meant to.
@@ -181,6 +187,7 @@ impl Runner {
             boundary_limit: backend.boundary_limit(),
             stride: 1,
             without: None,
+            recorded: None,
             rules: if checks_itself() { vec![oracle::self_check()] } else { Vec::new() },
             hangs: 0,
             most_hangs: None,
@@ -228,6 +235,11 @@ impl Runner {
     /// Of the boundaries of a sweep that is examined, tries one in `stride`.
     pub fn stride(&mut self, stride: usize) {
         self.stride = stride;
+    }
+
+    /// Lets its runs have this schedule, which was recorded from one of them.
+    pub fn follow(&mut self, recorded: Option<&[Segment]>) {
+        self.recorded = recorded.map(<[Segment]>::to_vec);
     }
 
     /// Disables a rule for guests that are booted from now on, to see what only that rule catches.
@@ -298,6 +310,9 @@ impl Runner {
         run: &Run,
         mut observer: Option<&mut dyn Observer>,
     ) -> Result<RunResult, RunError> {
+        if let Some(schedule) = self.recorded.clone() {
+            return self.run_recorded(run, &schedule, observer);
+        }
         let inputs = run.steps();
         let (sweep, faults) = Sweep::split(&run.faults);
         let injector = Injector::new(&faults, self.sites.clone());
@@ -350,6 +365,23 @@ impl Runner {
             self.booted.pop();
         }
         Ok(result)
+    }
+
+    /// The booted guest for a configuration, and an oracle that holds its initial state.
+    pub(crate) fn lend(&mut self, config: &RunConfig) -> Result<(&mut Session, Oracle), BootError> {
+        let Booted { session, primed } = self.booted(config)?;
+        Ok((session, primed.oracle.clone()))
+    }
+
+    /// The faults of a run, for the image that is run.
+    pub(crate) fn injector(&self, run: &Run) -> Injector {
+        Injector::new(&run.faults, self.sites.clone())
+    }
+
+    /// The guest that is run.
+    #[must_use]
+    pub fn guest(&self) -> &Guest {
+        &self.guest
     }
 
     /// The booted guest for a configuration.

@@ -9,7 +9,7 @@ use crate::kernel::steps::{RunEnd, StepReport};
 use crate::machine::Stop;
 use crate::oracle::rules::{big_hammer, needless_flush};
 use crate::oracle::{Discharger, Obligation, Oracle, RuleId, State, Violation};
-use crate::scenario::{Expect, Expected, Run, Scenario, Stops};
+use crate::scenario::{Expect, Expected, Run, Scenario, Step, Stops};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use stalemate_shared::layout::{COLOURS, colour_word};
@@ -309,18 +309,20 @@ fn mismatches(scenario: &Scenario, reports: &[Option<StepReport>]) -> Vec<Mismat
         .zip(reports)
         .enumerate()
         .filter_map(|(index, (step, report))| Some((index, (step, report.as_ref()?))))
-        .filter(|(_, (step, report))| !matches_report(step.expect, report))
-        .map(|(index, (step, report))| Mismatch {
-            step: index,
-            text: step.text.clone(),
-            got: match step.input.op {
-                Some(Op::UserWrite | Op::KernelWrite) if report.status == Status::Done => {
-                    WENT_THROUGH.to_owned()
-                }
-                _ => describe(report),
-            },
-        })
+        .filter_map(|(index, (step, report))| mismatch(index, step, report))
         .collect()
+}
+
+/// What a step came to, where that is something else than it says.
+pub(crate) fn mismatch(index: usize, step: &Step, report: &StepReport) -> Option<Mismatch> {
+    let got = || match step.input.op {
+        Some(Op::UserWrite | Op::KernelWrite) if report.status == Status::Done => {
+            WENT_THROUGH.to_owned()
+        }
+        _ => describe(report),
+    };
+    let matches = matches_report(step.expect, report);
+    (!matches).then(|| Mismatch { step: index, text: step.text.clone(), got: got() })
 }
 
 fn matches_report(expect: Expect, report: &StepReport) -> bool {

@@ -86,6 +86,7 @@ pub fn parse(name: &str, file: &str, text: &str) -> Result<Arc<Scenario>, Diagno
     let span = raw.model.seed.as_ref().map_or(0..0, Spanned::span);
     let seed = raw.model.seed.map_or_else(List::default, Spanned::into_inner);
     let seed = List(unique(seed.0));
+    let (steps, concurrently) = source.steps(&raw.steps)?;
     let mut scenario = Scenario {
         name: name.to_owned(),
         file: file.to_owned(),
@@ -106,7 +107,8 @@ pub fn parse(name: &str, file: &str, text: &str) -> Result<Arc<Scenario>, Diagno
         schedule: schedules(&grains, &seed.0[..seed.0.len().min(MAX_COMBINATIONS + 1)]),
         seed: or(seed, &[0]),
         structure_caches: or(raw.model.structure_caches, &[true]),
-        steps: source.steps(&raw.steps)?,
+        steps,
+        concurrently,
         faults: Vec::new(),
         verdicts: Vec::new(),
         cell: None,

@@ -76,6 +76,8 @@ pub struct Scenario {
     pub conformance: bool,
     /// The steps.
     pub steps: Vec<Step>,
+    /// The first of the steps that may come in any order, each CPU's own in theirs, where the file says so.
+    pub concurrently: Option<usize>,
     /// Runs with faults.
     pub faults: Vec<FaultCase>,
     /// Where the run without faults is not clean.
@@ -133,6 +135,16 @@ impl Scenario {
             (Some(_), Some((row, _))) => row,
             _ => &self.name,
         }
+    }
+
+    /// How many of its steps come in order before those of several CPUs may come in any: as the file says,
+    /// else those before the first of a second CPU, or before one that holds its CPU back.
+    #[must_use]
+    pub fn in_order(&self) -> usize {
+        let first = self.steps.first().map(|step| step.input.cpu);
+        let is_another = |step: &Step| Some(step.input.cpu) != first || step.input.hold.is_some();
+        let another = || self.steps.iter().position(is_another);
+        self.concurrently.or_else(another).unwrap_or(self.steps.len())
     }
 
     /// How many CPUs its steps use.

@@ -121,7 +121,8 @@ pub(super) struct RawScenario {
     pub model: RawModel,
     /// The historical bug that it rebuilds.
     pub zoo: Option<RawZoo>,
-    /// The steps, one a line; `#` begins a comment.
+    /// The steps, one a line; `#` begins a comment. The steps after the line `concurrently:` are those that
+    /// `stalemate explore` has come in every order, each CPU's own in theirs; a run ignores it.
     #[schemars(with = "String")]
     pub steps: Spanned<String>,
     /// Runs with faults: one more run each.

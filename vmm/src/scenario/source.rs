@@ -14,6 +14,9 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use toml::Spanned;
 
+/// The line after which the steps of several CPUs may come in any order.
+pub(super) const CONCURRENTLY: &str = "concurrently:";
+
 /// A file and its text.
 pub(super) struct Source<'t> {
     pub(super) file: &'t str,
@@ -95,7 +98,11 @@ impl Source<'_> {
             .collect()
     }
 
-    pub(super) fn steps(&self, raw: &Spanned<String>) -> Result<Vec<Step>, Diagnostic> {
+    /// The steps, and the first of those that may come in any order.
+    pub(super) fn steps(
+        &self,
+        raw: &Spanned<String>,
+    ) -> Result<(Vec<Step>, Option<usize>), Diagnostic> {
         let span = raw.span();
         let written = self.lines(raw);
         let literal_line = self.line(span.start);
@@ -103,6 +110,7 @@ impl Source<'_> {
         let first_line = first_line.map(|&start| self.line(start));
         let mut steps = Vec::new();
         let mut order = Order::default();
+        let mut concurrently = None;
         for (index, line) in raw.get_ref().split('\n').enumerate() {
             let text = step::without_comment(line);
             if text.trim().is_empty() {
@@ -119,6 +127,19 @@ impl Source<'_> {
                     self.error(span.clone(), message, help)
                 }
             };
+            if text.trim() == CONCURRENTLY {
+                if let Some(cpu) = order.held.first() {
+                    let message = format!("cpu{} is held where CPUs go on in any order", cpu.0);
+                    let help = format!("let it go on with `cpu{} resume` before", cpu.0);
+                    return Err(fail((0, message, help)));
+                }
+                if concurrently.replace(steps.len()).is_some() {
+                    let message = format!("`{CONCURRENTLY}` for the second time");
+                    let help = "leave one out: all that comes after the first is in any order";
+                    return Err(fail((0, message, help.to_owned())));
+                }
+                continue;
+            }
             let number = first_line.map_or(literal_line, |first| first + index);
             let step = step::parse(text, number).map_err(fail)?;
             order.check(&step).map_err(|(message, help)| fail((0, message, help)))?;
@@ -133,7 +154,12 @@ impl Source<'_> {
             let help = "write one step a line, as in `user read u0 -> red`".to_owned();
             return Err(self.error(span, "no steps".to_owned(), help));
         }
-        Ok(steps)
+        if concurrently == Some(steps.len()) {
+            let message = format!("no step after `{CONCURRENTLY}`");
+            let help = "write those after it that may come in any order".to_owned();
+            return Err(self.error(span, message, help));
+        }
+        Ok((steps, concurrently))
     }
 
     /// Line number, from 1, of a byte of the file.

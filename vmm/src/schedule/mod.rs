@@ -2,11 +2,13 @@
 
 mod hold;
 mod kind;
+mod recorded;
 mod scripted;
 mod seeds;
 
 pub use hold::{HOLD_POINTS, Hold, HoldPoint};
 pub use kind::Schedule;
+pub use recorded::{Recorded, Segment};
 pub use scripted::{ScriptItem, Scripted};
 
 use crate::arch::addr::CpuId;

@@ -21,7 +21,7 @@ pub mod msr {
 const ENABLED: u32 = 1 << 8;
 
 /// A set of vectors.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 struct Vectors([u64; 4]);
 
 impl Vectors {
@@ -40,7 +40,7 @@ impl Vectors {
 }
 
 /// One CPU's interrupts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Apic {
     irr: Vectors,
     isr: Vectors,

@@ -26,7 +26,7 @@ pub struct CensusChange {
 }
 
 /// A place in the address space of one root that a slot translates.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Reach {
     /// The root.
     pub root: Gpa,

@@ -4,7 +4,7 @@ use super::features::MAX_PHYSICAL_BITS;
 use super::vcpu::Vcpu;
 
 /// How a processor describes itself, beside its features for paging.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Identity {
     /// The vendor's twelve letters.
     pub vendor: [u8; 12],

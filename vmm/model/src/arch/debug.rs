@@ -4,7 +4,7 @@ use super::core::Core;
 use super::fault::{Exception, Fault, Stop};
 
 /// DR0 to DR3, DR6 and DR7. DR4 and DR5 are other names for the last two, since CR4.DE is clear.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DebugRegisters {
     addresses: [u64; 4],
     status: u64,

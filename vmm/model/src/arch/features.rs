@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 pub const MAX_PHYSICAL_BITS: u32 = 40;
 
 /// The optional features of the modelled processor.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct CpuFeatures {
     /// CR4.PCIDE can be set.
     pub pcid: bool,
@@ -36,7 +38,9 @@ impl CpuFeatures {
 }
 
 /// What a processor does wrong.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct Errata {
     /// With CR4.PCIDE=1 INVLPG leaves global entries (Intel ADL063, RPL042).
     pub invlpg_keeps_globals: bool,
@@ -45,7 +49,7 @@ pub struct Errata {
 }
 
 /// The control bits that translation depends on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Paging {
     /// CR4.PCIDE.
     pub pcide: bool,

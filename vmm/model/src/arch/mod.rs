@@ -12,6 +12,7 @@ pub mod deliver;
 pub mod fault;
 pub mod features;
 pub mod happened;
+pub mod key;
 mod msr;
 pub mod op;
 mod operand;

@@ -32,7 +32,7 @@ pub enum SegmentRegister {
 }
 
 /// What DS, ES, FS or GS holds, but for a base.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct DataSegment {
     /// The selector; 0 to 3 are null.
     pub selector: u16,

@@ -103,7 +103,7 @@ pub mod efer {
 }
 
 /// Base and limit of a descriptor table.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct DescriptorTable {
     /// Linear address of the first descriptor.
     pub base: u64,
@@ -112,7 +112,7 @@ pub struct DescriptorTable {
 }
 
 /// One virtual CPU.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Vcpu {
     /// Its number.
     pub id: CpuId,

@@ -79,7 +79,7 @@ impl PageSize {
 }
 
 /// The rights that a walk gathers: ANDed R/W and U/S, ORed XD.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Rights {
     /// R/W.
     pub writable: bool,
@@ -114,7 +114,7 @@ impl Rights {
 }
 
 /// A translation as a TLB entry holds it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Translation {
     /// First address of the page.
     pub page: Gva,

@@ -190,7 +190,7 @@ pub enum Announcement {
 }
 
 /// Until when a flush is deferred.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Until {
     /// Until the next batched flush of the CPU that deferred it returns.
     Batched,
@@ -202,7 +202,7 @@ pub enum Until {
 }
 
 /// What a flush is of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Flush {
     /// The primitive.
     pub kind: FlushKind,
@@ -229,7 +229,7 @@ impl Flush {
 }
 
 /// The flush primitives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FlushKind {
     /// One user page.

@@ -3,6 +3,7 @@
 mod deadline;
 mod held;
 mod id;
+mod key;
 mod ledger;
 mod obligation;
 mod replica;

@@ -75,7 +75,7 @@ pub enum State {
 }
 
 /// What made cached entries stale.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Cause {
     /// A store to a paging-structure entry.
     Store(Store),
@@ -182,7 +182,7 @@ pub struct Cover {
 }
 
 /// A flush that is deferred.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Deferral {
     /// The CPU that has said so.
     pub by: CpuId,

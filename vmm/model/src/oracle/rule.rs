@@ -6,6 +6,7 @@ use super::obligation::{Obligation, ObligationId};
 use super::replica::{Replica, ReplicaCpu};
 use super::{About, RuleId};
 use crate::arch::addr::{CpuId, Gva};
+use crate::arch::key::StateKey;
 use crate::arch::tlb::{Effect, Entry, Tag};
 use crate::event::{Event, TraceHeader};
 use dyn_clone::DynClone;
@@ -106,12 +107,26 @@ impl Finding {
     }
 }
 
+/// How much of what a rule remembers has been said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Memory {
+    /// All of it.
+    Whole,
+    /// It has not said what it remembers.
+    Unknown,
+}
+
 /// One rule; it sees every event in order.
 pub trait Rule: DynClone {
     /// What it says of itself.
     fn about(&self) -> &'static About;
     /// Looks at one event.
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding>;
+    /// Adds all that it remembers of earlier events, by which it may speak of later ones. Where it does
+    /// not, no two states that it has seen are taken for the same.
+    fn put(&self, _key: &mut StateKey) -> Memory {
+        Memory::Unknown
+    }
     /// Its id.
     fn id(&self) -> RuleId {
         RuleId(self.about())
@@ -134,6 +149,11 @@ pub struct StaleRule {
 impl Rule for StaleRule {
     fn about(&self) -> &'static About {
         self.about
+    }
+
+    /// It remembers nothing.
+    fn put(&self, _key: &mut StateKey) -> Memory {
+        Memory::Whole
     }
 
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {

@@ -176,6 +176,9 @@ impl CodeCache {
     /// Drops what was decoded from pages that have been written since.
     #[cold]
     pub fn drop_written(&mut self, memory: &mut DataMemory) {
+        if memory.is_only_interrupted() {
+            return;
+        }
         for frame in memory.take_written_code() {
             let blocks = self.pages.remove(&frame).unwrap_or_default();
             self.free.extend(blocks.into_values());

@@ -2,7 +2,7 @@
 //! a small direct-mapped cache, so that a hit costs a few instructions.
 
 use crate::arch::addr::{Gpa, Gva};
-use crate::executor::{ExecutorError, Leaf, Space};
+use crate::executor::{ExecutorError, Leaf, Sharing, Space};
 use crate::memory::{CodePages, GuestMemory};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -44,6 +44,12 @@ pub struct DataMemory {
     code: Rc<CodePages>,
     /// Rises whenever less can be fetched than before.
     epoch: u64,
+    /// What is known of accesses, where somebody asks: then no page comes into the caches.
+    sharing: Option<Box<Sharing>>,
+    /// The CPU of the current space.
+    cpu: u8,
+    /// The instruction under way has made a visible access.
+    visible: bool,
     /// Keeps `host` mapped.
     _memory: GuestMemoryMmap<()>,
 }
@@ -59,6 +65,9 @@ impl DataMemory {
             spaces: Vec::new(),
             code: Rc::clone(memory.code_pages()),
             epoch: 0,
+            sharing: None,
+            cpu: 0,
+            visible: false,
             _memory: memory.mmap().clone(),
         }
     }
@@ -66,6 +75,26 @@ impl DataMemory {
     /// Makes `space` the one that accesses go through.
     pub fn enter(&mut self, space: Space) {
         self.current = self.number(space) as u64;
+        self.cpu = space.cpu.0;
+        self.visible = false;
+    }
+
+    /// Tells visible accesses from others from now on, or no more.
+    pub fn share(&mut self, sharing: Option<Box<Sharing>>) -> Option<Box<Sharing>> {
+        self.read.fill(EMPTY);
+        self.write.fill(EMPTY);
+        self.epoch += 1;
+        std::mem::replace(&mut self.sharing, sharing)
+    }
+
+    pub fn sharing(&mut self) -> Option<&mut Sharing> {
+        self.sharing.as_deref_mut()
+    }
+
+    /// Whether the instruction under way, or the last, has made a visible access.
+    #[inline(always)]
+    pub fn is_visible(&self) -> bool {
+        self.visible
     }
 
     /// What a block of decoded code is valid for: this space, until less can be fetched.
@@ -84,6 +113,11 @@ impl DataMemory {
     pub fn take_written_code(&mut self) -> Vec<Gpa> {
         self.epoch += 1;
         self.code.take_written()
+    }
+
+    /// Whether nothing was written where [`DataMemory::code_written`] says that something may have been.
+    pub fn is_only_interrupted(&self) -> bool {
+        self.code.is_only_interrupted()
     }
 
     /// Code was decoded from `frame`: from now on its stores are noticed.
@@ -180,12 +214,17 @@ impl DataMemory {
     }
 
     /// Where instructions of the page of `address` are fetched from.
-    pub fn fetch(&self, address: u64) -> Result<Gpa, FetchFault> {
+    pub fn fetch(&mut self, address: u64) -> Result<Gpa, FetchFault> {
         if !is_canonical(address) {
             return Err(FetchFault::NotCanonical);
         }
         match self.current_leaf(address & !(PAGE - 1)) {
-            Some(leaf) if leaf.executable => Ok(leaf.frame),
+            Some(leaf) if leaf.executable => {
+                if let Some(sharing) = &mut self.sharing {
+                    sharing.fetch(address);
+                }
+                Ok(leaf.frame)
+            }
             found => Err(FetchFault::Page { address, present: found.is_some() }),
         }
     }
@@ -237,6 +276,18 @@ impl DataMemory {
             true => self.part(last & !(PAGE - 1), write)?,
             false => first,
         };
+        if let Some(sharing) = &mut self.sharing {
+            let (cpu, here) = (self.cpu, first_size as u64);
+            let mut visible = sharing.access(cpu, address, first, here, write);
+            if first_size < size {
+                let beyond = size as u64 - here;
+                visible |= sharing.access(cpu, last & !(PAGE - 1), second, beyond, write);
+            }
+            if visible {
+                self.visible = true;
+                self.code.interrupt();
+            }
+        }
         Ok(Parts { first, first_size, second })
     }
 
@@ -251,10 +302,10 @@ impl DataMemory {
             if !leaf.writable {
                 return Err(missing(true));
             }
-            if !self.code.is_tracked(leaf.frame) {
+            if !self.code.is_tracked(leaf.frame) && self.sharing.is_none() {
                 self.write[slot] = line;
             }
-        } else {
+        } else if self.sharing.is_none() {
             self.read[slot] = line;
         }
         Ok(Gpa(leaf.frame.0 + (address & (PAGE - 1))))

@@ -15,7 +15,7 @@ mod xmm;
 
 pub use supported::is_supported;
 
-use super::{Executor, ExecutorError, HostExit, Leaf, Space, Trap};
+use super::{Executor, ExecutorError, HostExit, Leaf, Sharing, Space, Trap};
 use crate::arch::addr::Gva;
 use crate::arch::vcpu::Vcpu;
 use crate::memory::GuestMemory;
@@ -128,8 +128,17 @@ impl Executor for InterpExecutor {
         self.code.set_breakpoint(at.0);
     }
 
+    fn share(&mut self, sharing: Option<Box<Sharing>>) -> Option<Box<Sharing>> {
+        self.engine.memory.share(sharing)
+    }
+
+    fn sharing(&mut self) -> Option<&mut Sharing> {
+        self.engine.memory.sharing()
+    }
+
     fn step(&mut self, vcpu: &mut Vcpu) -> Result<Option<Trap>, ExecutorError> {
-        self.run_for(vcpu, 1)
+        let trap = self.run_for(vcpu, 1)?;
+        Ok(trap.filter(|trap| *trap != Trap::Visible))
     }
 
     fn step_store(

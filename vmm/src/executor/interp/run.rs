@@ -23,11 +23,15 @@ pub fn run(engine: &mut Engine, code: &mut CodeCache, limit: u64) -> Option<Trap
             return Some(Trap::Breakpoint);
         }
         let ended = run_block(engine, block, limit);
-        if engine.memory.code_written() {
+        let looks = engine.memory.code_written();
+        if looks {
             code.drop_written(&mut engine.memory);
         }
         if ended.is_err() {
             return Some(engine.trap);
+        }
+        if looks && engine.memory.is_visible() {
+            return Some(Trap::Visible);
         }
     }
     None

@@ -60,13 +60,13 @@ pub struct StepReport {
 
 /// What a CPU does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Task {
+pub(super) struct Task {
     /// The step under way.
-    step: Option<usize>,
+    pub(super) step: Option<usize>,
     /// It waits for another CPU.
-    waits: bool,
+    pub(super) waits: bool,
     /// It runs its interrupt handler, without a step.
-    in_interrupt: bool,
+    pub(super) in_interrupt: bool,
 }
 
 /// Where a script is.
@@ -218,15 +218,27 @@ impl<'s, S: Scheduler> Driver<'s, S> {
         let step = &self.steps[index];
         let Some(op) = step.op else { return Ok(()) };
         self.tasks[number].step = Some(index);
+        let mut seen = Seen { scheduler: &mut self.scheduler, observer };
+        Self::hand_over(machine, &mut seen, cpu, index, &StepInput { op: Some(op), ..*step })
+    }
+
+    /// Hands a step to the current CPU.
+    pub(super) fn hand_over<I: Interceptor>(
+        machine: &mut Machine<Steps, I>,
+        director: &mut dyn Director,
+        cpu: CpuId,
+        index: usize,
+        step: &StepInput,
+    ) -> Result<(), Halt> {
+        let Some(op) = step.op else { return Ok(()) };
         let mut said = vec![Announcement::TaskBegins(TaskId(index))];
         if step.class == StepClass::Other {
             said.push(Announcement::EditsOver);
         }
         let rip = machine.vcpu().rip();
-        let mut seen = Seen { scheduler: &mut self.scheduler, observer };
-        machine.announce(&mut seen, rip, said);
-        machine.moment(&mut seen, Moment::TaskBegins(TaskId(index)))?;
-        machine.kernel.answer(&mut machine.cpus[number].vcpu, op, step.args);
+        machine.announce(director, rip, said);
+        machine.moment(director, Moment::TaskBegins(TaskId(index)))?;
+        machine.kernel.answer(&mut machine.cpus[usize::from(cpu.0)].vcpu, op, step.args);
         Ok(())
     }
 
@@ -253,7 +265,7 @@ impl<'s, S: Scheduler> Driver<'s, S> {
             task.waits &= other == number;
         }
         match ran {
-            Ran::On => {}
+            Ran::On | Ran::Visible => {}
             Ran::Waits => self.tasks[number].waits = true,
             Ran::Halted => {
                 self.tasks[number].waits = true;
@@ -289,11 +301,21 @@ impl<'s, S: Scheduler> Driver<'s, S> {
         let report = machine.kernel.report(machine.vcpu());
         let (Some(index), Some(report)) = (task.step.take(), report) else { return };
         self.budget = machine.traps + self.patience();
+        let mut seen = Seen { scheduler: &mut self.scheduler, observer };
+        Self::say_over(machine, &mut seen, index, report);
+        self.reports[index] = Some(report);
+    }
+
+    /// The step of the current CPU is over.
+    pub(super) fn say_over<I: Interceptor>(
+        machine: &mut Machine<Steps, I>,
+        director: &mut dyn Director,
+        index: usize,
+        report: StepReport,
+    ) {
         let StepReport { status, value, .. } = report;
         let rip = machine.vcpu().rip();
-        let mut seen = Seen { scheduler: &mut self.scheduler, observer };
         let said = Announcement::TaskEnds { task: TaskId(index), status: status as u64, value };
-        machine.announce(&mut seen, rip, vec![said]);
-        self.reports[index] = Some(report);
+        machine.announce(director, rip, vec![said]);
     }
 }

@@ -8,6 +8,7 @@ mod final_memory;
 mod guest;
 mod hypercall;
 mod image;
+mod interleaving;
 mod session;
 mod sweep;
 mod words;
@@ -18,12 +19,14 @@ pub use driver::{StepClass, StepInput, StepReport};
 pub use final_memory::FinalMemory;
 pub use guest::{Guest, GuestError};
 pub use image::{Image, ImageError};
+pub use interleaving::{Interleaving, Part, Saved, Turn};
 pub use session::{BootError, InitialState, RunEnd, RunError, Session, SessionConfig};
 pub use sweep::{Boundary, Swept};
 pub use words::{Layout, tlb_state_field};
 
 use crate::arch::addr::{CpuId, Gpa};
 use crate::arch::happened::WordStore;
+use crate::arch::key::StateKey;
 use crate::arch::vcpu::Vcpu;
 use crate::event::{Announcement, Flush, FlushId};
 use crate::machine::{Call, Kernel, Statement, Stop};
@@ -90,6 +93,15 @@ impl Steps {
         let printed = self.printed();
         self.printed.clear();
         printed
+    }
+
+    /// Adds what it answers from here on depends on. What it has printed changes nothing.
+    fn put(&self, key: &mut StateKey) {
+        key.put((&self.flushes, self.last_flush));
+        // What was reported has been told.
+        let mut asks: Vec<_> = self.asks.iter().map(|(cpu, ask)| (*cpu, ask.next)).collect();
+        asks.sort_unstable();
+        key.put(asks);
     }
 
     fn layout(&self) -> Option<&Layout> {

@@ -459,7 +459,7 @@ fn boot_to_first_step(machine: &mut StepMachine) -> Result<(), Halt> {
                 return Err(Stop::Interface(what).into());
             }
             Ran::Halted => return Err(Stop::Halted.into()),
-            Ran::On | Ran::Waits => {}
+            Ran::On | Ran::Visible | Ran::Waits => {}
         }
         if machine.traps > budget {
             return Err(Stop::TrapBudget { budget: BOOT_TRAP_BUDGET }.into());

@@ -17,7 +17,7 @@ use std::collections::BTreeSet;
 pub(super) const PENDING: usize = 64;
 
 /// What one PCID holds without its being stored: all that walks of its root give.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Implicit {
     /// The control bits by which it was filled.
     pub(super) paging: Paging,
@@ -53,7 +53,7 @@ impl Implicit {
 }
 
 /// The A bits that speculation sets below one root.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Accessed {
     paging: Paging,
     /// Changes since they were all set.

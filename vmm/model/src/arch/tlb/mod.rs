@@ -12,6 +12,7 @@ mod fill;
 mod flush;
 mod globals;
 mod implicit;
+mod key;
 mod reachable;
 mod seeded;
 mod set;
@@ -34,7 +35,7 @@ use set::{EntrySet, StructureSet};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A store to a paging-structure entry that has just been made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Store {
     /// Where.
     pub slot: Gpa,

@@ -3,13 +3,14 @@
 use crate::arch::addr::{CpuId, Gpa, Pcid};
 use crate::arch::cr3::{self, NOFLUSH};
 use crate::arch::features::{CpuFeatures, Paging};
+use crate::arch::key::StateKey;
 use crate::arch::tlb::{Tag, Tlb};
 use crate::arch::vcpu::cr4;
 use crate::event::{CpuHeader, SpaceId, TaskId, TraceHeader};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// An ASID slot.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Slot {
     /// The address space that owns it.
     pub space: Option<SpaceId>,
@@ -19,7 +20,7 @@ pub struct Slot {
 
 /// What is known of a CPU's being lazy.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Lazy {
+pub(in crate::oracle) struct Lazy {
     /// Its kernel says so.
     said: bool,
     /// It has been in user mode since its kernel said so.
@@ -48,6 +49,17 @@ impl Lazy {
         self.was_user = true;
     }
 
+    /// Adds what is known of it.
+    pub(in crate::oracle) fn put(&self, key: &mut StateKey) {
+        key.put((self.said, self.was_user, self.until.is_some()));
+        key.put_event(self.until.unwrap_or_default());
+    }
+
+    /// The event at which it last ceased to be.
+    pub(in crate::oracle) fn until(&self) -> Option<u64> {
+        self.until
+    }
+
     fn ends(&mut self, seq: u64) {
         if self.said && !self.was_user {
             self.until = Some(seq);
@@ -63,23 +75,23 @@ pub struct ReplicaCpu {
     /// CR3.
     pub cr3: u64,
     pub(super) features: CpuFeatures,
-    pub(super) cr0: u64,
-    pub(super) cr4: u64,
-    pub(super) efer: u64,
+    pub(in crate::oracle) cr0: u64,
+    pub(in crate::oracle) cr4: u64,
+    pub(in crate::oracle) efer: u64,
     /// The user PCIDs that are marked.
-    pub(super) marks: BTreeSet<Pcid>,
+    pub(in crate::oracle) marks: BTreeSet<Pcid>,
     /// Those whose mark was taken away since they were last loaded.
-    pub(super) unmarked: BTreeSet<Pcid>,
-    pub(super) lazy: Lazy,
+    pub(in crate::oracle) unmarked: BTreeSet<Pcid>,
+    pub(in crate::oracle) lazy: Lazy,
     /// The CPUs that it waits for.
-    pub(super) waits_for: BTreeSet<CpuId>,
-    pub(super) slots: BTreeMap<u16, Slot>,
+    pub(in crate::oracle) waits_for: BTreeSet<CpuId>,
+    pub(in crate::oracle) slots: BTreeMap<u16, Slot>,
     /// The task under way, or the last.
     pub task: Option<TaskId>,
     /// It is under way.
-    pub(super) in_task: bool,
+    pub(in crate::oracle) in_task: bool,
     /// User mode has run since a kernel CR3 was loaded.
-    pub(super) was_user: bool,
+    pub(in crate::oracle) was_user: bool,
 }
 
 impl ReplicaCpu {

@@ -32,7 +32,7 @@ pub struct OpenFlush {
 }
 
 /// An address space.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Space {
     /// Its kernel root.
     pub root: Gpa,
@@ -103,6 +103,11 @@ impl Replica {
     #[must_use]
     pub fn space(&self, space: SpaceId) -> Option<&Space> {
         self.spaces.get(&space)
+    }
+
+    /// The address spaces, in the order of their numbers.
+    pub(super) fn spaces_in_order(&self) -> &BTreeMap<SpaceId, Space> {
+        &self.spaces
     }
 
     /// A flush that has not returned.

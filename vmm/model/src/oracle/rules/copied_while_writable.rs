@@ -1,10 +1,11 @@
 //! `copied-while-writable`: contents are taken when nobody can change them any more.
 
 use crate::arch::addr::{CpuId, Gpa};
+use crate::arch::key::StateKey;
 use crate::arch::tlb::{Entry, Tag};
 use crate::event::Announcement;
 use crate::oracle::About;
-use crate::oracle::rule::{Context, Finding, Held, Rule};
+use crate::oracle::rule::{Context, Finding, Held, Memory, Rule};
 
 /// About the rule.
 pub static ABOUT: About = About {
@@ -32,6 +33,10 @@ pub(super) fn rule() -> Box<dyn Rule> {
 impl Rule for CopiedWhileWritable {
     fn about(&self) -> &'static About {
         &ABOUT
+    }
+
+    fn put(&self, _key: &mut StateKey) -> Memory {
+        Memory::Whole
     }
 
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {

@@ -1,10 +1,11 @@
 //! `generation`: a slot says no more than what was done.
 
 use crate::arch::addr::{CpuId, Gva, Pcid};
+use crate::arch::key::StateKey;
 use crate::arch::tlb::Tag;
 use crate::event::Announcement;
 use crate::oracle::replica::Slot;
-use crate::oracle::rule::{Because, Context, Finding, Rule};
+use crate::oracle::rule::{Because, Context, Finding, Memory, Rule};
 use crate::oracle::{About, Deadline};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -116,6 +117,15 @@ impl Generation {
 impl Rule for Generation {
     fn about(&self) -> &'static About {
         &ABOUT
+    }
+
+    fn put(&self, key: &mut StateKey) -> Memory {
+        key.put((&self.switching, self.claims.len()));
+        for (&of, claim) in &self.claims {
+            key.put(of);
+            key.put_event(claim.seq);
+        }
+        Memory::Whole
     }
 
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {

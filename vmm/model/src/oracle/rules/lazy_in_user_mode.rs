@@ -1,8 +1,9 @@
 //! `lazy-in-user-mode`: a CPU that runs user code is not said to be lazy.
 
 use crate::arch::happened::Happened;
+use crate::arch::key::StateKey;
 use crate::oracle::About;
-use crate::oracle::rule::{Context, Finding, Rule};
+use crate::oracle::rule::{Context, Finding, Memory, Rule};
 
 /// About the rule.
 pub static ABOUT: About = About {
@@ -28,6 +29,10 @@ pub(super) fn rule() -> Box<dyn Rule> {
 impl Rule for LazyInUserMode {
     fn about(&self) -> &'static About {
         &ABOUT
+    }
+
+    fn put(&self, _key: &mut StateKey) -> Memory {
+        Memory::Whole
     }
 
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {

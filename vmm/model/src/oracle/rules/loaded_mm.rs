@@ -1,8 +1,9 @@
 //! `loaded-mm`: CR3 holds the address space that `TlbState` says is loaded.
 
+use crate::arch::key::StateKey;
 use crate::event::Announcement;
 use crate::oracle::About;
-use crate::oracle::rule::{Context, Finding, Rule};
+use crate::oracle::rule::{Context, Finding, Memory, Rule};
 
 /// About the rule.
 pub static ABOUT: About = About {
@@ -27,6 +28,10 @@ pub(super) fn rule() -> Box<dyn Rule> {
 impl Rule for LoadedMm {
     fn about(&self) -> &'static About {
         &ABOUT
+    }
+
+    fn put(&self, _key: &mut StateKey) -> Memory {
+        Memory::Whole
     }
 
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {

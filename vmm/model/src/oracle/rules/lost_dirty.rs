@@ -7,10 +7,11 @@
 use crate::arch::addr::{CpuId, Gpa, Gva};
 use crate::arch::cr3::ROOT_MASK;
 use crate::arch::happened::Happened;
+use crate::arch::key::StateKey;
 use crate::arch::walk::entry::{DIRTY, PRESENT};
 use crate::event::Announcement;
 use crate::oracle::About;
-use crate::oracle::rule::{Because, Context, Finding, Rule};
+use crate::oracle::rule::{Because, Context, Finding, Memory, Rule};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// About the rule.
@@ -85,6 +86,11 @@ impl LostDirty {
 impl Rule for LostDirty {
     fn about(&self) -> &'static About {
         &ABOUT
+    }
+
+    fn put(&self, key: &mut StateKey) -> Memory {
+        key.put((&self.read, self.set.keys().collect::<Vec<_>>()));
+        Memory::Whole
     }
 
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {

@@ -3,10 +3,11 @@
 use crate::arch::addr::{CpuId, Gva, Pcid};
 use crate::arch::cr3::NOFLUSH;
 use crate::arch::happened::Happened;
+use crate::arch::key::StateKey;
 use crate::arch::vcpu::cr4;
 use crate::event::Announcement;
 use crate::oracle::About;
-use crate::oracle::rule::{Because, Context, Finding, Rule};
+use crate::oracle::rule::{Because, Context, Finding, Memory, Rule};
 use std::collections::BTreeMap;
 
 /// About the rule.
@@ -86,6 +87,11 @@ impl LostMark {
 impl Rule for LostMark {
     fn about(&self) -> &'static About {
         &ABOUT
+    }
+
+    fn put(&self, key: &mut StateKey) -> Memory {
+        key.put(self.cleared.keys().collect::<Vec<_>>());
+        Memory::Whole
     }
 
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {

@@ -1,9 +1,10 @@
 //! `pcid-reuse`: a PCID is emptied before it serves another root.
 
 use crate::arch::happened::Happened;
+use crate::arch::key::StateKey;
 use crate::arch::tlb::Tag;
 use crate::oracle::About;
-use crate::oracle::rule::{Context, Finding, Held, Rule};
+use crate::oracle::rule::{Context, Finding, Held, Memory, Rule};
 
 /// About the rule.
 pub static ABOUT: About = About {
@@ -28,6 +29,10 @@ pub(super) fn rule() -> Box<dyn Rule> {
 impl Rule for PcidReuse {
     fn about(&self) -> &'static About {
         &ABOUT
+    }
+
+    fn put(&self, _key: &mut StateKey) -> Memory {
+        Memory::Whole
     }
 
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {

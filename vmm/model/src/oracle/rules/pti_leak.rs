@@ -2,8 +2,9 @@
 
 use crate::arch::addr::Gva;
 use crate::arch::happened::Happened;
+use crate::arch::key::StateKey;
 use crate::arch::tlb::Tag;
-use crate::oracle::rule::{Context, Finding, Held, Rule};
+use crate::oracle::rule::{Context, Finding, Held, Memory, Rule};
 use crate::oracle::{About, KERNEL_HALF};
 
 /// About the rule.
@@ -30,6 +31,10 @@ pub(super) fn rule() -> Box<dyn Rule> {
 impl Rule for PtiLeak {
     fn about(&self) -> &'static About {
         &ABOUT
+    }
+
+    fn put(&self, _key: &mut StateKey) -> Memory {
+        Memory::Whole
     }
 
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {

@@ -3,12 +3,13 @@
 use crate::arch::addr::{CpuId, Gpa, Gva};
 use crate::arch::cr3::{self, ROOT_MASK};
 use crate::arch::happened::Happened;
+use crate::arch::key::StateKey;
 use crate::arch::tlb::{Entry, Tag};
 use crate::arch::walk::entry::PRESENT;
 use crate::arch::walk::{Meaning, Start, Tables, meaning, shift};
 use crate::event::Announcement;
 use crate::oracle::About;
-use crate::oracle::rule::{Context, Finding, Held, Rule};
+use crate::oracle::rule::{Context, Finding, Held, Memory, Rule};
 use std::collections::BTreeSet;
 
 /// About the rule.
@@ -42,6 +43,11 @@ pub(super) fn rule() -> Box<dyn Rule> {
 impl Rule for ReuseBeforeFlush {
     fn about(&self) -> &'static About {
         &ABOUT
+    }
+
+    fn put(&self, key: &mut StateKey) -> Memory {
+        key.put(&self.freed);
+        Memory::Whole
     }
 
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {

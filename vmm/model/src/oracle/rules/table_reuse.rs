@@ -1,9 +1,10 @@
 //! `table-reuse`: a page table is given back when no processor walks through it any more.
 
 use crate::arch::addr::Gpa;
+use crate::arch::key::StateKey;
 use crate::event::Announcement;
 use crate::oracle::About;
-use crate::oracle::rule::{Context, Finding, Rule};
+use crate::oracle::rule::{Context, Finding, Memory, Rule};
 
 /// About the rule.
 pub static ABOUT: About = About {
@@ -30,6 +31,10 @@ pub(super) fn rule() -> Box<dyn Rule> {
 impl Rule for TableReuse {
     fn about(&self) -> &'static About {
         &ABOUT
+    }
+
+    fn put(&self, _key: &mut StateKey) -> Memory {
+        Memory::Whole
     }
 
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {

@@ -2,9 +2,10 @@
 
 use crate::arch::addr::{CpuId, Gva};
 use crate::arch::happened::Happened;
+use crate::arch::key::StateKey;
 use crate::arch::tlb::{EntryId, StructureKey, Tag};
 use crate::oracle::replica::{Replica, ReplicaCpu};
-use crate::oracle::rule::{Context, Finding, Rule};
+use crate::oracle::rule::{Context, Finding, Memory, Rule};
 use crate::oracle::{About, Obligation};
 use std::collections::BTreeSet;
 
@@ -35,6 +36,10 @@ pub fn self_check() -> Box<dyn Rule> {
 impl Rule for UnowedEntry {
     fn about(&self) -> &'static About {
         &ABOUT
+    }
+
+    fn put(&self, _key: &mut StateKey) -> Memory {
+        Memory::Whole
     }
 
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {

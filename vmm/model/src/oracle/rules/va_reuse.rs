@@ -3,9 +3,10 @@
 use crate::arch::addr::Gpa;
 use crate::arch::cr3::ROOT_MASK;
 use crate::arch::happened::Happened;
+use crate::arch::key::StateKey;
 use crate::arch::walk::entry::PRESENT;
 use crate::oracle::About;
-use crate::oracle::rule::{Context, Finding, Rule};
+use crate::oracle::rule::{Context, Finding, Memory, Rule};
 
 /// About the rule.
 pub static ABOUT: About = About {
@@ -32,6 +33,10 @@ pub(super) fn rule() -> Box<dyn Rule> {
 impl Rule for VaReuse {
     fn about(&self) -> &'static About {
         &ABOUT
+    }
+
+    fn put(&self, _key: &mut StateKey) -> Memory {
+        Memory::Whole
     }
 
     fn observe(&mut self, context: &Context<'_>) -> Vec<Finding> {

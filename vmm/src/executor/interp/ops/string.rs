@@ -90,7 +90,7 @@ fn string<const OP: u8, const BITS: u32>(e: &mut Engine, u: &Uop) -> Result<(), 
         };
         let is_over = differs || pointer(e, u, RCX) == 0;
         // A processor that overwrites this very instruction goes on with it: it was decoded already.
-        if is_over || round + 1 == most {
+        if is_over || round + 1 == most || e.memory.is_visible() {
             e.retired += round;
             if !is_over {
                 e.set_rip(e.rip().wrapping_sub(u64::from(u.len)));
