@@ -27,16 +27,26 @@ fn a_guest_that_must_stop_is_held_to_how() {
                     A flush_tlb_one_user u0\nA user read u0";
     let stopped = "stops.toml:9), within flush_tlb_one_user\n";
     for (steps, row, expected, said) in [
-        (shot, "[[fault]]\ninject = \"drop ipi\"\nstops = \"hang\"", 0, "2 of them caught"),
+        (
+            shot,
+            "[[fault]]\ninject = \"drop ipi\"\nstops = \"hang\"",
+            0,
+            "2 injected faults caught (hang)",
+        ),
         (shot, "[[fault]]\ninject = \"drop ipi\"\nstops = \"crash\"", 1, stopped),
         (shot, "[[fault]]\ninject = \"early ack\"\nstops = \"hang\"", 1, "but a hang was expected"),
         (
             shot,
             "[[fault]]\ninject = \"early ack\"\nviolates = [\"stale-remote-entry\"]",
             0,
-            "caught",
+            "early ack: caught by stale-remote-entry, as the file says",
         ),
-        (astray, "[[verdict]]\nwhen = { policy = \"split\" }\nstops = \"crash\"", 0, "as expected"),
+        (
+            astray,
+            "[[verdict]]\nwhen = { policy = \"split\" }\nstops = \"crash\"",
+            0,
+            "crash, as expected",
+        ),
         (astray, "[[verdict]]\nwhen = { policy = \"split\" }\nstops = \"hang\"", 1, "a hang was"),
         (
             unmarked,
@@ -117,7 +127,12 @@ fn a_fault_of_a_file_can_be_selected_and_must_be_there() {
     let run =
         |case| stalemate(&["run", MARK, "--cpu", "pcid", "--policy", "split", "--case", case]);
     let caught = text(&run("1").stdout);
-    assert!(caught.contains("1 run as expected (1 of them caught), 0 not"), "{caught}");
+    let said = "1 run, as the scenarios say: 1 injected fault caught\n(stale-user-entry).\n";
+    assert!(caught.contains(said), "{caught}");
+    assert!(
+        caught.contains("\ndrop mark#1: caught by stale-user-entry, as the file says\n"),
+        "{caught}"
+    );
     let said = fails(&["run", MARK, "--case", "99"], 2);
     assert!(said.contains("there is no fault 99"), "{said}");
 }
@@ -173,7 +188,7 @@ fn what_was_expected_and_what_was_not_is_said_by_name() {
         ("\"stale-user-entry\", \"lost-mark\"", 1, "but lost-mark was expected"),
         ("", 1, "but clean was expected"),
     ] {
-        let (exit, report) = judged(steps, &row(violates), &["--case", "1"]);
+        let (exit, report) = judged(steps, &row(violates), &["--case", "1", "-v"]);
         assert_eq!(exit, Some(code), "{report}");
         assert!(report.contains(said), "{report}");
         // What the file names was caught, whatever else was not as expected.

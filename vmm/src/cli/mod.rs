@@ -42,6 +42,8 @@ Exit status:
 Environment:
   STALEMATE_REQUIRE_KVM=1  use KVM where either would do, and fail where there is none
   NO_COLOR                 print no colours, unless --color asks for them
+  COLUMNS=N                fold lines to N columns, instead of to the terminal's; what is
+                           not a terminal gets whole lines, and tables of 80 columns
 
 Examples:
   stalemate run user-flush-on-next-return --cpu pcid
@@ -73,6 +75,9 @@ pub struct Cli {
     /// Show no progress, and of runs only those that are not as expected
     #[arg(long, short, global = true)]
     quiet: bool,
+    /// Of runs, show each in full, and a row for each scenario
+    #[arg(long, short, global = true, conflicts_with = "quiet")]
+    verbose: bool,
     /// Run guests in a process that may do all that its user may
     #[arg(long, global = true)]
     no_sandbox: bool,
@@ -130,6 +135,8 @@ pub fn main(cli: Cli) -> Result<u8, Failure> {
         ink: cli.color.ink(&out),
         warning_ink: cli.error_ink(),
         quiet: cli.quiet,
+        verbose: cli.verbose,
+        columns: terminal::columns(),
         unconfined: cli.no_sandbox,
         out: &mut out,
     };
