@@ -321,3 +321,39 @@ fn a_recording_can_be_drawn_later() {
     let read = |path: &str| std::fs::read_to_string(path).expect("a page");
     assert_eq!(read(&first), read(&second));
 }
+
+#[test]
+fn explain_knows_the_words_of_reports_and_of_steps() {
+    let page = include_str!("../../docs/glossary.md").replace('\n', " ");
+    let terms: Vec<&str> = page.split("**").skip(1).step_by(2).collect();
+    assert!(terms.len() > 10 && terms.contains(&"owed"), "{terms:?}");
+    for term in terms {
+        let said = text(&stalemate(&["explain", term]).stdout);
+        let (_, what) = said.split_once("\n\n").expect("an explanation");
+        let wanted = format!("**{term}**: {}.", what.trim_end());
+        assert!(page.contains(&wanted), "docs/glossary.md has not `{wanted}`");
+    }
+    for (word, said) in [
+        ("remap", "step: remap P COLOUR"),
+        ("after-mark", "nmi@after-mark"),
+        ("return", "cr3@return"),
+        ("u15", "a user page of 4 KiB"),
+        ("h", "h0 to h1"),
+    ] {
+        let out = text(&stalemate(&["explain", word]).stdout);
+        assert!(out.contains(said), "{word}: {out}");
+    }
+    assert!(fails(&["explain", "u16"], 2).contains("`u16` is no rule"));
+    assert!(fails(&["explain", "flush_tlb_on_user"], 2).contains("mean `flush_tlb_one_user`?"));
+}
+
+#[test]
+fn a_first_slip_is_met_with_what_was_meant() {
+    let said = fails(&["unmap"], 2);
+    assert!(said.contains("`stalemate run unmap` runs it"), "{said}");
+    let said = fails(&["run", "unmap", "--cpu", "pcid", "nopcid"], 2);
+    assert!(said.contains("`--cpu pcid,nopcid`"), "{said}");
+    let said = fails(&["run", "unmap", "mark"], 2);
+    assert!(said.contains("`--inject \"drop mark\"`"), "{said}");
+    assert!(fails(&["unmpa"], 2).contains("unrecognized subcommand"));
+}

@@ -123,6 +123,59 @@ violates = ["never-flushed"]
 }
 
 #[test]
+fn every_again_line_of_a_sample_repeats_its_verdict() {
+    // Headlines of runs that are not as expected, with the commands below them.
+    let of = |report: &str| -> Vec<(String, String)> {
+        let mut headline = String::new();
+        let mut found = Vec::new();
+        for line in report.lines() {
+            if line.contains(" on ") && line.contains(" (no scenario says what comes of --inject)")
+            {
+                headline = line.to_owned();
+            }
+            if let Some(command) = line.strip_prefix("  again: stalemate ") {
+                found.push((std::mem::take(&mut headline), command.to_owned()));
+            }
+        }
+        found
+    };
+    let mut repeated = 0;
+    for line in [
+        "unmap --cpu pcid --inject \"drop invlpg#1\"",
+        "shootdown --cpu pcid,nopcid --inject \"drop ipi#1\"",
+        "shootdown --cpu pcid-invpcid --inject \"early ack\" --schedule events --seed 3",
+        "nmi-flush --cpu pcid --executor interp --inject nmi@each#6",
+        "nmi-flush --cpu pcid --inject nmi@each#6",
+        "seeded --cpu pcid --inject \"drop invlpg\"",
+        "matrix/move/lazy --cpu pcid --inject \"drop invlpg\"",
+        "user-flush-on-next-return --cpu pcid --inject \"drop mark#9\"",
+    ] {
+        let words = crate::common::words(&format!("run {line}"));
+        let output = stalemate(&words.iter().map(String::as_str).collect::<Vec<_>>());
+        let runs = of(&text(&output.stdout));
+        let code = if runs.is_empty() { 0 } else { 1 };
+        assert_eq!(output.status.code(), Some(code), "{line}: {}", text(&output.stdout));
+        for (headline, command) in runs {
+            let words = crate::common::words(&command);
+            let output = stalemate(&words.iter().map(String::as_str).collect::<Vec<_>>());
+            assert_eq!(output.status.code(), Some(1), "{command}");
+            assert_eq!(of(&text(&output.stdout)), [(headline, command)]);
+            repeated += 1;
+        }
+    }
+    assert!(repeated >= 10, "{repeated} runs were not as expected");
+}
+
+#[test]
+fn a_hang_says_who_waits_for_whom_and_that_the_ipi_was_dropped() {
+    let arguments = ["run", "shootdown", "--cpu", "pcid", "--inject", "drop ipi#1"];
+    let said = text(&stalemate(&arguments).stdout);
+    let waits = "  cpu0 is in flush_tlb_one_user and does not go on, while cpu1 has yet to remove ";
+    assert!(said.contains(waits), "{said}");
+    assert!(said.contains("  before that the fault `drop ipi#1` was injected\n"), "{said}");
+}
+
+#[test]
 fn a_fault_of_a_file_can_be_selected_and_must_be_there() {
     let run =
         |case| stalemate(&["run", MARK, "--cpu", "pcid", "--policy", "split", "--case", case]);

@@ -22,13 +22,15 @@ mod replay;
 mod run;
 mod stopped;
 mod terminal;
+mod terms;
 
 pub use failure::{EXIT_HOST, EXIT_OK, EXIT_UNEXPECTED, EXIT_USAGE, Failure, Message};
 pub use terminal::complain;
 
 use crate::ink::Ink;
+use crate::scenario;
 use clap::{CommandFactory, Parser, Subcommand};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use terminal::{Colour, Terminal};
 
 const AFTER_HELP: &str = "\
@@ -84,6 +86,26 @@ pub struct Cli {
 }
 
 impl Cli {
+    /// What the command line asks for. Bad usage ends the program with code 2, and a scenario in the
+    /// place of a command with what was probably meant.
+    #[must_use]
+    pub fn read() -> Self {
+        Self::try_parse().unwrap_or_else(|error| {
+            let word =
+                error.get(clap::error::ContextKind::InvalidSubcommand).map(ToString::to_string);
+            match word.filter(|word| scenario::builtins(word).is_some() || Path::new(word).exists())
+            {
+                Some(word) => {
+                    let word = crate::report::quoted(&word);
+                    let message = format!("`{word}` is a scenario: `stalemate run {word}` runs it");
+                    complain(&Failure::usage(message).render(Ink::Plain), Ink::Plain);
+                    std::process::exit(EXIT_USAGE.into())
+                }
+                None => error.exit(),
+            }
+        })
+    }
+
     /// How errors are coloured.
     #[must_use]
     pub fn error_ink(&self) -> Ink {
@@ -107,7 +129,8 @@ enum Command {
     List(describe::ListArgs),
     /// Inject every fault into every scenario: the detection score
     Faults(faults::FaultsArgs),
-    /// Explain a rule, a fault, a policy, a fill, a variant or a CPU; show a scenario
+    /// Explain a rule, a fault, a policy, a fill, a variant, a CPU, a step, a point, a page or a word
+    /// of reports; show a scenario
     Explain(describe::ExplainArgs),
     /// Run every flush policy over the same workloads and print what each costs
     ///
