@@ -151,7 +151,7 @@ fn bad_usage_and_bad_input_exit_with_2_before_anything_boots() {
         (&["run", MARK, "--executor", "bochs"], "possible values: kvm, interp, both"),
         (&["run", "--guest", NO_ELF], "not a readable 64-bit ELF file"),
         (&["run", "--guest", "/dev/null"], "not a regular file"),
-        (&["explain", "nothing"], "no rule, fault, policy, fill, variant, CPU or scenario"),
+        (&["explain", "nothing"], "no rule, fault, policy, fill, variant, CPU, scenario, step,"),
         (&["fuzz", "--count", "0"], "0 is not in 1.."),
         (&["frobnicate"], "unrecognized subcommand"),
     ] {

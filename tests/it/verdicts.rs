@@ -45,7 +45,7 @@ fn a_guest_that_must_stop_is_held_to_how() {
             astray,
             "[[verdict]]\nwhen = { policy = \"split\" }\nstops = \"crash\"",
             0,
-            "crash, as expected",
+            "ends in a crash, as the file",
         ),
         (astray, "[[verdict]]\nwhen = { policy = \"split\" }\nstops = \"hang\"", 1, "a hang was"),
         (

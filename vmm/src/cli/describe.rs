@@ -192,7 +192,9 @@ pub fn explain(args: &ExplainArgs) -> Result<String, Failure> {
         return Ok(format!("{name}\n\nof PCID, INVPCID, PGE and SMEP: {}\n", cpu.has()));
     }
     if let Some((file, text)) = scenario::builtin_file(name) {
-        return Ok(format!("{name}\n\n{file}:\n\n{text}"));
+        // A step may be called as the scenario about it.
+        let step = terms::explain(name).map(|step| step + "\n").unwrap_or_default();
+        return Ok(format!("{step}{name}\n\n{file}:\n\n{text}"));
     }
     if let Some(one) = scenario::builtin(name) {
         return Ok(format!("{name}\n\n{}:\n\n{}", one.title(), one.source));

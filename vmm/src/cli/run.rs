@@ -268,7 +268,7 @@ fn text(results: &Results<'_>, named: bool, terminal: &Terminal<'_>) -> String {
     if !quiet && !all {
         let more = if named { "each run in full" } else { "a row for each scenario" };
         let run = if results.results.len() == 1 { "the run in full" } else { more };
-        let hint = format!("-v shows {run}; `stalemate explain RULE` says what a rule means\n");
+        let hint = format!("-v shows {run}; `stalemate explain RULE` explains a rule\n");
         parts.push(fold(&hint, terminal.width()));
     }
     parts.join("\n")

@@ -18,6 +18,9 @@ const CONFIGS_NAMED: usize = 4;
 /// Above this many lines about what was caught the table says enough.
 const MOST_CAUGHT: usize = 12;
 
+/// Rows of a table by rules.
+const MOST_ROWS: usize = 12;
+
 /// One row.
 struct Row<'a> {
     name: &'a str,
@@ -176,6 +179,9 @@ pub(super) fn by_rule(results: &Results<'_>, ink: Ink, width: usize) -> String {
     rows.sort_by_key(|((expected, _), (count, _))| (*expected, std::cmp::Reverse(*count)));
     let names = rows.iter().map(|((_, name), _)| name.len()).chain([5]).max().unwrap_or(5);
     let before = names + "  runs  ".len();
+    // All that is not as expected, and of the rest what fits a screen; the rarest in a line.
+    let unexpected = rows.iter().filter(|((expected, _), _)| !expected).count();
+    let rare = rows.split_off(rows.len().min(MOST_ROWS.max(unexpected)));
     let mut out = String::new();
     let _ = writeln!(out, "{:names$}  runs  first in", "found");
     for ((expected, name), (count, first)) in rows {
@@ -188,6 +194,11 @@ pub(super) fn by_rule(results: &Results<'_>, ink: Ink, width: usize) -> String {
             false => format!("{scenario} on {}", first.title()),
         };
         beside(&mut out, &place, before, width, str::to_owned);
+    }
+    if !rare.is_empty() {
+        let rare = rare.iter().map(|((_, name), (count, _))| format!("{name} in {count}"));
+        let rare = rare.collect::<Vec<_>>().join(", ");
+        wrap(&format!("and {rare}"), width).iter().for_each(|line| out += &format!("{line}\n"));
     }
     out
 }
