@@ -47,7 +47,10 @@ fn the_mark_scenario_with_the_mark_dropped_prints_its_witness() {
 
 #[test]
 fn without_the_fault_the_report_shows_consume() {
-    let output = stalemate(&["run", MARK, "--cpu", "pcid", "--policy", "split"]);
+    let arguments = ["run", MARK, "--cpu", "pcid", "--policy", "split", "--case", "0"];
+    let short = text(&stalemate(&arguments).stdout);
+    assert!(short.contains("all clean") && !short.contains("(user half)"), "{short}");
+    let output = stalemate(&[&arguments[..], &["-v"]].concat());
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
     let out = text(&output.stdout);
     assert!(out.contains("(user half)") && out.contains("discharged by consume"), "{out}");
@@ -69,8 +72,8 @@ fn both_executors_report_the_same_but_for_their_names() {
     let run = |executor| text(&stalemate(&["run", "--executor", executor]).stdout);
     let reports: Vec<String> = executors().into_iter().map(run).collect();
     let body = |report: &str| {
-        let lines: Vec<&str> = report.lines().collect();
-        lines[1..lines.len() - 1].join("\n")
+        let (_, rest) = report.split_once('\n').expect("a first line");
+        rest.split("\n-v shows").next().expect("what comes before").to_owned()
     };
     assert!(reports.iter().all(|report| body(report) == body(&reports[0])));
 }
@@ -148,7 +151,7 @@ fn bad_usage_and_bad_input_exit_with_2_before_anything_boots() {
         (&["run", MARK, "--executor", "bochs"], "possible values: kvm, interp, both"),
         (&["run", "--guest", NO_ELF], "not a readable 64-bit ELF file"),
         (&["run", "--guest", "/dev/null"], "not a regular file"),
-        (&["explain", "nothing"], "no rule, fault, policy, fill, variant, CPU or scenario"),
+        (&["explain", "nothing"], "no rule, fault, policy, fill, variant, CPU, scenario, step,"),
         (&["fuzz", "--count", "0"], "0 is not in 1.."),
         (&["frobnicate"], "unrecognized subcommand"),
     ] {
@@ -317,4 +320,40 @@ fn a_recording_can_be_drawn_later() {
     assert_eq!(stalemate(&again).status.code(), Some(0));
     let read = |path: &str| std::fs::read_to_string(path).expect("a page");
     assert_eq!(read(&first), read(&second));
+}
+
+#[test]
+fn explain_knows_the_words_of_reports_and_of_steps() {
+    let page = include_str!("../../docs/glossary.md").replace('\n', " ");
+    let terms: Vec<&str> = page.split("**").skip(1).step_by(2).collect();
+    assert!(terms.len() > 10 && terms.contains(&"owed"), "{terms:?}");
+    for term in terms {
+        let said = text(&stalemate(&["explain", term]).stdout);
+        let (_, what) = said.split_once("\n\n").expect("an explanation");
+        let wanted = format!("**{term}**: {}.", what.trim_end());
+        assert!(page.contains(&wanted), "docs/glossary.md has not `{wanted}`");
+    }
+    for (word, said) in [
+        ("remap", "step: remap P COLOUR"),
+        ("after-mark", "nmi@after-mark"),
+        ("return", "cr3@return"),
+        ("u15", "a user page of 4 KiB"),
+        ("h", "h0 to h1"),
+    ] {
+        let out = text(&stalemate(&["explain", word]).stdout);
+        assert!(out.contains(said), "{word}: {out}");
+    }
+    assert!(fails(&["explain", "u16"], 2).contains("`u16` is no rule"));
+    assert!(fails(&["explain", "flush_tlb_on_user"], 2).contains("mean `flush_tlb_one_user`?"));
+}
+
+#[test]
+fn a_first_slip_is_met_with_what_was_meant() {
+    let said = fails(&["unmap"], 2);
+    assert!(said.contains("`stalemate run unmap` runs it"), "{said}");
+    let said = fails(&["run", "unmap", "--cpu", "pcid", "nopcid"], 2);
+    assert!(said.contains("`--cpu pcid,nopcid`"), "{said}");
+    let said = fails(&["run", "unmap", "mark"], 2);
+    assert!(said.contains("`--inject \"drop mark\"`"), "{said}");
+    assert!(fails(&["unmpa"], 2).contains("unrecognized subcommand"));
 }

@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 const ESCAPE: char = '\u{1b}';
 const DROPPED: &str = "user-flush-on-next-return --executor interp --cpu pcid --policy split \
                        --inject \"drop mark#1\"";
-/// What the last line of every report speaks of.
+/// What the end of every report speaks of.
 const MODELLED: &str = "modelled: the TLB, CR3, PCID";
 
 fn stalemate(line: &str) -> Output {
@@ -38,7 +38,12 @@ fn on_a_terminal(line: &str, variables: &str) -> Option<String> {
 #[test]
 fn a_violation_reads_like_a_compiler_s_diagnostic() {
     let text = printed(&format!("run {DROPPED}"));
-    let (_, diagnostic) = text.split_once("\n\n").expect("a heading");
+    let (verdict, diagnostic) = text.split_once("\nerror[").expect("an error");
+    let diagnostic = format!("error[{diagnostic}");
+    // What was found comes first.
+    let said = "user-flush-on-next-return: 1 run with a fault that you inject: violation in 1 \
+                (stale-user-entry)";
+    assert!(verdict.replace('\n', " ").contains(said), "{verdict}");
     let (diagnostic, after) = diagnostic.split_once("\n\n").expect("an end");
     let shown: Vec<&str> = diagnostic.lines().collect();
     // Where it was made stale, what should have removed it, where it was due, what was read.
@@ -63,7 +68,18 @@ error[stale-user-entry]: user mode is entered while PCID 0x801 still holds a sta
 
 #[test]
 fn what_the_scenario_asks_for_is_caught_and_no_error() {
-    let text = printed("run parked-kernel --executor interp --cpu pcid --policy unsplit");
+    let line = "run parked-kernel --executor interp --cpu pcid --policy unsplit";
+    let short = printed(line);
+    assert!(
+        short.contains("\nparked-kernel  pcid           1       1  stale-other-asid in line 13\n"),
+        "{short}"
+    );
+    assert!(
+        short.contains("\nthe kernel's own bug: caught by stale-other-asid, as the file says"),
+        "{short}"
+    );
+    assert!(!short.contains("ok") && !short.contains("caught["), "{short}");
+    let text = printed(&format!("{line} -v"));
     assert!(text.contains("\ncaught[stale-other-asid]: "), "{text}");
     assert!(!text.contains("error") && !text.contains("= help: "), "{text}");
 }
@@ -73,10 +89,15 @@ fn every_rule_says_what_to_try_and_no_two_the_same() {
     let hints: BTreeSet<&str> = rules::abouts().map(|rule| rule.hint).collect();
     assert_eq!(hints.len(), rules::abouts().count());
     for rule in rules::abouts().filter(|rule| !rule.is_cost && !rule.is_of_audits()) {
-        let text = printed(&format!("run --executor interp {}", rule.violated_by));
+        let text = printed(&format!("run -v --executor interp {}", rule.violated_by));
         let unexpected = text.contains(&format!("\nerror[{}]: ", rule.name));
         assert!(unexpected || text.contains(&format!("\ncaught[{}]: ", rule.name)), "{text}");
-        assert_eq!(text.contains(&format!(" = help: {}\n", rule.hint)), unexpected, "{text}");
+        // What a fault suppressed comes before what the rule knows of.
+        let hint = text.contains(&format!(" = help: {}\n", rule.hint));
+        let suppressed = text.contains(" = help: look at the injected fault first: it dropped ");
+        assert_eq!(hint || suppressed, unexpected, "{text}");
+        let missed = text.contains(": the fault kept it from happening\n");
+        assert!(!suppressed || missed, "{text}");
     }
 }
 
@@ -130,8 +151,58 @@ fn the_fallback_to_the_interpreter_is_never_silent() {
     assert!(said.starts_with("warning: ") && said.contains("running on the interpreter"), "{said}");
 }
 
+/// The end of a report, which is about what was real, without its line ends.
+fn end(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    let from = lines.iter().rposition(|line| !line.starts_with(' ')).unwrap_or(0);
+    lines[from..].iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ")
+}
+
 #[test]
-fn the_last_line_of_every_report_says_what_was_real() {
+fn nothing_is_wider_than_the_terminal_and_tables_fit_a_pipe() {
+    let wider = |text: &str, columns: usize| -> Vec<String> {
+        let wide = text.lines().filter(|line| line.chars().count() > columns);
+        wide.map(str::to_owned).collect()
+    };
+    let lines = [
+        format!("run {DROPPED}"),
+        "run --executor interp --cpu pcid".to_owned(),
+        "run zoo --executor interp --cpu pcid".to_owned(),
+        "run parked-kernel --executor interp --policy unsplit --cpu all -v".to_owned(),
+        "run shootdown --executor interp --cpu pcid --inject \"drop ipi#1\"".to_owned(),
+        "faults unmap --cpu pcid --policy split".to_owned(),
+        "compare --cpu nopcid".to_owned(),
+    ];
+    for columns in [60, 80, 132] {
+        for line in &lines {
+            let mut command = crate::common::command(&[]);
+            command.args(crate::common::words(line)).env("COLUMNS", columns.to_string());
+            let text = command.output().expect("it runs").stdout;
+            let text = String::from_utf8(text).expect("UTF-8");
+            assert!(text.lines().count() > 5, "{line}: {text}");
+            assert_eq!(wider(&text, columns), [""; 0], "{line} in {columns} columns");
+        }
+    }
+    // In a pipe a line of a diagnostic is as long as it is; what is said of all runs is not.
+    for line in &lines[1..3] {
+        assert_eq!(wider(&printed(line), 80), [""; 0], "{line}");
+    }
+}
+
+#[test]
+fn the_whole_suite_is_one_screen_and_v_shows_the_rest() {
+    let text = printed("run --executor interp --cpu pcid,pcid-nopge");
+    assert!(text.lines().count() <= 24, "{text}");
+    assert!(text.contains("\nstale-user-entry ") && text.contains("caught in "), "{text}");
+    let rows = printed("run --executor interp --cpu pcid,pcid-nopge -v");
+    assert!(
+        rows.contains("\nforgotten-flush ") && rows.contains("never-flushed in line "),
+        "{rows}"
+    );
+}
+
+#[test]
+fn the_end_of_every_report_says_what_was_real() {
     let recording = format!("{}/terminal.json", env!("CARGO_TARGET_TMPDIR"));
     for line in [
         format!("run {DROPPED} --record {recording}"),
@@ -142,13 +213,13 @@ fn the_last_line_of_every_report_says_what_was_real() {
         "compare --cpu nopcid".to_owned(),
     ] {
         let text = printed(&line);
-        let last = text.lines().last().unwrap_or_default();
+        let last = end(&text);
         assert!(last.starts_with("interpreted: ") && last.contains(MODELLED), "{line}: {last}");
     }
     let kvm = kvm_or_skip!();
     drop(kvm);
     let text = printed("run unmap --cpu pcid --executor kvm");
-    let last = text.lines().last().unwrap_or_default();
+    let last = end(&text);
     assert!(last.starts_with("real: ") && last.contains(MODELLED), "{last}");
 }
 

@@ -27,16 +27,26 @@ fn a_guest_that_must_stop_is_held_to_how() {
                     A flush_tlb_one_user u0\nA user read u0";
     let stopped = "stops.toml:9), within flush_tlb_one_user\n";
     for (steps, row, expected, said) in [
-        (shot, "[[fault]]\ninject = \"drop ipi\"\nstops = \"hang\"", 0, "2 of them caught"),
+        (
+            shot,
+            "[[fault]]\ninject = \"drop ipi\"\nstops = \"hang\"",
+            0,
+            "2 injected faults caught (hang)",
+        ),
         (shot, "[[fault]]\ninject = \"drop ipi\"\nstops = \"crash\"", 1, stopped),
         (shot, "[[fault]]\ninject = \"early ack\"\nstops = \"hang\"", 1, "but a hang was expected"),
         (
             shot,
             "[[fault]]\ninject = \"early ack\"\nviolates = [\"stale-remote-entry\"]",
             0,
-            "caught",
+            "early ack: caught by stale-remote-entry, as the file says",
         ),
-        (astray, "[[verdict]]\nwhen = { policy = \"split\" }\nstops = \"crash\"", 0, "as expected"),
+        (
+            astray,
+            "[[verdict]]\nwhen = { policy = \"split\" }\nstops = \"crash\"",
+            0,
+            "ends in a crash, as the file",
+        ),
         (astray, "[[verdict]]\nwhen = { policy = \"split\" }\nstops = \"hang\"", 1, "a hang was"),
         (
             unmarked,
@@ -113,11 +123,69 @@ violates = ["never-flushed"]
 }
 
 #[test]
+fn every_again_line_of_a_sample_repeats_its_verdict() {
+    // Headlines of runs that are not as expected, with the commands below them.
+    let of = |report: &str| -> Vec<(String, String)> {
+        let mut headline = String::new();
+        let mut found = Vec::new();
+        for line in report.lines() {
+            if line.contains(" on ") && line.contains(" (no scenario says what comes of --inject)")
+            {
+                headline = line.to_owned();
+            }
+            if let Some(command) = line.strip_prefix("  again: stalemate ") {
+                found.push((std::mem::take(&mut headline), command.to_owned()));
+            }
+        }
+        found
+    };
+    let mut repeated = 0;
+    for line in [
+        "unmap --cpu pcid --inject \"drop invlpg#1\"",
+        "shootdown --cpu pcid,nopcid --inject \"drop ipi#1\"",
+        "shootdown --cpu pcid-invpcid --inject \"early ack\" --schedule events --seed 3",
+        "nmi-flush --cpu pcid --executor interp --inject nmi@each#6",
+        "nmi-flush --cpu pcid --inject nmi@each#6",
+        "seeded --cpu pcid --inject \"drop invlpg\"",
+        "matrix/move/lazy --cpu pcid --inject \"drop invlpg\"",
+        "user-flush-on-next-return --cpu pcid --inject \"drop mark#9\"",
+    ] {
+        let words = crate::common::words(&format!("run {line}"));
+        let output = stalemate(&words.iter().map(String::as_str).collect::<Vec<_>>());
+        let runs = of(&text(&output.stdout));
+        let code = if runs.is_empty() { 0 } else { 1 };
+        assert_eq!(output.status.code(), Some(code), "{line}: {}", text(&output.stdout));
+        for (headline, command) in runs {
+            let words = crate::common::words(&command);
+            let output = stalemate(&words.iter().map(String::as_str).collect::<Vec<_>>());
+            assert_eq!(output.status.code(), Some(1), "{command}");
+            assert_eq!(of(&text(&output.stdout)), [(headline, command)]);
+            repeated += 1;
+        }
+    }
+    assert!(repeated >= 10, "{repeated} runs were not as expected");
+}
+
+#[test]
+fn a_hang_says_who_waits_for_whom_and_that_the_ipi_was_dropped() {
+    let arguments = ["run", "shootdown", "--cpu", "pcid", "--inject", "drop ipi#1"];
+    let said = text(&stalemate(&arguments).stdout);
+    let waits = "  cpu0 is in flush_tlb_one_user and does not go on, while cpu1 has yet to remove ";
+    assert!(said.contains(waits), "{said}");
+    assert!(said.contains("  before that the fault `drop ipi#1` was injected\n"), "{said}");
+}
+
+#[test]
 fn a_fault_of_a_file_can_be_selected_and_must_be_there() {
     let run =
         |case| stalemate(&["run", MARK, "--cpu", "pcid", "--policy", "split", "--case", case]);
     let caught = text(&run("1").stdout);
-    assert!(caught.contains("1 run as expected (1 of them caught), 0 not"), "{caught}");
+    let said = "1 run, as the scenarios say: 1 injected fault caught\n(stale-user-entry).\n";
+    assert!(caught.contains(said), "{caught}");
+    assert!(
+        caught.contains("\ndrop mark#1: caught by stale-user-entry, as the file says\n"),
+        "{caught}"
+    );
     let said = fails(&["run", MARK, "--case", "99"], 2);
     assert!(said.contains("there is no fault 99"), "{said}");
 }
@@ -173,7 +241,7 @@ fn what_was_expected_and_what_was_not_is_said_by_name() {
         ("\"stale-user-entry\", \"lost-mark\"", 1, "but lost-mark was expected"),
         ("", 1, "but clean was expected"),
     ] {
-        let (exit, report) = judged(steps, &row(violates), &["--case", "1"]);
+        let (exit, report) = judged(steps, &row(violates), &["--case", "1", "-v"]);
         assert_eq!(exit, Some(code), "{report}");
         assert!(report.contains(said), "{report}");
         // What the file names was caught, whatever else was not as expected.

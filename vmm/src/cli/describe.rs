@@ -1,11 +1,12 @@
 //! `stalemate list` and `stalemate explain`.
 
 use super::failure::Failure;
-use super::input;
+use super::{input, terms};
 use crate::arch::tlb::FILLS;
 use crate::inject::forms::{DELAY, FORMS, POINTS, SITES, form_of};
 use crate::oracle::rules;
 use crate::scenario::{self, CPUS, POLICIES};
+use crate::suggest::nearest;
 use stalemate_shared::variant::{VARIANTS, Variant};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -191,13 +192,23 @@ pub fn explain(args: &ExplainArgs) -> Result<String, Failure> {
         return Ok(format!("{name}\n\nof PCID, INVPCID, PGE and SMEP: {}\n", cpu.has()));
     }
     if let Some((file, text)) = scenario::builtin_file(name) {
-        return Ok(format!("{name}\n\n{file}:\n\n{text}"));
+        // A step may be called as the scenario about it.
+        let step = terms::explain(name).map(|step| step + "\n").unwrap_or_default();
+        return Ok(format!("{step}{name}\n\n{file}:\n\n{text}"));
     }
     if let Some(one) = scenario::builtin(name) {
         return Ok(format!("{name}\n\n{}:\n\n{}", one.title(), one.source));
     }
+    if let Some(text) = terms::explain(name) {
+        return Ok(text);
+    }
+    let rules = rules::abouts().map(|rule| rule.name);
+    let policies = POLICIES.iter().map(|(_, name, _)| *name);
+    let near = nearest(name, terms::words().chain(rules).chain(policies));
+    let see = "see `stalemate list rules`, `list faults` and so on, or docs/glossary.md".to_owned();
+    let help = near.map_or(see, |near| format!("did you mean `{near}`?"));
     Err(Failure::usage(format!(
-        "`{name}` is no rule, fault, policy, fill, variant, CPU or scenario; see `stalemate list rules`, \
-         `list faults` and so on"
+        "`{name}` is no rule, fault, policy, fill, variant, CPU, scenario, step, point, page or word of \
+         reports; {help}"
     )))
 }

@@ -116,7 +116,7 @@ pub fn run(args: &FaultsArgs, device: &Path, terminal: &mut Terminal<'_>) -> Res
     let written = match args.format {
         Format::Json => terminal.json(&score_json(&report)),
         Format::Text if terminal.quiet && !escaped => Ok(()),
-        Format::Text => terminal.report(&score_text(&report), &[backend.name()]),
+        Format::Text => terminal.report(&score_text(&report, terminal.width()), &[backend.name()]),
     };
     let mut code = if escaped { EXIT_UNEXPECTED } else { EXIT_OK };
     if let Some(request) = interrupt::requested() {

@@ -11,7 +11,7 @@ use crate::kernel::steps::escapes::{self, Escape};
 use crate::kernel::steps::{BootError, Guest, ImageError};
 use crate::report::Skipped;
 use crate::runner::Runner;
-use crate::scenario::{self, BUILTIN, Policy, Run, Scenario, ZOO};
+use crate::scenario::{self, BUILTIN, CPUS, Policy, Run, Scenario, ZOO};
 use crate::suggest::nearest;
 use stalemate_shared::note::kernel;
 use std::collections::{BTreeMap, BTreeSet};
@@ -49,10 +49,18 @@ pub fn scenarios(names: &[String]) -> Result<Vec<Arc<Scenario>>, Failure> {
         } else {
             let known = BUILTIN.iter().chain(ZOO).map(|(known, _)| *known);
             let near = nearest(name, known.chain(["zoo"]));
-            let help = near.map_or_else(
-                || "see `stalemate list scenarios`".to_owned(),
-                |near| format!("did you mean `{near}`?"),
-            );
+            let help = match near {
+                _ if CPUS.iter().any(|cpu| cpu.name == name) => {
+                    format!("processors are separated by commas: `--cpu pcid,{name}`")
+                }
+                _ if ["mark", "ipi", "ack", "invlpg", "invpcid", "generation"]
+                    .contains(&name.as_str()) =>
+                {
+                    format!("a fault of two words is quoted: `--inject \"drop {name}\"`")
+                }
+                Some(near) => format!("did you mean `{near}`?"),
+                None => "see `stalemate list scenarios`".to_owned(),
+            };
             let message = format!("`{name}` is no built-in scenario and no file; {help}");
             return Err(Failure::usage(message));
         }

@@ -23,13 +23,15 @@ mod replay;
 mod run;
 mod stopped;
 mod terminal;
+mod terms;
 
 pub use failure::{EXIT_HOST, EXIT_OK, EXIT_UNEXPECTED, EXIT_USAGE, Failure, Message};
 pub use terminal::complain;
 
 use crate::ink::Ink;
+use crate::scenario;
 use clap::{CommandFactory, Parser, Subcommand};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use terminal::{Colour, Terminal};
 
 const AFTER_HELP: &str = "\
@@ -43,6 +45,8 @@ Exit status:
 Environment:
   STALEMATE_REQUIRE_KVM=1  use KVM where either would do, and fail where there is none
   NO_COLOR                 print no colours, unless --color asks for them
+  COLUMNS=N                fold lines to N columns, instead of to the terminal's; what is
+                           not a terminal gets whole lines, and tables of 80 columns
 
 Examples:
   stalemate run user-flush-on-next-return --cpu pcid
@@ -74,12 +78,35 @@ pub struct Cli {
     /// Show no progress, and of runs only those that are not as expected
     #[arg(long, short, global = true)]
     quiet: bool,
+    /// Of runs, show each in full, and a row for each scenario
+    #[arg(long, short, global = true, conflicts_with = "quiet")]
+    verbose: bool,
     /// Run guests in a process that may do all that its user may
     #[arg(long, global = true)]
     no_sandbox: bool,
 }
 
 impl Cli {
+    /// What the command line asks for. Bad usage ends the program with code 2, and a scenario in the
+    /// place of a command with what was probably meant.
+    #[must_use]
+    pub fn read() -> Self {
+        Self::try_parse().unwrap_or_else(|error| {
+            let word =
+                error.get(clap::error::ContextKind::InvalidSubcommand).map(ToString::to_string);
+            match word.filter(|word| scenario::builtins(word).is_some() || Path::new(word).exists())
+            {
+                Some(word) => {
+                    let word = crate::report::quoted(&word);
+                    let message = format!("`{word}` is a scenario: `stalemate run {word}` runs it");
+                    complain(&Failure::usage(message).render(Ink::Plain), Ink::Plain);
+                    std::process::exit(EXIT_USAGE.into())
+                }
+                None => error.exit(),
+            }
+        })
+    }
+
     /// How errors are coloured.
     #[must_use]
     pub fn error_ink(&self) -> Ink {
@@ -108,7 +135,8 @@ enum Command {
     List(describe::ListArgs),
     /// Inject every fault into every scenario: the detection score
     Faults(faults::FaultsArgs),
-    /// Explain a rule, a fault, a policy, a fill, a variant or a CPU; show a scenario
+    /// Explain a rule, a fault, a policy, a fill, a variant, a CPU, a step, a point, a page or a word
+    /// of reports; show a scenario
     Explain(describe::ExplainArgs),
     /// Run every flush policy over the same workloads and print what each costs
     ///
@@ -136,6 +164,8 @@ pub fn main(cli: Cli) -> Result<u8, Failure> {
         ink: cli.color.ink(&out),
         warning_ink: cli.error_ink(),
         quiet: cli.quiet,
+        verbose: cli.verbose,
+        columns: terminal::columns(),
         unconfined: cli.no_sandbox,
         out: &mut out,
     };

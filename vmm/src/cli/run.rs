@@ -13,7 +13,9 @@ use crate::arch::tlb::Fill;
 use crate::executor::Backend;
 use crate::interrupt;
 use crate::kernel::steps::{BootError, Guest, RunError};
-use crate::report::{Results, details, difference, json, junit, sarif, summary, tap};
+use crate::report::{
+    Layout, Results, Rows, details, difference, fold, json, junit, sarif, summary, tap,
+};
 use crate::runner::{Interrupted, Runner, check_of, crosscheck_all};
 use crate::sandbox::Grants;
 use crate::scenario::{CPUS, Expected, MAX_RUNS, Policy, Run, Scenario, Selection};
@@ -23,9 +25,6 @@ use std::sync::Arc;
 
 /// Runs that may hang before others are skipped.
 const MOST_HANGS: usize = 5;
-
-/// Above this many runs only the table is printed, and what is not as expected.
-const DETAILED_RUNS: usize = 12;
 
 /// Arguments of `run`.
 #[derive(Debug, Default, clap::Args)]
@@ -286,18 +285,25 @@ fn expand(scenarios: &[Arc<Scenario>], selection: &Selection) -> Vec<Run> {
 }
 
 fn text(results: &Results<'_>, named: bool, terminal: &Terminal<'_>) -> String {
-    let Terminal { ink, quiet, .. } = *terminal;
-    let verbose = named && !quiet && results.results.len() <= DETAILED_RUNS;
-    let shown: Vec<String> = results
-        .results
-        .iter()
-        .filter(|result| verbose || !result.as_expected)
-        .map(|result| details(results, result, ink))
-        .collect();
-    let mut parts: Vec<String> =
-        results.differences.iter().map(|found| difference(results, found)).chain(shown).collect();
+    let Terminal { ink, quiet, verbose, .. } = *terminal;
+    let rows = match (named, verbose) {
+        (false, false) => Rows::Rules,
+        (_, false) => Rows::Scenarios,
+        (_, true) => Rows::All,
+    };
+    let mut parts = Vec::new();
     if !quiet {
-        parts.push(summary(results, ink));
+        parts.push(summary(results, Layout { ink, width: terminal.width(), rows }));
+    }
+    parts.extend(results.differences.iter().map(|found| difference(results, found)));
+    let all = named && verbose && !quiet;
+    let shown = results.results.iter().filter(|result| all || !result.as_expected);
+    parts.extend(shown.map(|result| details(results, result, ink)));
+    if !quiet && !all {
+        let more = if named { "each run in full" } else { "a row for each scenario" };
+        let run = if results.results.len() == 1 { "the run in full" } else { more };
+        let hint = format!("-v shows {run}; `stalemate explain RULE` explains a rule\n");
+        parts.push(fold(&hint, terminal.width()));
     }
     parts.join("\n")
 }

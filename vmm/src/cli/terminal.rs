@@ -2,7 +2,7 @@
 
 use super::failure::{EXIT_HOST, Failure};
 use crate::ink::{Ink, Tone};
-use crate::report::what_is_real;
+use crate::report::{DEFAULT_WIDTH, LEAST_WIDTH, fold, what_is_real};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::Write;
 
@@ -53,6 +53,10 @@ pub struct Terminal<'a> {
     pub warning_ink: Ink,
     /// Only what is not as expected is shown, and no progress.
     pub quiet: bool,
+    /// Each run is shown in full.
+    pub verbose: bool,
+    /// The columns of a line; nothing where lines may be as long as they are.
+    pub columns: Option<usize>,
     /// Guests run in a process that is not confined.
     pub unconfined: bool,
 }
@@ -62,7 +66,20 @@ pub fn complain(text: &str, ink: Ink) {
     let _ = writeln!(std::io::stderr(), "{}", ink.harmless(text));
 }
 
+/// The columns to fold to: as COLUMNS says, or as the terminal has; nothing where there is none.
+pub fn columns() -> Option<usize> {
+    let said: Option<usize> =
+        std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+    let terminal = || console::Term::stdout().size_checked().map(|(_, columns)| columns.into());
+    said.or_else(terminal).filter(|columns| *columns > 0).map(|columns| columns.max(LEAST_WIDTH))
+}
+
 impl Terminal<'_> {
+    /// The columns that tables are laid out for.
+    pub fn width(&self) -> usize {
+        self.columns.unwrap_or(DEFAULT_WIDTH)
+    }
+
     /// Writes a result.
     pub fn write(&mut self, text: &str) -> Result<(), Failure> {
         let text = self.ink.harmless(text);
@@ -76,8 +93,13 @@ impl Terminal<'_> {
 
     /// Writes a report for people. Its last line says what was real and what was modelled.
     pub fn report(&mut self, text: &str, executors: &[&str]) -> Result<(), Failure> {
-        let last = self.ink.paint(Tone::Faint, &what_is_real(executors));
-        self.write(&format!("{text}{last}\n"))
+        let last = fold(&what_is_real(executors), self.width());
+        let last = self.ink.paint(Tone::Faint, &last);
+        let text = format!("{text}{last}\n");
+        match self.columns {
+            Some(columns) => self.write(&fold(&text, columns)),
+            None => self.write(&text),
+        }
     }
 
     /// Writes a report for programs.

@@ -5,7 +5,7 @@ use crate::arch::addr::{CpuId, Gva};
 use crate::event::TaskId;
 use crate::ink::{Ink, tame};
 use crate::oracle::rule::Because;
-use crate::oracle::{Violation, rules};
+use crate::oracle::{SUPPRESSED, Violation, rules};
 use crate::runner::{Mismatch, RunResult, WENT_THROUGH};
 use crate::scenario::Scenario;
 use crate::symbols::Symbols;
@@ -134,9 +134,23 @@ pub fn diagnosis(
             if known { format!("; see `stalemate explain {}`", about.name) } else { String::new() };
         let source = format!("{}{see}", about.source);
         group = group.element(Level::NOTE.with_name("source").message(source));
-        group = group.element(Level::HELP.message(about.hint));
+        group = group.element(Level::HELP.message(help(symbols, violation)));
     }
     ink.renderer().render(&[group]) + "\n"
+}
+
+/// What to try. Where an injected fault kept an invalidation from happening, that comes before what
+/// the rule knows of.
+fn help(symbols: &Symbols, violation: &Violation) -> String {
+    match violation.missed.iter().find(|missed| missed.why == SUPPRESSED) {
+        Some(missed) => format!(
+            "look at the injected fault first: it {}, at {}; a run without the fault shows whether more is \
+             amiss",
+            missed.what,
+            symbols.locate(missed.rip)
+        ),
+        None => violation.rule.about().hint.to_owned(),
+    }
 }
 
 /// What there is to say at a step of the scenario.

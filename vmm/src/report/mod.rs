@@ -1,6 +1,7 @@
 //! Reports: what a person reads, and what a program reads.
 
 mod diagnosis;
+mod fold;
 mod json;
 mod junit;
 mod picture;
@@ -10,12 +11,15 @@ mod sarif;
 mod score;
 mod score_json;
 mod skipped;
+mod table;
 mod tap;
 mod text;
 mod timeline;
 mod unexplained;
+mod verdict;
 
 pub use diagnosis::{Fact, Remark, diagnosis, facts, remarks};
+pub use fold::{DEFAULT_WIDTH, LEAST_WIDTH, fold};
 pub use json::{SCHEMA_VERSION, json, schema};
 pub use junit::junit;
 pub use picture::picture;
@@ -27,11 +31,12 @@ pub use score_json::{SCORE_SCHEMA_VERSION, score_json, score_schema};
 pub use skipped::{Skipped, skipped_lines};
 pub use tap::tap;
 pub(crate) use text::counted;
-pub use text::{details, difference, summary, what_is_real};
+pub use text::{Layout, Rows, details, difference, summary, what_is_real};
 pub use timeline::{KERNEL, Timeline, USER, html, perfetto, timeline};
 pub use unexplained::unexplained;
 
 use crate::event::Trace;
+use crate::inject::Sweep;
 use crate::runner::{Difference, RunResult};
 use crate::scenario::{Run, Scenario};
 use crate::symbols::Symbols;
@@ -90,7 +95,14 @@ impl Results<'_> {
     /// The one command that does a run again.
     #[must_use]
     pub fn command(&self, run: &Run) -> String {
-        command(run, self.guest, self.executors.len() > 1)
+        let again = command(run, self.guest, self.executors.len() > 1);
+        // How far a sweep comes depends on what runs it.
+        match self.executors {
+            [one] if Sweep::split(&run.faults).0.is_some() => {
+                format!("{again} --executor {one}")
+            }
+            _ => again,
+        }
     }
 
     /// Where the executors differed in the run of a result, if they did.

@@ -1,5 +1,6 @@
 //! The detection score as a person reads it.
 
+use super::fold::wrap;
 use super::{Skipped, counted, named, quoted, skipped_lines};
 use crate::inject::forms::{FORMS, form_of};
 use crate::oracle::RuleId;
@@ -97,11 +98,10 @@ impl Score<'_> {
     }
 }
 
-/// The score as text.
+/// The score as text; its table is laid out for lines of `width` columns.
 #[must_use]
-pub fn score_text(score: &Score<'_>) -> String {
+pub fn score_text(score: &Score<'_>, width: usize) -> String {
     let mut out = String::new();
-    let width = FORMS.iter().map(|(form, _)| form.len()).max().unwrap_or(0);
     // Writing to a String cannot fail.
     let _ = writeln!(
         out,
@@ -110,25 +110,7 @@ pub fn score_text(score: &Score<'_>) -> String {
         score.executor,
         score.scored.len(),
     );
-    let _ = write!(out, "{:width$}", "fault");
-    for (_, name) in ClassName::ALL {
-        let _ = write!(out, "  {name:>11}");
-    }
-    let _ = writeln!(out, "  caught or covered by");
-    let mut row = |name: &str, tally: &Tally| {
-        let _ = write!(out, "{name:width$}");
-        for (class, _) in ClassName::ALL {
-            let _ = write!(out, "  {:>11}", tally.count(class));
-        }
-        let _ = writeln!(out, "  {}", tally.by());
-    };
-    for (form, _) in FORMS {
-        let of_form = score.form(form);
-        if !of_form.is_empty() {
-            row(form, &Tally::of(of_form));
-        }
-    }
-    row("all", &Tally::of(score.scored));
+    table(&mut out, score, width);
     if score.stride > 1 {
         let stride = score.stride;
         let _ = writeln!(
@@ -165,4 +147,48 @@ pub fn score_text(score: &Score<'_>) -> String {
     let runs = counted(runs, "run", "runs");
     let _ = writeln!(out, "\n{faults} in {runs}, {} escaped", escapes.len());
     out
+}
+
+/// Columns that who caught a fault needs, to stand beside the numbers.
+const BESIDE: usize = 30;
+
+/// A row for each form of a fault. Who caught or covered it stands below where lines are short, and
+/// so do the numbers where they are shorter.
+fn table(out: &mut String, score: &Score<'_>, width: usize) {
+    let names = FORMS.iter().map(|(form, _)| form.len()).max().unwrap_or(0);
+    let numbers: usize = ClassName::ALL.iter().map(|(_, name)| name.len() + 1).sum();
+    let (stacked, beside) =
+        (width < names + numbers, width >= names + numbers + "  ".len() + BESIDE);
+    let start = |out: &mut String, name: &str| match stacked {
+        true => *out += &format!("{name}\n "),
+        false => *out += &format!("{name:names$}"),
+    };
+    start(out, "fault");
+    for (_, name) in ClassName::ALL {
+        let _ = write!(out, " {name}");
+    }
+    *out += if beside { "  caught or covered by\n" } else { "\n    caught or covered by\n" };
+    let mut row = |name: &str, tally: &Tally| {
+        start(out, name);
+        for (class, name) in ClassName::ALL {
+            let _ = write!(out, " {:>wide$}", tally.count(class), wide = name.len());
+        }
+        let by = tally.by();
+        let margin = if beside { names + numbers + 2 } else { 4 };
+        for (index, line) in wrap(&by, width - margin).iter().enumerate() {
+            match (index, beside) {
+                _ if by.is_empty() => out.push('\n'),
+                (0, true) => *out += &format!("  {line}\n"),
+                (0, false) => *out += &format!("\n{:margin$}{line}\n", ""),
+                _ => *out += &format!("{:margin$}{line}\n", ""),
+            }
+        }
+    };
+    for (form, _) in FORMS {
+        let of_form = score.form(form);
+        if !of_form.is_empty() {
+            row(form, &Tally::of(of_form));
+        }
+    }
+    row("all", &Tally::of(score.scored));
 }

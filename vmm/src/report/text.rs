@@ -1,75 +1,89 @@
-//! The table and the witness.
+//! The summary of all runs, and one run in full.
 
 use super::diagnosis::{on_cpu, step_of, step_text};
+use super::fold::wrap;
 use super::unexplained::{registers, unexplained};
-use super::{Results, diagnosis, skipped_lines};
+use super::verdict::sentence;
+use super::{Results, diagnosis, skipped_lines, table};
 use crate::arch::tlb::{Fill, Tag};
 use crate::inject::Interrupt;
 use crate::ink::{Ink, Tone};
 use crate::kernel::steps::Swept;
-use crate::oracle::{Discharger, Obligation, RuleId, State};
-use crate::runner::{Difference, Hammers, Outcome, RunResult, Seen, SweepResult};
-use crate::scenario::{CPUS, Expected, Scenario, Stops};
+use crate::oracle::{Obligation, RuleId, State};
+use crate::runner::{Difference, Hammers, RunResult, Seen, SweepResult};
+use crate::scenario::{Expected, Scenario, Stops};
 use stalemate_shared::pcid::USER_PCID_BIT;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
-
-/// Configurations that a line of the summary names; the JSON names all.
-const CONFIGS_NAMED: usize = 6;
-/// The width of a column, where the processor's name is not wider.
-const COLUMN: usize = 12;
-
-/// What the table's cells mean.
-const LEGEND: &str = "ok N+M: N runs clean and M caught, as expected; lost: live entries that nobody \
-                      asked to flush and a big hammer removed, in on-demand runs";
 
 /// What is modelled with any executor.
 const MODELLED: &str = "modelled: the TLB, CR3, PCID, INVPCID, PGE and privilege, as the manual \
                         allows a processor to behave";
 
-/// The table: a row for each scenario, a column for each CPU.
+/// How much a summary shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rows {
+    /// What was found, rule by rule: of many scenarios at once.
+    Rules,
+    /// A row for each scenario, and a line for each fault that was caught.
+    Scenarios,
+    /// As `Scenarios`, and what the flushes cost.
+    All,
+}
+
+/// How a summary looks.
+#[derive(Clone, Copy, Debug)]
+pub struct Layout {
+    /// How it is coloured.
+    pub ink: Ink,
+    /// How many columns a line has at most, but for names and commands that are longer.
+    pub width: usize,
+    /// How much it shows.
+    pub rows: Rows,
+}
+
+/// The verdict in a sentence, and the table of what was found where.
 #[must_use]
-pub fn summary(results: &Results<'_>, ink: Ink) -> String {
+pub fn summary(results: &Results<'_>, layout: Layout) -> String {
+    let Layout { ink, width, rows } = layout;
     let mut out = String::new();
-    let runs = results.results.len();
     let _ = writeln!(
         out,
-        "stalemate {}, executor {}: {runs} of {}",
+        "stalemate {}, executor {}: {} of {}",
         env!("CARGO_PKG_VERSION"),
         results.executor(),
+        results.results.len(),
         counted(results.possible, "possible run", "possible runs")
     );
-    let cpus: Vec<&str> = CPUS
-        .iter()
-        .map(|cpu| cpu.name)
-        .filter(|name| results.results.iter().any(|result| result.run.config.cpu.name == *name))
-        .collect();
-    let heading = "scenario";
-    let names = results.scenarios.iter().map(|scenario| scenario.row().chars().count());
-    let width = names.max().unwrap_or(0).max(heading.len());
-    let _ = write!(out, "\n{heading:width$} ");
-    for cpu in &cpus {
-        let _ = write!(out, " {cpu:>COLUMN$}");
+    let tone = if results.all_as_expected() { Tone::Good } else { Tone::Bad };
+    for line in wrap(&(sentence(results) + "."), width) {
+        let _ = writeln!(out, "{}", ink.paint(tone, &line));
     }
-    let _ = writeln!(out, "  caught  lost  obligations by discharger");
-    for together in results.scenarios.chunk_by(|one, other| one.row() == other.row()) {
-        let of: Vec<&RunResult> = together.iter().flat_map(|one| results.of(one)).collect();
-        if !of.is_empty() {
-            row(&mut out, ink, together[0].row(), &of, &cpus, width);
-        }
+    let mut table = match rows {
+        Rows::Rules => table::by_rule(results, ink, width),
+        // The sentence says what there is to say of one run.
+        Rows::Scenarios if results.results.len() == 1 => String::new(),
+        Rows::Scenarios | Rows::All => table::by_scenario(results, ink, width),
+    };
+    if !table.is_empty() {
+        table.insert(0, '\n');
     }
-    let failed = results.results.iter().filter(|result| !result.as_expected).count();
-    let caught = results.results.iter().filter(|result| result.is_caught()).count();
-    let _ = writeln!(out, "\n{LEGEND}");
-    caught_without_fault(&mut out, results);
-    for line in results.left_out {
+    out += &table;
+    let mut lines = if rows == Rows::Rules { Vec::new() } else { table::caught(results) };
+    if rows == Rows::All {
+        lines.push(table::costs(results));
+    }
+    lines.extend_from_slice(results.left_out);
+    let mut more = String::new();
+    kernel(&mut more, results);
+    lines.extend(more.lines().map(str::to_owned));
+    lines.retain(|line| !line.is_empty());
+    if !lines.is_empty() {
+        out.push('\n');
+    }
+    for line in &lines {
         let _ = writeln!(out, "{line}");
     }
-    kernel(&mut out, results);
-    let tone = if failed == 0 { Tone::Good } else { Tone::Bad };
-    let good = counted(runs - failed, "run", "runs");
-    let total = format!("{good} as expected ({caught} of them caught), {failed} not");
-    let _ = writeln!(out, "{}", ink.paint(tone, &total));
     out
 }
 
@@ -101,7 +115,7 @@ fn kernel(out: &mut String, results: &Results<'_>) {
     *out += &skipped_lines(guest, results.skipped, results.scenarios.len());
 }
 
-/// What was real with these executors, and what was modelled: the last line of every report.
+/// What was real with these executors, and what was modelled: the end of every report.
 #[must_use]
 pub fn what_is_real(executors: &[&str]) -> String {
     format!("{}; {MODELLED}", real(executors))
@@ -145,66 +159,6 @@ pub fn difference(results: &Results<'_>, found: &Difference) -> String {
     }
     let _ = writeln!(out, "  again: {}", results.command(&found.run));
     out
-}
-
-/// The violations that the kernel itself makes, by scenario and rules: a broken policy's pattern.
-fn caught_without_fault(out: &mut String, results: &Results<'_>) {
-    let mut found: BTreeMap<(usize, String), Vec<String>> = BTreeMap::new();
-    for (index, scenario) in results.scenarios.iter().enumerate() {
-        for result in results.of(scenario) {
-            let rules = result.rules();
-            if result.as_expected && result.run.faults.is_empty() && !rules.is_empty() {
-                let rules: Vec<String> = rules.iter().map(ToString::to_string).collect();
-                let key = (index, rules.join(" and "));
-                found.entry(key).or_default().push(result.run.config.to_string());
-            }
-        }
-    }
-    for ((scenario, rules), configs) in found {
-        let name = &results.scenarios[scenario].name;
-        let more = configs.len().saturating_sub(CONFIGS_NAMED);
-        let named = configs.iter().take(CONFIGS_NAMED).cloned().collect::<Vec<_>>().join(", ");
-        let more = if more == 0 { String::new() } else { format!(" and {more} more") };
-        let _ = writeln!(out, "{name}: {rules} without a fault on {named}{more}");
-    }
-}
-
-fn row(out: &mut String, ink: Ink, name: &str, of: &[&RunResult], cpus: &[&str], width: usize) {
-    let _ = write!(out, "{name:width$} ");
-    for cpu in cpus {
-        let wide = cpu.len().max(COLUMN);
-        let here: Vec<_> = of.iter().filter(|result| result.run.config.cpu.name == *cpu).collect();
-        let bad: BTreeSet<Outcome> =
-            here.iter().filter(|result| !result.as_expected).map(|result| result.outcome).collect();
-        let (tone, cell) = match bad.first() {
-            _ if here.is_empty() => (Tone::Faint, "-".to_owned()),
-            None => {
-                let cell = match here.iter().filter(|result| result.is_caught()).count() {
-                    0 => format!("ok {}", here.len()),
-                    caught => format!("ok {}+{caught}", here.len() - caught),
-                };
-                (Tone::Good, cell)
-            }
-            // One word says enough; the details follow.
-            Some(outcome) => (Tone::Bad, outcome.to_string().to_uppercase()),
-        };
-        let _ = write!(out, " {}", ink.paint(tone, &format!("{cell:>wide$}")));
-    }
-    let caught = of.iter().filter(|result| result.is_caught()).count();
-    // Counted where entries are there on demand; else there is no number.
-    let on_demand = of.iter().filter(|result| result.run.config.fill == Fill::OnDemand);
-    let lost = on_demand.map(|result| result.hammers.lost).reduce(|sum, lost| sum + lost);
-    let lost = lost.map_or("-".to_owned(), |lost| lost.to_string());
-    let mut discharged: BTreeMap<Discharger, usize> = BTreeMap::new();
-    for result in of.iter().filter(|result| result.outcome == Outcome::Clean) {
-        for (by, count) in result.discharged() {
-            *discharged.entry(by).or_default() += count;
-        }
-    }
-    let discharged: Vec<String> =
-        discharged.iter().map(|(by, count)| format!("{} {count}", by.name())).collect();
-    let last = format!("  {caught:>6}  {lost:>4}  {}", discharged.join(", "));
-    let _ = writeln!(out, "{}", last.trim_end());
 }
 
 /// One run in full: what was owed and what became of it, and for a violation its witness.

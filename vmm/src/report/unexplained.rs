@@ -1,10 +1,14 @@
 //! What no rule says of a run.
 
+use super::counted;
 use super::diagnosis::step_text;
+use crate::arch::addr::CpuId;
 use crate::arch::vcpu::Vcpu;
+use crate::oracle::State;
 use crate::runner::{Outcome, RunResult, StoppedIn};
 use crate::scenario::Scenario;
 use crate::symbols::Symbols;
+use std::collections::BTreeMap;
 
 /// Steps that came to something else, faults that never fired, why the guest could not go on, and
 /// that nothing was ever stale: a line each.
@@ -34,6 +38,7 @@ pub fn unexplained(symbols: &Symbols, scenario: &Scenario, result: &RunResult) -
             let at = step.map_or_else(String::new, |step| format!(" ({})", place(scenario, step)));
             lines.push(format!("in {}{at}{within}", step_text(scenario, step)));
         }
+        lines.extend(waits(result, vcpu));
         // After a time-out the registers are those of the last trap.
         lines.push(format!("at {}", symbols.locate(vcpu.rip())));
         lines.extend(registers(vcpu));
@@ -53,6 +58,31 @@ pub fn unexplained(symbols: &Symbols, scenario: &Scenario, result: &RunResult) -
                       page that was mapped before";
         lines.push(proves.to_owned());
     }
+    lines
+}
+
+/// Of a guest that hangs in a flush: which CPU waits for which, and the faults that were injected before.
+fn waits(result: &RunResult, vcpu: &Vcpu) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let (Outcome::Hang, Some(flush)) = (result.outcome, result.stopped_in.flush) {
+        let open = result.obligations.iter().filter(|owed| owed.state == State::Open);
+        let mut others: BTreeMap<CpuId, usize> = BTreeMap::new();
+        for owed in open.filter(|owed| owed.cpu != vcpu.id) {
+            *others.entry(owed.cpu).or_default() += 1;
+        }
+        for (other, count) in others {
+            let entries = counted(count, "stale entry", "stale entries");
+            lines.push(format!(
+                "cpu{} is in {} and does not go on, while cpu{} has yet to remove {entries}",
+                vcpu.id.0,
+                flush.name(),
+                other.0
+            ));
+        }
+    }
+    let fired = result.run.faults.iter().map(ToString::to_string);
+    let fired = fired.filter(|fault| !result.not_fired.contains(fault));
+    lines.extend(fired.map(|fault| format!("before that the fault `{fault}` was injected")));
     lines
 }
 

@@ -21,7 +21,7 @@ pub use replica::{OpenFlush, Replica, ReplicaCpu, Slot, Space};
 pub use rules::big_hammer::BigHammer;
 pub use rules::needless_flush::NeedlessFlush;
 pub use rules::unowed_entry::self_check;
-pub use witness::{Contradiction, Missed, Violation};
+pub use witness::{Contradiction, Missed, SUPPRESSED, Violation};
 
 use crate::arch::addr::{CpuId, Gpa};
 use crate::arch::happened::Happened;

@@ -21,6 +21,9 @@ pub struct Invalidation {
     pub pcid: Pcid,
 }
 
+/// Why what an injected fault suppressed did not remove an entry.
+pub const SUPPRESSED: &str = "the fault kept it from happening";
+
 /// An invalidation after the downgrade, and why the entry outlived it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Missed {
@@ -218,7 +221,7 @@ fn missed(past: &Invalidation, tag: Tag, page: Gva) -> Option<Missed> {
             Happened::PageFault { va, .. } => (format!("page fault at {va}"), other_page()),
             _ => return None,
         },
-        Kind::Suppressed { what } => (what.clone(), "the fault kept it from happening".to_owned()),
+        Kind::Suppressed { what } => (what.clone(), SUPPRESSED.to_owned()),
         // Marks are taken away by the load of CR3 that follows, which is named itself.
         Kind::Announced { .. } => {
             let made: Vec<Tag> = marked(&past.event).collect();
