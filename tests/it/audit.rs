@@ -8,6 +8,7 @@ mod images;
 mod kernel;
 mod layout;
 mod profile;
+mod reports;
 mod scripts;
 mod stacks;
 

@@ -2,7 +2,8 @@
 //! put up with.
 
 use super::Finding;
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A file of known findings.
@@ -26,13 +27,24 @@ pub struct Known {
     pub until: Option<String>,
 }
 
+/// A finding that is known, and found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(inline)]
+pub struct Excused {
+    /// Its key.
+    pub key: String,
+    /// Why it is put up with.
+    pub reason: String,
+}
+
 /// How findings and a baseline compare.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(inline)]
 pub struct Compared {
     /// Keys that the baseline does not know.
     pub new: Vec<String>,
-    /// Keys that it knows, with their reasons.
-    pub known: Vec<(String, String)>,
+    /// Those that it knows.
+    pub known: Vec<Excused>,
     /// Keys that it knows and that were not found.
     pub gone: Vec<String>,
     /// Keys that it knows and whose day has passed.
@@ -68,7 +80,7 @@ impl Baseline {
             match (keys.contains(&known.key), over) {
                 (false, _) => compared.gone.push(key),
                 (true, true) => compared.expired.push(key),
-                (true, false) => compared.known.push((key, reason)),
+                (true, false) => compared.known.push(Excused { key, reason }),
             }
         }
         let is_new = |key: &&String| self.known.iter().all(|known| known.key != **key);

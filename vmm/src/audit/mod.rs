@@ -19,15 +19,15 @@ mod text;
 mod watcher;
 
 pub use again::{Evidence, Given, Grade, Seen};
-pub use baseline::{Baseline, Compared, Known, today};
+pub use baseline::{Baseline, Compared, Excused, Known, today};
 pub use campaign::{Came, Campaign, Dropped, Kinds, Plan, campaign};
 pub use coverage::{Change, Coverage, Row};
 pub use exceptions::Exception;
 pub use finding::{Finding, Key};
-pub use json::json;
+pub use json::{SCHEMA_VERSION, json, schema};
 pub use judged::{Counts, RULES};
 pub use moments::{Closed, Noted};
-pub use profile::{Applied, Line, Profile};
+pub use profile::{Applied, Line, Profile, profile_schema};
 pub use stacks::{Called, Calls};
 pub use text::{compared, text};
 pub use watcher::{FlushSite, Removals};
@@ -37,6 +37,7 @@ use crate::inject::{Fault, Injector, Sites};
 use crate::kernel::free::{Boot, End, Free, FreeError, FreeRun, Hooks, KernelImage, Settings};
 use crate::oracle::Violation;
 use crate::symbols::Symbols;
+use serde::Serialize;
 use std::collections::BTreeMap;
 use watcher::Watcher;
 
@@ -98,8 +99,27 @@ pub struct Audited {
     pub not_fired: Vec<String>,
 }
 
+/// An audit with all that belongs to its report.
+#[derive(Clone, Copy, Debug)]
+pub struct Report<'a> {
+    /// What came of it.
+    pub audited: &'a Audited,
+    /// What became of each flush that was withheld, where that was asked for.
+    pub campaign: Option<&'a Campaign>,
+    /// How it compares with what is known, where that was given.
+    pub compared: Option<&'a Compared>,
+}
+
+impl<'a> From<&'a Audited> for Report<'a> {
+    fn from(audited: &'a Audited) -> Self {
+        Self { audited, campaign: None, compared: None }
+    }
+}
+
 /// What an audit comes to, in a word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
 pub enum Verdict {
     /// Nothing was stale past its deadline.
     Clean,

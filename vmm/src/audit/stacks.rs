@@ -9,6 +9,7 @@ use serde::Serialize;
 
 /// The stack at one moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
+#[schemars(inline)]
 pub struct Calls {
     /// Which moment: `store`, `flush` (the last one that should have covered what is stale), `deadline`,
     /// `use`.
@@ -23,6 +24,7 @@ pub struct Calls {
 
 /// A function in a stack.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
+#[schemars(inline)]
 pub struct Called {
     /// Its name with the distance and its size, as kernels print it; an address where it has no name.
     pub function: String,

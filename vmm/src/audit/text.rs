@@ -33,7 +33,10 @@ pub fn compared(compared: &Compared) -> String {
     };
     compared.new.iter().for_each(|key| rows("new", key, ""));
     compared.expired.iter().for_each(|key| rows("expired", key, ""));
-    compared.known.iter().for_each(|(key, reason)| rows("known", key, &format!(": {reason}")));
+    compared
+        .known
+        .iter()
+        .for_each(|known| rows("known", &known.key, &format!(": {}", known.reason)));
     compared.gone.iter().for_each(|key| rows("gone", key, ""));
     if *compared == Compared::default() {
         out.push_str("  nothing was found, and nothing is known\n");

@@ -6,8 +6,8 @@ use super::terminal::{Format, Terminal};
 use super::{input, names};
 use crate::arch::tlb::{Fill, TlbModel};
 use crate::audit::{
-    self, Audited, Baseline, COMMAND_LINE, Campaign, Finding, Grade, Kinds, Plan, Profile, Subject,
-    Verdict,
+    self, Audited, Baseline, COMMAND_LINE, Campaign, Finding, Grade, Kinds, Plan, Profile, Report,
+    Subject, Verdict,
 };
 use crate::ink::Ink;
 use crate::kernel::free::{FreeError, KernelImage, READY, Settings, init, initramfs};
@@ -80,7 +80,7 @@ pub struct AuditArgs {
     /// Exit with 1 only for findings of this grade or a higher one
     #[arg(long, value_enum, value_name = "GRADE", default_value_t = Grade::Held)]
     fail_on: Grade,
-    /// How to report
+    /// How to report; the JSON's schema is docs/audit.schema.json
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
 }
@@ -144,26 +144,22 @@ pub fn run(args: &AuditArgs, terminal: &mut Terminal<'_>) -> Result<u8, Failure>
             (audited, Some(campaign))
         }
     };
+    let compared = baseline.map(|baseline| {
+        let graded: Vec<Finding> = audited.graded(args.fail_on).cloned().collect();
+        baseline.compare(&graded, audit::today())
+    });
+    let report =
+        Report { audited: &audited, campaign: campaign.as_ref(), compared: compared.as_ref() };
     match args.format {
-        Format::Json => {
-            let mut report = audit::json(&audited);
-            if let Some(campaign) = &campaign {
-                report["campaign"] = campaign.json();
-            }
-            terminal.json(&report)?;
-        }
+        Format::Json => terminal.json(&audit::json(&report))?,
         Format::Text => {
             let mut text = audit::text(&audited, terminal.ink);
             text.extend(campaign.as_ref().map(Campaign::text));
+            text.extend(compared.as_ref().map(audit::compared));
             terminal.report(&text, &["interp"])?;
         }
     }
-    if let Some(baseline) = baseline {
-        let graded: Vec<Finding> = audited.graded(args.fail_on).cloned().collect();
-        let compared = baseline.compare(&graded, audit::today());
-        if args.format == Format::Text {
-            terminal.write(&audit::compared(&compared))?;
-        }
+    if let Some(compared) = &compared {
         let judged = matches!(audited.verdict(), Verdict::Clean | Verdict::Violation);
         return Ok(if judged && compared.is_expected() { EXIT_OK } else { EXIT_UNEXPECTED });
     }
