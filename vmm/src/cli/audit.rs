@@ -2,19 +2,22 @@
 
 use super::confine::{confine, threads};
 use super::failure::{EXIT_OK, EXIT_UNEXPECTED, Failure};
+use super::files::{self, Output};
+use super::stopped::verdict;
 use super::terminal::{Format, Terminal};
 use super::{input, names};
 use crate::arch::tlb::{Fill, TlbModel};
 use crate::audit::{
-    self, Audited, Baseline, COMMAND_LINE, Campaign, Finding, Grade, Kinds, Plan, Profile, Report,
-    Subject, Verdict,
+    self, About, Audited, Baseline, COMMAND_LINE, Campaign, Compared, Finding, Grade, Kinds, Plan,
+    Profile, Recorder, Report, Subject, Verdict,
 };
 use crate::ink::Ink;
 use crate::kernel::free::{FreeError, KernelImage, READY, Settings, init, initramfs};
+use crate::report::quoted;
 use crate::sandbox::Grants;
 use crate::symbols::{Symbols, kallsyms, system_map};
 use clap::builder::NonEmptyStringValueParser;
-use std::io::Write;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 /// Arguments of `audit`.
@@ -80,6 +83,12 @@ pub struct AuditArgs {
     /// Exit with 1 only for findings of this grade or a higher one
     #[arg(long, value_enum, value_name = "GRADE", default_value_t = Grade::Held)]
     fail_on: Grade,
+    /// Write the report as one page for a browser, which needs no network
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Write the events that rules look at to this file: `replay` judges them again
+    #[arg(long, value_name = "FILE", conflicts_with = "drop")]
+    record: Option<PathBuf>,
     /// How to report; the JSON's schema is docs/audit.schema.json
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -123,7 +132,17 @@ pub fn run(args: &AuditArgs, terminal: &mut Terminal<'_>) -> Result<u8, Failure>
         until: args.until.as_deref(),
     };
     let threads = threads();
-    confine(terminal, &Grants::default());
+    let inputs = [
+        Some(&args.kernel),
+        args.initrd.as_ref(),
+        args.symbols.as_ref(),
+        args.profile.as_ref(),
+        args.baseline.as_ref(),
+    ];
+    let inputs: Vec<&Path> = inputs.into_iter().flatten().map(PathBuf::as_path).collect();
+    let [page, record] = files::open([args.html.as_deref(), args.record.as_deref()], &inputs)?;
+    let renames = [&page, &record].into_iter().flatten().filter_map(Output::folder).collect();
+    confine(terminal, &Grants { renames, ..Grants::default() });
     let quiet = terminal.quiet;
     let mut console = |bytes: &[u8]| {
         // The console of the audited kernel is no result.
@@ -136,8 +155,12 @@ pub fn run(args: &AuditArgs, terminal: &mut Terminal<'_>) -> Result<u8, Failure>
         FreeError::Kernel(error) => Failure::usage(error.to_string()),
         error => Failure::host(&error),
     };
+    let name = args.kernel.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+    let mut recorded = Ok(());
     let (audited, campaign) = match args.drop {
-        None => (audit::audit(&subject, &mut console).map_err(failed)?, None),
+        None => {
+            (judged(&subject, &mut console, &name, record, &mut recorded).map_err(failed)?, None)
+        }
         Some(kinds) => {
             let (audited, campaign) =
                 withhold(args, kinds, threads, &subject, &mut console, terminal).map_err(failed)?;
@@ -150,29 +173,59 @@ pub fn run(args: &AuditArgs, terminal: &mut Terminal<'_>) -> Result<u8, Failure>
     });
     let report =
         Report { audited: &audited, campaign: campaign.as_ref(), compared: compared.as_ref() };
-    match args.format {
-        Format::Json => terminal.json(&audit::json(&report))?,
+    let written = match args.format {
+        Format::Json => terminal.json(&audit::json(&report)),
         Format::Text => {
             let mut text = audit::text(&audited, terminal.ink);
             text.extend(campaign.as_ref().map(Campaign::text));
             text.extend(compared.as_ref().map(audit::compared));
-            terminal.report(&text, &["interp"])?;
+            terminal.report(&text, &["interp"])
         }
-    }
-    if let Some(compared) = &compared {
+    };
+    let saved = page.map_or(Ok(()), |page| {
+        page.save(&audit::html(&report, About { kernel: &name, command: &command() }))
+    });
+    verdict(exit_code(args, &audited, compared.as_ref()), written.and(saved).and(recorded))
+}
+
+/// The exit code that the findings come to.
+fn exit_code(args: &AuditArgs, audited: &Audited, compared: Option<&Compared>) -> u8 {
+    if let Some(compared) = compared {
         let judged = matches!(audited.verdict(), Verdict::Clean | Verdict::Violation);
-        return Ok(if judged && compared.is_expected() { EXIT_OK } else { EXIT_UNEXPECTED });
+        return if judged && compared.is_expected() { EXIT_OK } else { EXIT_UNEXPECTED };
     }
     let is_fine = match audited.verdict() {
         Verdict::Clean => true,
         Verdict::Violation => audited.graded(args.fail_on).next().is_none(),
         _ => false,
     };
-    Ok(match &args.bisect {
+    match &args.bisect {
         None if is_fine => EXIT_OK,
         None => EXIT_UNEXPECTED,
         Some(key) => audited.bisect(key, args.fail_on),
-    })
+    }
+}
+
+/// Audits, and writes the events to a file, if there is one.
+fn judged(
+    subject: &Subject<'_>,
+    console: &mut dyn FnMut(&[u8]),
+    kernel: &str,
+    record: Option<Output>,
+    recorded: &mut Result<(), Failure>,
+) -> Result<Audited, FreeError> {
+    let Some(output) = record else { return audit::audit(subject, console) };
+    let mut recorder = Recorder::new(BufWriter::new(output.file()), kernel, &command());
+    let audited = audit::observed(subject, console, &mut recorder)?;
+    let written = recorder.finish(&audited).map(|_| ());
+    *recorded = output.done(written);
+    Ok(audited)
+}
+
+/// The command line, as a shell takes it.
+fn command() -> String {
+    let words = std::env::args_os().skip(1).map(|word| quoted(&word.to_string_lossy()));
+    std::iter::once("stalemate".to_owned()).chain(words).collect::<Vec<_>>().join(" ")
 }
 
 /// Audits, and withholds the flushes of these kinds one at a time.
@@ -234,5 +287,5 @@ fn symbols(args: &AuditArgs, kernel: &KernelImage) -> Result<Symbols, Failure> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {
-    std::fs::read(path).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
+    files::read(path)
 }
