@@ -10,10 +10,10 @@ use std::path::PathBuf;
 use std::process::Output;
 
 /// A directory with files to audit, which goes with it.
-struct Files(PathBuf);
+pub struct Files(PathBuf);
 
 impl Files {
-    fn new(name: &str) -> Self {
+    pub fn new(name: &str) -> Self {
         let place =
             std::env::temp_dir().join(format!("stalemate-audit-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&place).expect("a directory");
@@ -22,14 +22,14 @@ impl Files {
         files
     }
 
-    fn put(&self, name: &str, contents: &[u8]) -> String {
+    pub fn put(&self, name: &str, contents: &[u8]) -> String {
         let path = self.0.join(name);
         std::fs::write(&path, contents).expect("a file");
         path.to_string_lossy().into_owned()
     }
 
     /// What comes of an audit of this file.
-    fn audit(&self, kernel: &[u8], more: &[&str]) -> Output {
+    pub fn audit(&self, kernel: &[u8], more: &[&str]) -> Output {
         let (kernel, initrd) = (self.put("kernel", kernel), self.put("initrd", &[]));
         self.audit_named(&kernel, &initrd, more)
     }

@@ -1,15 +1,15 @@
 //! `stalemate audit`: judges a kernel that is not ours.
 
 use super::confine::{confine, threads};
-use super::failure::{EXIT_OK, EXIT_UNEXPECTED, Failure};
+use super::failure::{EXIT_HOST, EXIT_OK, EXIT_UNEXPECTED, Failure};
 use super::files::{self, Output};
 use super::stopped::verdict;
-use super::terminal::{Format, Terminal};
+use super::terminal::{Format, Terminal, complain};
 use super::{input, names};
 use crate::arch::tlb::{Fill, TlbModel};
 use crate::audit::{
-    self, About, Audited, Baseline, COMMAND_LINE, Campaign, Compared, Finding, Grade, Kinds, Plan,
-    Profile, Recorder, Report, Subject, Verdict,
+    self, About, Audited, Baseline, COMMAND_LINE, Campaign, Compared, Debugger, DebuggerError,
+    Finding, Grade, Key, Kinds, Plan, Profile, Recorder, Report, Subject, Verdict,
 };
 use crate::ink::Ink;
 use crate::kernel::free::{FreeError, KernelImage, READY, Settings, init, initramfs};
@@ -18,6 +18,7 @@ use crate::sandbox::Grants;
 use crate::symbols::{Symbols, kallsyms, system_map};
 use clap::builder::NonEmptyStringValueParser;
 use std::io::{BufWriter, Write};
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 
 /// Arguments of `audit`.
@@ -89,13 +90,30 @@ pub struct AuditArgs {
     /// Write the events that rules look at to this file: `replay` judges them again
     #[arg(long, value_name = "FILE", conflicts_with = "drop")]
     record: Option<PathBuf>,
+    /// After the report wait at this port of 127.0.0.1 for GDB (`target remote :PORT`), which sees the run
+    /// at its first finding and goes through it in both directions; 0 for a port that is free
+    #[arg(long, value_name = "PORT", conflicts_with = "drop")]
+    gdb: Option<u16>,
     /// How to report; the JSON's schema is docs/audit.schema.json
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
 }
 
+/// What `git bisect run` stops at.
+const EXIT_STOP: u8 = 128;
+/// What it takes for neither good nor bad.
+const EXIT_SKIP: u8 = 125;
+
 /// Audits the kernel that `args` name.
 pub fn run(args: &AuditArgs, terminal: &mut Terminal<'_>) -> Result<u8, Failure> {
+    let Some(key) = &args.bisect else { return audited(args, terminal) };
+    // A key that is misspelt is found in no kernel.
+    key.parse::<Key>().map_err(|error| Failure::of(EXIT_STOP, format!("--bisect: {error}")))?;
+    // What does not build, say, is neither good nor bad.
+    audited(args, terminal).map_err(|failure| Failure { code: EXIT_SKIP, ..failure })
+}
+
+fn audited(args: &AuditArgs, terminal: &mut Terminal<'_>) -> Result<u8, Failure> {
     let kernel = KernelImage::parse(&read(&args.kernel)?)
         .map_err(|error| Failure::usage(format!("{}: {error}", args.kernel.display())))?;
     let initrd = match &args.initrd {
@@ -142,7 +160,9 @@ pub fn run(args: &AuditArgs, terminal: &mut Terminal<'_>) -> Result<u8, Failure>
     let inputs: Vec<&Path> = inputs.into_iter().flatten().map(PathBuf::as_path).collect();
     let [page, record] = files::open([args.html.as_deref(), args.record.as_deref()], &inputs)?;
     let renames = [&page, &record].into_iter().flatten().filter_map(Output::folder).collect();
-    confine(terminal, &Grants { renames, ..Grants::default() });
+    let listener = args.gdb.map(listen).transpose()?;
+    let answers = listener.is_some();
+    confine(terminal, &Grants { renames, answers, ..Grants::default() });
     let quiet = terminal.quiet;
     let mut console = |bytes: &[u8]| {
         // The console of the audited kernel is no result.
@@ -185,7 +205,31 @@ pub fn run(args: &AuditArgs, terminal: &mut Terminal<'_>) -> Result<u8, Failure>
     let saved = page.map_or(Ok(()), |page| {
         page.save(&audit::html(&report, About { kernel: &name, command: &command() }))
     });
-    verdict(exit_code(args, &audited, compared.as_ref()), written.and(saved).and(recorded))
+    let served = listener.map_or(Ok(()), |listener| debug(listener, &subject, &audited));
+    let written = written.and(saved).and(recorded).and(served);
+    verdict(exit_code(args, &audited, compared.as_ref()), written)
+}
+
+/// Opens the port that a debugger connects to, and which that is. No other host can.
+fn listen(port: u16) -> Result<(TcpListener, u16), Failure> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port));
+    let opened = listener.and_then(|listener| Ok((listener.local_addr()?.port(), listener)));
+    let (port, listener) = opened
+        .map_err(|error| Failure::of(EXIT_HOST, format!("listening at port {port}: {error}")))?;
+    Ok((listener, port))
+}
+
+/// Has one debugger go through the run.
+fn debug(
+    (listener, port): (TcpListener, u16),
+    subject: &Subject<'_>,
+    audited: &Audited,
+) -> Result<(), Failure> {
+    let mut debugger = Debugger::new(subject, audited).map_err(|error| Failure::host(&error))?;
+    let failed = |error| Failure::host(&DebuggerError::Line(error));
+    complain(&format!("waiting for GDB: target remote :{port}"), Ink::Plain);
+    let (line, _) = listener.accept().map_err(failed)?;
+    debugger.serve(line).map_err(|error| Failure::host(&error))
 }
 
 /// The exit code that the findings come to.
