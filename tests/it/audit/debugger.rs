@@ -175,6 +175,26 @@ fn a_run_stops_at_its_finding_and_goes_both_ways() {
     assert_eq!(waiting.code(), Some(1), "the exit code is the audit's");
 }
 
+/// `cr3-pairing` speaks where CR3 is loaded, and `pcid-reuse` at another load of the same run.
+#[test]
+fn a_run_stops_once_at_each_of_several_findings() {
+    let waiting = Waiting::new("gdb-several", Lacks::Pairing);
+    let mut client = Client::new(&waiting);
+    client.monitor("at 0");
+    let mut forward = Vec::new();
+    while client.ask("c") == "S06" {
+        forward.push(client.monitor("where"));
+    }
+    assert_eq!(forward.len(), 3, "{forward:?}");
+    for place in forward.iter().rev() {
+        assert_eq!(client.ask("bc"), "S06");
+        assert_eq!(client.monitor("where"), *place);
+    }
+    assert!(client.ask("bc").contains("replaylog:begin"));
+    drop(client);
+    assert_eq!(waiting.code(), Some(1));
+}
+
 #[test]
 fn breakpoints_stop_a_run_wherever_they_are_and_change_nothing() {
     let waiting = Waiting::new("gdb-breakpoints", Lacks::UserHalf);

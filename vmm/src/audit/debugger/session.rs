@@ -294,6 +294,11 @@ impl Session {
             let soon = self.findings.iter().filter(|place| place.instructions >= now);
             let next = soon.map(|place| place.instructions).min().unwrap_or(u64::MAX);
             if next == now || until.instructions == now {
+                self.find_between(now)?;
+                if let Some(stopped) = self.stop_here() {
+                    return Ok(stopped);
+                }
+                self.free.stop_at(&self.breakpoints);
                 self.advance(true)?;
                 continue;
             }
@@ -303,31 +308,32 @@ impl Session {
     }
 
     /// Whether this is a place to stop at.
-    fn stop_here(&mut self) -> Option<Stopped> {
-        let (here, rip) = (self.position, self.rip());
-        for place in &mut self.findings {
-            let is_it = place.instructions == here.instructions && place.rip == rip;
-            if is_it && place.position.is_none_or(|position| position == here) {
-                place.position = Some(here);
-                return Some(Stopped::Finding);
-            }
-        }
-        self.breakpoints.contains(&rip).then_some(Stopped::Breakpoint)
+    fn stop_here(&self) -> Option<Stopped> {
+        let breakpoint = self.breakpoints.contains(&self.rip()).then_some(Stopped::Breakpoint);
+        self.finding_here().map(|_| Stopped::Finding).or(breakpoint)
     }
 
-    /// Where rules speak once so many instructions have completed, so that none is met a second time.
+    /// Finds out where rules speak once so many instructions have completed: before their instruction; where that
+    /// is none that is next then, as of a rule that looks back, as soon as so many have.
     fn find_between(&mut self, instructions: u64) -> Result<(), FreeError> {
+        let here = self.position;
         let is_sought =
             |place: &Place| place.instructions == instructions && place.position.is_none();
         if !self.findings.iter().any(is_sought) {
             return Ok(());
         }
-        let here = self.position;
-        self.seek(Position { instructions, traps: 0 })?;
+        let first = Position { instructions, traps: 0 };
+        self.seek(first)?;
         while self.position.instructions == instructions && !self.ended {
-            self.stop_here();
+            let (position, rip) = (self.position, self.rip());
+            let found = self.findings.iter_mut().filter(|place| is_sought(place));
+            found
+                .filter(|place| place.rip == rip)
+                .for_each(|place| place.position = Some(position));
             self.advance(true)?;
         }
+        let rest = self.findings.iter_mut().filter(|place| is_sought(place));
+        rest.for_each(|place| place.position = Some(first));
         self.seek(here)
     }
 
@@ -337,13 +343,9 @@ impl Session {
             return Ok(false);
         };
         self.find_between(instructions)?;
-        match self.findings[number].position {
-            Some(position) => self.seek(position).map(|()| true),
-            None => {
-                let what = self.findings[number].key.clone();
-                Err(FreeError::NotRepeated(what))
-            }
-        }
+        let position = self.findings[number].position;
+        self.seek(position.unwrap_or(Position { instructions, traps: 0 }))?;
+        Ok(true)
     }
 
     /// The number of the finding that this is the place of.
