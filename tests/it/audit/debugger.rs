@@ -185,7 +185,9 @@ fn a_run_stops_once_at_each_of_several_findings() {
     while client.ask("c") == "S06" {
         forward.push(client.monitor("where"));
     }
-    assert_eq!(forward.len(), 3, "{forward:?}");
+    // The load with the wrong root is two rules' to speak of.
+    let numbers = forward.iter().map(|place| place.matches("finding ").count());
+    assert_eq!(numbers.collect::<Vec<_>>(), [2, 1], "{forward:?}");
     for place in forward.iter().rev() {
         assert_eq!(client.ask("bc"), "S06");
         assert_eq!(client.monitor("where"), *place);

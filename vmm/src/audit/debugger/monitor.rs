@@ -75,9 +75,9 @@ impl Target<'_> {
         let rip = session.free.rip();
         let mut out =
             format!("at {instructions}+{traps}: {rip} in {}\n", function(self.symbols, rip));
-        if let Some(number) = session.finding_here() {
+        for (number, place) in session.findings_here() {
             // Writing to a String cannot fail.
-            let _ = writeln!(out, "finding {}: {}", number + 1, session.findings[number].key);
+            let _ = writeln!(out, "finding {}: {}", number + 1, place.key);
         }
         out
     }

@@ -310,7 +310,7 @@ impl Session {
     /// Whether this is a place to stop at.
     fn stop_here(&self) -> Option<Stopped> {
         let breakpoint = self.breakpoints.contains(&self.rip()).then_some(Stopped::Breakpoint);
-        self.finding_here().map(|_| Stopped::Finding).or(breakpoint)
+        self.findings_here().next().map(|_| Stopped::Finding).or(breakpoint)
     }
 
     /// Finds out where rules speak once so many instructions have completed: before their instruction; where that
@@ -348,8 +348,9 @@ impl Session {
         Ok(true)
     }
 
-    /// The number of the finding that this is the place of.
-    pub(super) fn finding_here(&self) -> Option<usize> {
-        self.findings.iter().position(|place| place.position == Some(self.position))
+    /// The findings that this is the place of, by number: one instruction can be several rules' to speak of.
+    pub(super) fn findings_here(&self) -> impl Iterator<Item = (usize, &Place)> {
+        let all = self.findings.iter().enumerate();
+        all.filter(|(_, place)| place.position == Some(self.position))
     }
 }
