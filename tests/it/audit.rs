@@ -2,12 +2,15 @@
 
 mod assembler;
 mod command_line;
+mod debugger;
 mod elf;
 mod evidence;
 mod images;
 mod kernel;
+mod known;
 mod layout;
 mod profile;
+mod reports;
 mod scripts;
 mod stacks;
 

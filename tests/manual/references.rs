@@ -4,6 +4,7 @@ use super::{check, common, root};
 use clap::CommandFactory;
 use serde_json::Value;
 use stalemate::arch::tlb::FILLS;
+use stalemate::audit;
 use stalemate::cli::Cli;
 use stalemate::compare;
 use stalemate::executor::Backend;
@@ -225,12 +226,14 @@ fn action() -> String {
 }
 
 /// The schemas, by the names of their files.
-fn all_schemas() -> [(&'static str, Value); 6] {
+fn all_schemas() -> [(&'static str, Value); 8] {
     [
+        ("audit.schema.json", audit::schema()),
         ("compare.schema.json", compare::schema()),
         ("faults.schema.json", report::score_schema()),
         ("fuzz-zoo.schema.json", fuzz::zoo::schema()),
         ("fuzz.schema.json", fuzz::schema()),
+        ("profile.schema.json", audit::profile_schema()),
         ("report.schema.json", report::schema()),
         ("scenario.schema.json", scenario::schema()),
     ]

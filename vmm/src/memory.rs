@@ -9,6 +9,9 @@ use std::rc::Rc;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 use vm_memory::{VolatileMemory, VolatileSlice};
 
+type Page = [u8; 4096];
+const ZERO: Page = [0; 4096];
+
 /// Guest-physical memory.
 #[derive(Debug)]
 pub struct GuestMemory {
@@ -16,7 +19,8 @@ pub struct GuestMemory {
     len: u64,
     /// A bit for each page that the VMM wrote, or let the guest write natively.
     touched: Vec<Cell<u64>>,
-    base: Vec<u8>,
+    /// By the number of the page; none for one that is zero, as most are.
+    base: Vec<Option<Box<Page>>>,
     /// A page to read into.
     scratch: RefCell<Box<[u8; 4096]>>,
     code: Rc<CodePages>,
@@ -174,13 +178,23 @@ impl GuestMemory {
     /// must be touched again.
     pub fn set_base(&mut self) {
         let mut base = std::mem::take(&mut self.base);
+        let mut found = ZERO;
+        let mut keep = |page: u64, base: &mut Option<Box<Page>>| {
+            self.read(Gpa(page * 4096), &mut found);
+            match base {
+                _ if found == ZERO => *base = None,
+                Some(base) => **base = found,
+                None => *base = Some(Box::new(found)),
+            }
+        };
         if base.is_empty() {
-            base.resize(self.len as usize, 0);
-            self.read(Gpa(0), &mut base);
+            base.resize_with((self.len / 4096) as usize, || None);
+            base.iter_mut().zip(0..).for_each(|(base, page)| keep(page, base));
         } else {
             for page in self.touched_pages() {
-                let at = page * 4096;
-                self.read(Gpa(at), &mut base[at as usize..][..4096]);
+                if let Some(base) = base.get_mut(page as usize) {
+                    keep(page, base);
+                }
             }
         }
         self.base = base;
@@ -194,14 +208,10 @@ impl GuestMemory {
         words.flat_map(move |(index, word)| pages(word).map(move |bit| index as u64 * 64 + bit))
     }
 
-    fn base_page(&self, page: u64) -> Option<&[u8]> {
-        self.base.get((page * 4096) as usize..)?.get(..4096)
-    }
-
     /// A page of the base, by its number.
     #[must_use]
     pub fn base(&self, page: u64) -> Option<&[u8; 4096]> {
-        self.base_page(page)?.try_into().ok()
+        Some(self.base.get(page as usize)?.as_deref().unwrap_or(&ZERO))
     }
 
     /// Shows each page that differs from the base, with its number.
@@ -209,7 +219,7 @@ impl GuestMemory {
         let mut found = [0u8; 4096];
         for page in self.touched_pages() {
             let differs = self.read(Gpa(page * 4096), &mut found)
-                && self.base_page(page).is_some_and(|base| base != found);
+                && self.base(page).is_some_and(|base| *base != found);
             if differs {
                 show(page, &found);
             }
@@ -232,7 +242,7 @@ impl GuestMemory {
         let mut written = 0;
         for page in self.touched_pages() {
             let at = Gpa(page * 4096);
-            let base = || self.base_page(page);
+            let base = || self.base(page).map(|page| &page[..]);
             let Some(wanted) = delta.pages.get(&page).map(|page| &page[..]).or_else(base) else {
                 continue;
             };

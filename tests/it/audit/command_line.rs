@@ -10,10 +10,10 @@ use std::path::PathBuf;
 use std::process::Output;
 
 /// A directory with files to audit, which goes with it.
-struct Files(PathBuf);
+pub struct Files(PathBuf);
 
 impl Files {
-    fn new(name: &str) -> Self {
+    pub fn new(name: &str) -> Self {
         let place =
             std::env::temp_dir().join(format!("stalemate-audit-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&place).expect("a directory");
@@ -22,14 +22,14 @@ impl Files {
         files
     }
 
-    fn put(&self, name: &str, contents: &[u8]) -> String {
+    pub fn put(&self, name: &str, contents: &[u8]) -> String {
         let path = self.0.join(name);
         std::fs::write(&path, contents).expect("a file");
         path.to_string_lossy().into_owned()
     }
 
     /// What comes of an audit of this file.
-    fn audit(&self, kernel: &[u8], more: &[&str]) -> Output {
+    pub fn audit(&self, kernel: &[u8], more: &[&str]) -> Output {
         let (kernel, initrd) = (self.put("kernel", kernel), self.put("initrd", &[]));
         self.audit_named(&kernel, &initrd, more)
     }
@@ -249,4 +249,73 @@ fn a_finding_of_a_lower_grade_than_is_asked_for_is_no_failure() {
         let bisected = files.audit(&held, &["--bisect", key, "--fail-on", grade]);
         assert_eq!(bisected.status.code(), Some(code), "{grade}");
     }
+}
+
+#[test]
+fn a_page_is_written_and_nothing_that_is_read_is_overwritten() {
+    let files = Files::new("page");
+    let lacking = kernel(&tasks(Lacks::UserHalf));
+    let page = files.0.join("page.html").to_string_lossy().into_owned();
+    let output = files.audit(&lacking, &["--html", &page]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    let written = std::fs::read_to_string(&page).expect("a page");
+    assert!(written.contains("stale-user-entry") && written.ends_with("</html>\n"), "{written}");
+    assert!(written.contains(&format!("<code>stalemate audit --kernel {}", files.0.display())));
+    let kernel = files.put("kernel", &lacking);
+    let output = files.audit(&lacking, &["--html", &kernel]);
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output.stdout));
+    assert_eq!(std::fs::read(&kernel).expect("the kernel"), lacking);
+}
+
+#[test]
+fn recorded_events_are_judged_again_and_a_file_that_is_none_is_refused() {
+    let files = Files::new("record");
+    let path = files.0.join("events").to_string_lossy().into_owned();
+    for (lacks, code, sentence) in [
+        (Lacks::Nothing, 0, "the recorded events: no rule violated, as recorded"),
+        (Lacks::UserHalf, 1, "the recorded events: stale-user-entry (1) violated, as recorded"),
+    ] {
+        let output = files.audit(&kernel(&tasks(lacks)), &["--record", &path]);
+        assert_eq!(output.status.code(), Some(code), "{}", text(&output.stderr));
+        let replayed = stalemate(&["replay", &path]);
+        let out = text(&replayed.stdout);
+        assert_eq!(replayed.status.code(), Some(0), "{out}{}", text(&replayed.stderr));
+        assert!(out.contains(sentence) && out.contains("an audit of kernel: "), "{out}");
+        assert!(out.contains("to run the kernel again: stalemate audit --kernel "), "{out}");
+    }
+    let recorded = std::fs::read_to_string(&path).expect("a recording");
+    let lines: Vec<&str> = recorded.lines().collect();
+    // Without its store nothing was ever stale.
+    let unmaps = |line: &&str| line.contains("TableStore") && line.contains("\"new\":0");
+    let without: Vec<&str> = lines.iter().copied().filter(|line| !unmaps(line)).collect();
+    assert!(without.len() < lines.len(), "{recorded}");
+    let shorter = files.put("shorter", (without.join("\n") + "\n").as_bytes());
+    let replayed = stalemate(&["replay", &shorter]);
+    let out = text(&replayed.stdout);
+    assert_eq!(replayed.status.code(), Some(1), "{out}");
+    assert!(out.contains("no rule violated, recorded: stale-user-entry (1) violated"), "{out}");
+    let second = lines[1].replacen("\"cpu\":0", "\"cpu\":9", 1);
+    let half = &recorded[..lines[0].len() + lines[1].len() / 2];
+    let version = recorded.replacen("\"audit\":1", "\"audit\":2", 1);
+    let cases = [
+        (half.to_owned(), "line 2 is not what `stalemate audit --record` writes"),
+        (lines[..3].join("\n"), "it is cut short: after line 3 comes no line that says"),
+        (
+            format!("{}\n{second}\n", lines[0]),
+            "line 2 is of cpu9, and processors are numbered below 1",
+        ),
+        (version, "a recording of version 2; this stalemate reads version 1"),
+        (lines[0].replacen("\"kernel\":\"", "\"kernel\":\"\\u001b", 1), "`kernel` has control"),
+        (format!("{}\n{}", lines[0], "x".repeat((1 << 20) + 1)), "line 2 is longer than 1048576"),
+    ];
+    for (contents, sentence) in cases {
+        let broken = files.put("broken", contents.as_bytes());
+        let output = stalemate(&["replay", &broken]);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{sentence}: {said}");
+        assert!(said.contains(sentence), "no `{sentence}` in {said}");
+    }
+    let picture = stalemate(&["replay", &path, "--html", &files.put("page", &[])]);
+    assert_eq!(picture.status.code(), Some(2));
+    assert!(text(&picture.stderr).contains("of which there is no picture"));
 }

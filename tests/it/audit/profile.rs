@@ -290,7 +290,7 @@ fn a_line_that_came_to_nothing_is_said() {
         assert_eq!((line.calls, line.missing.as_deref()), (calls, Some(missing)), "{symbol}");
         let text = stalemate::audit::text(&audited, Ink::Plain);
         assert!(text.contains(&format!("`{symbol}`, {}: {missing}", line.what)), "{text}");
-        let json = stalemate::audit::json(&audited).to_string();
+        let json = stalemate::audit::json(&(&audited).into()).to_string();
         assert!(json.contains(missing), "{json}");
     }
     assert_eq!(line(&audited, "frames").missing, None);

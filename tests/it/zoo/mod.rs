@@ -1,6 +1,7 @@
 //! The historical bugs: broken, each is caught by the rule that its file names; fixed, it is clean.
 
 mod page;
+mod unannounced;
 
 use stalemate::runner::Outcome;
 use stalemate::scenario::{self, CPUS, Run, Scenario, Selection};

@@ -39,6 +39,7 @@ const GIVEN: usize = 4;
     clap::ValueEnum,
 )]
 #[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
 pub enum Grade {
     /// Nothing but the freedom of processors to cache ahead of accesses: no access of this run went
     /// through the entry.
@@ -66,6 +67,7 @@ impl Grade {
 
 /// An access of the run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
+#[schemars(rename = "access")]
 pub struct Seen {
     /// Instructions that had completed.
     pub at: u64,
@@ -96,6 +98,7 @@ impl Seen {
 
 /// Something that happened to a frame while an entry that leads to it was stale.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
+#[schemars(inline)]
 pub struct Given {
     /// What.
     pub what: String,

@@ -1,17 +1,25 @@
 //! What is known already of a kernel: findings by key, each with its reason, and until when it is to be
 //! put up with.
 
-use super::Finding;
-use serde::Deserialize;
+use super::{Finding, Key};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use std::time::{SystemTime, UNIX_EPOCH};
+use toml::Spanned;
 
 /// A file of known findings.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Baseline {
     /// Those that are known.
-    #[serde(default)]
     pub known: Vec<Known>,
+}
+
+/// The shape of the file.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    #[serde(default)]
+    known: Vec<Spanned<Known>>,
 }
 
 /// A finding that is known.
@@ -26,13 +34,24 @@ pub struct Known {
     pub until: Option<String>,
 }
 
+/// A finding that is known, and found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(inline)]
+pub struct Excused {
+    /// Its key.
+    pub key: String,
+    /// Why it is put up with.
+    pub reason: String,
+}
+
 /// How findings and a baseline compare.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(inline)]
 pub struct Compared {
     /// Keys that the baseline does not know.
     pub new: Vec<String>,
-    /// Keys that it knows, with their reasons.
-    pub known: Vec<(String, String)>,
+    /// Those that it knows.
+    pub known: Vec<Excused>,
     /// Keys that it knows and that were not found.
     pub gone: Vec<String>,
     /// Keys that it knows and whose day has passed.
@@ -45,14 +64,25 @@ impl Baseline {
     /// # Errors
     /// A sentence that says what is wrong with it, and where.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let baseline: Self = toml::from_str(text).map_err(|error| error.to_string())?;
-        for known in &baseline.known {
+        let raw: Raw = toml::from_str(text).map_err(|error| error.to_string())?;
+        let mut baseline = Self::default();
+        for known in raw.known {
+            let line = text[..known.span().start].matches('\n').count() + 1;
+            let wrong = |what: &str| Err(format!("line {line}: {what}"));
+            let known = known.into_inner();
+            if let Err(error) = known.key.parse::<Key>() {
+                return wrong(&error);
+            }
+            if baseline.known.iter().any(|other| other.key == known.key) {
+                return wrong("this key is known already");
+            }
             if known.reason.trim().is_empty() {
-                return Err(format!("`{}` has no reason", known.key));
+                return wrong("it has no reason");
             }
             if known.until.as_ref().is_some_and(|until| days_of(until).is_none()) {
-                return Err(format!("`{}`: `until` is a day, as in 2027-01-31", known.key));
+                return wrong("`until` is a day, as in 2027-01-31");
             }
+            baseline.known.push(known);
         }
         Ok(baseline)
     }
@@ -68,7 +98,7 @@ impl Baseline {
             match (keys.contains(&known.key), over) {
                 (false, _) => compared.gone.push(key),
                 (true, true) => compared.expired.push(key),
-                (true, false) => compared.known.push((key, reason)),
+                (true, false) => compared.known.push(Excused { key, reason }),
             }
         }
         let is_new = |key: &&String| self.known.iter().all(|known| known.key != **key);
@@ -124,7 +154,8 @@ mod tests {
 
     #[test]
     fn a_file_without_reasons_or_with_other_keys_is_refused() {
-        let known = |more: &str| Baseline::parse(&format!("[[known]]\nkey = \"a:b:c\"\n{more}"));
+        let known =
+            |more: &str| Baseline::parse(&format!("[[known]]\nkey = \"va-reuse:unmap:f\"\n{more}"));
         assert!(known("reason = \"in 6.1 only\"\nuntil = \"2027-01-31\"").is_ok());
         assert!(known("").is_err_and(|error| error.contains("reason")));
         assert!(known("reason = \" \"").is_err_and(|error| error.contains("no reason")));
@@ -137,7 +168,7 @@ mod tests {
 
     #[test]
     fn what_is_known_and_not_found_is_gone() {
-        let text = "[[known]]\nkey = \"a:b:c\"\nreason = \"x\"";
+        let text = "[[known]]\nkey = \"va-reuse:unmap:f\"\nreason = \"x\"";
         let baseline = Baseline::parse(text).expect("a baseline");
         let compared = baseline.compare(&[], 0);
         assert_eq!((compared.gone.len(), compared.is_expected()), (1, true));

@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// What a store to an entry takes away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
 pub enum Change {
     /// It is not present any more.
     Unmap,
@@ -63,6 +64,7 @@ impl Change {
 
 /// One function's changes of one kind.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, schemars::JsonSchema)]
+#[schemars(rename = "stores")]
 pub struct Row {
     /// Stores.
     pub stores: u64,

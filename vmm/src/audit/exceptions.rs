@@ -7,6 +7,7 @@ use serde::Serialize;
 
 /// Something that a rule makes an exception of, and what was seen of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
+#[schemars(inline)]
 pub struct Exception {
     /// What would have made it legal.
     pub if_only: &'static str,

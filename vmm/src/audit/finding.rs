@@ -6,10 +6,12 @@ use super::moments::Noted;
 use super::profile::{Applied, Line};
 use super::stacks::Calls;
 use crate::kernel::free::Hooks;
-use crate::oracle::{RuleId, Violation};
+use crate::oracle::{RuleId, Violation, rules};
+use crate::suggest::suggest;
 use crate::symbols::Symbols;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::str::FromStr;
 
 /// Which violations are the same: stable over builds, since it has no addresses and no counts.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,6 +27,31 @@ pub struct Key {
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}:{}", self.rule, self.change, self.function)
+    }
+}
+
+/// What [`Key::change`] may be.
+const CHANGES: [&str; 7] =
+    ["unmap", "remap", "write-protect", "supervisor", "no-execute", "clean", "none"];
+
+impl FromStr for Key {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut parts = text.splitn(3, ':');
+        let (Some(rule), Some(change), Some(function)) = (parts.next(), parts.next(), parts.next())
+        else {
+            return Err(format!("`{text}` is no key: rule:change:function, as reports print it"));
+        };
+        let rules = rules::names();
+        if !rules.contains(&rule) {
+            return Err(format!("`{rule}` is no rule, {}", suggest(rule, &rules)));
+        }
+        if !CHANGES.contains(&change) {
+            return Err(format!("`{change}` is no change, {}", suggest(change, &CHANGES)));
+        }
+        let [rule, change, function] = [rule, change, function].map(str::to_owned);
+        Ok(Self { rule, change, function })
     }
 }
 

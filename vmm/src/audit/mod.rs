@@ -8,35 +8,48 @@ mod again;
 mod baseline;
 mod campaign;
 mod coverage;
+mod debugger;
 mod exceptions;
 mod finding;
+mod html;
 mod json;
 mod judged;
 mod moments;
 mod profile;
+mod recording;
 mod stacks;
 mod text;
 mod watcher;
 
 pub use again::{Evidence, Given, Grade, Seen};
-pub use baseline::{Baseline, Compared, Known, today};
+pub use baseline::{Baseline, Compared, Excused, Known, today};
 pub use campaign::{Came, Campaign, Dropped, Kinds, Plan, campaign};
 pub use coverage::{Change, Coverage, Row};
+pub use debugger::{Debugger, DebuggerError};
 pub use exceptions::Exception;
 pub use finding::{Finding, Key};
-pub use json::json;
+pub use html::{About, html};
+pub use json::{SCHEMA_VERSION, json, schema};
 pub use judged::{Counts, RULES};
 pub use moments::{Closed, Noted};
-pub use profile::{Applied, Line, Profile};
+pub use profile::{Applied, Line, Profile, profile_schema};
+pub use recording::{
+    AUDIT_RECORDING_VERSION, AuditRecordingError, Ending, Judgement, Opening, Recorder,
+    is_audit_recording, judge,
+};
 pub use stacks::{Called, Calls};
 pub use text::{compared, text};
 pub use watcher::{FlushSite, Removals};
 
+use crate::arch::choice::{Chooser, Point};
 use crate::arch::features::CpuFeatures;
+use crate::event::{Event, NullObserver, Observer, TraceHeader};
 use crate::inject::{Fault, Injector, Sites};
 use crate::kernel::free::{Boot, End, Free, FreeError, FreeRun, Hooks, KernelImage, Settings};
+use crate::machine::Director;
 use crate::oracle::Violation;
 use crate::symbols::Symbols;
+use serde::Serialize;
 use std::collections::BTreeMap;
 use watcher::Watcher;
 
@@ -98,8 +111,27 @@ pub struct Audited {
     pub not_fired: Vec<String>,
 }
 
+/// An audit with all that belongs to its report.
+#[derive(Clone, Copy, Debug)]
+pub struct Report<'a> {
+    /// What came of it.
+    pub audited: &'a Audited,
+    /// What became of each flush that was withheld, where that was asked for.
+    pub campaign: Option<&'a Campaign>,
+    /// How it compares with what is known, where that was given.
+    pub compared: Option<&'a Compared>,
+}
+
+impl<'a> From<&'a Audited> for Report<'a> {
+    fn from(audited: &'a Audited) -> Self {
+        Self { audited, campaign: None, compared: None }
+    }
+}
+
 /// What an audit comes to, in a word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
 pub enum Verdict {
     /// Nothing was stale past its deadline.
     Clean,
@@ -186,13 +218,58 @@ fn boot(subject: &Subject<'_>) -> Result<(Free, Watcher), FreeError> {
 /// # Errors
 /// When the kernel does not fit into memory, or the host fails.
 pub fn audit(subject: &Subject<'_>, console: &mut dyn FnMut(&[u8])) -> Result<Audited, FreeError> {
+    observed(subject, console, &mut NullObserver)
+}
+
+/// The same, and `observer` is shown the events.
+///
+/// # Errors
+/// As [`audit`].
+pub fn observed(
+    subject: &Subject<'_>,
+    console: &mut dyn FnMut(&[u8]),
+    observer: &mut dyn Observer,
+) -> Result<Audited, FreeError> {
     let (mut free, mut watcher) = boot(subject)?;
+    observer.begin(&free.header());
     let mut until = subject.until.map(Until::new);
-    let run = free.run(&mut watcher, &mut |bytes| {
+    let mut both = Observed { watcher: &mut watcher, observer };
+    let run = free.run(&mut both, &mut |bytes| {
         console(bytes);
         until.as_mut().is_some_and(|until| until.is_in(bytes))
     })?;
     audited(subject, &free, &watcher, run)
+}
+
+/// A watcher, and somebody who is shown the same.
+struct Observed<'a> {
+    watcher: &'a mut Watcher,
+    observer: &'a mut dyn Observer,
+}
+
+impl Observer for Observed<'_> {
+    fn begin(&mut self, header: &TraceHeader) {
+        self.watcher.begin(header);
+        self.observer.begin(header);
+    }
+
+    fn completed(&mut self, instructions: u64) {
+        self.watcher.completed(instructions);
+        self.observer.completed(instructions);
+    }
+
+    fn event(&mut self, event: &Event) {
+        self.watcher.event(event);
+        self.observer.event(event);
+    }
+}
+
+impl Director for Observed<'_> {}
+
+impl Chooser for Observed<'_> {
+    fn choose(&mut self, point: Point<'_>) -> usize {
+        self.watcher.choose(point)
+    }
 }
 
 /// What came of a run. If it has found something, the kernel runs once more, to see what the findings rest on.

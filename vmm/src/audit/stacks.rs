@@ -6,9 +6,11 @@ use crate::arch::addr::Gva;
 use crate::kernel::free::{Free, Stack, Unwound};
 use crate::symbols::Symbols;
 use serde::Serialize;
+use std::fmt;
 
 /// The stack at one moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
+#[schemars(inline)]
 pub struct Calls {
     /// Which moment: `store`, `flush` (the last one that should have covered what is stale), `deadline`,
     /// `use`.
@@ -23,6 +25,7 @@ pub struct Calls {
 
 /// A function in a stack.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
+#[schemars(inline)]
 pub struct Called {
     /// Its name with the distance and its size, as kernels print it; an address where it has no name.
     pub function: String,
@@ -30,6 +33,25 @@ pub struct Called {
     pub inlined: bool,
     /// File and line, where the image has them.
     pub line: Option<String>,
+}
+
+impl Calls {
+    /// What stands above it.
+    pub(super) fn title(&self) -> String {
+        let by = match self.by {
+            Unwound::Orc => "",
+            Unwound::FramePointers => ", by frame pointers",
+        };
+        format!("Call Trace at the {}{by}", self.of)
+    }
+}
+
+impl fmt::Display for Called {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { function, inlined, line } = self;
+        write!(f, "{function}{}", if *inlined { " [inlined]" } else { "" })?;
+        line.as_ref().map_or(Ok(()), |line| write!(f, " {line}"))
+    }
 }
 
 /// The moments of a finding's first violation at which its stack is wanted.

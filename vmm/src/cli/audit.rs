@@ -1,20 +1,24 @@
 //! `stalemate audit`: judges a kernel that is not ours.
 
 use super::confine::{confine, threads};
-use super::failure::{EXIT_OK, EXIT_UNEXPECTED, Failure};
-use super::terminal::{Format, Terminal};
+use super::failure::{EXIT_HOST, EXIT_OK, EXIT_UNEXPECTED, Failure};
+use super::files::{self, Output};
+use super::stopped::verdict;
+use super::terminal::{Format, Terminal, complain};
 use super::{input, names};
 use crate::arch::tlb::{Fill, TlbModel};
 use crate::audit::{
-    self, Audited, Baseline, COMMAND_LINE, Campaign, Finding, Grade, Kinds, Plan, Profile, Subject,
-    Verdict,
+    self, About, Audited, Baseline, COMMAND_LINE, Campaign, Compared, Debugger, DebuggerError,
+    Finding, Grade, Key, Kinds, Plan, Profile, Recorder, Report, Subject, Verdict,
 };
 use crate::ink::Ink;
 use crate::kernel::free::{FreeError, KernelImage, READY, Settings, init, initramfs};
+use crate::report::quoted;
 use crate::sandbox::Grants;
 use crate::symbols::{Symbols, kallsyms, system_map};
 use clap::builder::NonEmptyStringValueParser;
-use std::io::Write;
+use std::io::{BufWriter, Write};
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 
 /// Arguments of `audit`.
@@ -80,13 +84,36 @@ pub struct AuditArgs {
     /// Exit with 1 only for findings of this grade or a higher one
     #[arg(long, value_enum, value_name = "GRADE", default_value_t = Grade::Held)]
     fail_on: Grade,
-    /// How to report
+    /// Write the report as one page for a browser, which needs no network
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Write the events that rules look at to this file: `replay` judges them again
+    #[arg(long, value_name = "FILE", conflicts_with = "drop")]
+    record: Option<PathBuf>,
+    /// After the report wait at this port of 127.0.0.1 for GDB (`target remote :PORT`), which sees the run
+    /// at its first finding and goes through it in both directions; 0 for a port that is free
+    #[arg(long, value_name = "PORT", conflicts_with = "drop")]
+    gdb: Option<u16>,
+    /// How to report; the JSON's schema is docs/audit.schema.json
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
 }
 
+/// What `git bisect run` stops at.
+const EXIT_STOP: u8 = 128;
+/// What it takes for neither good nor bad.
+const EXIT_SKIP: u8 = 125;
+
 /// Audits the kernel that `args` name.
 pub fn run(args: &AuditArgs, terminal: &mut Terminal<'_>) -> Result<u8, Failure> {
+    let Some(key) = &args.bisect else { return audited(args, terminal) };
+    // A key that is misspelt is found in no kernel.
+    key.parse::<Key>().map_err(|error| Failure::of(EXIT_STOP, format!("--bisect: {error}")))?;
+    // What does not build, say, is neither good nor bad.
+    audited(args, terminal).map_err(|failure| Failure { code: EXIT_SKIP, ..failure })
+}
+
+fn audited(args: &AuditArgs, terminal: &mut Terminal<'_>) -> Result<u8, Failure> {
     let kernel = KernelImage::parse(&read(&args.kernel)?)
         .map_err(|error| Failure::usage(format!("{}: {error}", args.kernel.display())))?;
     let initrd = match &args.initrd {
@@ -123,7 +150,19 @@ pub fn run(args: &AuditArgs, terminal: &mut Terminal<'_>) -> Result<u8, Failure>
         until: args.until.as_deref(),
     };
     let threads = threads();
-    confine(terminal, &Grants::default());
+    let inputs = [
+        Some(&args.kernel),
+        args.initrd.as_ref(),
+        args.symbols.as_ref(),
+        args.profile.as_ref(),
+        args.baseline.as_ref(),
+    ];
+    let inputs: Vec<&Path> = inputs.into_iter().flatten().map(PathBuf::as_path).collect();
+    let [page, record] = files::open([args.html.as_deref(), args.record.as_deref()], &inputs)?;
+    let renames = [&page, &record].into_iter().flatten().filter_map(Output::folder).collect();
+    let listener = args.gdb.map(listen).transpose()?;
+    let answers = listener.is_some();
+    confine(terminal, &Grants { renames, answers, ..Grants::default() });
     let quiet = terminal.quiet;
     let mut console = |bytes: &[u8]| {
         // The console of the audited kernel is no result.
@@ -136,47 +175,101 @@ pub fn run(args: &AuditArgs, terminal: &mut Terminal<'_>) -> Result<u8, Failure>
         FreeError::Kernel(error) => Failure::usage(error.to_string()),
         error => Failure::host(&error),
     };
+    let name = args.kernel.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+    let mut recorded = Ok(());
     let (audited, campaign) = match args.drop {
-        None => (audit::audit(&subject, &mut console).map_err(failed)?, None),
+        None => {
+            (judged(&subject, &mut console, &name, record, &mut recorded).map_err(failed)?, None)
+        }
         Some(kinds) => {
             let (audited, campaign) =
                 withhold(args, kinds, threads, &subject, &mut console, terminal).map_err(failed)?;
             (audited, Some(campaign))
         }
     };
-    match args.format {
-        Format::Json => {
-            let mut report = audit::json(&audited);
-            if let Some(campaign) = &campaign {
-                report["campaign"] = campaign.json();
-            }
-            terminal.json(&report)?;
-        }
+    let compared = baseline.map(|baseline| {
+        let graded: Vec<Finding> = audited.graded(args.fail_on).cloned().collect();
+        baseline.compare(&graded, audit::today())
+    });
+    let report =
+        Report { audited: &audited, campaign: campaign.as_ref(), compared: compared.as_ref() };
+    let written = match args.format {
+        Format::Json => terminal.json(&audit::json(&report)),
         Format::Text => {
             let mut text = audit::text(&audited, terminal.ink);
             text.extend(campaign.as_ref().map(Campaign::text));
-            terminal.report(&text, &["interp"])?;
+            text.extend(compared.as_ref().map(audit::compared));
+            terminal.report(&text, &["interp"])
         }
-    }
-    if let Some(baseline) = baseline {
-        let graded: Vec<Finding> = audited.graded(args.fail_on).cloned().collect();
-        let compared = baseline.compare(&graded, audit::today());
-        if args.format == Format::Text {
-            terminal.write(&audit::compared(&compared))?;
-        }
+    };
+    let saved = page.map_or(Ok(()), |page| {
+        page.save(&audit::html(&report, About { kernel: &name, command: &command() }))
+    });
+    let served = listener.map_or(Ok(()), |listener| debug(listener, &subject, &audited));
+    let written = written.and(saved).and(recorded).and(served);
+    verdict(exit_code(args, &audited, compared.as_ref()), written)
+}
+
+/// Opens the port that a debugger connects to, and which that is. No other host can.
+fn listen(port: u16) -> Result<(TcpListener, u16), Failure> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port));
+    let opened = listener.and_then(|listener| Ok((listener.local_addr()?.port(), listener)));
+    let (port, listener) = opened
+        .map_err(|error| Failure::of(EXIT_HOST, format!("listening at port {port}: {error}")))?;
+    Ok((listener, port))
+}
+
+/// Has one debugger go through the run.
+fn debug(
+    (listener, port): (TcpListener, u16),
+    subject: &Subject<'_>,
+    audited: &Audited,
+) -> Result<(), Failure> {
+    let mut debugger = Debugger::new(subject, audited).map_err(|error| Failure::host(&error))?;
+    let failed = |error| Failure::host(&DebuggerError::Line(error));
+    complain(&format!("waiting for GDB: target remote :{port}"), Ink::Plain);
+    let (line, _) = listener.accept().map_err(failed)?;
+    debugger.serve(line).map_err(|error| Failure::host(&error))
+}
+
+/// The exit code that the findings come to.
+fn exit_code(args: &AuditArgs, audited: &Audited, compared: Option<&Compared>) -> u8 {
+    if let Some(compared) = compared {
         let judged = matches!(audited.verdict(), Verdict::Clean | Verdict::Violation);
-        return Ok(if judged && compared.is_expected() { EXIT_OK } else { EXIT_UNEXPECTED });
+        return if judged && compared.is_expected() { EXIT_OK } else { EXIT_UNEXPECTED };
     }
     let is_fine = match audited.verdict() {
         Verdict::Clean => true,
         Verdict::Violation => audited.graded(args.fail_on).next().is_none(),
         _ => false,
     };
-    Ok(match &args.bisect {
+    match &args.bisect {
         None if is_fine => EXIT_OK,
         None => EXIT_UNEXPECTED,
         Some(key) => audited.bisect(key, args.fail_on),
-    })
+    }
+}
+
+/// Audits, and writes the events to a file, if there is one.
+fn judged(
+    subject: &Subject<'_>,
+    console: &mut dyn FnMut(&[u8]),
+    kernel: &str,
+    record: Option<Output>,
+    recorded: &mut Result<(), Failure>,
+) -> Result<Audited, FreeError> {
+    let Some(output) = record else { return audit::audit(subject, console) };
+    let mut recorder = Recorder::new(BufWriter::new(output.file()), kernel, &command());
+    let audited = audit::observed(subject, console, &mut recorder)?;
+    let written = recorder.finish(&audited).map(|_| ());
+    *recorded = output.done(written);
+    Ok(audited)
+}
+
+/// The command line, as a shell takes it.
+fn command() -> String {
+    let words = std::env::args_os().skip(1).map(|word| quoted(&word.to_string_lossy()));
+    std::iter::once("stalemate".to_owned()).chain(words).collect::<Vec<_>>().join(" ")
 }
 
 /// Audits, and withholds the flushes of these kinds one at a time.
@@ -238,5 +331,5 @@ fn symbols(args: &AuditArgs, kernel: &KernelImage) -> Result<Symbols, Failure> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {
-    std::fs::read(path).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
+    files::read(path)
 }

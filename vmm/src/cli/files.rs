@@ -10,6 +10,7 @@ use crate::report::{Recorded, Recording, Results, html, perfetto, timeline};
 use crate::runner::{Outcome, RunResult};
 use crate::scenario::Run;
 use crate::symbols::Symbols;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 pub use output::{Folder, Output, open};
@@ -141,6 +142,17 @@ pub fn run_to_show<'a>(results: &Results<'a>) -> Option<&'a Run> {
     let unexpected = all.iter().find(|result| !good(result));
     let violation = || all.iter().find(|result| result.outcome == Outcome::Violation);
     unexpected.or_else(violation).or_else(|| all.first()).map(|result| &result.run)
+}
+
+/// Opens a file that the command line names, to read it bit by bit.
+pub fn file(path: &Path) -> Result<File, Failure> {
+    let named =
+        |error: &dyn std::fmt::Display| Failure::usage(format!("{}: {error}", path.display()));
+    let file = File::open(path).map_err(|error| named(&error))?;
+    match file.metadata().map_err(|error| named(&error))?.is_file() {
+        true => Ok(file),
+        false => Err(named(&"not a regular file")),
+    }
 }
 
 /// Reads a file that the command line names, whole. A pipe or a device may have no end.

@@ -7,6 +7,7 @@ use super::files::{self, Pictures};
 use super::input::GuestArgs;
 use super::stopped::verdict;
 use super::terminal::Terminal;
+use crate::audit::{Ending, Judgement, is_audit_recording, judge};
 use crate::event::Trace;
 use crate::executor::Backend;
 use crate::oracle::Oracle;
@@ -15,12 +16,13 @@ use crate::runner::{RunResult, Runner};
 use crate::sandbox::Grants;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
 /// Arguments of `replay`.
 #[derive(Debug, clap::Args)]
 pub struct ReplayArgs {
-    /// What `run --record` wrote
+    /// What `run --record` or `audit --record` wrote
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// What runs unprivileged instructions [default: kvm where it works, else interp]
@@ -39,6 +41,12 @@ pub fn run(args: &ReplayArgs, device: &Path, terminal: &mut Terminal<'_>) -> Res
     let inputs: Vec<&Path> =
         args.guest.path.iter().chain([&args.file]).map(PathBuf::as_path).collect();
     let pictures = args.pictures.open(&inputs)?;
+    if audit_begins(&args.file)? {
+        if !pictures.folders().is_empty() {
+            return Err(named(&"the events of an audit, of which there is no picture"));
+        }
+        return audited(&args.file, terminal);
+    }
     let text = files::read_text(&args.file)?;
     let recording = Recording::read(&text).map_err(|error| named(&error))?;
     let wanted = recording.run().map_err(|error| named(&error))?;
@@ -96,6 +104,43 @@ pub fn run(args: &ReplayArgs, device: &Path, terminal: &mut Terminal<'_>) -> Res
         let saved = pictures.write(&Recorded { result, trace, executor, symbols, command });
         written = written.and(saved);
     }
+    verdict(if same { EXIT_OK } else { EXIT_UNEXPECTED }, written)
+}
+
+/// Whether a file begins as a recording of an audit does.
+fn audit_begins(file: &Path) -> Result<bool, Failure> {
+    let mut first = Vec::new();
+    let read = files::file(file)?.take(64).read_to_end(&mut first);
+    read.map_err(|error| Failure::usage(format!("{}: {error}", file.display())))?;
+    Ok(is_audit_recording(&first))
+}
+
+/// Judges the recorded events of an audit. Its kernel is no part of them, so it is not run again.
+fn audited(file: &Path, terminal: &mut Terminal<'_>) -> Result<u8, Failure> {
+    let from = files::file(file)?;
+    confine(terminal, &Grants::default());
+    let Judgement { opening, events, recorded, now } = judge(BufReader::new(from))
+        .map_err(|error| Failure::usage(format!("{}: {error}", file.display())))?;
+    let violations = |of: &Ending| match of.violations.is_empty() {
+        true => "no rule violated".to_owned(),
+        false => {
+            let all = of.violations.iter().map(|(rule, count)| format!("{rule} ({count})"));
+            format!("{} violated", all.collect::<Vec<_>>().join(" and "))
+        }
+    };
+    let same = recorded == now;
+    let as_recorded = match same {
+        true => ", as recorded".to_owned(),
+        false => format!(", recorded: {}", violations(&recorded)),
+    };
+    let text = format!(
+        "an audit of {}: {events} events recorded\nthe recorded events: {}{as_recorded}\n\
+         to run the kernel again: {}\n",
+        opening.kernel,
+        violations(&now),
+        opening.command
+    );
+    let written = if !same || !terminal.quiet { terminal.write(&text) } else { Ok(()) };
     verdict(if same { EXIT_OK } else { EXIT_UNEXPECTED }, written)
 }
 

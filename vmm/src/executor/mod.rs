@@ -140,9 +140,8 @@ pub trait Executor {
     /// Gives the next runs so many instructions each, where the executor counts them.
     fn set_limit(&mut self, _instructions: u64) {}
 
-    /// Reports [`Trap::Breakpoint`] from now on before each run of the instruction at `at`, where one is
-    /// jumped to or returned to, in an executor that can; a loop of a few instructions that ends where it
-    /// began is one run.
+    /// Reports [`Trap::Breakpoint`] from now on before each run of the instruction at `at`, in an executor
+    /// that can; a loop of a few instructions that ends where it began is one run.
     fn set_breakpoint(&mut self, _at: Gva) {}
 
     /// Comes back with [`Trap::Visible`] from now on after each instruction whose accesses are visible, as

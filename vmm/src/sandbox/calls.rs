@@ -59,6 +59,10 @@ const RENAMES: &[libc::c_long] = &[
     libc::SYS_unlinkat,
 ];
 
+/// Calls that take a connection, and talk over it.
+const ANSWERS: &[libc::c_long] =
+    &[libc::SYS_accept4, libc::SYS_recvfrom, libc::SYS_sendto, libc::SYS_setsockopt];
+
 /// The type of KVM's ioctls, in bits 15:8 (Documentation/userspace-api/ioctl/ioctl-number.rst).
 const KVM: u64 = 0xae00;
 
@@ -102,16 +106,19 @@ fn rules(grants: &Grants) -> Result<Vec<(libc::c_long, Vec<SeccompRule>)>, Backe
     let executable = libc::PROT_EXEC.unsigned_abs().into();
     rules.push((libc::SYS_mmap, vec![masked(2, executable, 0)?]));
     rules.push((libc::SYS_mprotect, vec![masked(2, executable, 0)?]));
-    rules.push((
-        libc::SYS_ioctl,
-        vec![
-            masked(1, 0xff00, KVM)?,
-            equal(1, libc::TCGETS)?,
-            equal(1, TCGETS2)?,
-            // How wide the bar of progress may be.
-            equal(1, libc::TIOCGWINSZ)?,
-        ],
-    ));
+    let mut ioctls = vec![
+        masked(1, 0xff00, KVM)?,
+        equal(1, libc::TCGETS)?,
+        equal(1, TCGETS2)?,
+        // How wide the bar of progress may be.
+        equal(1, libc::TIOCGWINSZ)?,
+    ];
+    if grants.answers {
+        rules.extend(ANSWERS.iter().map(|call| (*call, Vec::new())));
+        // Whether something has come is asked without waiting for it.
+        ioctls.push(equal(1, libc::FIONBIO)?);
+    }
+    rules.push((libc::SYS_ioctl, ioctls));
     if !grants.renames.is_empty() || !grants.creates.is_empty() {
         rules.extend(RENAMES.iter().map(|call| (*call, Vec::new())));
     }

@@ -24,6 +24,8 @@ pub struct Grants {
     pub renames: Vec<PathBuf>,
     /// Folders in which new files may be made, and renamed.
     pub creates: Vec<PathBuf>,
+    /// A socket that is listened at already may be connected to, and what connects may be talked with.
+    pub answers: bool,
 }
 
 /// Why a process cannot be confined.

@@ -6,6 +6,8 @@
 
 mod report;
 
+pub(super) use report::WORDS;
+
 use super::coverage::{Fate, function};
 use super::watcher::{Removal, Watcher};
 use super::{Audited, Subject, Until, audited, boot};

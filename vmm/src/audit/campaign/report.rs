@@ -1,7 +1,6 @@
-//! A campaign for people and for programs.
+//! A campaign for people.
 
 use super::{Came, Campaign, Dropped};
-use serde_json::{Value, json as object};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
@@ -22,7 +21,7 @@ impl Came {
     }
 
     /// The rule that spoke, or what covered it.
-    fn by(&self) -> Option<String> {
+    pub(in crate::audit) fn by(&self) -> Option<String> {
         match self {
             Self::Caught(rule) => Some(rule.to_string()),
             Self::Covered(what) => Some(what.clone()),
@@ -31,7 +30,7 @@ impl Came {
     }
 
     /// What is still cached at the end.
-    fn left(&self) -> Option<&str> {
+    pub(in crate::audit) fn left(&self) -> Option<&str> {
         match self {
             Self::Parked(what) | Self::Unused(what) | Self::Unjudged(what) => Some(what),
             Self::Caught(_) | Self::Covered(_) => None,
@@ -40,7 +39,7 @@ impl Came {
 }
 
 /// What came of them, in the order in which they are shown.
-const WORDS: [(&str, &str); 5] = [
+pub(in crate::audit) const WORDS: [(&str, &str); 5] = [
     ("caught", "a rule spoke"),
     ("covered", "something else removed it all before it was due"),
     (
@@ -52,7 +51,7 @@ const WORDS: [(&str, &str); 5] = [
 ];
 
 impl Campaign {
-    fn count(&self, word: &str) -> usize {
+    pub(in crate::audit) fn count(&self, word: &str) -> usize {
         self.dropped.iter().filter(|one| one.came.word() == word).count()
     }
 
@@ -129,27 +128,5 @@ impl Campaign {
             writeln!(out, "   {operation} in {function}")?;
         }
         Ok(())
-    }
-
-    /// The same for programs.
-    #[must_use]
-    pub fn json(&self) -> Value {
-        let dropped = self.dropped.iter().map(|one| {
-            object!({
-                "fault": one.fault,
-                "operation": one.operation,
-                "function": one.function,
-                "came": one.came.word(),
-                "by": one.came.by(),
-                "left": one.came.left(),
-                "instructions": one.instructions,
-            })
-        });
-        object!({
-            "operations": self.operations,
-            "tried": self.dropped.len(),
-            "counts": WORDS.iter().map(|(word, _)| (*word, self.count(word))).collect::<BTreeMap<_, _>>(),
-            "dropped": dropped.collect::<Vec<_>>(),
-        })
     }
 }

@@ -15,7 +15,8 @@ use toml::Spanned;
 const BANNER: &str = "linux_banner";
 
 /// One line of a profile, and what became of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
+#[schemars(inline)]
 pub struct Line {
     /// Its number in the file.
     pub line: usize,

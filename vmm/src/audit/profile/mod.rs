@@ -3,9 +3,11 @@
 
 mod apply;
 mod raw;
+mod schema;
 mod versions;
 
 pub use apply::{Applied, Line};
+pub use schema::schema as profile_schema;
 
 use crate::kernel::free::MOST_FUNCTIONS;
 use crate::scenario::{Diagnostic, explain};

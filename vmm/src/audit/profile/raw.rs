@@ -1,115 +1,217 @@
 //! The shape of a profile file.
 
+use super::MOST_SLOTS;
+use super::schema::RegisterName;
 use crate::suggest::suggest;
+use schemars::JsonSchema;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use std::fmt;
 use toml::Spanned;
 
-#[derive(Clone, Debug, Deserialize)]
+/// What is known of a kernel: what its functions promise, where its current task is, and what is stale by
+/// design. Each line has its reason.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(title = "Stalemate profile")]
 pub(super) struct RawProfile {
+    /// What kernels it is of, in one line.
+    #[schemars(with = "String")]
     pub summary: Spanned<String>,
+    /// A kernel without this symbol is none of the profile's.
     pub symbol: String,
+    /// A kernel without these words on its command line is none of the profile's.
     #[serde(default)]
     pub command_line: Vec<String>,
+    /// Where a CPU's current task is.
     #[serde(default)]
+    #[schemars(with = "Vec<RawCurrent>")]
     pub current: Vec<Spanned<RawCurrent>>,
+    /// The mask of user PCIDs that are to be flushed when they are next loaded.
+    #[schemars(with = "Option<RawMark>")]
     pub mark: Option<Spanned<RawMark>>,
+    /// Flush primitives.
     #[serde(default)]
+    #[schemars(with = "Vec<RawPrimitive>")]
     pub primitive: Vec<Spanned<RawPrimitive>>,
+    /// The array of descriptors of frames, by whose addresses `frees` names frames.
+    #[schemars(with = "Option<RawDescriptors>")]
     pub descriptors: Option<Spanned<RawDescriptors>>,
+    /// Functions that give frames back.
     #[serde(default)]
+    #[schemars(with = "Vec<RawFrees>")]
     pub frees: Vec<Spanned<RawFrees>>,
+    /// Functions that a task calls when it has done what it was in the middle of.
     #[serde(default)]
+    #[schemars(with = "Vec<RawEnds>")]
     pub operation_ends: Vec<Spanned<RawEnds>>,
+    /// Where the kernel maps all memory: that a frame is mapped there means nothing.
+    #[schemars(with = "Option<RawArea>")]
     pub direct_map: Option<Spanned<RawArea>>,
+    /// Addresses whose frames may be given back before they are flushed.
     #[serde(default)]
+    #[schemars(with = "Vec<RawArea>")]
     pub stale_by_design: Vec<Spanned<RawArea>>,
 }
 
 /// Where the current task is.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "current")]
 pub(super) struct RawCurrent {
+    /// The versions that it is true of: a range either end of which may be left out, `6.1..6.12`, or one
+    /// version; all without it.
+    #[schemars(with = "Option<String>")]
     pub kernels: Option<Spanned<String>>,
+    /// The per-CPU variable.
     pub percpu: String,
+    /// How far into it; at its begin without it.
+    #[schemars(with = "Option<RawField>")]
     pub field: Option<Spanned<RawField>>,
+    /// What in the kernel makes it true.
+    #[schemars(with = "String")]
     pub why: Spanned<String>,
 }
 
 /// The mask of user PCIDs that are to be flushed when they are next loaded.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(inline)]
 pub(super) struct RawMark {
+    /// The versions that it is true of: a range either end of which may be left out, `6.1..6.12`, or one
+    /// version; all without it.
+    #[schemars(with = "Option<String>")]
     pub kernels: Option<Spanned<String>>,
+    /// The per-CPU variable.
     pub percpu: String,
+    /// How far into it; at its begin without it.
+    #[schemars(with = "Option<RawField>")]
     pub field: Option<Spanned<RawField>>,
+    /// Slots for ASIDs that a CPU has: bits of the mask.
+    #[schemars(with = "u16", range(min = 1, max = MOST_SLOTS))]
     pub slots: Spanned<u16>,
+    /// What in the kernel makes it true.
+    #[schemars(with = "String")]
     pub why: Spanned<String>,
 }
 
 /// A flush primitive.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "primitive")]
 pub(super) struct RawPrimitive {
+    /// The versions that it is true of: a range either end of which may be left out, `6.1..6.12`, or one
+    /// version; all without it.
+    #[schemars(with = "Option<String>")]
     pub kernels: Option<Spanned<String>>,
+    /// The function.
     pub symbol: String,
+    /// What it has flushed when it returns.
     pub promises: Promise,
+    /// The address of a pointer to the root of the address space, for a `range`.
+    #[schemars(with = "Option<RawValue>")]
     pub space: Option<Spanned<RawValue>>,
+    /// The first address, for all but `everything`.
+    #[schemars(with = "Option<RawValue>")]
     pub start: Option<Spanned<RawValue>>,
+    /// The first address after it, for a `range` and a `kernel-range`.
+    #[schemars(with = "Option<RawValue>")]
     pub end: Option<Spanned<RawValue>>,
+    /// What in the kernel makes it true.
+    #[schemars(with = "String")]
     pub why: Spanned<String>,
 }
 
 /// What a flush primitive is of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
 pub(super) enum Promise {
+    /// Addresses of one address space, on every CPU.
     Range,
+    /// Addresses of the kernel, on every CPU.
     KernelRange,
+    /// One page of the kernel, on the CPU that it is called on.
     KernelPageHere,
+    /// All that is cached.
     Everything,
 }
 
 /// The array of descriptors of frames.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(inline)]
 pub(super) struct RawDescriptors {
+    /// The versions that it is true of: a range either end of which may be left out, `6.1..6.12`, or one
+    /// version; all without it.
+    #[schemars(with = "Option<String>")]
     pub kernels: Option<Spanned<String>>,
+    /// The variable that holds the address of the array.
     pub base: String,
+    /// Bytes of a descriptor.
+    #[schemars(with = "u64", range(min = 1))]
     pub size: Spanned<u64>,
+    /// What in the kernel makes it true.
+    #[schemars(with = "String")]
     pub why: Spanned<String>,
 }
 
 /// A function that gives frames back.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "frees")]
 pub(super) struct RawFrees {
+    /// The versions that it is true of: a range either end of which may be left out, `6.1..6.12`, or one
+    /// version; all without it.
+    #[schemars(with = "Option<String>")]
     pub kernels: Option<Spanned<String>>,
+    /// The function.
     pub symbol: String,
+    /// The address of the first frame's descriptor.
+    #[schemars(with = "RawValue")]
     pub page: Spanned<RawValue>,
+    /// The binary logarithm of the number of frames; one frame without it.
+    #[schemars(with = "Option<RawValue>")]
     pub order: Option<Spanned<RawValue>>,
+    /// What in the kernel makes it true.
+    #[schemars(with = "String")]
     pub why: Spanned<String>,
 }
 
 /// A function that ends what its task was in the middle of.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "ends")]
 pub(super) struct RawEnds {
+    /// The versions that it is true of: a range either end of which may be left out, `6.1..6.12`, or one
+    /// version; all without it.
+    #[schemars(with = "Option<String>")]
     pub kernels: Option<Spanned<String>>,
+    /// The function.
     pub symbol: String,
+    /// What in the kernel makes it true.
+    #[schemars(with = "String")]
     pub why: Spanned<String>,
 }
 
 /// A range of addresses.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "area")]
 pub(super) struct RawArea {
+    /// The versions that it is true of: a range either end of which may be left out, `6.1..6.12`, or one
+    /// version; all without it.
+    #[schemars(with = "Option<String>")]
     pub kernels: Option<Spanned<String>>,
+    /// The first address, or the variable that holds it.
+    #[schemars(with = "RawAddress")]
     pub start: Spanned<RawAddress>,
+    /// Bytes.
+    #[schemars(with = "u64", range(min = 1))]
     pub size: Spanned<u64>,
+    /// What in the kernel makes it true.
+    #[schemars(with = "String")]
     pub why: Spanned<String>,
 }
 
@@ -128,11 +230,15 @@ pub(super) enum RawValue {
 }
 
 /// A member of the structure that a register points to.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "pointed")]
 pub(super) struct RawPointed {
     #[serde(deserialize_with = "register")]
+    /// The register that points to it.
+    #[schemars(with = "RegisterName")]
     pub register: usize,
+    /// The member.
     pub field: RawField,
 }
 
@@ -144,7 +250,7 @@ pub(super) enum RawAddress {
 }
 
 /// The general-purpose registers, by their numbers in instructions.
-const REGISTERS: [&str; 16] = [
+pub(super) const REGISTERS: [&str; 16] = [
     "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13",
     "r14", "r15",
 ];

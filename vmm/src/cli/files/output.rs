@@ -113,6 +113,24 @@ impl Output {
         }
     }
 
+    /// The file, for what is written bit by bit; [`Output::done`] gives it its name.
+    pub fn file(&self) -> &File {
+        match &self.place {
+            Place::Beside { part, .. } => &part.file,
+            Place::There(file) => file,
+        }
+    }
+
+    /// All of it has been written to [`Output::file`], or why not.
+    pub fn done(self, written: io::Result<()>) -> Result<(), Failure> {
+        let Self { shown, place } = self;
+        let written = written.and_then(|()| match place {
+            Place::Beside { part, whole } => part.save("", &whole),
+            Place::There(_) => Ok(()),
+        });
+        written.map_err(|error| late(&shown, &error))
+    }
+
     /// Writes it.
     pub fn save(self, text: &str) -> Result<(), Failure> {
         let Self { shown, place } = self;

@@ -23,6 +23,14 @@ pub struct Block {
     pub breakpoint: bool,
 }
 
+impl Block {
+    /// Whether an address is in it, and not its first.
+    fn has_inside(&self, at: u64) -> bool {
+        let length: u64 = self.uops.iter().map(|uop| u64::from(uop.len)).sum();
+        (1..length).contains(&at.wrapping_sub(self.rip))
+    }
+}
+
 /// Where a block was found last.
 #[derive(Clone, Copy, Debug)]
 struct Slot {
@@ -64,13 +72,18 @@ impl CodeCache {
         }
     }
 
-    /// Lets a block begin at `rip`, which is a breakpoint from now on. What is decoded already, and does
-    /// not begin there, goes on: code that is returned to, or called, begins a block.
-    pub fn set_breakpoint(&mut self, rip: u64) {
-        if self.breakpoints.insert(rip) {
-            let here = self.blocks.iter_mut().filter(|block| block.rip == rip);
-            here.for_each(|block| block.breakpoint = true);
+    /// Lets a block begin at `rip`, which is a breakpoint from now on. Code that has it in the middle of
+    /// a block is decoded anew.
+    pub fn set_breakpoint(&mut self, memory: &mut DataMemory, rip: u64) {
+        if !self.breakpoints.insert(rip) {
+            return;
         }
+        if self.blocks.iter().any(|block| block.has_inside(rip)) {
+            self.drop_all(memory);
+            self.slots.fill(EMPTY);
+        }
+        let here = self.blocks.iter_mut().filter(|block| block.rip == rip);
+        here.for_each(|block| block.breakpoint = true);
     }
 
     /// The block at `rip` in the current space.

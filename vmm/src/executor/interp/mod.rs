@@ -125,7 +125,7 @@ impl Executor for InterpExecutor {
     }
 
     fn set_breakpoint(&mut self, at: Gva) {
-        self.code.set_breakpoint(at.0);
+        self.code.set_breakpoint(&mut self.engine.memory, at.0);
     }
 
     fn share(&mut self, sharing: Option<Box<Sharing>>) -> Option<Box<Sharing>> {

@@ -10,6 +10,7 @@ mod payload;
 mod percpu;
 mod platform;
 mod session;
+mod stops;
 mod task;
 mod unwind;
 
@@ -19,6 +20,7 @@ pub use image::{KernelError, KernelImage};
 pub use initramfs::{READY, init, initramfs};
 pub use payload::PayloadError;
 pub use percpu::{Marks, PerCpu};
+pub(crate) use session::Checkpoint;
 pub use session::{End, Free, FreeError, FreeRun, Settings};
 pub use unwind::{Stack, Unwinder, Unwound};
 
@@ -31,6 +33,7 @@ use crate::memory::GuestMemory;
 use look::Look;
 use platform::Platform;
 use std::collections::{BTreeMap, BTreeSet};
+use stops::Stops;
 use task::Tasks;
 
 /// How Linux tells a user root, and a user PCID, from its kernel's (arch/x86/mm/tlb.c).
@@ -57,6 +60,7 @@ pub(crate) struct FreeKernel {
     /// Whoever drives it wants it back once so many instructions have completed.
     pause: Option<u64>,
     look: Option<Look>,
+    stops: Stops,
 }
 
 impl FreeKernel {
@@ -71,6 +75,7 @@ impl FreeKernel {
             absent_msrs: BTreeMap::new(),
             pause: None,
             look: None,
+            stops: Stops::default(),
         }
     }
 
@@ -155,6 +160,9 @@ impl Kernel for FreeKernel {
     }
 
     fn quiet(&self, instructions: u64) -> Option<u64> {
+        if self.stops.is_at_one() {
+            return Some(0);
+        }
         let now = self.now(instructions);
         let next = self.platform.next().map_or(SLICE, |next| next.saturating_sub(now).max(1));
         let pause = self.pause.and_then(|pause| pause.checked_sub(instructions));
@@ -179,6 +187,7 @@ impl Kernel for FreeKernel {
     }
 
     fn at_breakpoint(&mut self, vcpu: &Vcpu, memory: &GuestMemory, instructions: u64) -> Reached {
+        self.stops.reached(vcpu.rip());
         let mut says = self.at_trap(vcpu, memory, instructions);
         let (said, more) = self.hooks.reached(vcpu, memory);
         says.extend(said);

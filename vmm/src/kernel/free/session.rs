@@ -91,16 +91,16 @@ pub enum FreeError {
 
 /// A kernel before its first instruction.
 pub struct Free {
-    machine: Machine<FreeKernel, Injector>,
+    pub(super) machine: Machine<FreeKernel, Injector>,
     settings: Settings,
     /// Instructions that had completed when user mode was first entered.
-    user_mode: Option<u64>,
+    pub(super) user_mode: Option<u64>,
 }
 
 /// A kernel in the middle of its run.
 pub(crate) struct Checkpoint {
-    machine: Snapshot<FreeKernel, Injector>,
-    user_mode: Option<u64>,
+    pub(super) machine: Snapshot<FreeKernel, Injector>,
+    pub(super) user_mode: Option<u64>,
 }
 
 impl Free {
@@ -269,7 +269,17 @@ impl Free {
         director: &mut dyn Director,
         console: &mut dyn FnMut(&[u8]) -> bool,
     ) -> Result<Option<End>, ExecutorError> {
-        let ran = match self.machine.run(director, false) {
+        self.advance_by(director, console, false)
+    }
+
+    /// The same, or with `single` no more than one instruction.
+    pub(super) fn advance_by(
+        &mut self,
+        director: &mut dyn Director,
+        console: &mut dyn FnMut(&[u8]) -> bool,
+        single: bool,
+    ) -> Result<Option<End>, ExecutorError> {
+        let ran = match self.machine.run(director, single) {
             Ok(ran) => ran,
             Err(Halt::Executor(error)) => return Err(error),
             Err(Halt::Stop(Stop::Processor(fault::Stop::TripleFault { .. }))) => {

@@ -21,6 +21,7 @@ const SAVED_RBP: u64 = 4 * 8;
 /// How a stack was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
 pub enum Unwound {
     /// By the kernel's ORC tables.
     Orc,

@@ -1,12 +1,12 @@
 //! An audit as people read it: the verdict first.
 
-use super::moments::meant;
-use super::{
-    Applied, Audited, Called, Calls, Closed, Compared, Exception, Finding, Given, Grade, Line,
-    RULES, Seen, Verdict,
-};
+mod facts;
+
+pub(super) use facts::facts;
+
+use super::{Applied, Audited, Calls, Compared, Finding, Line, RULES, Verdict};
 use crate::ink::{Ink, Tone};
-use crate::kernel::free::{End, Unwound};
+use crate::kernel::free::End;
 use std::fmt::Write;
 
 /// Rows of the coverage that are shown; the JSON has all.
@@ -33,7 +33,10 @@ pub fn compared(compared: &Compared) -> String {
     };
     compared.new.iter().for_each(|key| rows("new", key, ""));
     compared.expired.iter().for_each(|key| rows("expired", key, ""));
-    compared.known.iter().for_each(|(key, reason)| rows("known", key, &format!(": {reason}")));
+    compared
+        .known
+        .iter()
+        .for_each(|known| rows("known", &known.key, &format!(": {}", known.reason)));
     compared.gone.iter().for_each(|key| rows("gone", key, ""));
     if *compared == Compared::default() {
         out.push_str("  nothing was found, and nothing is known\n");
@@ -123,7 +126,7 @@ fn write_profile(out: &mut String, audited: &Audited) -> std::fmt::Result {
     Ok(())
 }
 
-fn sentence(audited: &Audited, verdict: Verdict) -> String {
+pub(super) fn sentence(audited: &Audited, verdict: Verdict) -> String {
     let coverage = &audited.coverage;
     match verdict {
         Verdict::Clean => format!(
@@ -150,27 +153,8 @@ fn write_finding(out: &mut String, finding: &Finding) -> std::fmt::Result {
     let Finding { key, first, .. } = finding;
     writeln!(out, "\nBUG: STALEMATE: {} in {}", key.rule, key.function)?;
     writeln!(out, "  {}", first.message)?;
-    if let Some(downgrade) = &first.downgrade {
-        let (old, new) = downgrade.cause.values();
-        let task = downgrade.task.map_or_else(String::new, |task| format!(" by task {}", task.0));
-        writeln!(
-            out,
-            "  made stale   {} at {} in {}{task}: {old:#x} became {new:#x}",
-            key.change, downgrade.rip, key.function
-        )?;
-    }
-    if let Some((tag, entry)) = &first.entry {
-        writeln!(out, "  still cached {} under {tag}", entry.translation)?;
-    }
-    if let Some(walk) = &first.walk {
-        writeln!(out, "  tables say   {}", walk.result)?;
-    }
-    let task = first.task.map_or_else(String::new, |task| format!(" by task {}", task.0));
-    writeln!(out, "  found        at {} in {}{task}", first.rip, finding.at)?;
-    writeln!(out, "  due          {}", finding.due)?;
-    write_evidence(out, finding)?;
-    if let Some((what, why)) = meant(first).and_then(|number| finding.missed.get(number)) {
-        writeln!(out, "  should have  {what}: {why}")?;
+    for (name, fact) in facts(finding) {
+        writeln!(out, "  {name:<12} {fact}")?;
     }
     let shown = finding.missed.len().saturating_sub(MISSED);
     if shown > 0 {
@@ -185,83 +169,8 @@ fn write_finding(out: &mut String, finding: &Finding) -> std::fmt::Result {
 
 /// A stack, as kernels print theirs.
 fn write_calls(out: &mut String, calls: &Calls) -> std::fmt::Result {
-    let by = match calls.by {
-        Unwound::Orc => "",
-        Unwound::FramePointers => ", by frame pointers",
-    };
-    writeln!(out, "  Call Trace at the {}{by}:", calls.of)?;
-    for Called { function, inlined, line } in &calls.frames {
-        let inlined = if *inlined { " [inlined]" } else { "" };
-        let line = line.as_ref().map_or_else(String::new, |line| format!(" {line}"));
-        writeln!(out, "   {function}{inlined}{line}")?;
-    }
-    Ok(())
-}
-
-/// How sure it is that a processor has it, when all that was, and what might excuse it.
-fn write_evidence(out: &mut String, finding: &Finding) -> std::fmt::Result {
-    let Finding { evidence, noted, first, .. } = finding;
-    let (of, all) = evidence.of;
-    let of = if all > 1 { format!(" ({of} of the {all} looked at)") } else { String::new() };
-    let since = |at: u64| match noted.stored {
-        Some(stored) if at >= stored => format!("{} instructions after the store", at - stored),
-        Some(stored) => format!("{} instructions before the store", stored - at),
-        None => format!("after {at} instructions"),
-    };
-    let seen = |seen: &Seen| {
-        let Seen { at, va, kind, rip, function, .. } = seen;
-        format!("a {kind} of {va:#x} at {rip:#x} in {function}, {}", since(*at))
-    };
-    let held = evidence.held.as_ref().map(seen);
-    match (evidence.grade, &evidence.used, held) {
-        (Grade::Used, Some(used), _) => {
-            let when = if used.at < noted.found { "before" } else { "after" };
-            writeln!(out, "  grade        used{of}: {}, {when} it was due", seen(used))?;
-        }
-        (_, _, Some(held)) => {
-            writeln!(
-                out,
-                "  grade        held{of}: this PCID on this CPU has used the page through the old entry, \
-                 first by {held}"
-            )?;
-        }
-        (grade, _, None) if all > 0 => {
-            let name = grade.name();
-            writeln!(out, "  grade        {name}{of}: no access of this run went through it")?;
-        }
-        (grade, ..) => {
-            let name = grade.name();
-            writeln!(
-                out,
-                "  grade        {name}: of no one entry; the kernel did this in this run"
-            )?;
-        }
-    }
-    if noted.stored.is_some() {
-        write!(out, "  window       due {}", since(noted.found))?;
-        match (&noted.closed, &finding.closed_in) {
-            (Some(closed), Some(place)) => {
-                let Closed { what, at, .. } = closed;
-                writeln!(out, "; gone {}, by {what} in {place}", since(*at))?;
-            }
-            _ => writeln!(out, "; nothing has removed it by the end of the run")?,
-        }
-    }
-    if first.entry.is_some() && all > 0 {
-        for Given { what, at, function } in &evidence.frame {
-            writeln!(out, "  its frame    {what} in {function}, {}", since(*at))?;
-        }
-        if evidence.frame.is_empty() {
-            writeln!(
-                out,
-                "  its frame    was not seen to be given back or mapped while this was cached"
-            )?;
-        }
-    }
-    for Exception { if_only, seen } in &noted.exceptions {
-        writeln!(out, "  legal if     {if_only}: no, {seen}")?;
-    }
-    Ok(())
+    writeln!(out, "  {}:", calls.title())?;
+    calls.frames.iter().try_for_each(|called| writeln!(out, "   {called}"))
 }
 
 fn write_coverage(out: &mut String, audited: &Audited) -> std::fmt::Result {
@@ -302,7 +211,7 @@ fn write_coverage(out: &mut String, audited: &Audited) -> std::fmt::Result {
     )
 }
 
-fn end(audited: &Audited) -> String {
+pub(super) fn end(audited: &Audited) -> String {
     match &audited.run.end {
         End::Reset => "by a reset that the kernel asked for".to_owned(),
         End::Halted => "with every CPU halted for good".to_owned(),
@@ -315,6 +224,6 @@ fn end(audited: &Audited) -> String {
     }
 }
 
-fn millions(count: u64) -> String {
+pub(super) fn millions(count: u64) -> String {
     format!("{}.{} million", count / 1_000_000, count / 100_000 % 10)
 }
