@@ -24,7 +24,7 @@ use stalemate::audit::{
 use stalemate::event::TaskId;
 use stalemate::inject::Fault;
 use stalemate::ink::Ink;
-use stalemate::kernel::free::{End, KernelImage, Settings};
+use stalemate::kernel::free::{End, KernelImage, Settings, Turns};
 use stalemate::scenario::CPUS;
 use stalemate::symbols::Symbols;
 
@@ -53,6 +53,8 @@ fn settings(lenient: bool) -> Settings {
         model: MODEL,
         ram: 32 << 20,
         ticks: 1,
+        cpus: 1,
+        turns: Turns { seed: 0, slice: 1, delay: 0 },
         instructions: INSTRUCTIONS,
         lenient,
     }

@@ -117,7 +117,7 @@ fn a_kernel_as_it_is_distributed_is_clean_and_without_one_flush_it_is_not() {
 /// given back, and an address of user mode used again, after the primitive has returned.
 fn each_rule_has_judged_something(name: &str, report: &Value) {
     let judged = report["judged"].as_object().expect("counts");
-    assert_eq!(judged.len(), 9, "{name}: {judged:?}");
+    assert_eq!(judged.len(), 10, "{name}: {judged:?}");
     for (rule, count) in judged {
         let comes_second =
             ["reuse-before-flush", "table-reuse", "va-reuse"].contains(&rule.as_str());

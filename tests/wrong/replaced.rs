@@ -22,7 +22,7 @@ const REPLACED: &[(&str, &str, &str, &str)] = &[
     (
         "stale-kernel-entry is not for globals",
         "oracle/rules/stale_kernel_entry.rs",
-        "«context.is_usable(owed.cpu, owed.tag)»",
+        "«context.may_use(owed)»",
         "owed.tag == crate::arch::tlb::Tag::Pcid(context.replica.cpu(owed.cpu).pcid())",
     ),
     (

@@ -2,7 +2,7 @@
 
 use super::kernel::kernel;
 use super::scripts::{Lacks, tasks};
-use stalemate::kernel::free::{Boot, Free, FreeError, Hooks, KernelImage, Settings};
+use stalemate::kernel::free::{Boot, Free, FreeError, Hooks, KernelImage, Settings, Turns};
 use std::panic::catch_unwind;
 
 /// The small kernel.
@@ -42,6 +42,8 @@ fn loaded(file: &[u8]) -> Result<(), String> {
         model: super::MODEL,
         ram: 32 << 20,
         ticks: 1,
+        cpus: 1,
+        turns: Turns { seed: 0, slice: 1, delay: 0 },
         instructions: 0,
         lenient: false,
     };

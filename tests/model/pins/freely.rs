@@ -79,6 +79,56 @@ fn an_address_of_a_global_is_not_used_again_while_it_is_cached() {
     assert!(reused(&|story| _ = story.loads(0, B.0 | 2).invlpg_of(0, page)).is_empty());
 }
 
+/// What a CPU that was lazy holds of user addresses it does not use before user code runs on it again. It
+/// holds of the kernel's what every CPU does.
+#[test]
+fn a_cpu_that_was_lazy_is_excused_for_user_addresses_until_user_code_runs_on_it() {
+    let is_lazy = |cpu, lazy| Announcement::Lazy { cpu: CpuId(cpu), lazy };
+    // CPU 0 has flushed, and CPU 1 has not.
+    let other = |change: &dyn Fn(&mut Story)| {
+        let mut story = unmapped(2);
+        change(story.invlpg(0));
+        maps(&mut story).rules()
+    };
+    assert_eq!(other(&|_| ()), ["va-reuse"]);
+    assert!(other(&|story| _ = story.says(1, is_lazy(1, true))).is_empty());
+    assert_eq!(other(&|story| _ = story.says(0, is_lazy(0, true))), ["va-reuse"], "another CPU");
+    let again = |story: &mut Story| {
+        story.says(1, is_lazy(1, true)).says(1, is_lazy(1, false));
+    };
+    assert!(other(&again).is_empty(), "it has to catch up");
+    let kernel = |lazy: bool| {
+        let mut story = unmapped_kernel();
+        if lazy {
+            story.says(0, is_lazy(0, true));
+        }
+        story.stores_to(0, KERNEL_PTE, 0, KERNEL_BLUE).rules()
+    };
+    assert_eq!((kernel(false), kernel(true)), (vec!["va-reuse".into()], vec!["va-reuse".into()]));
+    // A frame that is given back, and a primitive that returns on the CPU itself.
+    let freed = |lazy: bool| {
+        let mut story = unmapped(1);
+        if lazy {
+            story.says(0, is_lazy(0, true));
+        }
+        story.says(0, Announcement::FrameFreed(Gpa(RED & !0xfff))).rules()
+    };
+    assert_eq!(freed(false), ["reuse-before-flush"]);
+    assert!(freed(true).is_empty());
+    let returned = |story: &mut Story, lazy: bool| {
+        story.task_begins(0, 1).stores_to(0, A.1, RED, 0);
+        if lazy {
+            story.says(0, is_lazy(0, true));
+        }
+        begins(story);
+        story.returns(0).rules()
+    };
+    assert_eq!(returned(&mut Story::free(1), false), ["stale-kernel-entry"]);
+    assert!(returned(&mut Story::free(1), true).is_empty());
+    // One that is handed steps has rules of its own for that.
+    assert_eq!(returned(&mut running(1), true), ["stale-kernel-entry"]);
+}
+
 /// A user page is mapped anew by its own task, or once that one's operation is over; another task
 /// may do so before the flush that is still to come.
 #[test]

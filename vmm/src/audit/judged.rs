@@ -14,10 +14,11 @@ use crate::symbols::Symbols;
 use std::collections::BTreeMap;
 
 /// The rules of an audit, and what they judge.
-pub const RULES: [(&str, &str); 9] = [
+pub const RULES: [(&str, &str); 10] = [
     ("stale-user-entry", STALE),
     ("stale-other-asid", STALE),
     ("stale-kernel-entry", STALE),
+    ("stale-remote-entry", STALE),
     ("va-reuse", STALE),
     ("reuse-before-flush", STALE),
     ("table-reuse", STALE),
@@ -159,6 +160,15 @@ impl Judged {
                 for tag in [now.current, Tag::Global] {
                     self.judge("stale-kernel-entry", tag, now, |ended, _, _| meant(ended));
                 }
+                let mut others = self.current.clone();
+                others.remove(&now.event.cpu);
+                for (cpu, pcid) in others {
+                    for tag in [Tag::Pcid(pcid), Tag::Global] {
+                        self.judge_on("stale-remote-entry", cpu, tag, now, |ended, _, _| {
+                            meant(ended)
+                        });
+                    }
+                }
                 // Under other PCIDs it is due from now on.
                 let all = self.user.values_mut().chain(self.kernel.values_mut()).flatten();
                 all.filter(|ended| meant(ended)).for_each(|ended| ended.covered = true);
@@ -205,6 +215,18 @@ impl Judged {
         now: &Now<'_>,
         is_due: impl Fn(&Ended, bool, &Now<'_>) -> bool,
     ) {
+        self.judge_on(rule, now.event.cpu, tag, now, is_due);
+    }
+
+    /// The same of what was flushed on `cpu`.
+    fn judge_on(
+        &mut self,
+        rule: &'static str,
+        cpu: CpuId,
+        tag: Tag,
+        now: &Now<'_>,
+        is_due: impl Fn(&Ended, bool, &Now<'_>) -> bool,
+    ) {
         for of in [&mut self.user, &mut self.kernel] {
             let Some(ended) = of.get_mut(&tag) else { continue };
             ended.retain(|ended| {
@@ -213,7 +235,7 @@ impl Judged {
                     || owed.downgrade.task.is_some_and(|task| {
                         self.over.get(&task).is_some_and(|&seq| seq > owed.downgrade.seq)
                     });
-                let due = owed.cpu == now.event.cpu && is_due(ended, over, now);
+                let due = owed.cpu == cpu && is_due(ended, over, now);
                 if due {
                     *self.counts.entry(rule).or_default() += 1;
                     let store = owed.downgrade.cause.store();

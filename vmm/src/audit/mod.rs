@@ -60,6 +60,12 @@ pub const COMMAND_LINE: &str = "console=ttyS0 nokaslr pti=on rdinit=/init panic=
     kfence.sample_interval=0 cgroup_disable=memory numa=off dhash_entries=1024 \
     ihash_entries=1024 nowatchdog cryptomgr.notests=1 ftrace=off";
 
+/// The same for so many CPUs: several of them are found by ACPI.
+#[must_use]
+pub fn command_line(cpus: u8) -> String {
+    if cpus == 1 { COMMAND_LINE.to_owned() } else { COMMAND_LINE.replace(" acpi=off", "") }
+}
+
 /// What is audited, and on what.
 #[derive(Clone, Debug)]
 pub struct Subject<'a> {
@@ -198,8 +204,9 @@ impl Audited {
 
 /// What is known of a kernel, and what of that is of this one.
 fn profiled(subject: &Subject<'_>) -> (Hooks, Option<Applied>) {
-    let Subject { kernel, symbols, command_line, .. } = *subject;
-    let applied = subject.profile.map(|profile| profile.apply(kernel, symbols, command_line));
+    let Subject { kernel, symbols, command_line, settings, .. } = *subject;
+    let apply = |profile: &Profile| profile.apply(kernel, symbols, command_line, settings.cpus);
+    let applied = subject.profile.map(apply);
     applied.map_or_else(Default::default, |(hooks, applied)| (hooks, Some(applied)))
 }
 

@@ -8,11 +8,11 @@ use super::terminal::{Format, Terminal, complain};
 use super::{input, names};
 use crate::arch::tlb::{Fill, TlbModel};
 use crate::audit::{
-    self, About, Audited, Baseline, COMMAND_LINE, Campaign, Compared, Debugger, DebuggerError,
-    Finding, Grade, Key, Kinds, Plan, Profile, Recorder, Report, Subject, Verdict,
+    self, About, Audited, Baseline, Campaign, Compared, Debugger, DebuggerError, Finding, Grade,
+    Key, Kinds, Plan, Profile, Recorder, Report, Subject, Verdict,
 };
 use crate::ink::Ink;
-use crate::kernel::free::{FreeError, KernelImage, READY, Settings, init, initramfs};
+use crate::kernel::free::{FreeError, KernelImage, READY, Settings, Turns, init, initramfs};
 use crate::report::quoted;
 use crate::sandbox::Grants;
 use crate::symbols::{Symbols, kallsyms, system_map};
@@ -20,6 +20,9 @@ use clap::builder::NonEmptyStringValueParser;
 use std::io::{BufWriter, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
+
+/// The most instructions of a CPU's turn.
+const SLICE: u64 = 2000;
 
 /// Arguments of `audit`.
 #[derive(Debug, clap::Args)]
@@ -54,6 +57,16 @@ pub struct AuditArgs {
     #[arg(long, value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u64).range(1..=1000))]
     tick: u64,
+    /// How many of them
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=8))]
+    cpus: u8,
+    /// How several CPUs take turns, and how late interrupts between them are, is drawn from this number
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// The most instructions of its target by which an interrupt from another CPU is late; 0 for at once
+    #[arg(long, value_name = "N", default_value_t = 3000,
+          value_parser = clap::value_parser!(u64).range(0..=1_000_000))]
+    ipi_delay: u64,
     /// End the run when the console says this
     #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
     until: Option<String>,
@@ -123,7 +136,9 @@ fn audited(args: &AuditArgs, terminal: &mut Terminal<'_>) -> Result<u8, Failure>
     let symbols = symbols(args, &kernel)?;
     let command_line = match &args.cmdline_only {
         Some(all) => all.clone(),
-        None => format!("{COMMAND_LINE} {}", args.cmdline).trim_end().to_owned(),
+        None => {
+            format!("{} {}", audit::command_line(args.cpus), args.cmdline).trim_end().to_owned()
+        }
     };
     let [cpu] = names::each_once(std::slice::from_ref(&args.cpu))[..] else {
         return Err(Failure::usage("an audit is made on one processor; see `stalemate list cpus`"));
@@ -143,6 +158,8 @@ fn audited(args: &AuditArgs, terminal: &mut Terminal<'_>) -> Result<u8, Failure>
             model: TlbModel { fill: Fill::LazyA, structure_caches: true, seed: 0 },
             ram: args.ram << 20,
             ticks: args.tick,
+            cpus: args.cpus,
+            turns: Turns { seed: args.seed, slice: SLICE, delay: args.ipi_delay },
             instructions: args.instructions,
             lenient: args.lenient,
         },

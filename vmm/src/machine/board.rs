@@ -44,13 +44,14 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
         op: Op,
         next: u64,
     ) -> Result<(), Halt> {
+        let cpu = self.vcpu().id;
         match op {
             Op::Rdmsr(msr) => {
-                if let Some(value) = self.kernel.read_msr(msr) {
+                if let Some(value) = self.kernel.read_msr(cpu, msr) {
                     return self.with_core(director, |core| core.read_msr(value, next));
                 }
             }
-            Op::Wrmsr { msr, value } if self.kernel.write_msr(msr, value).is_some() => {
+            Op::Wrmsr { msr, value } if self.kernel.write_msr(cpu, msr, value).is_some() => {
                 return self.with_core(director, |core| core.written_msr(next));
             }
             _ => {}
@@ -130,11 +131,11 @@ mod tests {
             (port == 0x3f8).then_some(())
         }
 
-        fn read_msr(&mut self, msr: u32) -> Option<u64> {
+        fn read_msr(&mut self, _: CpuId, msr: u32) -> Option<u64> {
             (msr == 0x48).then_some(self.register)
         }
 
-        fn write_msr(&mut self, msr: u32, value: u64) -> Option<()> {
+        fn write_msr(&mut self, _: CpuId, msr: u32, value: u64) -> Option<()> {
             self.register = value;
             (msr == 0x48).then_some(())
         }

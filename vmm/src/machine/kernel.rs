@@ -1,7 +1,7 @@
 //! The kernel under test, as the machine knows it: words that it watches, and ports that it answers.
 
 use super::Stop;
-use crate::arch::addr::{Gpa, Gva};
+use crate::arch::addr::{CpuId, Gpa, Gva};
 use crate::arch::happened::WordStore;
 use crate::arch::vcpu::Vcpu;
 use crate::event::{Announcement, Owner, Word};
@@ -38,6 +38,17 @@ pub enum Call {
     Waits,
     /// Something of its driver: the CPU goes on when the driver lets it.
     Asks,
+}
+
+/// An interrupt that a device sends from one CPU to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// To this CPU.
+    pub to: CpuId,
+    /// The vector; 2 of an NMI.
+    pub vector: u8,
+    /// An NMI.
+    pub nmi: bool,
 }
 
 /// What a breakpoint that is reached says.
@@ -90,14 +101,40 @@ pub trait Kernel: Clone {
         false
     }
 
-    /// Whether a device of the board asks for an interrupt, once `instructions` have completed.
-    fn is_interrupting(&mut self, _instructions: u64) -> bool {
+    /// Whether a device of the board asks for an interrupt of `cpu`, once `instructions` have completed.
+    fn is_interrupting(&mut self, _cpu: CpuId, _instructions: u64) -> bool {
         false
     }
 
-    /// The CPU takes that interrupt: its vector; none if no device asks any more.
-    fn acknowledge(&mut self) -> Option<u8> {
+    /// `cpu` takes that interrupt: its vector; none if no device asks any more.
+    fn acknowledge(&mut self, _cpu: CpuId) -> Option<u8> {
         None
+    }
+
+    /// Whether a device of the board asks for an NMI of `cpu`: it is taken with this.
+    fn takes_nmi(&mut self, _cpu: CpuId) -> bool {
+        false
+    }
+
+    /// Whether a device of the board is at this address, where no memory is.
+    fn has_device(&self, _at: Gpa) -> bool {
+        false
+    }
+
+    /// `cpu` loads 32 bits of that device.
+    fn load_device(&mut self, _cpu: CpuId, _at: Gpa, _instructions: u64) -> u32 {
+        u32::MAX
+    }
+
+    /// `cpu` stores 32 bits to that device: the interrupts that it sends by that.
+    fn store_device(
+        &mut self,
+        _cpu: CpuId,
+        _at: Gpa,
+        _value: u32,
+        _instructions: u64,
+    ) -> Vec<Sent> {
+        Vec::new()
     }
 
     /// So many more instructions may complete before a device of the board has something to do; none if
@@ -127,13 +164,13 @@ pub trait Kernel: Clone {
         Reached::default()
     }
 
-    /// What RDMSR at CPL 0 finds in a register that the modelled processor has not; none for #GP.
-    fn read_msr(&mut self, _msr: u32) -> Option<u64> {
+    /// What RDMSR at CPL 0 of `cpu` finds in a register that the modelled processor has not; none for #GP.
+    fn read_msr(&mut self, _cpu: CpuId, _msr: u32) -> Option<u64> {
         None
     }
 
-    /// WRMSR at CPL 0 of a register that the modelled processor has not; none for #GP.
-    fn write_msr(&mut self, _msr: u32, _value: u64) -> Option<()> {
+    /// WRMSR at CPL 0 of `cpu` of a register that the modelled processor has not; none for #GP.
+    fn write_msr(&mut self, _cpu: CpuId, _msr: u32, _value: u64) -> Option<()> {
         None
     }
 

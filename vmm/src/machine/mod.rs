@@ -5,6 +5,7 @@
 //! the kernel do. One CPU runs at a time; the driver says which.
 
 mod board;
+mod device;
 mod director;
 mod interceptor;
 mod kernel;
@@ -20,7 +21,7 @@ mod uses;
 
 pub use director::{Access, Accesses, Director, Watch};
 pub use interceptor::{Interceptor, Moment, Plan, PlannedOp, Scheduled, SideEffect, Site};
-pub use kernel::{Call, Kernel, KernelWords, Reached, Statement};
+pub use kernel::{Call, Kernel, KernelWords, Reached, Sent, Statement};
 pub use stop::Stop;
 
 pub(crate) use director::NullDirector;

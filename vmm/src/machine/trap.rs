@@ -213,8 +213,8 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
 
     /// Whether it would take an interrupt of a device of the board.
     fn board_interrupts(&mut self) -> bool {
-        let instructions = self.instructions();
-        self.kernel.is_interrupting(instructions) && self.vcpu().rflags & flags::IF != 0
+        let (cpu, instructions) = (self.vcpu().id, self.instructions());
+        self.kernel.is_interrupting(cpu, instructions) && self.vcpu().rflags & flags::IF != 0
     }
 
     /// Delivers what waits for an instruction boundary.
@@ -224,7 +224,9 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
             self.carry_out(director, scheduled)?;
         }
         let external = self.board_interrupts();
+        let nmi = self.kernel.takes_nmi(cpu);
         let vcpu = self.vcpu_mut();
+        vcpu.nmi_pending |= nmi;
         if !vcpu.is_interrupted() && !external {
             return Ok(());
         }
@@ -238,7 +240,7 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
                 vcpu.apic.take(vector);
                 Some(vector)
             }
-            None => external.then(|| self.kernel.acknowledge()).flatten(),
+            None => external.then(|| self.kernel.acknowledge(cpu)).flatten(),
         };
         match vector {
             Some(vector) => self.resolve(director, Err(Exception::interrupt(vector).into())),
@@ -252,7 +254,7 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
     }
 
     /// Gives the guest its exception, or ends the run.
-    fn resolve(
+    pub(super) fn resolve(
         &mut self,
         director: &mut dyn Director,
         result: Result<(), Fault>,
@@ -287,12 +289,15 @@ impl<K: Kernel, I: Interceptor> Machine<K, I> {
                 self.resolve(director, result)
             }
             Ok(_) => Ok(self.map_current(self.space(), va.page())?),
+            Err(Fault::Stop(fault::Stop::BeyondMemory(gpa))) if self.kernel.has_device(gpa) => {
+                self.device(director, gpa)
+            }
             Err(fault) => self.resolve(director, Err(fault)),
         }
     }
 
     /// Fetches and decodes the instruction at RIP, through the TLB of this moment.
-    fn fetch(
+    pub(super) fn fetch(
         &mut self,
         director: &mut dyn Director,
     ) -> Result<Result<(Instruction, Vec<u8>), Fault>, Halt> {

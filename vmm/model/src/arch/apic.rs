@@ -33,6 +33,11 @@ impl Vectors {
         self.0[usize::from(vector >> 6)] &= !(1 << (vector & 63));
     }
 
+    fn word(&self, word: usize) -> u32 {
+        let half = self.0.get(word / 2).map_or(0, |both| both >> (word % 2 * 32));
+        half as u32
+    }
+
     fn highest(&self) -> Option<u8> {
         let word = (0..4).rev().find(|&word| self.0[word] != 0)?;
         Some((word * 64) as u8 + 63 - self.0[word].leading_zeros() as u8)
@@ -80,6 +85,18 @@ impl Apic {
     pub fn take(&mut self, vector: u8) {
         self.irr.clear(vector);
         self.isr.set(vector);
+    }
+
+    /// 32 bits of IRR, from vector 32 × `word` on.
+    #[must_use]
+    pub fn requested(&self, word: usize) -> u32 {
+        self.irr.word(word)
+    }
+
+    /// 32 bits of ISR, likewise.
+    #[must_use]
+    pub fn in_service(&self, word: usize) -> u32 {
+        self.isr.word(word)
     }
 
     /// End of interrupt: the highest in service is done.

@@ -18,6 +18,8 @@ pub struct Identity {
     pub cmpxchg16b: bool,
     /// LAHF and SAHF exist in 64-bit mode.
     pub lahf: bool,
+    /// A local APIC exists, whose timer goes by TSC deadlines and never stops.
+    pub apic: bool,
 }
 
 impl Identity {
@@ -29,6 +31,7 @@ impl Identity {
         pat: false,
         cmpxchg16b: false,
         lahf: false,
+        apic: false,
     };
     /// What a kernel expects that is distributed: of no vendor whose registers it would then use.
     pub const COMPLETE: Self = Self {
@@ -61,8 +64,12 @@ impl Vcpu {
                 let base = 1 | 1 << 3 | 1 << 5 | 1 << 6 | 1 << 8 | 1 << 15 | 7 << 24;
                 let edx = bit(identity.tsc, 4) | bit(features.pge, 13) | bit(identity.pat, 16);
                 let ecx = bit(identity.cmpxchg16b, 13) | bit(features.pcid, 17);
-                [identity.signature, 0, ecx, base | edx]
+                let (apic, deadline) = (bit(identity.apic, 9), bit(identity.apic, 24));
+                let id = if identity.apic { u32::from(self.id.0) << 24 } else { 0 };
+                [identity.signature, id, ecx | deadline, base | edx | apic]
             }
+            // ARAT.
+            (6, _) => [bit(identity.apic, 2), 0, 0, 0],
             (7, 0) => [0, bit(features.smep, 7) | bit(features.invpcid, 10), 0, 0],
             (0x8000_0000, _) => [0x8000_0008, 0, 0, 0],
             (0x8000_0001, _) => {

@@ -60,6 +60,16 @@ impl Context<'_> {
     pub fn is_usable(&self, cpu: CpuId, tag: Tag) -> bool {
         tag == Tag::Global || tag == Tag::Pcid(self.replica.cpu(cpu).pcid())
     }
+
+    /// Whether what is owed may be used as its CPU is now. One that is lazy, in a kernel that runs freely,
+    /// uses no user address before it has been in user mode again, for which it compares generations.
+    #[must_use]
+    pub fn may_use(&self, owed: &Obligation) -> bool {
+        let is_excused = self.replica.kernel.runs_freely
+            && !owed.is_of_kernel()
+            && self.replica.cpu(owed.cpu).has_yet_to_catch_up();
+        self.is_usable(owed.cpu, owed.tag) && !is_excused
+    }
 }
 
 /// A cached entry as a finding shows it.

@@ -5,7 +5,7 @@ use super::raw::{Promise, RawAddress, RawArea, RawField, RawPrimitive, RawValue}
 use super::versions::{Version, Versions, of_banner};
 use crate::arch::addr::Gva;
 use crate::event::{FlushId, FlushKind};
-use crate::kernel::free::{Descriptors, Does, Hooks, KernelImage, Marks, PerCpu, Value};
+use crate::kernel::free::{Descriptors, Does, Hooks, KernelImage, LazyCpus, Marks, PerCpu, Value};
 use crate::symbols::Symbols;
 use crate::symbols::btf::Btf;
 use serde::Serialize;
@@ -63,6 +63,7 @@ impl Profile {
         kernel: &KernelImage,
         symbols: &Symbols,
         command_line: &str,
+        cpus: u8,
     ) -> (Hooks, Applied) {
         let mut applied = Applied { file: self.file.clone(), ..Applied::default() };
         let has = |word: &String| command_line.split_whitespace().any(|has| has == word);
@@ -83,7 +84,11 @@ impl Profile {
         };
         let mut hooks = Hooks::default();
         self.memory(&target, &mut hooks, &mut applied);
-        self.functions(&target, &mut hooks, &mut applied);
+        if cpus == 1 {
+            // Nobody is left out of a shootdown, so that its own flushes are judged as any.
+            hooks.lazy = None;
+        }
+        self.functions(&target, cpus, &mut hooks, &mut applied);
         (hooks, applied)
     }
 
@@ -115,6 +120,13 @@ impl Profile {
             hooks.marks = place.as_ref().ok().map(|&mask| Marks::new(mask, slots));
             add(at, &it.percpu, "marks of user PCIDs", place.err());
         }
+        let lazy = self.raw.lazy.as_ref();
+        if let Some(it) = lazy.filter(|it| target.is_of(it.get_ref().kernels.as_ref())) {
+            let (at, it) = (it.span(), it.get_ref());
+            let place = target.per_cpu(&it.percpu, it.field.as_ref());
+            hooks.lazy = place.as_ref().ok().map(|&word| LazyCpus::new(word));
+            add(at, &it.percpu, "whether a CPU is lazy", place.err());
+        }
         let descriptors = self.raw.descriptors.as_ref();
         if let Some(it) = descriptors.filter(|it| target.is_of(it.get_ref().kernels.as_ref())) {
             let (at, it) = (it.span(), it.get_ref());
@@ -144,7 +156,7 @@ impl Profile {
     }
 
     /// What it says of functions.
-    fn functions(&self, target: &Target<'_>, hooks: &mut Hooks, applied: &mut Applied) {
+    fn functions(&self, target: &Target<'_>, cpus: u8, hooks: &mut Hooks, applied: &mut Applied) {
         let mut add = |at, symbol: &str, what, does: Resolved<Does>| {
             let address = target.address(symbol);
             let function = address.and_then(|at| Ok(hooks.add(at, does?)));
@@ -156,7 +168,10 @@ impl Profile {
         };
         let raw = &self.raw;
         for it in raw.primitive.iter().filter(|it| target.is_of(it.get_ref().kernels.as_ref())) {
-            let does = target.primitive(it.get_ref());
+            let does = match it.get_ref().one_cpu && cpus > 1 {
+                true => Err("its promise is one of its own CPU, and there are several".to_owned()),
+                false => target.primitive(it.get_ref()),
+            };
             add(it.span(), &it.get_ref().symbol, "a flush primitive", does);
         }
         for it in raw.frees.iter().filter(|it| target.is_of(it.get_ref().kernels.as_ref())) {

@@ -31,6 +31,9 @@ pub(super) struct RawProfile {
     /// The mask of user PCIDs that are to be flushed when they are next loaded.
     #[schemars(with = "Option<RawMark>")]
     pub mark: Option<Spanned<RawMark>>,
+    /// Whether a CPU runs a kernel thread on the tables of the task before, a byte that is 1 while it does.
+    #[schemars(with = "Option<RawCurrent>")]
+    pub lazy: Option<Spanned<RawCurrent>>,
     /// Flush primitives.
     #[serde(default)]
     #[schemars(with = "Vec<RawPrimitive>")]
@@ -55,7 +58,7 @@ pub(super) struct RawProfile {
     pub stale_by_design: Vec<Spanned<RawArea>>,
 }
 
-/// Where the current task is.
+/// Where the current task is, or whether a CPU is lazy.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "current")]
@@ -118,6 +121,9 @@ pub(super) struct RawPrimitive {
     /// The first address after it, for a `range` and a `kernel-range`.
     #[schemars(with = "Option<RawValue>")]
     pub end: Option<Spanned<RawValue>>,
+    /// What it promises is true of one CPU alone.
+    #[serde(default)]
+    pub one_cpu: bool,
     /// What in the kernel makes it true.
     #[schemars(with = "String")]
     pub why: Spanned<String>,

@@ -2,6 +2,7 @@
 //! protocol (Documentation/arch/x86/boot.rst), entered behind the decompressor.
 
 use super::image::{KernelError, KernelImage};
+use super::platform::{TABLES, TABLES_END, write_acpi};
 use crate::arch::addr::{CpuId, Gpa};
 use crate::arch::core::Memory;
 use crate::arch::features::CpuFeatures;
@@ -17,7 +18,7 @@ use vm_memory::GuestAddress;
 /// Where what the kernel is told lies: below what e820 calls usable memory's first end.
 const ZERO_PAGE: u64 = 0x7000;
 const GDT: u64 = 0x8000;
-const ROOT: u64 = 0x9000;
+pub(super) const ROOT: u64 = 0x9000;
 const COMMAND_LINE: u64 = 0x2_0000;
 /// The end of memory below a PC's firmware area.
 const LOW_END: u64 = 0x9_fc00;
@@ -26,6 +27,7 @@ const HIGH_BEGIN: u64 = super::image::LOWEST;
 const MAPPED: u64 = 1 << 30;
 
 const USABLE: u32 = 1;
+const RESERVED: u32 = 2;
 /// A boot loader without a number of its own.
 const UNKNOWN_LOADER: u8 = 0xff;
 const LOADED_HIGH: u8 = 1;
@@ -33,8 +35,8 @@ const LOADED_HIGH: u8 = 1;
 const COMMAND_LINE_MOST: usize = 255;
 
 /// Selectors that the boot protocol asks for.
-const BOOT_CS: u16 = 0x10;
-const BOOT_DS: u16 = 0x18;
+pub(super) const BOOT_CS: u16 = 0x10;
+pub(super) const BOOT_DS: u16 = 0x18;
 
 /// What a kernel is booted with.
 #[derive(Clone, Debug)]
@@ -52,7 +54,12 @@ impl Boot<'_> {
     ///
     /// # Errors
     /// What does not fit.
-    pub fn load(&self, memory: &GuestMemory, features: CpuFeatures) -> Result<Vcpu, KernelError> {
+    pub fn load(
+        &self,
+        memory: &GuestMemory,
+        features: CpuFeatures,
+        cpus: u8,
+    ) -> Result<Vcpu, KernelError> {
         let initrd_size = (self.initrd.len() as u64).next_multiple_of(4096);
         let ram = memory.len();
         let kernel_end = self.kernel.end.div_ceil(1 << 21).saturating_mul(1 << 21);
@@ -65,7 +72,10 @@ impl Boot<'_> {
         let initrd_at = ram.min(MAPPED) - initrd_size;
         memory.write(Gpa(initrd_at), self.initrd);
         self.command_line(memory)?;
-        self.zero_page(memory, initrd_at)?;
+        self.zero_page(memory, initrd_at, cpus)?;
+        if cpus > 1 {
+            write_acpi(memory, cpus);
+        }
         boot_tables(memory);
         for (index, descriptor) in
             [0, 0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff].into_iter().enumerate()
@@ -73,6 +83,8 @@ impl Boot<'_> {
             memory.write_word(Gpa(GDT + index as u64 * 8), descriptor);
         }
         let mut vcpu = Vcpu::long_mode(CpuId(0), features, self.kernel.entry, ROOT);
+        vcpu.identity.apic = cpus > 1;
+        vcpu.identity.tsc = cpus > 1;
         (vcpu.cs, vcpu.ss) = (BOOT_CS, BOOT_DS);
         vcpu.gdt = DescriptorTable { base: GDT, limit: 4 * 8 - 1 };
         vcpu.gpr[gpr::RSI] = ZERO_PAGE;
@@ -91,7 +103,7 @@ impl Boot<'_> {
         Ok(())
     }
 
-    fn zero_page(&self, memory: &GuestMemory, initrd_at: u64) -> Result<(), KernelError> {
+    fn zero_page(&self, memory: &GuestMemory, initrd_at: u64, cpus: u8) -> Result<(), KernelError> {
         let mut params = boot_params::default();
         if let Some(header) = self.kernel.header {
             params.hdr = header;
@@ -101,11 +113,16 @@ impl Boot<'_> {
         params.hdr.cmd_line_ptr = COMMAND_LINE as u32;
         params.hdr.ramdisk_image = initrd_at as u32;
         params.hdr.ramdisk_size = self.initrd.len() as u32;
-        let ram = [(0, LOW_END), (HIGH_BEGIN, memory.len() - HIGH_BEGIN)];
-        for (entry, (addr, size)) in params.e820_table.iter_mut().zip(ram) {
-            *entry = boot_e820_entry { addr, size, r#type: USABLE };
+        let mut ranges =
+            vec![(0, LOW_END, USABLE), (HIGH_BEGIN, memory.len() - HIGH_BEGIN, USABLE)];
+        if cpus > 1 {
+            ranges.insert(1, (TABLES, TABLES_END - TABLES, RESERVED));
+            params.acpi_rsdp_addr = TABLES;
         }
-        params.e820_entries = ram.len() as u8;
+        for (entry, &(addr, size, r#type)) in params.e820_table.iter_mut().zip(&ranges) {
+            *entry = boot_e820_entry { addr, size, r#type };
+        }
+        params.e820_entries = ranges.len() as u8;
         let params = BootParams::new(&params, GuestAddress(ZERO_PAGE));
         LinuxBootConfigurator::write_bootparams(&params, memory.mmap())
             .map_err(|error| KernelError::Load(error.to_string()))

@@ -1,7 +1,7 @@
 //! Functions of a kernel that runs freely whose calls and returns mean something. Whoever knows that
 //! kernel says which: a profile.
 
-use super::percpu::{Marks, PerCpu};
+use super::percpu::{LazyCpus, Marks, PerCpu};
 use crate::arch::addr::{Gpa, Gva};
 use crate::arch::core::Memory;
 use crate::arch::vcpu::{Vcpu, gpr};
@@ -102,6 +102,8 @@ pub struct Hooks {
     pub current: Option<PerCpu>,
     /// The user PCIDs that each CPU has marked.
     pub marks: Option<Marks>,
+    /// The CPUs that are lazy.
+    pub lazy: Option<LazyCpus>,
     /// Where descriptors of frames are.
     pub descriptors: Option<Descriptors>,
     /// Addresses whose flush waits until they are mapped anew: first and end.

@@ -10,6 +10,7 @@ mod payload;
 mod percpu;
 mod platform;
 mod session;
+mod startup;
 mod stops;
 mod task;
 mod unwind;
@@ -19,19 +20,20 @@ pub use hooks::{Descriptors, Does, Function, Hooks, MOST_FUNCTIONS, Value};
 pub use image::{KernelError, KernelImage};
 pub use initramfs::{READY, init, initramfs};
 pub use payload::PayloadError;
-pub use percpu::{Marks, PerCpu};
+pub use percpu::{LazyCpus, Marks, PerCpu};
+pub use platform::Turns;
 pub(crate) use session::Checkpoint;
 pub use session::{End, Free, FreeError, FreeRun, Settings};
 pub use unwind::{Stack, Unwinder, Unwound};
 
-use crate::arch::addr::Gpa;
+use crate::arch::addr::{CpuId, Gpa};
 use crate::arch::happened::WordStore;
 use crate::arch::vcpu::Vcpu;
 use crate::event::Announcement;
-use crate::machine::{Call, Kernel, Reached, Statement, Stop};
+use crate::machine::{Call, Kernel, Reached, Sent, Statement, Stop};
 use crate::memory::GuestMemory;
 use look::Look;
-use platform::Platform;
+use platform::{Platform, Several, TSC_DEADLINE};
 use std::collections::{BTreeMap, BTreeSet};
 use stops::Stops;
 use task::Tasks;
@@ -138,25 +140,51 @@ impl Kernel for FreeKernel {
         self.answers(port).then(|| self.platform.write(port, value, now))
     }
 
-    fn read_msr(&mut self, msr: u32) -> Option<u64> {
-        self.absent_msr(msr).then_some(0)
+    fn read_msr(&mut self, cpu: CpuId, msr: u32) -> Option<u64> {
+        match &self.platform.several {
+            Some(several) if msr == TSC_DEADLINE => Some(several.deadline(cpu)),
+            _ => self.absent_msr(msr).then_some(0),
+        }
     }
 
-    fn write_msr(&mut self, msr: u32, _: u64) -> Option<()> {
-        self.absent_msr(msr).then_some(())
+    fn write_msr(&mut self, cpu: CpuId, msr: u32, value: u64) -> Option<()> {
+        match &mut self.platform.several {
+            Some(several) if msr == TSC_DEADLINE => {
+                several.set_deadline(cpu, value);
+                Some(())
+            }
+            _ => self.absent_msr(msr).then_some(()),
+        }
+    }
+
+    fn takes_nmi(&mut self, cpu: CpuId) -> bool {
+        self.platform.several.as_mut().is_some_and(|several| several.takes_nmi(cpu))
+    }
+
+    fn has_device(&self, at: Gpa) -> bool {
+        self.platform.several.is_some() && Several::has_device(at)
+    }
+
+    fn load_device(&mut self, cpu: CpuId, at: Gpa, _: u64) -> u32 {
+        self.platform.several.as_mut().map_or(u32::MAX, |several| several.load(cpu, at))
+    }
+
+    fn store_device(&mut self, cpu: CpuId, at: Gpa, value: u32, instructions: u64) -> Vec<Sent> {
+        let several = self.platform.several.as_mut();
+        several.map_or_else(Vec::new, |several| several.store(cpu, at, value, instructions))
     }
 
     fn frees_roots_in_silence(&self) -> bool {
         true
     }
 
-    fn is_interrupting(&mut self, instructions: u64) -> bool {
+    fn is_interrupting(&mut self, cpu: CpuId, instructions: u64) -> bool {
         let now = self.now(instructions);
-        self.platform.advance(now)
+        self.platform.advance(cpu, instructions, now)
     }
 
-    fn acknowledge(&mut self) -> Option<u8> {
-        self.platform.acknowledge()
+    fn acknowledge(&mut self, cpu: CpuId) -> Option<u8> {
+        self.platform.acknowledge(cpu)
     }
 
     fn quiet(&self, instructions: u64) -> Option<u64> {
@@ -164,7 +192,10 @@ impl Kernel for FreeKernel {
             return Some(0);
         }
         let now = self.now(instructions);
-        let next = self.platform.next().map_or(SLICE, |next| next.saturating_sub(now).max(1));
+        let next = match &self.platform.several {
+            Some(several) => several.quiet(instructions, now),
+            None => self.platform.next().map_or(SLICE, |next| next.saturating_sub(now).max(1)),
+        };
         let pause = self.pause.and_then(|pause| pause.checked_sub(instructions));
         Some(next.min(SLICE).min(pause.filter(|pause| *pause > 0).unwrap_or(SLICE)))
     }
@@ -182,6 +213,9 @@ impl Kernel for FreeKernel {
         let mut says = Vec::from_iter(task);
         if let Some(marks) = &mut self.hooks.marks {
             says.extend(marks.changed(vcpu, memory, USER_PCID_BIT));
+        }
+        if let Some(lazy) = &mut self.hooks.lazy {
+            says.extend(lazy.changed(vcpu, memory));
         }
         says
     }

@@ -1,19 +1,23 @@
 //! One boot of a kernel that runs freely: from its first instruction to its end.
 
+use super::boot::{BOOT_CS, BOOT_DS, ROOT};
 use super::look::Look;
 use super::platform::Platform;
+use super::platform::{Several, TABLES_END, Turns};
+use super::startup::Startup;
 use super::unwind::{Stack, Unwinder};
 use super::{Boot, FreeKernel, Hooks, KernelError, SLICE, USER_PCID_BIT, USER_ROOT_BIT};
-use crate::arch::addr::{Gva, Pcid};
+use crate::arch::addr::{CpuId, Gva, Pcid};
 use crate::arch::fault;
 use crate::arch::features::CpuFeatures;
+use crate::arch::op::{ControlRegister, Op};
 use crate::arch::tlb::TlbModel;
-use crate::arch::vcpu::Vcpu;
+use crate::arch::vcpu::{Vcpu, flags, gpr};
 use crate::event::{CpuHeader, KernelAbout, Kind, Pairing, SlotPcids, TraceHeader};
 use crate::executor::interp::InterpExecutor;
 use crate::executor::{Executor, ExecutorError};
 use crate::inject::Injector;
-use crate::machine::{Director, Halt, Machine, Ran, Snapshot, Stop, WatchedEntry};
+use crate::machine::{Cpu, Director, Halt, Machine, Ran, Snapshot, Stop, WatchedEntry};
 use crate::memory::GuestMemory;
 use std::collections::BTreeSet;
 
@@ -33,6 +37,10 @@ pub struct Settings {
     pub ticks: u64,
     /// Instructions, at most.
     pub instructions: u64,
+    /// How many CPUs there are.
+    pub cpus: u8,
+    /// How several of them take turns.
+    pub turns: Turns,
     /// Ports at which no device is looked for, and registers that the processor has not, are answered as
     /// an empty bus does. Else the first such port ends the run, and such a register is #GP.
     pub lenient: bool,
@@ -111,13 +119,19 @@ impl Free {
     pub fn new(boot: &Boot<'_>, settings: Settings, hooks: Hooks) -> Result<Self, FreeError> {
         let memory =
             GuestMemory::new(settings.ram).map_err(|_| FreeError::Memory(settings.ram >> 20))?;
-        let vcpu = boot.load(&memory, settings.features)?;
+        let vcpu = boot.load(&memory, settings.features, settings.cpus)?;
         let mut executor = Box::new(InterpExecutor::new(&memory, SLICE));
         hooks.breakpoints().for_each(|at| executor.set_breakpoint(at));
-        let platform = Platform::new(CLOCK_HZ, settings.ticks);
+        let several = (settings.cpus > 1).then(|| Several::new(settings.cpus, settings.turns));
+        let platform = Platform::new(CLOCK_HZ, settings.ticks, several);
         let kernel = FreeKernel::new(platform, settings.lenient, hooks);
         let injector = Injector::default();
-        let machine = Machine::new(vcpu, settings.model, executor, memory, kernel, injector);
+        let identity = vcpu.identity;
+        let mut machine = Machine::new(vcpu, settings.model, executor, memory, kernel, injector);
+        for cpu in (1..settings.cpus).map(CpuId) {
+            let waiting = Vcpu::long_mode(cpu, settings.features, 0, ROOT);
+            machine.add_cpu(Vcpu { identity, ..waiting })?;
+        }
         Ok(Self { machine, settings, user_mode: None })
     }
 
@@ -279,6 +293,14 @@ impl Free {
         console: &mut dyn FnMut(&[u8]) -> bool,
         single: bool,
     ) -> Result<Option<End>, ExecutorError> {
+        match self.takes_turns(director) {
+            Ok(true) => {}
+            Ok(false) => return Ok(Some(End::Halted)),
+            Err(Halt::Executor(error)) => return Err(error),
+            Err(Halt::Stop(stop)) => {
+                return Ok(Some(End::Stopped(stop, Box::new(self.machine.vcpu().clone()))));
+            }
+        }
         let ran = match self.machine.run(director, single) {
             Ok(ran) => ran,
             Err(Halt::Executor(error)) => return Err(error),
@@ -300,9 +322,80 @@ impl Free {
         if instructions >= self.settings.instructions {
             return Ok(Some(End::Instructions));
         }
-        let wakes = self.machine.vcpu().rflags & crate::arch::vcpu::flags::IF != 0;
+        if self.settings.cpus > 1 {
+            return Ok(None);
+        }
+        let wakes = self.machine.vcpu().rflags & flags::IF != 0;
         let is_over = ran == Ran::Halted && !(wakes && self.machine.kernel.sleep(instructions));
         Ok(is_over.then_some(End::Halted))
+    }
+
+    /// Lets that one of several CPUs run whose turn it is; false if none ever runs again.
+    fn takes_turns(&mut self, director: &mut dyn Director) -> Result<bool, Halt> {
+        if self.settings.cpus == 1 {
+            return Ok(true);
+        }
+        let current = self.machine.current();
+        self.start_cpus(director)?;
+        self.machine.switch_to(current)?;
+        loop {
+            let instructions = self.machine.instructions();
+            let kernel = &mut self.machine.kernel;
+            let now = kernel.now(instructions);
+            let Some(several) = &mut kernel.platform.several else { return Ok(true) };
+            for cpu in &self.machine.cpus {
+                several.set_halted(cpu.vcpu.id, cpu.vcpu.halted);
+            }
+            several.advance(instructions, now);
+            let runs = |number: usize| {
+                let vcpu = &self.machine.cpus[number].vcpu;
+                let wakes = several.has_nmi(vcpu.id)
+                    || vcpu.rflags & flags::IF != 0 && several.is_interrupting(vcpu.id);
+                several.is_started(vcpu.id) && (!vcpu.halted || wakes)
+            };
+            if runs(current) && !several.is_over(instructions) {
+                return Ok(true);
+            }
+            let all = self.machine.cpus.len();
+            if let Some(next) =
+                (1..=all).map(|ahead| (current + ahead) % all).find(|&cpu| runs(cpu))
+            {
+                several.take_turn(CpuId(next as u8), instructions);
+                self.machine.switch_to(next)?;
+                return Ok(true);
+            }
+            let waits = |cpu: &Cpu| cpu.vcpu.rflags & flags::IF != 0;
+            if !self.machine.cpus.iter().any(waits) || !self.machine.kernel.sleep(instructions) {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// CPUs begin that others have started.
+    fn start_cpus(&mut self, director: &mut dyn Director) -> Result<(), Halt> {
+        let several = self.machine.kernel.platform.several.as_mut();
+        for (cpu, page) in several.map_or_else(Vec::new, Several::take_starting) {
+            let Some(startup) = Startup::find(&self.machine.memory, page) else {
+                let what = format!(
+                    "CPU {cpu} is started at {:#x}, where no Linux trampoline is",
+                    u64::from(page) << 12
+                );
+                return Err(fault::Stop::NotModelled(what).into());
+            };
+            self.machine.switch_to(usize::from(cpu))?;
+            let load = Op::WriteCr { register: ControlRegister::Cr3, value: startup.root };
+            let loaded =
+                self.machine.with_core(director, |core| core.execute(load, startup.entry))?;
+            if let Err(fault::Fault::Stop(stop)) = loaded {
+                return Err(stop.into());
+            }
+            let vcpu = self.machine.vcpu_mut();
+            vcpu.rip = startup.entry;
+            // The first instruction is a call: a page of the tables' memory that nothing is in.
+            vcpu.gpr[gpr::RSP] = TABLES_END - u64::from(cpu) * 4096;
+            (vcpu.cs, vcpu.ss) = (BOOT_CS, BOOT_DS);
+        }
+        Ok(())
     }
 
     /// The run is over.

@@ -119,7 +119,7 @@ fn still_stale(context: &Context<'_>, frame: Gpa) -> Option<Finding> {
     let mut stale = context.ledger.open_of_frame(frame, context.replica);
     let (owed, entry) = stale.find(|(owed, entry)| {
         let page = entry.translation.page;
-        context.is_usable(owed.cpu, owed.tag) && !by_design(page) && !is_direct(context, page)
+        context.may_use(owed) && !by_design(page) && !is_direct(context, page)
     })?;
     Some(Finding {
         obligation: Some(owed.id),

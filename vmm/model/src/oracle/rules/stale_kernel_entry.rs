@@ -22,9 +22,7 @@ pub(super) const RULE: StaleRule = StaleRule { about: &ABOUT, owes, sentence };
 
 fn owes(deadline: &Deadline, owed: &Obligation, context: &Context<'_>) -> bool {
     let Deadline::Returned(open) = deadline else { return false };
-    owed.cpu == open.cpu
-        && context.is_usable(owed.cpu, owed.tag)
-        && owed.is_requested_of(open, context.replica)
+    owed.cpu == open.cpu && context.may_use(owed) && owed.is_requested_of(open, context.replica)
 }
 
 fn sentence(deadline: &Deadline, owed: &Obligation) -> String {

@@ -14,7 +14,8 @@ pub static ABOUT: About = About {
     statement: "In a kernel that runs freely, no entry of a page table that was not present becomes \
                 present for another frame while the PCID in some CPU's CR3, or a global, still \
                 translates its address to the old one. User addresses only if the task that maps \
-                is the one that unmapped, or if that one's operation is over.",
+                is the one that unmapped, or if that one's operation is over; and of a CPU that was lazy \
+                only once user code has run on it again.",
     source: "SDM vol. 3, 4.10.5; Linux's lazy purge of vmalloc areas (db64fe02258f)",
     violated_by: "",
     near_miss: "",
@@ -53,7 +54,7 @@ impl Rule for VaReuse {
             let slot_is_its = cause.is_some_and(|store| store.slot == slot && elsewhere(store.old));
             // What a rule has spoken of, this store makes stale once more.
             let was_stale = owed.downgrade.seq < context.event.seq;
-            of_it && slot_is_its && was_stale && context.is_usable(owed.cpu, owed.tag)
+            of_it && slot_is_its && was_stale && context.may_use(owed)
         });
         let found = reused.map(|owed| Finding {
             obligation: Some(owed.id),

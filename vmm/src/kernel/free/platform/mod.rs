@@ -1,10 +1,20 @@
 //! The least of a PC that a kernel boots on: serial line, interrupt controllers, timer, clock. It is
 //! part of a snapshot: plain data.
 
+mod acpi;
+mod io_apic;
+mod local_apic;
 mod pic;
 mod pit;
+mod several;
 mod uart;
 
+pub(super) use acpi::{TABLES, TABLES_END, write as write_acpi};
+pub(super) use local_apic::TSC_DEADLINE;
+pub(super) use several::Several;
+pub use several::Turns;
+
+use crate::arch::addr::CpuId;
 use pic::Pic;
 use pit::Pit;
 use std::collections::BTreeMap;
@@ -23,6 +33,8 @@ pub struct Platform {
     pic: Pic,
     pit: Pit,
     uart: Uart,
+    /// The interrupt controllers of several CPUs, which are there instead of the PC's own.
+    pub(super) several: Option<Several>,
     /// The register of the real-time clock that is selected.
     cmos: u8,
     /// Ports that nothing answers at, and how often they were used.
@@ -31,13 +43,14 @@ pub struct Platform {
 
 impl Platform {
     /// A platform whose time has `hz` units a second, and whose timer is `times` as fast as it is
-    /// programmed.
+    /// programmed; of several CPUs where there are.
     #[must_use]
-    pub fn new(hz: u64, times: u64) -> Self {
+    pub fn new(hz: u64, times: u64, several: Option<Several>) -> Self {
         Self {
             pic: Pic::new(),
             pit: Pit::new(hz, times),
             uart: Uart::new(),
+            several,
             cmos: 0,
             absent: BTreeMap::new(),
         }
@@ -91,15 +104,23 @@ impl Platform {
             port if SERIAL.contains(&port) => {
                 self.uart.write((port - SERIAL.start()) as u8, byte);
                 if self.uart.interrupts() {
-                    self.pic.request(SERIAL_LINE);
+                    match &mut self.several {
+                        Some(several) => several.raise(SERIAL_LINE),
+                        None => self.pic.request(SERIAL_LINE),
+                    }
                 }
             }
             _ => *self.absent.entry(port).or_default() += 1,
         }
     }
 
-    /// Lets what is due by `now` happen; whether an interrupt waits for the processor then.
-    pub fn advance(&mut self, now: u64) -> bool {
+    /// Lets what is due by `now`, when so many `instructions` have completed, happen; whether an interrupt
+    /// waits for `cpu` then.
+    pub fn advance(&mut self, cpu: CpuId, instructions: u64, now: u64) -> bool {
+        if let Some(several) = &mut self.several {
+            several.advance(instructions, now);
+            return several.is_interrupting(cpu);
+        }
         if self.pit.tick(now) {
             self.pic.request(TIMER_LINE);
         }
@@ -109,12 +130,15 @@ impl Platform {
     /// When something happens next by itself.
     #[must_use]
     pub fn next(&self) -> Option<u64> {
-        self.pit.next()
+        self.several.as_ref().map_or_else(|| self.pit.next(), Several::next)
     }
 
-    /// The processor takes the interrupt that waits: its vector.
-    pub fn acknowledge(&mut self) -> Option<u8> {
-        self.pic.acknowledge()
+    /// `cpu` takes the interrupt that waits: its vector.
+    pub fn acknowledge(&mut self, cpu: CpuId) -> Option<u8> {
+        match &mut self.several {
+            Some(several) => several.acknowledge(cpu),
+            None => self.pic.acknowledge(),
+        }
     }
 
     /// What was written to the serial line since the last call.

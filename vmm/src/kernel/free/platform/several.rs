@@ -1,0 +1,219 @@
+//! What several CPUs need beside a serial line: their local APICs, the IO-APIC, and interrupts between
+//! them, each of which takes its time.
+//!
+//! An interrupt that is delivered at once finds its target where it was when it was sent, so that nothing is
+//! ever seen of what it does between the request and the flush. So each is delayed by a number of the
+//! target's own instructions that is drawn.
+
+use super::io_apic::{self, IoApic};
+use super::local_apic::{self, LocalApic, Message};
+use crate::arch::addr::{CpuId, Gpa};
+use crate::arch::tlb::split_mix;
+use crate::machine::Sent;
+
+/// How CPUs take turns, and how long interrupts between them take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turns {
+    /// What is drawn is drawn from this.
+    pub seed: u64,
+    /// The most instructions of a turn.
+    pub slice: u64,
+    /// The most instructions of its target by which an interrupt is late.
+    pub delay: u64,
+}
+
+/// An interrupt that was sent and has not arrived.
+#[derive(Clone, Copy, Debug)]
+struct Sending {
+    to: u8,
+    message: Message,
+    /// When so many of its target's own instructions have completed.
+    at: u64,
+}
+
+/// The interrupt controllers of several CPUs.
+#[derive(Clone, Debug)]
+pub struct Several {
+    local: Vec<LocalApic>,
+    io: IoApic,
+    sending: Vec<Sending>,
+    /// Instructions that each CPU has completed in turns before this one.
+    completed: Vec<u64>,
+    /// The CPU whose turn it is, when that began, and when it ends, in instructions of all.
+    turn: (u8, u64, u64),
+    turns: Turns,
+    state: u64,
+    /// CPUs that were started and do not run yet, with the page that they begin at.
+    starting: Vec<(u8, u8)>,
+    started: Vec<bool>,
+    halted: Vec<bool>,
+}
+
+impl Several {
+    pub fn new(cpus: u8, turns: Turns) -> Self {
+        let mut several = Self {
+            local: (0..cpus).map(LocalApic::new).collect(),
+            io: IoApic::new(),
+            sending: Vec::new(),
+            completed: vec![0; usize::from(cpus)],
+            turn: (0, 0, 0),
+            turns,
+            state: turns.seed,
+            starting: Vec::new(),
+            started: (0..cpus).map(|cpu| cpu == 0).collect(),
+            halted: vec![false; usize::from(cpus)],
+        };
+        several.turn.2 = several.slice();
+        several
+    }
+
+    fn slice(&mut self) -> u64 {
+        1 + split_mix(&mut self.state) % self.turns.slice.max(1)
+    }
+
+    /// Instructions that a CPU has completed, once `instructions` of all have.
+    fn own(&self, cpu: u8, instructions: u64) -> u64 {
+        let (current, since, _) = self.turn;
+        let now = if current == cpu { instructions.saturating_sub(since) } else { 0 };
+        self.completed[usize::from(cpu)] + now
+    }
+
+    /// Whether a turn is over.
+    pub fn is_over(&self, instructions: u64) -> bool {
+        instructions >= self.turn.2
+    }
+
+    /// It is another CPU's turn, or once more this one's.
+    pub fn take_turn(&mut self, cpu: CpuId, instructions: u64) {
+        let (last, since, _) = self.turn;
+        self.completed[usize::from(last)] += instructions.saturating_sub(since);
+        self.turn = (cpu.0, instructions, instructions + self.slice());
+    }
+
+    /// Instructions that may complete before something here changes.
+    pub fn quiet(&self, instructions: u64, now: u64) -> u64 {
+        let (cpu, _, ends) = self.turn;
+        let own = self.own(cpu, instructions);
+        let sent = self.sending.iter().filter(|sending| sending.to == cpu);
+        let sent = sent.map(|sending| sending.at.saturating_sub(own)).min();
+        let timer = self.local.iter().filter_map(LocalApic::next).min();
+        let timer = timer.map(|timer| timer.saturating_sub(now));
+        let turn = ends.saturating_sub(instructions);
+        [Some(turn), sent, timer].into_iter().flatten().min().unwrap_or(turn).max(1)
+    }
+
+    /// Lets what is due happen: timers, and interrupts to CPUs that have come so far, or that have halted and
+    /// wait for nothing else.
+    pub fn advance(&mut self, instructions: u64, now: u64) {
+        self.local.iter_mut().for_each(|apic| apic.advance(now));
+        let (mut due, mut later) = (Vec::new(), Vec::new());
+        for sending in std::mem::take(&mut self.sending) {
+            let halted = self.halted[usize::from(sending.to)];
+            let is_due = halted || sending.at <= self.own(sending.to, instructions);
+            if is_due { due.push(sending) } else { later.push(sending) }
+        }
+        self.sending = later;
+        for Sending { to, message, .. } in due {
+            match message {
+                Message::Interrupt(vector) => self.local[usize::from(to)].request(vector),
+                Message::Nmi => self.local[usize::from(to)].nmi = true,
+                Message::StartUp(_) => {}
+            }
+        }
+    }
+
+    /// Whether a CPU has an interrupt to take.
+    pub fn is_interrupting(&self, cpu: CpuId) -> bool {
+        self.local[usize::from(cpu.0)].deliverable().is_some()
+    }
+
+    pub fn has_nmi(&self, cpu: CpuId) -> bool {
+        self.local[usize::from(cpu.0)].nmi
+    }
+
+    pub fn takes_nmi(&mut self, cpu: CpuId) -> bool {
+        std::mem::take(&mut self.local[usize::from(cpu.0)].nmi)
+    }
+
+    pub fn acknowledge(&mut self, cpu: CpuId) -> Option<u8> {
+        self.local[usize::from(cpu.0)].take()
+    }
+
+    /// When a timer interrupts next.
+    pub fn next(&self) -> Option<u64> {
+        self.local.iter().filter_map(LocalApic::next).min()
+    }
+
+    /// A device's line goes up.
+    pub fn raise(&mut self, line: u8) {
+        let Some((to, vector)) = self.io.raise(line) else { return };
+        if let Some(apic) = self.local.get_mut(usize::from(to)) {
+            apic.request(vector);
+        }
+    }
+
+    pub fn has_device(at: Gpa) -> bool {
+        [local_apic::ADDRESS, io_apic::ADDRESS].contains(&at.page().0)
+    }
+
+    pub fn load(&mut self, cpu: CpuId, at: Gpa) -> u32 {
+        let offset = at.0 & 0xfff;
+        match at.page().0 {
+            io_apic::ADDRESS => self.io.load(offset),
+            _ => self.local[usize::from(cpu.0)].load(offset),
+        }
+    }
+
+    pub fn store(&mut self, cpu: CpuId, at: Gpa, value: u32, instructions: u64) -> Vec<Sent> {
+        let offset = at.0 & 0xfff;
+        if at.page().0 == io_apic::ADDRESS {
+            self.io.store(offset, value);
+            return Vec::new();
+        }
+        let Some(command) = self.local[usize::from(cpu.0)].store(offset, value) else {
+            return Vec::new();
+        };
+        let cpus = self.local.len() as u8;
+        let mut sent = Vec::new();
+        for to in command.targets(cpu.0, cpus) {
+            if let Message::StartUp(page) = command.message {
+                if !std::mem::replace(&mut self.started[usize::from(to)], true) {
+                    self.starting.push((to, page));
+                }
+                continue;
+            }
+            sent.extend(command.message.sent(to));
+            let late = if to == cpu.0 { 0 } else { self.delay() };
+            let at = self.own(to, instructions) + late;
+            self.sending.push(Sending { to, message: command.message, at });
+        }
+        sent
+    }
+
+    fn delay(&mut self) -> u64 {
+        split_mix(&mut self.state) % (self.turns.delay + 1)
+    }
+
+    /// The CPUs that begin, with the pages that they begin at.
+    pub fn take_starting(&mut self) -> Vec<(u8, u8)> {
+        std::mem::take(&mut self.starting)
+    }
+
+    /// Whether a CPU waits in HLT.
+    pub fn set_halted(&mut self, cpu: CpuId, halted: bool) {
+        self.halted[usize::from(cpu.0)] = halted;
+    }
+
+    /// Whether a CPU has been started.
+    pub fn is_started(&self, cpu: CpuId) -> bool {
+        self.started[usize::from(cpu.0)]
+    }
+
+    pub fn deadline(&self, cpu: CpuId) -> u64 {
+        self.local[usize::from(cpu.0)].deadline()
+    }
+
+    pub fn set_deadline(&mut self, cpu: CpuId, deadline: u64) {
+        self.local[usize::from(cpu.0)].set_deadline(deadline);
+    }
+}
