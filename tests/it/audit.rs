@@ -54,7 +54,7 @@ fn settings(lenient: bool) -> Settings {
         ram: 32 << 20,
         ticks: 1,
         cpus: 1,
-        turns: Turns { seed: 0, slice: 1, delay: 0 },
+        turns: Turns::default(),
         instructions: INSTRUCTIONS,
         lenient,
     }

@@ -43,7 +43,7 @@ fn loaded(file: &[u8]) -> Result<(), String> {
         ram: 32 << 20,
         ticks: 1,
         cpus: 1,
-        turns: Turns { seed: 0, slice: 1, delay: 0 },
+        turns: Turns::default(),
         instructions: 0,
         lenient: false,
     };

@@ -31,7 +31,7 @@ use stalemate::audit::{
     Audited, COMMAND_LINE, Kinds, Plan, Profile, Subject, Verdict, audit, campaign, observed,
 };
 use stalemate::event::{Event, Kind, Observer, TraceHeader};
-use stalemate::kernel::free::{KernelImage, READY, Settings, init, initramfs};
+use stalemate::kernel::free::{KernelImage, READY, Settings, Turns, init, initramfs};
 use stalemate::oracle::Oracle;
 use stalemate::scenario::CPUS;
 use stalemate::symbols::{Symbols, kallsyms};
@@ -114,6 +114,8 @@ fn subject<'a>(
             model: TlbModel { fill: Fill::LazyA, structure_caches: true, seed: 0 },
             ram: 256 << 20,
             ticks: 1,
+            cpus: 1,
+            turns: Turns::default(),
             instructions: 10_000_000_000,
             lenient: false,
         },

@@ -11,8 +11,8 @@ use crate::arch::addr::{CpuId, Gpa};
 use crate::arch::tlb::split_mix;
 use crate::machine::Sent;
 
-/// How CPUs take turns, and how long interrupts between them take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How CPUs take turns, and how long interrupts between them take. One CPU takes none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Turns {
     /// What is drawn is drawn from this.
     pub seed: u64,
