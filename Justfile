@@ -103,3 +103,8 @@ soak seconds="450":
 # Property tests on cases that nobody has drawn yet
 properties cases="50000":
     PROPTEST_RNG_SEED= PROPTEST_CASES={{cases}} cargo test --release -p stalemate-model --test model tlb_naive
+
+# Mutants of the model crate against its own tests, in shards (needs `cargo install cargo-mutants`)
+mutants shard="0/1":
+    CARGO_PROFILE_DEV_DEBUG=0 cargo mutants -p stalemate-model --test-package stalemate-model \
+        --timeout 60 --sharding round-robin --shard {{shard}} --output target/mutants

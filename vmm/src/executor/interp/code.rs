@@ -179,7 +179,6 @@ impl CodeCache {
     }
 
     /// Drops everything that was decoded.
-    #[cfg(feature = "kvm")]
     pub fn drop_all(&mut self, memory: &mut DataMemory) {
         memory.take_written_code();
         let pages = std::mem::take(&mut self.pages);
