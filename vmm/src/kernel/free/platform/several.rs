@@ -217,3 +217,99 @@ impl Several {
         self.local[usize::from(cpu.0)].set_deadline(deadline);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ICR: u64 = local_apic::ADDRESS + 0x300;
+    const ICR_HIGH: u64 = local_apic::ADDRESS + 0x310;
+    const SPURIOUS: u64 = local_apic::ADDRESS + 0xf0;
+
+    fn three(delay: u64) -> Several {
+        let mut several = Several::new(3, Turns { seed: 1, slice: 100, delay });
+        for cpu in (0..3).map(CpuId) {
+            several.store(cpu, Gpa(SPURIOUS), 0x1ff, 0);
+        }
+        several
+    }
+
+    /// CPU 0 sends this; the CPUs that it was sent to.
+    fn sends(several: &mut Several, high: u32, low: u32) -> Vec<u8> {
+        several.store(CpuId(0), Gpa(ICR_HIGH), high << 24, 0);
+        several.store(CpuId(0), Gpa(ICR), low, 0).iter().map(|sent| sent.to.0).collect()
+    }
+
+    #[test]
+    fn an_interrupt_reaches_whom_it_is_sent_to() {
+        let to = |high, low| sends(&mut three(0), high, low);
+        assert_eq!(to(2, 0xfb), [2]);
+        assert_eq!(to(0b110, 1 << 11 | 0xfb), [1, 2], "a set of CPUs");
+        assert_eq!(to(0xff, 0xfb), [0, 1, 2]);
+        assert_eq!(to(0, 1 << 18 | 0xfb), [0], "itself");
+        assert_eq!(to(0, 2 << 18 | 0xfb), [0, 1, 2]);
+        assert_eq!(to(0, 3 << 18 | 0xfb), [1, 2], "the others");
+        assert!(to(2, 15).is_empty(), "no vector");
+        assert!(to(2, 5 << 8).is_empty(), "INIT");
+    }
+
+    #[test]
+    fn a_late_interrupt_arrives_by_its_targets_own_instructions_or_when_that_halts() {
+        let mut at_once = three(0);
+        sends(&mut at_once, 1, 0xfb);
+        at_once.advance(0, 0);
+        assert!(at_once.is_interrupting(CpuId(1)) && !at_once.is_interrupting(CpuId(2)));
+        assert_eq!(at_once.acknowledge(CpuId(1)), Some(0xfb));
+        assert!(!at_once.is_interrupting(CpuId(1)));
+        let mut late = three(1_000_000);
+        sends(&mut late, 1, 0xfb);
+        late.take_turn(CpuId(2), 10);
+        late.advance(2_000_000, 0);
+        assert!(!late.is_interrupting(CpuId(1)), "another CPU ran");
+        let mut ran = late.clone();
+        ran.take_turn(CpuId(1), 2_000_000);
+        ran.advance(4_000_000, 0);
+        assert!(ran.is_interrupting(CpuId(1)));
+        late.set_halted(CpuId(1), true);
+        late.advance(2_000_000, 0);
+        assert!(late.is_interrupting(CpuId(1)));
+    }
+
+    #[test]
+    fn a_cpu_is_started_once_and_an_nmi_is_taken_once() {
+        let mut several = three(0);
+        assert!(sends(&mut several, 1, 6 << 8 | 0x9a).is_empty());
+        assert!(several.is_started(CpuId(1)) && !several.is_started(CpuId(2)));
+        sends(&mut several, 1, 6 << 8 | 0x9a);
+        assert_eq!(several.take_starting(), [(1, 0x9a)]);
+        assert!(several.take_starting().is_empty());
+        assert_eq!(sends(&mut several, 2, 4 << 8), [2]);
+        several.advance(0, 0);
+        assert!(several.takes_nmi(CpuId(2)) && !several.takes_nmi(CpuId(2)));
+    }
+
+    #[test]
+    fn a_timer_interrupts_at_its_deadline_unless_it_is_masked_and_a_line_where_it_leads() {
+        let timer = Gpa(local_apic::ADDRESS + 0x320);
+        let mut several = three(0);
+        several.set_deadline(CpuId(2), 50);
+        several.advance(0, 50);
+        assert!(!several.is_interrupting(CpuId(2)), "masked at reset");
+        several.store(CpuId(2), timer, 0xec, 0);
+        several.set_deadline(CpuId(2), 50);
+        assert_eq!(several.next(), Some(50));
+        several.advance(0, 49);
+        assert!(!several.is_interrupting(CpuId(2)));
+        several.advance(0, 50);
+        assert_eq!((several.acknowledge(CpuId(2)), several.next()), (Some(0xec), None));
+        let (index, window) = (Gpa(io_apic::ADDRESS), Gpa(io_apic::ADDRESS + 0x10));
+        several.raise(4);
+        assert!(!several.is_interrupting(CpuId(1)), "masked at reset");
+        for (register, value) in [(0x19, 1 << 24), (0x18, 0x24)] {
+            several.store(CpuId(0), index, register, 0);
+            several.store(CpuId(0), window, value, 0);
+        }
+        several.raise(4);
+        assert_eq!(several.acknowledge(CpuId(1)), Some(0x24));
+    }
+}
